@@ -1,0 +1,333 @@
+"""Configuration: YAML <-> frozen dataclasses.
+
+Strict on purpose: an unknown key is an error that names the nearest known one, a value of the wrong type is an
+error that names the key, and nothing is read from the environment. ``key=value`` overrides address nested keys
+with dots (``model.layers=4``); the value is parsed as YAML.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from asr.errors import ConfigError
+
+T = TypeVar("T")
+
+CELLS = ("rnn", "rnn_relu", "gru", "lstm")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How transcripts become token ids."""
+
+    tokenizer: str = "char"
+    case: str = "upper"
+    """``upper``, ``lower`` or ``keep``."""
+    unknown: str = "error"
+    """What an unknown character does: ``error`` (named with its utterance) or ``space`` (becomes a word boundary)."""
+    replace: dict[str, str] = field(default_factory=dict)
+    """Strings replaced before anything else, such as ``{"-": " ", "é": "e"}``."""
+    alphabet: str = ""
+    """The characters of the model, without blank; empty takes those of the training transcripts."""
+
+    def __post_init__(self) -> None:
+        _check(self.tokenizer == "char", f"text.tokenizer: expected 'char', got {self.tokenizer!r}")
+        _check(self.case in ("upper", "lower", "keep"), f"text.case: expected upper, lower or keep, got {self.case!r}")
+        _check(self.unknown in ("error", "space"), f"text.unknown: expected error or space, got {self.unknown!r}")
+        _check("" not in self.replace, "text.replace: an empty string cannot be replaced")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Log-mel filterbank (see ``asr.features``)."""
+
+    sample_rate_hz: int = 16000
+    window_s: float = 0.025
+    hop_s: float = 0.010
+    mel_bins: int = 80
+    low_hz: float = 20.0
+    high_hz: float = 8000.0
+    floor: float = 1e-8
+    """Smallest mel energy before the logarithm; digital silence becomes ln(floor), never -inf."""
+
+    def __post_init__(self) -> None:
+        _check(self.sample_rate_hz > 0, f"features.sample_rate_hz: expected > 0, got {self.sample_rate_hz}")
+        _check(0 < self.hop_s <= self.window_s, "features: expected 0 < hop_s <= window_s")
+        _check(self.mel_bins > 0, f"features.mel_bins: expected > 0, got {self.mel_bins}")
+        _check(self.floor > 0, f"features.floor: expected > 0, got {self.floor}")
+        _check(
+            0 <= self.low_hz < self.high_hz <= self.sample_rate_hz / 2,
+            f"features: expected 0 <= low_hz < high_hz <= {self.sample_rate_hz / 2:g} (half the sample rate), "
+            f"got low_hz={self.low_hz:g}, high_hz={self.high_hz:g}",
+        )
+
+    @property
+    def window_samples(self) -> int:
+        return round(self.window_s * self.sample_rate_hz)
+
+    @property
+    def hop_samples(self) -> int:
+        return round(self.hop_s * self.sample_rate_hz)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Training-time augmentation; never applied in validation."""
+
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    """Speed factors, one drawn per utterance and epoch (Ko et al. 2015)."""
+    time_masks: int = 2
+    time_mask_frames: int = 20
+    """Largest width of one time mask (SpecAugment, Park et al. 2019)."""
+    time_mask_ratio: float = 0.2
+    """Largest share of an utterance that one time mask may cover."""
+    freq_masks: int = 2
+    freq_mask_bins: int = 20
+
+    def __post_init__(self) -> None:
+        _check(bool(self.speeds), "augment.speeds: expected at least one factor ([1.0] switches it off)")
+        _check(all(0.5 <= s <= 2 for s in self.speeds), f"augment.speeds: expected 0.5 to 2, got {self.speeds}")
+        counts = (self.time_masks, self.time_mask_frames, self.freq_masks, self.freq_mask_bins)
+        _check(min(counts) >= 0, "augment: mask counts and widths must not be negative")
+        _check(0 <= self.time_mask_ratio <= 1, f"augment.time_mask_ratio: expected 0 to 1, got {self.time_mask_ratio}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Subsampling, recurrent stack and output layer (see ``asr.models``)."""
+
+    subsampling: int = 4
+    """Time reduction of the convolutional front end: 2 or 4."""
+    channels: int = 32
+    cell: str = "lstm"
+    bidirectional: bool = True
+    layers: int = 3
+    hidden: int = 256
+    """Units of one direction of one layer."""
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check(self.subsampling in (2, 4), f"model.subsampling: expected 2 or 4, got {self.subsampling}")
+        _check(self.cell in CELLS, f"model.cell: expected one of {CELLS}, got {self.cell!r}")
+        for name in ("channels", "layers", "hidden"):
+            _check(getattr(self, name) > 0, f"model.{name}: expected > 0, got {getattr(self, name)}")
+        _check(0 <= self.dropout < 1, f"model.dropout: expected 0 <= dropout < 1, got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Manifests and batching. Relative paths are taken from the working directory."""
+
+    train: str = ""
+    valid: str = ""
+    batch_s: float = 45.0
+    """Padded audio seconds of one batch: (longest utterance) x (utterances)."""
+    max_utterance_s: float = 30.0
+    """Longer training utterances are left out, with their count and names."""
+    prefetch: int = 8
+    """Batches prepared ahead, in a thread."""
+    cache_s: float = 7200.0
+    """Seconds of decoded training audio kept in memory; the rest is read again each epoch."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_s > 0, f"data.batch_s: expected > 0, got {self.batch_s}")
+        _check(self.max_utterance_s > 0, f"data.max_utterance_s: expected > 0, got {self.max_utterance_s}")
+        _check(self.prefetch > 0, f"data.prefetch: expected > 0, got {self.prefetch}")
+        _check(self.cache_s >= 0, f"data.cache_s: expected >= 0, got {self.cache_s}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 2e-3
+    """Peak of the schedule."""
+    warmup_ratio: float = 0.1
+    """Share of all steps spent rising linearly to the peak."""
+    final_ratio: float = 0.01
+    """Learning rate at the last step over the peak."""
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 1.0
+    """Largest global gradient norm."""
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate > 0, f"optim.learning_rate: expected > 0, got {self.learning_rate}")
+        _check(0 <= self.warmup_ratio <= 1, f"optim.warmup_ratio: expected 0 to 1, got {self.warmup_ratio}")
+        _check(0 <= self.final_ratio <= 1, f"optim.final_ratio: expected 0 to 1, got {self.final_ratio}")
+        _check(self.weight_decay >= 0, f"optim.weight_decay: expected >= 0, got {self.weight_decay}")
+        _check(all(0 <= b < 1 for b in self.betas), f"optim.betas: expected 0 <= beta < 1, got {self.betas}")
+        _check(self.clip_norm > 0, f"optim.clip_norm: expected > 0, got {self.clip_norm}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run: how long, where, and what is kept."""
+
+    output: str = "exp/model"
+    epochs: int = 60
+    seed: int = 1
+    threads: int = 0
+    """CPU threads; 0 leaves torch's choice."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    ema: float = 0.0
+    """Decay per step of the weight average that is validated and saved; 0 switches it off (Polyak & Juditsky 1992)."""
+    validate_every_epochs: int = 1
+    checkpoint_every_s: float = 300.0
+    """Seconds between checkpoints inside an epoch; there is one at each epoch's end as well."""
+    max_bad_steps: int = 10
+    """Steps in a row with a non-finite loss or gradient before training stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "validate_every_epochs", "checkpoint_every_s", "max_bad_steps"):
+            _check(getattr(self, name) > 0, f"train.{name}: expected > 0, got {getattr(self, name)}")
+        _check(self.threads >= 0, f"train.threads: expected >= 0, got {self.threads}")
+        _check(0 <= self.ema < 1, f"train.ema: expected 0 <= ema < 1, got {self.ema}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a training run; saved, resolved, in the run directory."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file into a ``Config``; ``overrides`` are ``key.sub=value`` strings applied on top.
+
+    Raises ``ConfigError`` (file and key named) for unreadable YAML, unknown keys, wrong types and bad values.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections at the top, got {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return from_dict(Config, tree)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def dumps(config: Any) -> str:
+    """YAML text of a config dataclass; ``from_dict(type(config), yaml.safe_load(text))`` gives it back."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dict (tuples become lists) of a config dataclass."""
+    return {
+        f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return dict(value) if isinstance(value, dict) else value
+
+
+def from_dict(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
+    """Build the dataclass ``cls`` from a mapping, strictly.
+
+    Raises ``ConfigError`` naming the dotted key, what was expected and what came.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values = {}
+    for key, value in tree.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(names)}"
+            raise ConfigError(f"unknown key {prefix}{key}; {hint}")
+        values[key] = _coerce(hints[key], value, f"{prefix}{key}")
+    return cls(**values)
+
+
+def _coerce(kind: Any, value: Any, key: str) -> Any:
+    """``value`` as type ``kind``: ints pass as floats, lists as tuples; nothing else is converted."""
+    if dataclasses.is_dataclass(kind):
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected a mapping, got {value!r}")
+        return from_dict(typing.cast(Any, kind), value, prefix=f"{key}.")
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, key)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key}: expected a list, got {value!r}")
+        if args[-1] is Ellipsis:
+            args = (args[0],) * len(value)
+        if len(args) != len(value):
+            raise ConfigError(f"{key}: expected {len(args)} values, got {len(value)}")
+        return tuple(_coerce(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}: expected a mapping, got {value!r}")
+        return {_coerce(args[0], k, key): _coerce(args[1], v, f"{key}.{k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, str):
+        # YAML 1.1 reads 2e-3 (no dot) as a string; a learning rate written so is a number to everyone else.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{key}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r}: expected key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    *sections, last = key.split(".")
+    node = tree
+    for section in sections:
+        child = node.setdefault(section, {})
+        if child is None:
+            child = node[section] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {override!r}: {section} is not a section")
+        node = child
+    node[last] = value

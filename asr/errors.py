@@ -1,0 +1,40 @@
+"""Errors a user can act on.
+
+Every message says what was expected, what came, which file or utterance it concerns and, where there is one,
+what to do about it. The command line prints the message without a traceback; anything that is not an
+``AsrError`` is a bug in this package and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class AsrError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class AudioError(AsrError):
+    """Audio that is missing, unreadable, too short, or holds values that are not sound."""
+
+
+class TextError(AsrError):
+    """Text that the tokenizer cannot spell under the rules the config states."""
+
+
+class ManifestError(AsrError):
+    """A manifest or transcript file that is malformed, or does not match its partner."""
+
+
+class ConfigError(AsrError):
+    """A configuration with an unknown key, a value of the wrong type, or values that contradict."""
+
+
+class ModelError(AsrError):
+    """A model directory or checkpoint that is missing, damaged, or of another architecture."""
+
+
+class DecodeError(AsrError):
+    """A matrix that a decoder cannot take: wrong shape, not normalised, or not finite."""
+
+
+class TrainingError(AsrError):
+    """Training that cannot start or cannot go on."""
