@@ -1,0 +1,179 @@
+"""Log-mel filterbank features, one code path offline and streamed.
+
+Framing is uncentred: frame ``t`` covers samples ``t * hop .. t * hop + window - 1`` and nothing is padded, so the
+frames of a recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor
+(never one relative to the clip's maximum) and normalisation uses one mean and standard deviation per mel bin,
+measured on the training data, for the same reason.
+
+Filterbank: Slaney's mel scale, linear below 1 kHz and logarithmic above, triangles of unit area (Slaney 1998,
+Auditory Toolbox); the numerical reference is librosa.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asr.config import FeatureConfig
+from asr.errors import ModelError
+
+# Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
+BLOCK_FRAMES = 16384
+# A bin that never varied in training (band-limited audio) would otherwise divide by zero.
+MIN_STD = 1e-2
+
+
+def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
+    """Slaney's mel scale: 3 mel per 200 Hz up to 1 kHz, then 27 mel per factor 6.4."""
+    hz = np.asarray(hz, dtype=np.float64)
+    return np.where(hz < 1000, hz * 3 / 200, 15 + np.log(np.maximum(hz, 1000) / 1000) * 27 / np.log(6.4))
+
+
+def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
+    """Inverse of ``hz_to_mel``."""
+    mel = np.asarray(mel, dtype=np.float64)
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+
+def mel_filterbank(config: FeatureConfig, fft_size: int) -> np.ndarray:
+    """Triangular filters of unit area, ``(fft_size // 2 + 1, mel_bins)`` float32."""
+    edges = mel_to_hz(np.linspace(hz_to_mel(config.low_hz), hz_to_mel(config.high_hz), config.mel_bins + 2))
+    freqs = np.arange(fft_size // 2 + 1) * config.sample_rate_hz / fft_size
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (freqs[:, None] - low) / (centre - low)
+    falling = (high - freqs[:, None]) / (high - centre)
+    bank: np.ndarray = np.maximum(0, np.minimum(rising, falling)) * (2 / (high - low))
+    return bank.astype(np.float32)
+
+
+def count_frames(samples: int, config: FeatureConfig) -> int:
+    """Whole windows in ``samples`` samples: 0 when shorter than one window."""
+    return max(0, 1 + (samples - config.window_samples) // config.hop_samples)
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """Mean and standard deviation of each mel bin over the training frames."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frames: int
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps({"frames": self.frames, "mean": self.mean, "std": self.std}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureStats:
+        """Read what ``save`` wrote. Raises ``ModelError`` naming the file."""
+        try:
+            tree = json.loads(path.read_text())
+            stats = cls(tuple(map(float, tree["mean"])), tuple(map(float, tree["std"])), int(tree["frames"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: cannot read the feature statistics: {error}") from error
+        if len(stats.mean) != len(stats.std) or not np.isfinite([*stats.mean, *stats.std]).all() or min(stats.std) <= 0:
+            raise ModelError(f"{path}: expected as many finite means as positive standard deviations")
+        return stats
+
+
+class LogMel(nn.Module):
+    """Waveforms to normalised log-mel frames, batched, on the device the module is moved to.
+
+    Without statistics (``stats=None``) the features are the plain log energies.
+    """
+
+    window: Tensor
+    bank: Tensor
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, config: FeatureConfig, stats: FeatureStats | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.fft_size = 1 << (config.window_samples - 1).bit_length()
+        bins = config.mel_bins
+        if stats is not None and len(stats.mean) != bins:
+            raise ModelError(f"feature statistics for {len(stats.mean)} mel bins do not fit a model of {bins}")
+        mean = torch.tensor(stats.mean) if stats else torch.zeros(bins)
+        std = torch.tensor(stats.std).clamp(min=MIN_STD) if stats else torch.ones(bins)
+        window = torch.hann_window(config.window_samples, periodic=True)
+        # Not persistent: they follow from the configuration and stats.json, so model.safetensors need not hold them.
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", torch.from_numpy(mel_filterbank(config, self.fft_size)), persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("inverse_std", 1 / std, persistent=False)
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of a padded batch.
+
+        Args:
+            samples: ``(B, S)`` float32 in [-1, 1].
+            lengths: ``(B,)`` int64, valid samples of each row.
+
+        Returns:
+            ``(B, T, D)`` float32 features, zero (the training mean) past each utterance's end, and ``(B,)`` int64
+            frame counts; an utterance shorter than one window has 0 frames.
+        """
+        hop, window = self.config.hop_samples, self.config.window_samples
+        frames = ((lengths - window) // hop + 1).clamp(min=0)
+        total = count_frames(samples.shape[1], self.config)
+        if total == 0:
+            return samples.new_zeros(samples.shape[0], 0, self.config.mel_bins), frames
+        windows = samples.unfold(1, window, hop)
+        blocks = [self._log_mel(block) for block in windows.split(BLOCK_FRAMES, dim=1)]
+        features = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        valid = torch.arange(total, device=samples.device) < frames[:, None]
+        return features.masked_fill(~valid[..., None], 0.0), frames
+
+    def stream(self, samples: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features of the next block of streams advanced together.
+
+        Args:
+            samples: ``(B, S)`` float32, any ``S`` from 0.
+            state: what the previous call returned, ``None`` at the start.
+
+        Returns:
+            The frames that are complete now ``(B, T, D)``, equal to those of the whole recording, and the state:
+            the samples that later frames still need, ``(B, < window)``.
+        """
+        if state is not None:
+            samples = torch.cat([state, samples], dim=1)
+        frames = count_frames(samples.shape[1], self.config)
+        lengths = torch.full((samples.shape[0],), samples.shape[1], device=samples.device)
+        features, _ = self(samples, lengths)
+        return features, samples[:, frames * self.config.hop_samples :]
+
+    def _log_mel(self, windows: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(windows * self.window, n=self.fft_size)
+        power = spectrum.real.square() + spectrum.imag.square()
+        energies = power @ self.bank
+        return (energies.clamp(min=self.config.floor).log() - self.mean) * self.inverse_std
+
+
+def measure_stats(log_mel: LogMel, waveforms: Iterable[np.ndarray]) -> FeatureStats:
+    """Mean and standard deviation over all frames of ``waveforms`` (each ``(S,)`` float32), in float64.
+
+    ``log_mel`` must be without statistics. Raises ``ValueError`` when there is not a single frame.
+    """
+    total = np.zeros(log_mel.config.mel_bins)
+    squares = np.zeros_like(total)
+    frames = 0
+    for waveform in waveforms:
+        samples = torch.from_numpy(waveform)[None].to(log_mel.window.device)
+        with torch.inference_mode():
+            features = log_mel(samples, torch.tensor([len(waveform)], device=samples.device))[0][0]
+        values = features.double().cpu().numpy()
+        total += values.sum(axis=0)
+        squares += np.square(values).sum(axis=0)
+        frames += len(values)
+    if frames == 0:
+        raise ValueError("no frames to measure: every waveform is shorter than one window")
+    mean = total / frames
+    std = np.sqrt(np.maximum(squares / frames - mean**2, MIN_STD**2))
+    return FeatureStats(tuple(mean.tolist()), tuple(std.tolist()), frames)

@@ -1,0 +1,1 @@
+"""Neural networks: recurrent cells, subsampling, the acoustic model."""

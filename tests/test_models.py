@@ -1,0 +1,126 @@
+"""Networks: batch invariance, the backward direction, causality, streaming, shapes."""
+
+import pytest
+import torch
+from torch import nn
+
+from asr.config import ModelConfig
+from asr.models.cells import RecurrentLayer, make_cell, reverse_within
+from asr.models.encoder import AcousticModel
+from asr.models.subsample import Subsampling
+
+LENGTHS = [37, 1, 4, 20, 5, 36]
+KINDS = ["rnn", "rnn_relu", "gru", "lstm"]
+
+
+def make_model(seed=0, **changes):
+    torch.manual_seed(seed)
+    options = {"hidden": 24, "channels": 4, "layers": 2} | changes
+    return AcousticModel(ModelConfig(**options), 80, 7).eval()
+
+
+def make_batch(lengths=LENGTHS, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(n, 80, generator=generator) for n in lengths]
+    return rows, nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(lengths)
+
+
+def test_reverse_within_reverses_each_row_in_its_own_length():
+    x = torch.arange(8.0).reshape(2, 4, 1)
+    reversed_rows = reverse_within(x, torch.tensor([3, 1]))[..., 0]
+    assert reversed_rows.tolist() == [[2, 1, 0, 3], [4, 5, 6, 7]]
+    assert torch.equal(reverse_within(reverse_within(x, torch.tensor([3, 1])), torch.tensor([3, 1])), x)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("subsampling", [2, 4])
+def test_output_does_not_depend_on_batch_mates(kind, bidirectional, subsampling):
+    model = make_model(cell=kind, bidirectional=bidirectional, subsampling=subsampling)
+    rows, padded, lengths = make_batch()
+    # Padding full of noise: nothing behind an utterance may reach it.
+    noisy = padded.clone()
+    for row, length in enumerate(LENGTHS):
+        noisy[row, length:] = 100 * torch.randn(noisy.shape[1] - length, 80)
+    with torch.inference_mode():
+        batch, frames = model(noisy, lengths)
+        for row, features in enumerate(rows):
+            alone, count = model(features[None], lengths[row : row + 1])
+            assert frames[row] == count[0] == -(-LENGTHS[row] // subsampling) == alone.shape[1]
+            torch.testing.assert_close(batch[row, : int(count[0])], alone[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bidirectional_layer_equals_torch_on_packed_sequences(kind):
+    torch.manual_seed(0)
+    layer = RecurrentLayer(kind, 5, 6, bidirectional=True)
+    nonlinearity = {"rnn_relu": {"nonlinearity": "relu"}}.get(kind, {})
+    reference = getattr(nn, kind.split("_")[0].upper())(5, 6, batch_first=True, bidirectional=True, **nonlinearity)
+    for name, value in layer.forward_cell.named_parameters():
+        getattr(reference, name).data.copy_(value)
+    for name, value in layer.backward_cell.named_parameters():
+        getattr(reference, f"{name}_reverse").data.copy_(value)
+    x, lengths = torch.randn(3, 9, 5), torch.tensor([9, 2, 6])
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    expected, _ = nn.utils.rnn.pad_packed_sequence(reference(packed)[0], batch_first=True)
+    output, _ = layer(x, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(output[row, :length], expected[row, :length], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("subsampling", [2, 4])
+@pytest.mark.parametrize("blocks", [[1] * 30, [30], [7, 1, 1, 13, 3, 5], [0, 2, 0, 28]])
+def test_unidirectional_stream_equals_offline(kind, subsampling, blocks):
+    model = make_model(cell=kind, bidirectional=False, subsampling=subsampling)
+    _, features, _ = make_batch([30, 30])
+    with torch.inference_mode():
+        offline, _ = model(features, torch.tensor([30, 30]))
+        state, outputs = None, []
+        for block in features.split(blocks, dim=1):
+            log_probs, state = model.stream(block, state)
+            outputs.append(log_probs)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), offline, atol=1e-5, rtol=0)
+
+
+def test_bidirectional_model_refuses_to_stream():
+    with pytest.raises(ValueError, match="cannot stream"):
+        make_model().stream(torch.zeros(1, 8, 80))
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_subsampling_is_causal_and_loses_no_frame_at_the_start(factor):
+    torch.manual_seed(0)
+    subsampling = Subsampling(80, 4, factor)
+    x = torch.randn(1, 21, 80, requires_grad=True)
+    output, _ = subsampling(x)
+    assert output.shape == (1, -(-21 // factor), subsampling.output_dim)
+    output[0, 2].sum().backward()
+    touched = x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+    assert touched[-1] == 2 * factor
+    assert touched[0] == max(0, 2 * factor - 6 if factor == 4 else 2 * factor - 4)
+
+
+def test_log_probabilities_are_float32_and_normalised_under_autocast():
+    model = make_model()
+    _, features, lengths = make_batch()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        log_probs, _ = model(features, lengths)
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs.logsumexp(-1), torch.zeros(log_probs.shape[:2]), atol=1e-5, rtol=0)
+
+
+def test_dropout_is_off_in_evaluation_and_on_in_training():
+    model = make_model(dropout=0.5)
+    _, features, lengths = make_batch()
+    assert torch.equal(model(features, lengths)[0], model(features, lengths)[0])
+    model.train()
+    assert not torch.equal(model(features, lengths)[0], model(features, lengths)[0])
+
+
+def test_forget_gates_start_open_and_recurrent_weights_orthogonal():
+    cell = make_cell("lstm", 5, 8)
+    forget = cell.bias_ih_l0[8:16] + cell.bias_hh_l0[8:16]
+    assert forget.tolist() == [1.0] * 8
+    for gate in cell.weight_hh_l0.split(8):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(8), atol=1e-5, rtol=0)
