@@ -1,0 +1,282 @@
+"""Manifests: which audio says what, one JSON object a line (JSONL).
+
+    {"id": "fash-cen1", "audio": "wav/cen1.wav", "text": "OH ONE", "duration_s": 1.52, "speaker": "fash"}
+
+``id``, ``audio``, ``text`` and ``duration_s`` are required; ``text`` may be empty (audio that is only to be
+transcribed, or that holds no speech). ``speaker`` is optional. ``start_s`` and ``end_s`` cut an utterance out of a
+longer recording. Relative audio paths are taken from the manifest's own folder. No audio is opened here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import random
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from asr.errors import ManifestError
+
+_SLACK_S = 0.05
+"""How far ``duration_s`` may be from ``end_s - start_s``: producers round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One utterance: a whole audio file, or the part of it from ``start_s`` to ``end_s``.
+
+    ``duration_s`` is the length of the utterance itself, not that of the recording it is cut from.
+    Raises ``ManifestError`` naming the id and the field for a wrong type or an impossible value.
+    """
+
+    id: str
+    audio: str
+    text: str
+    duration_s: float
+    speaker: str = ""
+    start_s: float = 0.0
+    end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        # One test for the usual line; which rule is broken matters only when one is.
+        if not (
+            isinstance(self.id, str)
+            and isinstance(self.audio, str)
+            and isinstance(self.text, str)
+            and isinstance(self.speaker, str)
+            and self.id
+            and self.audio
+            and "\0" not in self.audio
+            and _is_seconds(self.duration_s)
+            and self.duration_s > 0
+            and _is_seconds(self.start_s)
+            and (self.end_s is None or self._is_segment())
+        ):
+            raise ManifestError(f"utterance {self.id!r}: {self._fault()}")
+
+    def _is_segment(self) -> bool:
+        if not _is_seconds(self.end_s) or self.end_s is None:
+            return False
+        return self.end_s > self.start_s and abs(self.end_s - self.start_s - self.duration_s) <= _SLACK_S
+
+    def _fault(self) -> str:
+        for name in ("id", "audio", "text", "speaker"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                return f"{name}: expected a string, got {value!r}"
+            if not value and name in ("id", "audio"):
+                return f"{name}: expected a string that is not empty"
+        if "\0" in self.audio:
+            return f"audio: expected a path, got {self.audio!r} with a zero byte"
+        if not _is_seconds(self.duration_s) or self.duration_s <= 0:
+            return f"duration_s: expected seconds > 0, got {self.duration_s!r}"
+        if not _is_seconds(self.start_s):
+            return f"start_s: expected seconds >= 0, got {self.start_s!r}"
+        if not _is_seconds(self.end_s) or self.end_s is None or self.end_s <= self.start_s:
+            return f"end_s: expected seconds > start_s = {self.start_s:g}, got {self.end_s!r}"
+        return (
+            f"duration_s: expected end_s - start_s = {self.end_s - self.start_s:g}, got {self.duration_s:g}; "
+            "it is the length of the utterance, not of the recording"
+        )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a manifest holds. ``words`` are split at whitespace, ``characters`` include the spaces between them."""
+
+    utterances: int
+    hours: float
+    speakers: int
+    words: int
+    characters: int
+
+
+_KEYS = tuple(field.name for field in fields(Utterance))
+_REQUIRED = frozenset(_KEYS[:4])
+
+
+def read(path: str | Path, root: str | Path | None = None) -> list[Utterance]:
+    """The utterances of a manifest in file order, ``audio`` as an absolute path.
+
+    ``root``: a folder that audio must lie in, after ``..`` and symbolic links are resolved; set it for manifests of
+    unknown origin (it costs a look at the file system for each line). Blank lines are skipped. Whether the audio
+    exists is not checked.
+    Raises ``ManifestError`` naming file and line: unreadable file, malformed JSON, unknown or missing key, wrong
+    type or value, duplicate id, audio outside ``root``, no utterance at all.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    inside = None if root is None else os.path.realpath(root)
+    utterances: list[Utterance] = []
+    seen: dict[str, int] = {}
+    for number, line in _lines(path):
+        try:
+            record = _parse(line)
+            utterance = Utterance(**{**record, "audio": _resolve(record["audio"], folder, inside)})
+        except ManifestError as error:
+            raise ManifestError(f"{path}:{number}: {error}") from error
+        first = seen.setdefault(utterance.id, number)
+        if first != number:
+            raise ManifestError(f"{path}:{number}: id {utterance.id!r} is already that of line {first}")
+        utterances.append(utterance)
+    if not utterances:
+        raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
+    return utterances
+
+
+def write(path: str | Path, utterances: Iterable[Utterance], relative_to: str | Path | None = None) -> None:
+    """Write a manifest that ``read`` gives back, replacing ``path`` only once everything is on disk.
+
+    Audio below the manifest's folder, or below ``relative_to`` (the corpus folder, say), is written relative to the
+    manifest, so that both can be moved together; other audio is written as an absolute path. Paths that are relative
+    in ``utterances`` are taken from the working directory. Missing folders are created.
+    Raises ``ManifestError`` for no utterances, a duplicate id, or a file that cannot be written.
+    """
+    path = os.path.abspath(path)
+    folder = os.path.dirname(path)
+    bases = [folder] if relative_to is None else [folder, os.path.abspath(relative_to)]
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.tmp")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(_records(path, utterances, folder, bases))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, UnicodeEncodeError) as error:
+        raise ManifestError(f"{path}: cannot write the manifest: {error}") from error
+    finally:
+        if os.path.lexists(temporary):
+            os.remove(temporary)
+
+
+def split_by_speaker(
+    utterances: Sequence[Utterance], held_out: int | Sequence[str], seed: int = 0
+) -> tuple[list[Utterance], list[Utterance]]:
+    """(train, valid) with no speaker in both, each in the order of ``utterances``.
+
+    ``held_out``: the speakers of valid by name, or how many to draw with ``seed`` (the draw depends on the set of
+    speakers, not on their order). Raises ``ManifestError`` for utterances without a speaker, unknown names, and
+    counts that leave one side empty.
+    """
+    nameless = [u.id for u in utterances if not u.speaker]
+    if nameless:
+        raise ManifestError(
+            f"cannot split by speaker: {len(nameless)} of {len(utterances)} utterances name none, first {nameless[0]!r}"
+        )
+    speakers = sorted({u.speaker for u in utterances})
+    count = held_out if isinstance(held_out, int) else len(set(held_out))
+    if not 0 < count < len(speakers):
+        raise ManifestError(f"held-out speakers: expected 1 to {len(speakers) - 1} of {len(speakers)}, got {count}")
+    if isinstance(held_out, int):
+        valid_speakers = set(random.Random(seed).sample(speakers, held_out))
+    else:
+        for name in held_out:
+            if name not in speakers:
+                raise ManifestError(f"held-out speaker {name!r} is not in the manifest{_nearest(name, speakers)}")
+        valid_speakers = set(held_out)
+    train = [u for u in utterances if u.speaker not in valid_speakers]
+    valid = [u for u in utterances if u.speaker in valid_speakers]
+    return train, valid
+
+
+def statistics(utterances: Iterable[Utterance]) -> Statistics:
+    """Totals over ``utterances``; a speaker that is not named is not counted."""
+    utterances = list(utterances)
+    return Statistics(
+        utterances=len(utterances),
+        hours=sum(u.duration_s for u in utterances) / 3600,
+        speakers=len({u.speaker for u in utterances if u.speaker}),
+        words=sum(len(u.text.split()) for u in utterances),
+        characters=sum(len(" ".join(u.text.split())) for u in utterances),
+    )
+
+
+def _is_seconds(value: Any) -> bool:
+    """A finite number >= 0 (JSON lets NaN, Infinity and integers beyond any float through)."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line) for the lines that are not blank."""
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            for number, data in enumerate(file, start=1):
+                # A byte order mark is not part of the JSON; editors on Windows put one in front.
+                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}:{number}: expected UTF-8, got {error}; convert the file to UTF-8") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
+
+
+def _parse(line: str) -> dict[str, Any]:
+    """The JSON object of one line, with known keys only and all required ones."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"expected one JSON object, got {line.strip()[:60]!r}: {error}") from error
+    if not isinstance(record, dict):
+        raise ManifestError(f"expected one JSON object, got {line.strip()[:60]!r}")
+    missing = [key for key in _KEYS if key in _REQUIRED and key not in record]
+    unknown = [key for key in record if key not in _KEYS]
+    if unknown:
+        raise ManifestError(f"unknown key {unknown[0]!r}{_nearest(unknown[0], _KEYS)}; known keys: {', '.join(_KEYS)}")
+    if missing:
+        raise ManifestError(f"missing key {', '.join(missing)}; required: {', '.join(_KEYS[:4])}")
+    return record
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _resolve(audio: Any, folder: str, root: str | None) -> Any:
+    """``audio`` as an absolute path; what is not a path at all is left for ``Utterance`` to name."""
+    if not isinstance(audio, str) or not audio or "\0" in audio:
+        return audio
+    joined = os.path.join(folder, audio)
+    if root is None:
+        return os.path.normpath(joined)
+    # The path that was checked is the path that is used, so that no link on the way can mean another file later.
+    real = os.path.realpath(joined)
+    if os.path.commonpath([real, root]) != root:
+        raise ManifestError(f"audio {audio!r} lies outside the root {root}")
+    return real
+
+
+def _records(path: str, utterances: Iterable[Utterance], folder: str, bases: Sequence[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise ManifestError(f"{path}: expected each id once, got {utterance.id!r} again")
+        seen.add(utterance.id)
+        yield json.dumps(_record(utterance, folder, bases), ensure_ascii=False) + "\n"
+    if not seen:
+        raise ManifestError(f"{path}: expected utterances to write, got none")
+
+
+def _record(utterance: Utterance, folder: str, bases: Sequence[str]) -> dict[str, Any]:
+    audio = os.path.abspath(utterance.audio)
+    if any(os.path.commonpath([audio, base]) == base for base in bases):
+        audio = os.path.relpath(audio, folder)
+    record: dict[str, Any] = {
+        "id": utterance.id,
+        "audio": audio,
+        "text": utterance.text,
+        "duration_s": utterance.duration_s,
+    }
+    if utterance.speaker:
+        record["speaker"] = utterance.speaker
+    if utterance.start_s:
+        record["start_s"] = utterance.start_s
+    if utterance.end_s is not None:
+        record["end_s"] = utterance.end_s
+    return record

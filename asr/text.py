@@ -1,0 +1,163 @@
+"""Text: normalisation and the character tokenizer.
+
+Token id 0 is the CTC blank. A text is normalised by the rules the config states before it is spelt, and a character
+outside the alphabet is either an error that names the utterance or becomes a word boundary: nothing is dropped in
+silence.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from asr.config import TextConfig
+from asr.errors import ModelError, TextError
+
+BLANK = "<blank>"
+"""Symbol of id 0 in ``CharTokenizer.symbols`` and in ``tokens.txt``."""
+SPACE = "<space>"
+"""How ``tokens.txt`` writes the space, which would be invisible on a line of its own."""
+
+
+def normalise(text: str, config: TextConfig) -> str:
+    """``text`` with ``config.replace`` applied in the order written, then the case rule, NFC and single spaces.
+
+    Any run of Unicode whitespace becomes one space; none is left at the ends. Replacements see composed characters
+    (NFC), so that ``"é"`` matches however the file spelt it, and they see the case of the source.
+    """
+    text = unicodedata.normalize("NFC", text)
+    for old, new in config.replace.items():
+        text = text.replace(unicodedata.normalize("NFC", old), new)
+    if config.case == "upper":
+        text = text.upper()
+    elif config.case == "lower":
+        text = text.lower()
+    # Once more: changing case and replacing can leave decomposed sequences.
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def min_frames(ids: Sequence[int]) -> int:
+    """Fewest frames in which CTC can emit ``ids``: one each, and a blank between equal neighbours (Graves 2006)."""
+    return len(ids) + sum(a == b for a, b in pairwise(ids))
+
+
+class CharTokenizer:
+    """Characters (single code points) to ids and back.
+
+    ``symbols``: the symbol of every id in order, ``"<blank>"`` first, the space as ``" "``.
+    Raises ``TextError`` for symbols that are no alphabet: no blank in front, duplicates, more than one character,
+    whitespace other than the space, or no space although ``config.unknown`` is ``space``.
+    """
+
+    def __init__(self, symbols: Sequence[str], config: TextConfig) -> None:
+        fault = _fault(symbols, config)
+        if fault:
+            raise TextError(f"symbol {fault[0]}: {fault[1]}")
+        self.symbols = tuple(symbols)
+        self.config = config
+        self._ids = {symbol: i for i, symbol in enumerate(self.symbols) if i > 0}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of symbols, blank included: the ``V`` of the model's output."""
+        return len(self.symbols)
+
+    @property
+    def space_id(self) -> int | None:
+        """Id of the space, or None for an alphabet without one."""
+        return self._ids.get(" ")
+
+    def encode(self, text: str, utterance: str = "") -> list[int]:
+        """Ids of the normalised ``text``; never contains blank.
+
+        Raises ``TextError`` naming ``utterance`` and the character when one is not in the alphabet and
+        ``config.unknown`` is ``error``; with ``space`` it becomes a word boundary.
+        """
+        text = normalise(text, self.config)
+        unknown = set(text).difference(self._ids)
+        if unknown and self.config.unknown == "error":
+            raise TextError(self._unknown(text, unknown, utterance))
+        if unknown:
+            text = " ".join("".join(" " if c in unknown else c for c in text).split())
+        return [self._ids[c] for c in text]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The symbols of ``ids`` joined, blanks left out. Repeats stay: collapsing CTC paths is the decoders' work.
+
+        Raises ``TextError`` for an id outside ``0 .. vocab_size - 1``.
+        """
+        ids = [int(i) for i in ids]
+        bad = [i for i in ids if not 0 <= i < self.vocab_size]
+        if bad:
+            raise TextError(f"token id {bad[0]}: expected 0 to {self.vocab_size - 1}; is this the model's tokens.txt?")
+        return "".join(self.symbols[i] for i in ids if i > 0)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], config: TextConfig) -> CharTokenizer:
+        """The alphabet ``config.alphabet``, or when that is empty the characters of ``texts``; both normalised.
+
+        Sorted by code point, so that the ids depend on the set of characters only. The space is always there.
+        Raises ``TextError`` when no character besides the space is found.
+        """
+        found: set[str] = {" "}
+        for text in [config.alphabet] if config.alphabet else texts:
+            found.update(normalise(text, config))
+        if len(found) == 1:
+            raise TextError("expected texts to take the alphabet from, got none that is not empty; set text.alphabet")
+        return cls([BLANK, *sorted(found)], config)
+
+    def save(self, path: str | Path) -> None:
+        """Write ``tokens.txt``: UTF-8, one symbol a line, line number = id from 0, the space as ``<space>``."""
+        lines = [SPACE if symbol == " " else symbol for symbol in self.symbols]
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, path: str | Path, config: TextConfig) -> CharTokenizer:
+        """Read what ``save`` wrote. Raises ``ModelError`` naming file and line."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: cannot read the symbol list: {error}") from error
+        symbols = [" " if line == SPACE else line for line in text.removesuffix("\n").split("\n")]
+        fault = _fault(symbols, config)
+        if fault:
+            raise ModelError(f"{path}:{fault[0] + 1}: {fault[1]}")
+        return cls(symbols, config)
+
+    def _unknown(self, text: str, unknown: set[str], utterance: str) -> str:
+        first = next(c for c in text if c in unknown)
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        where = f"utterance {utterance}" if utterance else f"text {text[:60]!r}"
+        return (
+            f"{where}: {_name(first)}{more} is not in the alphabet {''.join(self.symbols[1:])[:80]!r}; "
+            "map it with text.replace, add it to text.alphabet, or set text.unknown=space"
+        )
+
+
+def _fault(symbols: Sequence[str], config: TextConfig) -> tuple[int, str] | None:
+    """Position and description of the first thing that makes ``symbols`` unusable, or None."""
+    if not symbols or symbols[0] != BLANK:
+        return 0, f"expected {BLANK} first, got {symbols[0]!r}" if symbols else f"expected {BLANK} first, got nothing"
+    seen: set[str] = set()
+    for i, symbol in enumerate(symbols[1:], start=1):
+        if len(symbol) != 1:
+            return i, f"expected one character, got {symbol!r}"
+        if symbol.isspace() and symbol != " ":
+            return i, f"{_name(symbol)} cannot be a symbol: normalisation turns it into a space"
+        if unicodedata.category(symbol) == "Cs":
+            return i, f"{_name(symbol)} is half of a surrogate pair, not a character; was the text cut or mis-decoded?"
+        if symbol in seen:
+            return i, f"{_name(symbol)} occurs twice"
+        seen.add(symbol)
+    if len(symbols) == 1:
+        return 0, "expected characters after the blank, got none"
+    if config.unknown == "space" and " " not in seen:
+        return 0, "text.unknown=space needs a space among the symbols, and there is none"
+    return None
+
+
+def _name(char: str) -> str:
+    """``'É' (U+00C9 LATIN CAPITAL LETTER E WITH ACUTE)``; invisible characters are escaped."""
+    return f"{char!r} (U+{ord(char):04X} {unicodedata.name(char, 'unnamed')})"
