@@ -1,0 +1,209 @@
+"""Model directories and checkpoints: atomic, inspectable, and never a pickle.
+
+A model directory is a training's output and a deployment's input:
+
+    config.yaml         the resolved configuration
+    tokens.txt          one token a line, the line number is its id
+    stats.json          mean and standard deviation of the features
+    model.safetensors   the weights (float32 or float16)
+    card.json           what it was trained on, what it reaches, what it is for
+
+While training, ``checkpoint.safetensors`` beside them holds what resuming needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from asr import config as configs
+from asr.config import Config
+from asr.errors import ModelError
+from asr.features import FeatureStats
+from asr.models.encoder import AcousticModel
+from asr.text import CharTokenizer
+
+DEFAULT_MODEL = "an4"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that replaces it when the block ends without an error.
+
+    The data reaches the disk before the rename, so that at every moment ``path`` is the old file or the new one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
+    """Write tensors and a JSON-serialisable ``metadata`` as one safetensors file, atomically.
+
+    Raises ``ModelError`` naming the file when it cannot be written (disk full, read-only); an older file stays.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic(path) as temporary:
+            safetensors.torch.save_file(contiguous, temporary, metadata={"json": json.dumps(metadata)})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: cannot write: {error}; the previous file, if any, is untouched") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Read what ``save_tensors`` wrote. Raises ``ModelError`` naming the file when it is missing or damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("json", "null"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy ``tensors`` into ``module``; ``ModelError`` lists what is missing, unexpected or of another shape."""
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in own]
+    problems += [
+        f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(f"{source}: weights of another architecture: {'; '.join(problems[:5])}{more}")
+    module.load_state_dict(dict(tensors))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model directory. ``network`` is in evaluation mode, float32."""
+
+    config: Config
+    tokenizer: CharTokenizer
+    stats: FeatureStats
+    network: AcousticModel
+    card: dict[str, Any]
+    path: Path
+
+
+def save_description(folder: Path, config: Config, tokenizer: CharTokenizer, stats: FeatureStats) -> None:
+    """Write the parts of a model directory that are known before training. Raises ``ModelError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "config.yaml") as path:
+            path.write_text(configs.dumps(config), encoding="utf-8")
+        with atomic(folder / "tokens.txt") as path:
+            tokenizer.save(path)
+        with atomic(folder / "stats.json") as path:
+            stats.save(path)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot write the model directory: {error}") from error
+
+
+def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, half: bool = False) -> None:
+    """Write ``model.safetensors`` and ``card.json``; ``half`` stores float16. Raises ``ModelError``."""
+    dtype = torch.float16 if half else torch.float32
+    save_tensors(folder / "model.safetensors", {k: v.to(dtype) for k, v in network.state_dict().items()})
+    try:
+        with atomic(folder / "card.json") as path:
+            path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{folder / 'card.json'}: cannot write: {error}") from error
+
+
+def bundled() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = Path(str(resources.files("asr") / "assets" / "models"))
+    return sorted(p.name for p in folder.iterdir() if (p / "model.safetensors").is_file()) if folder.is_dir() else []
+
+
+def locate(model: str | Path | None) -> Path:
+    """The folder of a model: a directory, the name of a bundled model, or ``None`` for the default one.
+
+    Raises ``ModelError`` that lists the bundled names.
+    """
+    names = bundled()
+    if model is None:
+        model = DEFAULT_MODEL
+    if str(model) in names:
+        return Path(str(resources.files("asr") / "assets" / "models" / str(model)))
+    if Path(model).is_dir():
+        return Path(model)
+    raise ModelError(f"{model}: neither a model directory nor a bundled model ({', '.join(names) or 'none'})")
+
+
+def load_model(model: str | Path | None = None) -> Model:
+    """Load a model directory or a bundled model by name; ``None`` is the default bundled one.
+
+    Raises ``ModelError`` naming the file that is missing, damaged, or does not fit the others.
+    """
+    folder = locate(model)
+    for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: not a model directory: {name} is missing")
+    config = configs.load(folder / "config.yaml")
+    tokenizer = CharTokenizer.load(folder / "tokens.txt", config.text)
+    stats = FeatureStats.load(folder / "stats.json")
+    if len(stats.mean) != config.features.mel_bins:
+        raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
+    network = AcousticModel(config.model, config.features.mel_bins, tokenizer.vocab_size)
+    tensors, _ = load_tensors(folder / "model.safetensors")
+    load_weights(network, tensors, folder / "model.safetensors")
+    return Model(config, tokenizer, stats, network.eval(), load_card(folder), folder)
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """The model card, empty where there is none. Raises ``ModelError`` when it is damaged."""
+    path = folder / "card.json"
+    if not path.is_file():
+        return {}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot read the model card: {error}") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return card
+
+
+def describe(model: Model) -> str:
+    """A few lines about a model for people: network, input, tokens, and what its card says."""
+    config, card = model.config.model, model.card
+    direction = "bidirectional" if config.bidirectional else "unidirectional"
+    parameters = sum(p.numel() for p in model.network.parameters())
+    rows = {
+        "model": f"{model.path}",
+        "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
+        f"{parameters / 1e6:.2f} million parameters",
+        "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
+        f"one output per {model.config.features.hop_s * config.subsampling * 1000:g} ms",
+        "tokens": f"{model.tokenizer.vocab_size} (blank and {''.join(model.tokenizer.symbols[1:])!r})",
+    }
+    rows |= {name: _one_line(value) for name, value in card.items()}
+    return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_one_line(item)}" for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,247 @@
+"""Utterances to batches: which go together, how they are read, and what training does to them.
+
+Everything random is drawn from a generator seeded by (seed, epoch, utterance), so that a batch does not depend on
+how many batches were prepared before it, on threads, or on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr import audio, augment, features, text
+from asr.config import Config
+from asr.errors import AudioError
+from asr.manifest import Utterance
+
+T = TypeVar("T")
+
+# Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
+LENGTH_JITTER = 0.1
+# Stream of random numbers that orders batches; utterance indices take 0 and above.
+ORDER_STREAM = 2**32
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance of a batch: its position in the set and the speed it is played at."""
+
+    index: int
+    speed: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded waveforms with their labels, on the CPU.
+
+    ``samples`` ``(B, S)`` float32, ``lengths`` ``(B,)`` int64; ``tokens`` ``(sum of token_lengths,)`` int64,
+    concatenated; ``token_lengths`` ``(B,)`` int64; ``masks`` ``(B, M, 2)`` int64 (see ``asr.augment.draw_masks``).
+    """
+
+    ids: tuple[str, ...]
+    samples: Tensor
+    lengths: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+    masks: Tensor
+
+    @property
+    def audio_s(self) -> float:
+        """Total valid samples; divide by the sample rate for seconds."""
+        return float(self.lengths.sum())
+
+
+def output_frames(samples: int, config: Config) -> int:
+    """Frames of log-probabilities that the model gives for ``samples`` samples."""
+    return -(-features.count_frames(samples, config.features) // config.model.subsampling)
+
+
+class Dataset:
+    """Utterances with their token ids, read as batches.
+
+    ``labels[i]`` are the token ids of ``utterances[i]``. ``left_out`` maps the id of every utterance that cannot be
+    used to the reason: a label that needs more frames than the audio has (CTC needs one per token and one more per
+    adjacent repeat), or audio longer than ``data.max_utterance_s``. ``warn`` is told of audio that fails later.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        tokenizer: text.CharTokenizer,
+        config: Config,
+        *,
+        training: bool,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.training = training
+        self.warn = warn
+        self.utterances: list[Utterance] = []
+        self.labels: list[list[int]] = []
+        self.left_out: dict[str, str] = {}
+        self._cache: dict[int, np.ndarray] = {}
+        self.cached_s = 0.0
+        for utterance in utterances:
+            label = tokenizer.encode(utterance.text, utterance.id)
+            reason = self._misfit(utterance.duration_s, label)
+            if reason:
+                self.left_out[utterance.id] = reason
+            else:
+                self.utterances.append(utterance)
+                self.labels.append(label)
+
+    def _misfit(self, duration_s: float, label: list[int]) -> str:
+        frames = output_frames(round(duration_s * self.config.features.sample_rate_hz), self.config)
+        needed = text.min_frames(label)
+        if needed > frames:
+            return (
+                f"its label needs {needed} frames (tokens and adjacent repeats), its {duration_s:.2f} s give {frames}"
+            )
+        if self.training and duration_s > self.config.data.max_utterance_s:
+            return f"{duration_s:.1f} s is longer than data.max_utterance_s ({self.config.data.max_utterance_s:g} s)"
+        return ""
+
+    def exclude(self, failures: dict[str, str]) -> None:
+        """Leave out the utterances whose ids are the keys, for the reasons given."""
+        keep = [i for i, utterance in enumerate(self.utterances) if utterance.id not in failures]
+        self.utterances = [self.utterances[i] for i in keep]
+        self.labels = [self.labels[i] for i in keep]
+        self.left_out.update(failures)
+        self._cache.clear()
+        self.cached_s = 0.0
+
+    def samples(self, index: int) -> np.ndarray:
+        """Waveform ``(S,)`` float32 of one utterance, cached up to ``data.cache_s``. Raises ``AudioError``."""
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
+        item = self.utterances[index]
+        rate = self.config.features.sample_rate_hz
+        samples = audio.load(item.audio, rate, start_s=item.start_s, end_s=item.end_s)
+        duration_s = len(samples) / rate
+        if self.cached_s + duration_s <= self.config.data.cache_s:
+            self._cache[index] = samples
+            self.cached_s += duration_s
+        return samples
+
+    def _rng(self, epoch: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self.config.train.seed, epoch, stream))
+
+    def plan(self, epoch: int) -> list[list[Example]]:
+        """The batches of an epoch: utterances of similar length, at most ``data.batch_s`` padded seconds each.
+
+        In training the speeds are drawn, lengths are jittered so that neighbours differ from epoch to epoch, and
+        the batches are shuffled; otherwise the order is by length.
+        """
+        speeds = np.ones(len(self.utterances))
+        if self.training:
+            for index, label in enumerate(self.labels):
+                speed = augment.draw_speed(self.config.augment, self._rng(epoch, index))
+                # A label that only just fits must not be made impossible by playing it faster.
+                fits = not self._misfit(self.utterances[index].duration_s / speed, label)
+                speeds[index] = speed if fits else 1.0
+        durations = np.array([u.duration_s for u in self.utterances]) / speeds
+        order_rng = self._rng(epoch, ORDER_STREAM)
+        keys = durations
+        if self.training:
+            keys = durations * order_rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations))
+        batches: list[list[Example]] = []
+        longest = 0.0
+        for index in np.argsort(keys, kind="stable").tolist():
+            longest = max(longest, durations[index])
+            if not batches or longest * (len(batches[-1]) + 1) > self.config.data.batch_s:
+                batches.append([])
+                longest = durations[index]
+            batches[-1].append(Example(index, float(speeds[index])))
+        if self.training:
+            order_rng.shuffle(batches)
+        return batches
+
+    def batch(self, examples: Sequence[Example], epoch: int) -> Batch | None:
+        """Read and assemble one batch; utterances that cannot be read are named to ``warn``; ``None`` if all fail."""
+        config = self.config
+        rate = config.features.sample_rate_hz
+        good: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for example in examples:
+            utterance = self.utterances[example.index]
+            try:
+                samples = self.samples(example.index)
+            except AudioError as error:
+                self.warn(f"{utterance.id}: left out of this batch: {error}")
+                continue
+            samples = augment.change_speed(samples, rate, example.speed)
+            if reason := self._misfit(len(samples) / rate, self.labels[example.index]):
+                self.warn(f"{utterance.id}: left out of this batch: {reason}")
+                continue
+            masks = np.zeros((0, 2), dtype=np.int64)
+            if self.training:
+                # Stream of its own: the masks must not repeat the numbers that chose the speed.
+                rng = np.random.default_rng((config.train.seed, epoch, example.index, 1))
+                frames = features.count_frames(len(samples), config.features)
+                masks = augment.draw_masks(frames, config.features.mel_bins, config.augment, rng)
+            good.append((example.index, samples, masks))
+        if not good:
+            return None
+        lengths = torch.tensor([len(samples) for _, samples, _ in good])
+        padded = torch.zeros(len(good), int(lengths.max()))
+        for row, (_, samples, _) in enumerate(good):
+            padded[row, : len(samples)] = torch.from_numpy(samples)
+        labels = [self.labels[index] for index, _, _ in good]
+        return Batch(
+            ids=tuple(self.utterances[index].id for index, _, _ in good),
+            samples=padded,
+            lengths=lengths,
+            tokens=torch.tensor([token for label in labels for token in label], dtype=torch.int64),
+            token_lengths=torch.tensor([len(label) for label in labels]),
+            masks=torch.from_numpy(np.stack([masks for _, _, masks in good])),
+        )
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | None]:
+        """The batches of an epoch from the ``start``-th on, prepared ahead in a thread."""
+        plan = self.plan(epoch)[start:]
+        return prefetch((self.batch(examples, epoch) for examples in plan), self.config.data.prefetch)
+
+
+def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Iterate over ``items`` with up to ``depth`` of them computed ahead in a thread; its errors are raised here."""
+    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                if stop.is_set():
+                    return
+                put((item, None, False))
+            put((None, None, True))
+        except BaseException as error:
+            put((None, error, True))
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error, last = ready.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()

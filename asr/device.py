@@ -1,0 +1,20 @@
+"""Choosing where tensors live."""
+
+from __future__ import annotations
+
+import torch
+
+from asr.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises ``ConfigError`` when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name} asked for, but torch sees no CUDA device; use auto or cpu")
+    return device

@@ -1,0 +1,1 @@
+"""Training: the loop, the schedule, and what is trained."""

@@ -1,0 +1,200 @@
+"""Training an acoustic model with CTC (Graves et al. 2006)."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+import asr
+from asr import augment, checkpoint, manifest, scoring
+from asr.config import Config
+from asr.data import Batch, Dataset
+from asr.decode.greedy import greedy
+from asr.device import pick_device
+from asr.errors import AudioError, ConfigError, TrainingError
+from asr.features import FeatureStats, LogMel, measure_stats
+from asr.manifest import Utterance
+from asr.models.encoder import AcousticModel
+from asr.text import CharTokenizer, normalise
+from asr.train import loop
+
+# Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
+STATS_S = 10 * 3600.0
+
+
+def warn(message: str) -> None:
+    """Print a warning above the progress bar."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def train(config: Config, *, resume: bool = False) -> loop.Progress:
+    """Train as ``config`` says; the model directory is ``config.train.output``.
+
+    With ``resume``, continue from its checkpoint if there is one. Raises ``ConfigError``, ``ManifestError``,
+    ``TextError`` or ``TrainingError``, each naming what is wrong.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.train.seed)
+    task = AcousticTask(config)
+    folder = Path(config.train.output)
+    if not (folder / "checkpoint.safetensors").exists():
+        checkpoint.save_description(folder, config, task.tokenizer, task.stats)
+    return loop.fit(task, config, folder, resume=resume)
+
+
+class AcousticTask:
+    """An acoustic model with its training and validation data (see ``loop.Task``)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = Path(config.train.output)
+        self.device = pick_device(config.train.device)
+        for key in ("train", "valid"):
+            if not getattr(config.data, key):
+                raise ConfigError(f"data.{key}: expected the path of a manifest, got nothing")
+        train_set = manifest.read(config.data.train)
+        valid_set = manifest.read(config.data.valid)
+        warn_shared_speakers(train_set, valid_set)
+        self.tokenizer = make_tokenizer(config, train_set)
+        self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
+        self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
+        self.stats = self._prepare()
+        report_left_out(self.train_data, config.data.train)
+        report_left_out(self.valid_data, config.data.valid)
+        self.log_mel = LogMel(config.features, self.stats).to(self.device)
+        model = AcousticModel(config.model, config.features.mel_bins, self.tokenizer.vocab_size)
+        self.network: nn.Module = model.to(self.device)
+
+    def _prepare(self) -> FeatureStats:
+        """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
+        for data in (self.train_data, self.valid_data):
+            failures = {}
+            description = f"reading {len(data.utterances)} utterances"
+            for index, utterance in enumerate(tqdm(data.utterances, desc=description, disable=None, leave=False)):
+                if data.cached_s >= self.config.data.cache_s:
+                    break  # the rest is read, and reported, batch by batch
+                try:
+                    data.samples(index)
+                except AudioError as error:
+                    failures[utterance.id] = str(error)
+            if failures:
+                data.exclude(failures)
+            if not data.utterances:
+                raise TrainingError(f"no usable utterance is left: {next(iter(data.left_out.values()), 'none given')}")
+        saved = self.folder / "stats.json"
+        if (self.folder / "checkpoint.safetensors").exists() and saved.exists():
+            return FeatureStats.load(saved)
+        plain = LogMel(self.config.features).to(self.device)
+        return measure_stats(plain, self._waveforms())
+
+    def _waveforms(self) -> Iterator[np.ndarray]:
+        data = self.train_data
+        total_s = 0.0
+        order = np.random.default_rng(self.config.train.seed).permutation(len(data.utterances))
+        for index in tqdm(order.tolist(), desc="feature statistics", disable=None, leave=False):
+            total_s += data.utterances[index].duration_s
+            try:
+                yield data.samples(index)
+            except AudioError as error:
+                warn(f"{data.utterances[index].id}: {error}")
+            if total_s > STATS_S:
+                return
+
+    def epoch_steps(self, epoch: int) -> int:
+        return len(self.train_data.plan(epoch))
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
+        return self.train_data.batches(epoch, start)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """CTC negative log-likelihood per token, in nats."""
+        with torch.no_grad():
+            features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+            masks = batch.masks.to(self.device)
+            features = augment.apply_masks(features, masks, self.config.augment.time_masks)
+        log_probs, lengths = self.network(features, frames)
+        return ctc_loss(log_probs, lengths, batch).sum() / batch.token_lengths.sum().clamp(min=1)
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Loss, WER and CER of greedy decoding on the validation set."""
+        references, hypotheses = {}, {}
+        texts = {u.id: u.text for u in self.valid_data.utterances}
+        loss_sum, token_sum = 0.0, 0
+        for batch in self.valid_data.batches(0):
+            if batch is None:
+                continue
+            with torch.inference_mode():
+                features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+                log_probs, lengths = network(features, frames)
+                loss_sum += float(ctc_loss(log_probs, lengths, batch).sum())
+            token_sum += int(batch.token_lengths.sum())
+            for name, hypothesis in zip(batch.ids, greedy(log_probs.cpu(), lengths.cpu()), strict=True):
+                references[name] = normalise(texts[name], self.config.text)
+                hypotheses[name] = self.tokenizer.decode(hypothesis.tokens)
+        report = scoring.score(references, hypotheses)
+        return {"loss": loss_sum / max(token_sum, 1), "wer": report.wer, "cer": report.cer}
+
+    def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
+        checkpoint.save_weights(self.folder, network, self.card(figures, progress))
+
+    def card(self, figures: dict[str, float], progress: dict[str, float]) -> dict[str, Any]:
+        """What this model is and where it comes from, for ``card.json``."""
+        data = self.train_data
+        statistics = manifest.statistics(data.utterances)
+        return {
+            "format": 1,
+            "package": f"asr {asr.__version__}",
+            "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "training_data": {
+                "manifest": self.config.data.train,
+                "utterances": statistics.utterances,
+                "hours": round(statistics.hours, 3),
+                "speakers": statistics.speakers,
+                "left_out": len(data.left_out),
+            },
+            "training": {**progress, "seed": self.config.train.seed, "torch": torch.__version__},
+            "validation": figures,
+        }
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """CTC loss ``(B,)`` of each utterance, float32 natural logs; infinite where the label cannot fit."""
+    return functional.ctc_loss(
+        log_probs.transpose(0, 1),
+        batch.tokens.to(log_probs.device),
+        lengths,
+        batch.token_lengths.to(log_probs.device),
+        reduction="none",
+    )
+
+
+def make_tokenizer(config: Config, utterances: list[Utterance]) -> CharTokenizer:
+    """The tokenizer of the configured alphabet, or of the training transcripts' characters."""
+    texts = [config.text.alphabet] if config.text.alphabet else [u.text for u in utterances]
+    return CharTokenizer.from_texts(texts, config.text)
+
+
+def warn_shared_speakers(train_set: list[Utterance], valid_set: list[Utterance]) -> None:
+    """Validation on speakers that were trained on flatters the model: say so."""
+    shared = {u.speaker for u in train_set if u.speaker} & {u.speaker for u in valid_set}
+    if shared:
+        warn(f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}")
+
+
+def report_left_out(data: Dataset, path: str) -> None:
+    """Name every utterance that is not used, with its reason and their count."""
+    for name, reason in data.left_out.items():
+        warn(f"{path}: {name}: left out: {reason}")
+    if data.left_out:
+        warn(f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used")
