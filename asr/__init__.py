@@ -5,4 +5,30 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asr.errors import AsrError
+    from asr.recognizer import Recognizer, load
+    from asr.scoring import score
+    from asr.transcript import Transcript, Word
+
 __version__ = "0.1.0"
+__all__ = ["AsrError", "Recognizer", "Transcript", "Word", "load", "score"]
+
+# Public names are imported when first used, so that ``import asr`` and ``asr --help`` do not wait for torch.
+_HOMES = {
+    "AsrError": "asr.errors",
+    "Recognizer": "asr.recognizer",
+    "Transcript": "asr.transcript",
+    "Word": "asr.transcript",
+    "load": "asr.recognizer",
+    "score": "asr.scoring",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'asr' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,154 @@
+"""The command line: arguments only. Heavy imports wait until a command needs them, so that --help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import asr
+from asr.errors import AsrError
+
+# Exit status: everything worked; some inputs failed, the others are done; nothing was done.
+OK, SOME_FAILED, FAILED = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 some inputs failed, 2 not done)."""
+    args = build_parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        return status
+    except AsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe (head, say) has had enough: not an error of ours.
+        sys.stderr.close()
+        return OK
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="asr", description="Recurrent speech recognition with CTC.")
+    parser.add_argument("--version", action="version", version=f"asr {asr.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    transcribe = commands.add_parser("transcribe", help="files, folders or standard input to text or subtitles")
+    transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
+    transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm"))
+    transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
+    _add_model(transcribe)
+    transcribe.set_defaults(run=_transcribe)
+
+    train = commands.add_parser("train", help="train an acoustic model from a configuration file")
+    train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="transcribe a manifest and score it: WER, CER, SER")
+    evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
+    evaluate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
+    evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
+    _add_model(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    score = commands.add_parser("score", help="score a hypothesis file against a reference file")
+    score.add_argument("reference", metavar="REF", help="manifest (JSONL), 'id words' lines, or 'words (id)' lines")
+    score.add_argument("hypothesis", metavar="HYP", help="the same, or the JSON that evaluate writes")
+    score.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
+    score.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
+    score.set_defaults(run=_score)
+
+    info = commands.add_parser("info", help="what a model is: size, training data, accuracy")
+    info.add_argument("model", nargs="?", metavar="MODEL", help="directory or bundled name (default: the bundled one)")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--beam", type=int, default=1, metavar="K", help="beam width; 1 is greedy (default)")
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    from asr.batch import transcribe_files
+    from asr.recognizer import load
+
+    recognizer = load(args.model, device=args.device, beam=args.beam)
+    failures = transcribe_files(recognizer, args.inputs, format=args.format, output_dir=args.output_dir)
+    return _report_failures(failures)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from asr import config
+    from asr.train import acoustic
+
+    acoustic.train(config.load(args.config, args.overrides), resume=args.resume)
+    return OK
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from asr.evaluate import evaluate
+    from asr.recognizer import load
+
+    result = evaluate(args.manifest, load(args.model, device=args.device, beam=args.beam), args.root)
+    _print_report(result.report, args.errors)
+    factor = result.seconds / result.audio_s
+    print(f"{result.audio_s:.1f} s of audio in {result.seconds:.2f} s: {factor:.4f} x real time")
+    if args.json:
+        _write_json(args.json, result.to_dict())
+    return _report_failures([f"{name}: {reason}" for name, reason in result.failures.items()])
+
+
+def _score(args: argparse.Namespace) -> int:
+    from asr import scoring
+
+    references = scoring.read_transcripts(args.reference, "reference")
+    report = scoring.score(references, scoring.read_transcripts(args.hypothesis))
+    _print_report(report, args.errors)
+    if args.json:
+        _write_json(args.json, report.to_dict())
+    return OK
+
+
+def _info(args: argparse.Namespace) -> int:
+    from asr import checkpoint
+
+    print(checkpoint.describe(checkpoint.load_model(args.model)))
+    return OK
+
+
+def _print_report(report: asr.scoring.Report, errors: bool) -> None:
+    from asr import scoring
+
+    if errors:
+        for scored in report.utterances:
+            if scored.errors:
+                print(f"{scored.id}\n{scoring.format_alignment(scored)}\n")
+    print(report.summary())
+
+
+def _write_json(path: Path, tree: object) -> None:
+    try:
+        path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise AsrError(f"{path}: cannot write: {error}") from error
+
+
+def _report_failures(failures: Sequence[str]) -> int:
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return SOME_FAILED if failures else OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""From audio to transcripts with a loaded model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from asr import audio, checkpoint, decode, features
+from asr.decode import Hypothesis
+from asr.device import pick_device
+from asr.errors import AudioError, ConfigError
+from asr.features import LogMel
+from asr.text import CharTokenizer
+from asr.transcript import Transcript, Word
+
+# Audio decoded together before it is sorted by length and cut into batches.
+WINDOW_S = 600.0
+WINDOW_ITEMS = 64
+# Padded audio of one forward pass: beyond this a larger batch is no faster on a CPU and only takes memory.
+BATCH_S = 90.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording to transcribe: anything ``asr.audio.load`` takes, a name for messages, and a segment of it."""
+
+    source: Any
+    name: str = ""
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+class Recognizer:
+    """A model ready to transcribe.
+
+    Args:
+        model: a loaded model directory.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        beam: prefixes kept by beam search; 1 decodes greedily.
+    """
+
+    def __init__(self, model: checkpoint.Model, *, device: str = "auto", beam: int = 1) -> None:
+        if beam < 1:
+            raise ConfigError(f"beam: expected 1 or more, got {beam}")
+        self.model = model
+        self.beam = beam
+        self.device = pick_device(device)
+        self.network = model.network.to(self.device)
+        self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate the model hears; other audio is resampled to it."""
+        return self.model.config.features.sample_rate_hz
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one row of log-probabilities to the next."""
+        return self.model.config.features.hop_s * self.model.config.model.subsampling
+
+    def transcribe(self, source: Any, *, sample_rate_hz: int | None = None) -> Transcript:
+        """Transcribe one recording.
+
+        Args:
+            source: a path, a binary file object, or an array ``(S,)`` or ``(S, C)`` (float in [-1, 1] or integer).
+            sample_rate_hz: the rate of an array; by default it is taken to be the model's. Files know their own.
+
+        Raises ``AudioError`` naming the file when it cannot be read or is shorter than one analysis window.
+        """
+        samples = self._load(Item(source), sample_rate_hz)
+        return self._transcripts([samples], [describe(source)])[0]
+
+    def transcribe_many(self, items: Iterable[Item]) -> Iterator[tuple[Item, Transcript | AudioError]]:
+        """Transcribe recordings in batches, in order; one that fails gives its error in its place."""
+        window: list[tuple[Item, np.ndarray | AudioError]] = []
+        window_s = 0.0
+        for item in items:
+            try:
+                samples = self._load(item)
+            except AudioError as error:
+                window.append((item, error))
+            else:
+                window.append((item, samples))
+                window_s += len(samples) / self.sample_rate_hz
+            if window_s >= WINDOW_S or len(window) >= WINDOW_ITEMS:
+                yield from self._window(window)
+                window, window_s = [], 0.0
+        yield from self._window(window)
+
+    def log_probs(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of waveforms at the model's rate, as one batch.
+
+        Args:
+            waveforms: each ``(S,)`` float32 in [-1, 1].
+
+        Returns:
+            ``(B, T, V)`` float32 natural log-probabilities on the CPU, blank first, and ``(B,)`` valid frames.
+        """
+        lengths = torch.tensor([len(w) for w in waveforms])
+        padded = torch.zeros(len(waveforms), int(lengths.max()))
+        for row, waveform in enumerate(waveforms):
+            padded[row, : len(waveform)] = torch.from_numpy(waveform)
+        with torch.inference_mode():
+            mel, frames = self.log_mel(padded.to(self.device), lengths.to(self.device))
+            log_probs, valid = self.network(mel, frames)
+        return log_probs.cpu(), valid.cpu()
+
+    def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
+        """The best hypothesis of each row of ``(B, T, V)`` log-probabilities."""
+        if self.beam == 1:
+            return decode.greedy(log_probs, lengths)
+        return [nbest[0] for nbest in decode.beam_search(log_probs, lengths, beam=self.beam)]
+
+    def _load(self, item: Item, source_rate_hz: int | None = None) -> np.ndarray:
+        rate = self.sample_rate_hz
+        samples = audio.load(item.source, rate, source_rate_hz=source_rate_hz, start_s=item.start_s, end_s=item.end_s)
+        if features.count_frames(len(samples), self.model.config.features) == 0:
+            window_s = self.model.config.features.window_s
+            name = item.name or describe(item.source) or "audio"
+            raise AudioError(f"{name}: expected at least {window_s:g} s of audio, got {len(samples) / rate:.4f} s")
+        return samples
+
+    def _window(
+        self, window: list[tuple[Item, np.ndarray | AudioError]]
+    ) -> Iterator[tuple[Item, Transcript | AudioError]]:
+        results: dict[int, Transcript | AudioError] = {}
+        waveforms: dict[int, np.ndarray] = {}
+        for index, (_, samples) in enumerate(window):
+            if isinstance(samples, AudioError):
+                results[index] = samples
+            else:
+                waveforms[index] = samples
+        for batch in self._batches(waveforms):
+            names = [window[index][0].name or describe(window[index][0].source) for index in batch]
+            transcripts = self._transcripts([waveforms[index] for index in batch], names)
+            results.update(zip(batch, transcripts, strict=True))
+        for index, (item, _) in enumerate(window):
+            yield item, results[index]
+
+    def _batches(self, waveforms: dict[int, np.ndarray]) -> list[list[int]]:
+        limit = BATCH_S * self.sample_rate_hz
+        batches: list[list[int]] = []
+        for index in sorted(waveforms, key=lambda i: len(waveforms[i])):
+            if not batches or len(waveforms[index]) * (len(batches[-1]) + 1) > limit:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
+
+    def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
+        hypotheses = self.decode(*self.log_probs(waveforms))
+        return [
+            make_transcript(
+                hypothesis, self.model.tokenizer, self.frame_s, len(waveform) / self.sample_rate_hz, source=name
+            )
+            for hypothesis, waveform, name in zip(hypotheses, waveforms, names, strict=True)
+        ]
+
+
+def make_transcript(
+    hypothesis: Hypothesis, tokenizer: CharTokenizer, frame_s: float, duration_s: float, source: str = ""
+) -> Transcript:
+    """Words with times and confidences from token ids with frames.
+
+    A word lasts from the first frame of its first token to the last of its last one; its confidence is that of its
+    least certain token.
+    """
+    words: list[Word] = []
+    positions: list[int] = []
+
+    def close() -> None:
+        if positions:
+            text = tokenizer.decode([hypothesis.tokens[p] for p in positions])
+            start_s = min(hypothesis.frames[positions[0]] * frame_s, duration_s)
+            end_s = min(hypothesis.ends[positions[-1]] * frame_s, duration_s)
+            words.append(Word(text, start_s, end_s, min(hypothesis.confidences[p] for p in positions)))
+            positions.clear()
+
+    for position, token in enumerate(hypothesis.tokens):
+        if token == tokenizer.space_id:
+            close()
+        else:
+            positions.append(position)
+    close()
+    return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
+
+
+def describe(source: Any) -> str:
+    """A name for messages and output: the path, or the file object's name, or nothing for an array."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    name = getattr(source, "name", "")
+    return name if isinstance(name, str) else ""
+
+
+def load(model: str | Path | None = None, *, device: str = "auto", beam: int = 1) -> Recognizer:
+    """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
+
+    Raises ``ModelError`` naming what is missing or damaged.
+    """
+    return Recognizer(checkpoint.load_model(model), device=device, beam=beam)
