@@ -245,9 +245,7 @@ def dumps(config: Any) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dict (tuples become lists) of a config dataclass."""
-    return {
-        f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)
-    }
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
 def _plain(value: Any) -> Any:

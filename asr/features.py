@@ -126,7 +126,7 @@ class LogMel(nn.Module):
         if total == 0:
             return samples.new_zeros(samples.shape[0], 0, self.config.mel_bins), frames
         windows = samples.unfold(1, window, hop)
-        blocks = [self._log_mel(block) for block in windows.split(BLOCK_FRAMES, dim=1)]
+        blocks = [self._log_mel(block) for block in torch.split(windows, BLOCK_FRAMES, dim=1)]
         features = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
         valid = torch.arange(total, device=samples.device) < frames[:, None]
         return features.masked_fill(~valid[..., None], 0.0), frames
@@ -153,7 +153,8 @@ class LogMel(nn.Module):
         spectrum = torch.fft.rfft(windows * self.window, n=self.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
         energies = power @ self.bank
-        return (energies.clamp(min=self.config.floor).log() - self.mean) * self.inverse_std
+        log_energies: Tensor = energies.clamp(min=self.config.floor).log()
+        return (log_energies - self.mean) * self.inverse_std
 
 
 def measure_stats(log_mel: LogMel, waveforms: Iterable[np.ndarray]) -> FeatureStats:

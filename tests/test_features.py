@@ -140,7 +140,12 @@ def test_no_frames_to_measure_is_an_error():
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "{}", json.dumps({"mean": [0], "std": [0], "frames": 1}), json.dumps({"mean": [0, 1], "std": [1], "frames": 1})],
+    [
+        "{",
+        "{}",
+        json.dumps({"mean": [0], "std": [0], "frames": 1}),
+        json.dumps({"mean": [0, 1], "std": [1], "frames": 1}),
+    ],
 )
 def test_damaged_statistics_name_the_file(tmp_path, content):
     (tmp_path / "stats.json").write_text(content)

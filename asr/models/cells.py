@@ -35,7 +35,7 @@ def make_cell(kind: str, inputs: int, hidden: int) -> nn.RNNBase:
                     parameter[hidden : 2 * hidden] = 1.0
             else:
                 init = nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_
-                for gate in parameter.split(hidden):
+                for gate in torch.split(parameter, hidden):
                     init(gate)
     return cell
 

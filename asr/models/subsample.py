@@ -25,6 +25,7 @@ class Subsampling(nn.Module):
     def __init__(self, feature_dim: int, channels: int, factor: int) -> None:
         super().__init__()
         self.factor = factor
+        self.channels = channels
         strides = {2: (2, 1), 4: (2, 2)}[factor]
         self.convs = nn.ModuleList(
             nn.Conv2d(inputs, channels, KERNEL, stride=(stride, 2), padding=(0, 1))
@@ -56,7 +57,6 @@ class Subsampling(nn.Module):
             if outputs:
                 hidden = torch.relu(conv(hidden))
             else:
-                bins = (hidden.shape[3] + 1) // 2
-                hidden = hidden.new_zeros(hidden.shape[0], conv.weight.shape[0], 0, bins)
+                hidden = hidden.new_zeros(hidden.shape[0], self.channels, 0, (hidden.shape[3] + 1) // 2)
         batch, channels, frames, bins = hidden.shape
         return hidden.transpose(1, 2).reshape(batch, frames, channels * bins), following
