@@ -1,0 +1,82 @@
+"""The import order of the package: a module imports only from layers below its own (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = {
+    "errors": 0,
+    "config": 1,
+    "archive": 2,
+    "audio": 2,
+    "device": 2,
+    "manifest": 2,
+    "scoring": 2,
+    "text": 2,
+    "transcript": 2,
+    "features": 3,
+    "augment": 3,
+    "models": 3,
+    "checkpoint": 4,
+    "data": 4,
+    "decode": 4,
+    "train": 5,
+    "recognizer": 6,
+    "batch": 7,
+    "evaluate": 7,
+    "cli": 8,
+}
+FILES = sorted((ROOT / "asr").rglob("*.py"))
+
+
+def room(module):
+    """The top-level module or package of ``asr`` that a dotted name lies in, None for the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
+
+
+def imported(path):
+    """(room, line) of everything from ``asr`` that a file imports, types-only imports included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write it in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name == "asr" or name.startswith("asr."):
+                found = room(name)
+                # ``from asr import __version__`` and the like take from the package itself.
+                if found in LAYERS:
+                    yield found, node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    parts = path.relative_to(ROOT / "asr").with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    own = parts[0]
+    assert own in LAYERS, f"{path}: new module; give it a layer here and in docs/architecture.md"
+    for other, line in imported(path):
+        assert other == own or LAYERS[other] < LAYERS[own], (
+            f"{path}:{line}: {own} (layer {LAYERS[own]}) imports {other} (layer {LAYERS[other]})"
+        )
+
+
+def test_every_layer_has_its_module():
+    rooms = {p.relative_to(ROOT / "asr").with_suffix("").parts[0] for p in FILES} - {"__init__"}
+    assert rooms == set(LAYERS)
+
+
+def test_the_package_does_not_import_recipes_examples_or_tools():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & {"recipes", "egs", "tools", "tests"}, path
