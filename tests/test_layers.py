@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "errors": 0,
     "config": 1,
+    "containers": 1,
     "archive": 2,
     "audio": 2,
     "device": 2,

@@ -1,0 +1,222 @@
+"""What audio headers promise, checked against the bytes that are there.
+
+libsndfile shortens the length of a WAV, SPHERE, CAF or W64 file that was cut off, reads only the first of several
+chained Ogg streams, and guesses the length of an MP3 that does not state it, all without a word. Every error is an
+``AudioError`` that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from contextlib import suppress
+from typing import Any
+
+from asr.errors import AudioError
+
+MIN_RATE_HZ = 1_000
+MAX_RATE_HZ = 768_000
+_STREAMED_BYTES = 0x7FFF0000  # writers that cannot seek back (sox, ffmpeg, arecord) leave sizes from here up to 2**32-1
+
+
+class Reader:
+    """A binary file as libsndfile and the header checks need it.
+
+    Reads are full unless the file ends, seeks before its start (damaged headers ask for them) do nothing, and
+    exceptions are kept: in libsndfile's callbacks they would be printed and lost. It has no name, because soundfile
+    takes a file called ``*.raw`` for headerless, whatever it holds.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.error: Exception | None = None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with suppress(OSError, ValueError, OverflowError):
+            self.file.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def read(self, count: int) -> bytes:
+        data = b""
+        try:
+            while len(data) < count and (more := self.file.read(count - len(data))):
+                data += more
+        except Exception as error:
+            self.error = error
+        return data
+
+
+def check_header(raw: Reader, name: str) -> tuple[Reader, int | None]:
+    """The file at its start (or a mended copy), and the sample count that only its header knows."""
+    size = raw.seek(0, io.SEEK_END)
+    raw.seek(0)
+    head = raw.read(4096)
+    if size == 0:
+        raise AudioError(f"{name}: expected audio, got an empty file (0 bytes)")
+    _check_foreign(head, name)
+    promised = None
+    if head.startswith((b"RIFF", b"RIFX", b"RF64", b"BW64")):
+        raw = _check_riff(raw, size, name)
+    elif head.startswith((b"caff", b"riff\x2e\x91\xcf\x11")):
+        _check_chunks(raw, size, head, name)
+    elif head.startswith(b"NIST_1A"):
+        promised = _check_sphere(head, size, name)
+    elif head.startswith(b"OggS"):
+        _check_ogg(raw, size, head, name)
+    raw.seek(0)
+    return raw, promised
+
+
+_FOREIGN = (
+    (4, b"ftyp", "MP4 (M4A, AAC) audio"),
+    (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", "Windows media (WMA)"),
+    (0, b"#!AMR", "AMR audio"),
+    (0, b"ajkg", "Shorten audio"),
+    (0, b"MAC ", "Monkey's audio"),
+    (0, b"wvpk", "WavPack audio"),
+)
+
+
+def _check_foreign(head: bytes, name: str) -> None:
+    """Contents that are recognised but not readable, so that the error can say what to do."""
+    for offset, magic, kind in _FOREIGN:
+        if head[offset:].startswith(magic):
+            raise AudioError(f"{name}: holds {kind}, which libsndfile does not read; convert: ffmpeg -i {name} out.wav")
+    if head.startswith(b"version https://git-lfs"):
+        raise AudioError(f"{name}: holds a Git LFS pointer in place of the audio; fetch it: git lfs pull")
+    if head[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise AudioError(f"{name}: holds a web page in place of the audio; download it again")
+
+
+def _check_riff(raw: Reader, size: int, name: str) -> Reader:
+    """``raw``, or a copy with the length filled in where a streaming writer left 0.
+
+    Sizes of 0 and from ``_STREAMED_BYTES`` up are "unknown" and reach to the end of the file (libsndfile does that
+    for the latter only); any other size that reaches past the end means that samples are missing. RF64 keeps the
+    size in its ``ds64`` chunk.
+    """
+    raw.seek(0)
+    kind, riff_bytes = struct.unpack("<4sI", raw.read(8)) if size >= 8 else (b"", 0)
+    order = ">" if kind == b"RIFX" else "<"
+    at, frame, long_bytes = 12, 1, None
+    for _ in range(1000):  # a bound: a damaged file may hold any number of empty chunks
+        raw.seek(at)
+        head = raw.read(36)
+        if len(head) < 8:
+            return raw  # no data chunk: libsndfile says so
+        kind, promised = struct.unpack(f"{order}4sI", head[:8])
+        if kind == b"ds64" and len(head) >= 24:
+            long_bytes = struct.unpack(f"{order}Q", head[16:24])[0]
+        if kind == b"fmt " and len(head) >= 22:
+            channels, rate_hz, _, frame = struct.unpack(f"{order}HIIH", head[10:22])
+            if channels == 0:
+                raise AudioError(f"{name}: expected at least one channel, the header says 0")
+            check_rate(rate_hz, f"{name}: the file's sample rate")
+        if kind == b"data":
+            break
+        at += 8 + promised + promised % 2
+    else:
+        return raw
+    there = size - at - 8
+    if promised == 2**32 - 1 and long_bytes not in (None, 0, 2**64 - 1):
+        promised = long_bytes
+    elif promised >= _STREAMED_BYTES:
+        return raw
+    if promised == 0 and there > 0 and riff_bytes + 8 != size:
+        raw.seek(0)
+        patched = io.BytesIO(raw.read(size))
+        patched.seek(at + 4)
+        patched.write(struct.pack(f"{order}I", min(there, 2**32 - 1)))
+        return Reader(patched)
+    if promised > there:
+        frame = max(1, frame)
+        raise truncated(name, f"{promised // frame} samples ({promised} bytes)", there // frame)
+    return raw
+
+
+def _check_chunks(raw: Reader, size: int, head: bytes, name: str) -> None:
+    """No chunk of a CAF or W64 file reaches past its end (CAF: size -1, to the end, is for streams)."""
+    # Where the chunks start, how their heads look, what the size counts beside the content, and the alignment.
+    at, layout, counted, align = (8, ">4sq", 0, 1) if head.startswith(b"caff") else (40, "<16sq", 24, 8)
+    for _ in range(1000):
+        raw.seek(at)
+        chunk = raw.read(struct.calcsize(layout))
+        if len(chunk) < struct.calcsize(layout):
+            break
+        length = struct.unpack(layout, chunk)[1] - counted
+        if length < 0:
+            return
+        at += len(chunk) + length + -length % align
+        if at - size >= align:
+            raise truncated(name, f"at least {at} bytes", size)
+
+
+def _check_sphere(head: bytes, size: int, name: str) -> int | None:
+    """Sample count of a NIST SPHERE header (None: not given), which libsndfile ignores."""
+    fields = {
+        key.decode(): value.strip().decode("latin-1")
+        for key, value in re.findall(rb"^(\w+) -\w+ ([^\n]*)$", head.split(b"end_head")[0], re.MULTILINE)
+    }
+    coding = fields.get("sample_coding", "pcm")
+    if coding not in ("pcm", "ulaw", "mu-law", "alaw"):
+        raise AudioError(
+            f"{name}: SPHERE audio coded as {coding!r}, which libsndfile does not read; "
+            f"convert with the LDC's sph2pipe: sph2pipe -f wav {name} out.wav"
+        )
+    try:
+        samples = int(fields["sample_count"])
+        frame = int(fields.get("channel_count", "1")) * int(fields.get("sample_n_bytes", "1"))
+        there = size - int(head[8:16])
+    except (KeyError, ValueError):
+        return None
+    if samples * frame > there:
+        raise truncated(name, f"{samples} samples", max(0, there) // max(1, frame))
+    return samples
+
+
+def _check_ogg(raw: Reader, size: int, head: bytes, name: str) -> None:
+    """The last page is whole and of the same stream as the first.
+
+    A file that ends with a whole page but without the end-of-stream mark is taken: recorders of live streams leave
+    such files.
+    """
+    raw.seek(max(0, size - 2 * 65536))  # a page is at most 65307 bytes
+    tail = raw.read(2 * 65536)
+    at = tail.rfind(b"OggS")
+    page = tail[at:]
+    lengths = page[27 : 27 + page[26]] if len(page) > 27 else b""
+    if at < 0 or len(page) < 27 or len(lengths) < page[26] or len(page) < 27 + len(lengths) + sum(lengths):
+        raise AudioError(f"{name}: truncated: its last Ogg page is cut off; copy it again")
+    if page[14:18] != head[14:18]:
+        raise AudioError(
+            f"{name}: holds several Ogg streams, of which only the first could be read; "
+            f"join them: ffmpeg -i {name} out.wav"
+        )
+
+
+def mpeg_sync(raw: Reader) -> bytes | None:
+    """First two bytes of the first MPEG frame, or None if the frame states the length (Xing, Info or VBRI header)."""
+    position, at = raw.tell(), 0
+    while True:
+        raw.seek(at)
+        head = raw.read(256)
+        if not head.startswith(b"ID3") or len(head) < 10:
+            break
+        at += 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    raw.seek(position)
+    stated = any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
+    return None if stated else head[:2] or None
+
+
+def truncated(name: str, expected: str, got: int) -> AudioError:
+    return AudioError(f"{name}: truncated or damaged: the header promises {expected}, {got} are there; copy it again")
+
+
+def check_rate(rate_hz: float, what: str, whole: bool = True) -> None:
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ or (whole and rate_hz != int(rate_hz)):
+        raise AudioError(f"{what}: expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {rate_hz}")
