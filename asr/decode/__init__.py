@@ -1,0 +1,24 @@
+"""Decoders: log-probability matrices in, hypotheses out.
+
+The beam search is imported when first asked for: greedy decoding must not pay for importing numba.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from asr.decode.greedy import greedy
+from asr.decode.hypothesis import Hypothesis
+
+if TYPE_CHECKING:
+    from asr.decode.beam import BeamSearch, beam_search
+
+__all__ = ["BeamSearch", "Hypothesis", "beam_search", "greedy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("BeamSearch", "beam_search"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from asr.decode import beam
+
+    return getattr(beam, name)

@@ -1,0 +1,27 @@
+"""What every decoder gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One token sequence with its times, confidences and score.
+
+    ``tokens``, ``frames``, ``ends`` and ``confidences`` have one item per token. Token ``i`` is emitted in the frames
+    ``frames[i]`` to ``ends[i] - 1`` of the best path (repeats included, blanks not), so that
+    ``frames[i] < ends[i] <= frames[i + 1]``.
+
+    ``confidences[i]`` is the largest posterior of the token in those frames, 0 to 1. The largest, not the mean: a
+    CTC token often begins and fades within a frame that it shares with blank, and that says nothing against the token.
+
+    ``score`` is a natural logarithm: of the best path's probability from :func:`asr.decode.greedy`, of the probability
+    of the token sequence, summed over its paths, from the beam search. The two must not be compared with each other.
+    """
+
+    tokens: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    confidences: tuple[float, ...] = ()
+    score: float = 0.0

@@ -1,0 +1,117 @@
+"""What decoders accept: batches of log-probabilities, checked before any search starts.
+
+Guessing whether a matrix holds logits, probabilities or their logarithms turns a wrong call into a bad transcript.
+Here every frame that is decoded must sum to one, and the error names the first one that does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import DecodeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Matrix: TypeAlias = "npt.NDArray[Any] | Tensor"
+"""Natural log-probabilities ``(T, V)`` or ``(B, T, V)``, blank in column 0; numpy or torch, any float type."""
+Lengths: TypeAlias = "int | Sequence[int] | npt.NDArray[Any] | Tensor | None"
+"""Valid frames of each utterance ``(B,)``; ``None`` takes all ``T``."""
+
+BLANK = 0
+TOLERANCE = 1e-2
+"""Largest accepted distance of a row's logsumexp from 0; float32 and float16 rounding stay far below it."""
+CHECK_VALUES = 1 << 20
+"""Values checked at a time, so that checking a long recording needs no second copy of it."""
+
+
+def as_batch(log_probs: Matrix, lengths: Lengths = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The matrix as a floating ``(B, T, V)`` array, without a copy where that can be, and its lengths ``(B,)``.
+
+    Raises:
+        DecodeError: not two or three axes, not floating, fewer than two columns, or lengths that do not fit.
+    """
+    array = _to_numpy(log_probs)
+    if array.ndim not in (2, 3):
+        raise DecodeError(f"expected log-probabilities of shape (T, V) or (B, T, V), got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DecodeError(f"expected floating log-probabilities, got values of type {array.dtype}")
+    if array.shape[-1] < 2:
+        raise DecodeError(
+            f"expected at least 2 columns (blank and one token), got shape {array.shape}; "
+            "the vocabulary is the last axis"
+        )
+    batch = array if array.ndim == 3 else array[None]
+    return batch, _check_lengths(lengths, batch.shape[0], batch.shape[1])
+
+
+def check_normalised(batch: npt.NDArray[Any], lengths: npt.NDArray[np.int64], first_frame: int = 0) -> None:
+    """Require each valid row to be log-probabilities that sum to one; frames past the lengths are not looked at.
+
+    Single entries may be ``-inf``. ``first_frame`` is added to the frame number in messages.
+
+    Raises:
+        DecodeError: NaN, ``+inf`` or a row whose logsumexp is further than 0.01 from 0; names utterance and frame.
+    """
+    for start, stop in _blocks(batch):
+        with np.errstate(over="ignore"):
+            sums = np.exp(batch[:, start:stop], dtype=np.float32, casting="same_kind").sum(axis=-1)
+        good = (sums >= math.exp(-TOLERANCE)) & (sums <= math.exp(TOLERANCE))
+        if not good.all():
+            good |= np.arange(start, stop) >= lengths[:, None]
+        if not good.all():
+            utterance, frame = np.argwhere(~good)[0].tolist()
+            where = f"frame {first_frame + start + frame} of utterance {utterance}"
+            raise DecodeError(_what_is_wrong(batch[utterance, start + frame].astype(np.float64), where))
+
+
+def _blocks(batch: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+    utterances, frames, columns = batch.shape
+    step = max(1, CHECK_VALUES // max(1, utterances * columns))
+    for start in range(0, frames if utterances else 0, step):
+        yield start, min(frames, start + step)
+
+
+def _to_numpy(values: Any) -> npt.NDArray[Any]:
+    """numpy view of an array or a tensor, found by its methods: a numpy caller must not pay for importing torch."""
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
+    tensor = values.detach().cpu()
+    array: npt.NDArray[Any] = (
+        tensor.float() if tensor.dtype.is_floating_point and tensor.itemsize < 4 else tensor
+    ).numpy()
+    return array
+
+
+def _check_lengths(lengths: Lengths, utterances: int, frames: int) -> npt.NDArray[np.int64]:
+    if lengths is None:
+        return np.full(utterances, frames, dtype=np.int64)
+    array = np.atleast_1d(_to_numpy(lengths))
+    if array.shape != (utterances,):
+        raise DecodeError(
+            f"expected one length for each of {utterances} utterances, got lengths of shape {array.shape}"
+        )
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise DecodeError(f"expected lengths in whole frames, got values of type {array.dtype}")
+    wrong = np.flatnonzero((array < 0) | (array > frames))
+    if wrong.size:
+        raise DecodeError(f"expected lengths of 0 to {frames} frames, got {array[wrong[0]]} for utterance {wrong[0]}")
+    return array.astype(np.int64)
+
+
+def _what_is_wrong(row: npt.NDArray[np.float64], where: str) -> str:
+    expected = "expected natural log-probabilities, as log_softmax over the vocabulary gives them"
+    if np.isnan(row).any():
+        return f"{expected}, got NaN in {where}; look for it in the features or in the model's weights"
+    if np.isposinf(row).any():
+        return f"{expected}, got +inf in {where}"
+    if row.min() >= 0 and abs(row.sum() - 1) <= TOLERANCE:
+        return f"{expected}, got what looks like probabilities in {where}; take their logarithm"
+    top = row.max()
+    total = top if np.isneginf(top) else top + math.log(np.exp(row - top).sum())
+    return f"{expected} (logsumexp of each row 0 ± {TOLERANCE:g}), got logsumexp {total:.4g} in {where}"
