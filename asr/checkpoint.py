@@ -61,17 +61,44 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             safetensors.torch.save_file(contiguous, temporary, metadata={"json": json.dumps(metadata)})
+            # safetensors goes through a private file: without this nobody but the trainer could read the model.
+            temporary.chmod(mode)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: cannot write: {error}; the previous file, if any, is untouched") from error
 
 
+def sweep(folder: Path) -> None:
+    """Remove what ``atomic`` writes that were killed have left in ``folder``."""
+    for pattern in (".*.tmp", ".tmp*"):  # ours, and those of safetensors
+        for temporary in folder.glob(pattern):
+            with contextlib.suppress(OSError):  # a folder that cannot be written is named by who writes to it
+                temporary.unlink()
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Read what ``save_tensors`` wrote. Raises ``ModelError`` naming the file when it is missing or damaged."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118 (not a dict)
+
+
+def load_metadata(path: Path) -> Any:
+    """The metadata alone. Raises ``ModelError`` as ``load_tensors`` does."""
+    with _opened(path) as file:
+        return _metadata(file)
+
+
+def _metadata(file: Any) -> Any:
+    return json.loads((file.metadata() or {}).get("json", "null"))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("json", "null"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+            yield file
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
@@ -122,8 +149,13 @@ def save_description(folder: Path, config: Config, tokenizer: CharTokenizer, sta
 
 def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, half: bool = False) -> None:
     """Write ``model.safetensors`` and ``card.json``; ``half`` stores float16. Raises ``ModelError``."""
+    path = folder / "model.safetensors"
     dtype = torch.float16 if half else torch.float32
-    save_tensors(folder / "model.safetensors", {k: v.to(dtype) for k, v in network.state_dict().items()})
+    tensors = {name: value.to(dtype) for name, value in network.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelError(f"{path}: not written: {name} holds values that are not finite as {dtype}")
+    save_tensors(path, tensors)
     try:
         with atomic(folder / "card.json") as path:
             path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -155,7 +187,8 @@ def locate(model: str | Path | None) -> Path:
 def load_model(model: str | Path | None = None) -> Model:
     """Load a model directory or a bundled model by name; ``None`` is the default bundled one.
 
-    Raises ``ModelError`` naming the file that is missing, damaged, or does not fit the others.
+    Raises ``ModelError`` naming the file that is missing, damaged, or does not fit the others, ``ConfigError`` for a
+    bad config.yaml.
     """
     folder = locate(model)
     for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors"):

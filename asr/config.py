@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -66,9 +67,14 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         _check(self.sample_rate_hz > 0, f"features.sample_rate_hz: expected > 0, got {self.sample_rate_hz}")
-        _check(0 < self.hop_s <= self.window_s, "features: expected 0 < hop_s <= window_s")
+        _check(
+            0 < self.hop_s <= self.window_s <= 1,
+            f"features: expected 0 < hop_s <= window_s <= 1, got hop_s={self.hop_s:g}, window_s={self.window_s:g}",
+        )
+        _check(self.hop_samples > 0, f"features.hop_s: expected at least one sample, got {self.hop_s:g} s")
         _check(self.mel_bins > 0, f"features.mel_bins: expected > 0, got {self.mel_bins}")
-        _check(self.floor > 0, f"features.floor: expected > 0, got {self.floor}")
+        # Below, float32 energies would round the floor to zero, whose logarithm is not finite.
+        _check(1e-30 <= self.floor <= 1, f"features.floor: expected 1e-30 to 1, got {self.floor}")
         _check(
             0 <= self.low_hz < self.high_hz <= self.sample_rate_hz / 2,
             f"features: expected 0 <= low_hz < high_hz <= {self.sample_rate_hz / 2:g} (half the sample rate), "
@@ -166,10 +172,11 @@ class OptimConfig:
     """Largest global gradient norm."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate > 0, f"optim.learning_rate: expected > 0, got {self.learning_rate}")
+        rate, decay = self.learning_rate, self.weight_decay
+        _check(0 < rate < math.inf, f"optim.learning_rate: expected > 0 and finite, got {rate}")
         _check(0 <= self.warmup_ratio <= 1, f"optim.warmup_ratio: expected 0 to 1, got {self.warmup_ratio}")
         _check(0 <= self.final_ratio <= 1, f"optim.final_ratio: expected 0 to 1, got {self.final_ratio}")
-        _check(self.weight_decay >= 0, f"optim.weight_decay: expected >= 0, got {self.weight_decay}")
+        _check(0 <= decay < math.inf, f"optim.weight_decay: expected >= 0 and finite, got {decay}")
         _check(all(0 <= b < 1 for b in self.betas), f"optim.betas: expected 0 <= beta < 1, got {self.betas}")
         _check(self.clip_norm > 0, f"optim.clip_norm: expected > 0, got {self.clip_norm}")
 
@@ -191,11 +198,12 @@ class TrainConfig:
     checkpoint_every_s: float = 300.0
     """Seconds between checkpoints inside an epoch; there is one at each epoch's end as well."""
     max_bad_steps: int = 10
-    """Steps in a row with a non-finite loss or gradient before training stops."""
+    """Steps in a row with a non-finite loss or gradient, or without readable audio, before training stops."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "validate_every_epochs", "checkpoint_every_s", "max_bad_steps"):
             _check(getattr(self, name) > 0, f"train.{name}: expected > 0, got {getattr(self, name)}")
+        _check(0 <= self.seed < 2**32, f"train.seed: expected 0 to 2**32 - 1, got {self.seed}")
         _check(self.threads >= 0, f"train.threads: expected >= 0, got {self.threads}")
         _check(0 <= self.ema < 1, f"train.ema: expected 0 <= ema < 1, got {self.ema}")
 
@@ -213,6 +221,19 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice: YAML itself would let the last one win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value} occurs twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file into a ``Config``; ``overrides`` are ``key.sub=value`` strings applied on top.
 
@@ -223,7 +244,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if tree is None:

@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 # Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
 LENGTH_JITTER = 0.1
-# Stream of random numbers that orders batches; utterance indices take 0 and above.
-ORDER_STREAM = 2**32
+# Streams of random numbers: what is drawn for one purpose must not repeat what was drawn for another.
+SPEED_STREAM, MASK_STREAM, ORDER_STREAM = range(3)
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Batch:
     masks: Tensor
 
     @property
-    def audio_s(self) -> float:
-        """Total valid samples; divide by the sample rate for seconds."""
-        return float(self.lengths.sum())
+    def total_samples(self) -> int:
+        """Valid samples of all rows."""
+        return int(self.lengths.sum())
 
 
 def output_frames(samples: int, config: Config) -> int:
@@ -67,8 +67,9 @@ class Dataset:
     """Utterances with their token ids, read as batches.
 
     ``labels[i]`` are the token ids of ``utterances[i]``. ``left_out`` maps the id of every utterance that cannot be
-    used to the reason: a label that needs more frames than the audio has (CTC needs one per token and one more per
-    adjacent repeat), or audio longer than ``data.max_utterance_s``. ``warn`` is told of audio that fails later.
+    used to the reason: audio shorter than one window, a label that needs more frames than the audio has (CTC needs
+    one per token and one more per adjacent repeat), or audio longer than ``data.max_utterance_s``. ``warn`` is told
+    of audio that fails later.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class Dataset:
         self.utterances: list[Utterance] = []
         self.labels: list[list[int]] = []
         self.left_out: dict[str, str] = {}
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict[str, np.ndarray] = {}
         self.cached_s = 0.0
+        self.cache_full = False
         for utterance in utterances:
             label = tokenizer.encode(utterance.text, utterance.id)
             reason = self._misfit(utterance.duration_s, label)
@@ -99,6 +101,8 @@ class Dataset:
 
     def _misfit(self, duration_s: float, label: list[int]) -> str:
         frames = output_frames(round(duration_s * self.config.features.sample_rate_hz), self.config)
+        if frames == 0:
+            return f"its {duration_s:.3f} s are shorter than one window ({self.config.features.window_s:g} s)"
         needed = text.min_frames(label)
         if needed > frames:
             return (
@@ -114,25 +118,37 @@ class Dataset:
         self.utterances = [self.utterances[i] for i in keep]
         self.labels = [self.labels[i] for i in keep]
         self.left_out.update(failures)
-        self._cache.clear()
-        self.cached_s = 0.0
+        for name in failures:
+            self._cache.pop(name, None)
+        self.cached_s = sum(map(len, self._cache.values())) / self.config.features.sample_rate_hz
+
+    def check(self, index: int) -> str:
+        """Read one utterance (into the cache): why its audio cannot be used, or an empty string."""
+        try:
+            samples = self.samples(index)
+        except AudioError as error:
+            return str(error)
+        # The manifest may be wrong about the duration.
+        return self._misfit(len(samples) / self.config.features.sample_rate_hz, self.labels[index])
 
     def samples(self, index: int) -> np.ndarray:
         """Waveform ``(S,)`` float32 of one utterance, cached up to ``data.cache_s``. Raises ``AudioError``."""
-        cached = self._cache.get(index)
+        item = self.utterances[index]
+        cached = self._cache.get(item.id)
         if cached is not None:
             return cached
-        item = self.utterances[index]
         rate = self.config.features.sample_rate_hz
         samples = audio.load(item.audio, rate, start_s=item.start_s, end_s=item.end_s)
         duration_s = len(samples) / rate
         if self.cached_s + duration_s <= self.config.data.cache_s:
-            self._cache[index] = samples
+            self._cache[item.id] = samples
             self.cached_s += duration_s
+        else:
+            self.cache_full = True
         return samples
 
-    def _rng(self, epoch: int, stream: int) -> np.random.Generator:
-        return np.random.default_rng((self.config.train.seed, epoch, stream))
+    def _rng(self, epoch: int, stream: int, index: int = 0) -> np.random.Generator:
+        return np.random.default_rng((self.config.train.seed, epoch, stream, index))
 
     def plan(self, epoch: int) -> list[list[Example]]:
         """The batches of an epoch: utterances of similar length, at most ``data.batch_s`` padded seconds each.
@@ -143,7 +159,7 @@ class Dataset:
         speeds = np.ones(len(self.utterances))
         if self.training:
             for index, label in enumerate(self.labels):
-                speed = augment.draw_speed(self.config.augment, self._rng(epoch, index))
+                speed = augment.draw_speed(self.config.augment, self._rng(epoch, SPEED_STREAM, index))
                 # A label that only just fits must not be made impossible by playing it faster.
                 fits = not self._misfit(self.utterances[index].duration_s / speed, label)
                 speeds[index] = speed if fits else 1.0
@@ -182,8 +198,7 @@ class Dataset:
                 continue
             masks = np.zeros((0, 2), dtype=np.int64)
             if self.training:
-                # Stream of its own: the masks must not repeat the numbers that chose the speed.
-                rng = np.random.default_rng((config.train.seed, epoch, example.index, 1))
+                rng = self._rng(epoch, MASK_STREAM, example.index)
                 frames = features.count_frames(len(samples), config.features)
                 masks = augment.draw_masks(frames, config.features.mel_bins, config.augment, rng)
             good.append((example.index, samples, masks))

@@ -77,7 +77,8 @@ class FeatureStats:
             stats = cls(tuple(map(float, tree["mean"])), tuple(map(float, tree["std"])), int(tree["frames"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: cannot read the feature statistics: {error}") from error
-        if len(stats.mean) != len(stats.std) or not np.isfinite([*stats.mean, *stats.std]).all() or min(stats.std) <= 0:
+        mean, std = np.array(stats.mean), np.array(stats.std)
+        if not len(mean) or len(mean) != len(std) or not np.isfinite([mean, std]).all() or std.min() <= 0:
             raise ModelError(f"{path}: expected as many finite means as positive standard deviations")
         return stats
 

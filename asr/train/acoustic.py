@@ -45,9 +45,10 @@ def train(config: Config, *, resume: bool = False) -> loop.Progress:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
-    task = AcousticTask(config)
     folder = Path(config.train.output)
-    if not (folder / "checkpoint.safetensors").exists():
+    loop.check_folder(folder, config, resume=resume)
+    task = AcousticTask(config)
+    if not task.resuming:
         checkpoint.save_description(folder, config, task.tokenizer, task.stats)
     return loop.fit(task, config, folder, resume=resume)
 
@@ -58,6 +59,7 @@ class AcousticTask:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.folder = Path(config.train.output)
+        self.resuming = (self.folder / loop.CHECKPOINT).exists()
         self.device = pick_device(config.train.device)
         for key in ("train", "valid"):
             if not getattr(config.data, key):
@@ -65,7 +67,11 @@ class AcousticTask:
         train_set = manifest.read(config.data.train)
         valid_set = manifest.read(config.data.valid)
         warn_shared_speakers(train_set, valid_set)
-        self.tokenizer = make_tokenizer(config, train_set)
+        if self.resuming:
+            # The ids of the run so far, whatever has become of the manifest.
+            self.tokenizer = CharTokenizer.load(self.folder / "tokens.txt", config.text)
+        else:
+            self.tokenizer = CharTokenizer.from_texts([u.text for u in train_set], config.text)
         self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
         self.stats = self._prepare()
@@ -77,25 +83,25 @@ class AcousticTask:
 
     def _prepare(self) -> FeatureStats:
         """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
-        for data in (self.train_data, self.valid_data):
+        for data, path in ((self.train_data, self.config.data.train), (self.valid_data, self.config.data.valid)):
             failures = {}
             description = f"reading {len(data.utterances)} utterances"
             for index, utterance in enumerate(tqdm(data.utterances, desc=description, disable=None, leave=False)):
-                if data.cached_s >= self.config.data.cache_s:
+                if data.cache_full:
                     break  # the rest is read, and reported, batch by batch
-                try:
-                    data.samples(index)
-                except AudioError as error:
-                    failures[utterance.id] = str(error)
-            if failures:
-                data.exclude(failures)
+                if reason := data.check(index):
+                    failures[utterance.id] = reason
+            data.exclude(failures)
             if not data.utterances:
-                raise TrainingError(f"no usable utterance is left: {next(iter(data.left_out.values()), 'none given')}")
-        saved = self.folder / "stats.json"
-        if (self.folder / "checkpoint.safetensors").exists() and saved.exists():
-            return FeatureStats.load(saved)
+                name, reason = next(iter(data.left_out.items()))
+                raise TrainingError(f"{path}: no usable utterance is left; the first, {name}: {reason}")
+        if self.resuming:
+            return FeatureStats.load(self.folder / "stats.json")
         plain = LogMel(self.config.features).to(self.device)
-        return measure_stats(plain, self._waveforms())
+        try:
+            return measure_stats(plain, self._waveforms())
+        except ValueError as error:
+            raise TrainingError(f"{self.config.data.train}: {error}") from error
 
     def _waveforms(self) -> Iterator[np.ndarray]:
         data = self.train_data
@@ -177,12 +183,6 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         batch.token_lengths.to(log_probs.device),
         reduction="none",
     )
-
-
-def make_tokenizer(config: Config, utterances: list[Utterance]) -> CharTokenizer:
-    """The tokenizer of the configured alphabet, or of the training transcripts' characters."""
-    texts = [config.text.alphabet] if config.text.alphabet else [u.text for u in utterances]
-    return CharTokenizer.from_texts(texts, config.text)
 
 
 def warn_shared_speakers(train_set: list[Utterance], valid_set: list[Utterance]) -> None:

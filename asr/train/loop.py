@@ -11,10 +11,11 @@ import contextlib
 import copy
 import ctypes
 import json
+import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,9 +30,18 @@ from asr.data import Batch
 from asr.errors import TrainingError
 from asr.train.schedule import learning_rate
 
+CHECKPOINT = "checkpoint.safetensors"
 LOG_EVERY_STEPS = 10
 # Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
-RESUMABLE_KEYS = {"train.threads", "train.device", "train.checkpoint_every_s", "data.prefetch", "data.cache_s"}
+RESUMABLE_KEYS = {
+    "train.output",  # a run directory may be moved
+    "train.threads",
+    "train.device",
+    "train.checkpoint_every_s",
+    "train.max_bad_steps",
+    "data.prefetch",
+    "data.cache_s",
+}
 
 
 class Task(Protocol):
@@ -66,7 +76,7 @@ class Progress:
     seconds: float = 0.0
     audio_s: float = 0.0
     bad_steps: int = 0
-    """Steps in a row that were skipped because loss or gradient was not finite."""
+    """Steps in a row that were skipped: loss or gradient not finite, or no audio that could be read."""
     best_wer: float = float("inf")
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Sums since the last log line: loss, gradient norm, steps."""
@@ -76,16 +86,37 @@ def fit(task: Task, config: Config, folder: Path, *, resume: bool = False) -> Pr
     """Train ``task`` as ``config`` says, into ``folder``; with ``resume``, go on from its checkpoint if there is one.
 
     SIGINT and SIGTERM end the run after the current step with a checkpoint, as ``KeyboardInterrupt``.
-    Raises ``TrainingError`` when ``folder`` holds a run and ``resume`` is false, when the checkpoint belongs to
-    another configuration, or after ``train.max_bad_steps`` non-finite steps in a row.
+    Raises ``TrainingError`` as ``check_folder`` does, or after ``train.max_bad_steps`` skipped steps in a row.
     """
     keep_freed_memory()
+    check_folder(folder, config, resume=resume)
+    checkpoint.sweep(folder)
     run = Run(task, config, folder)
     if run.checkpoint.exists():
-        if not resume:
-            raise TrainingError(f"{folder}: holds a training run; --resume goes on, another train.output starts anew")
         run.load()
     return run.train()
+
+
+def check_folder(folder: Path, config: Config, *, resume: bool) -> None:
+    """Refuse a run directory that ``fit`` must not write to; cheap, so that it can come before any audio is read.
+
+    Raises ``TrainingError`` when ``folder`` holds a run or a model and ``resume`` is false, or when its checkpoint
+    belongs to another configuration.
+    """
+    path = folder / CHECKPOINT
+    if not resume and (path.exists() or (folder / "model.safetensors").exists()):
+        raise TrainingError(f"{folder}: holds a training run; --resume goes on, another train.output starts anew")
+    if not path.exists():
+        return
+    metadata = checkpoint.load_metadata(path)
+    if not isinstance(metadata, dict) or not {"progress", "config"} <= metadata.keys():
+        raise TrainingError(f"{path}: not a training checkpoint")
+    changed = differences(metadata["config"], to_dict(config))
+    if changed:
+        raise TrainingError(
+            f"{path}: belongs to another configuration ({'; '.join(changed)}); "
+            "restore these values or choose another train.output"
+        )
 
 
 class Run:
@@ -94,7 +125,7 @@ class Run:
     def __init__(self, task: Task, config: Config, folder: Path) -> None:
         self.task = task
         self.config = config
-        self.checkpoint = folder / "checkpoint.safetensors"
+        self.checkpoint = folder / CHECKPOINT
         self.log_path = folder / "log.jsonl"
         self.progress = Progress()
         self.network = task.network
@@ -147,14 +178,15 @@ class Run:
         return progress
 
     def step(self, batch: Batch | None, steps: int) -> float:
-        """One optimiser step; returns the loss. A non-finite one is named, counted and skipped."""
+        """One optimiser step; returns the loss. One that cannot be taken is named, counted and skipped."""
         optim, progress = self.config.optim, self.progress
         share = (progress.epoch + progress.batch / steps) / self.config.train.epochs
         rate = learning_rate(share, optim)
         progress.step += 1
         progress.batch += 1
         if batch is None:
-            return float("nan")
+            self.skip((), "none of the batch's audio could be read")
+            return math.nan
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = self.task.loss(batch)
@@ -162,16 +194,17 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip_norm)
         loss_value, norm_value = loss.item(), norm.item()
-        progress.audio_s += batch.audio_s / self.config.features.sample_rate_hz
+        progress.audio_s += batch.total_samples / self.config.features.sample_rate_hz
         if not torch.isfinite(norm + loss.detach()):
-            self.skip(batch, loss_value, norm_value)
+            self.skip(batch.ids, f"loss {loss_value}, gradient norm {norm_value}: not finite")
             return loss_value
         progress.bad_steps = 0
         self.optimiser.step()
         if self.average is not None:
             # Early weights are far off: the average starts short-sighted and lengthens to the configured decay.
             decay = min(self.config.train.ema, (1 + progress.step) / (10 + progress.step))
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         window = progress.window
         progress.window = [window[0] + loss_value, window[1] + norm_value, window[2] + 1]
         if progress.step % LOG_EVERY_STEPS == 0:
@@ -180,13 +213,12 @@ class Run:
             self.log(loss=loss_sum / count, grad_norm=norm_sum / count, learning_rate=rate)
         return loss_value
 
-    def skip(self, batch: Batch, loss: float, norm: float) -> None:
+    def skip(self, ids: Sequence[str], reason: str) -> None:
         """Log a step that cannot be taken; stop when too many come in a row."""
         progress = self.progress
         progress.bad_steps += 1
-        self.log(skipped=list(batch.ids), loss=str(loss), grad_norm=str(norm))
-        names = ", ".join(batch.ids)
-        message = f"step {progress.step}: loss {loss}, gradient norm {norm}: not finite; batch of {names}"
+        self.log(skipped=list(ids), reason=reason)
+        message = f"step {progress.step}: {reason}{'; batch of ' if ids else ''}{', '.join(ids)}"
         tqdm.write(f"warning: {message}: skipped", file=sys.stderr)
         if progress.bad_steps >= self.config.train.max_bad_steps:
             raise TrainingError(f"{message}; stopped after {progress.bad_steps} such steps in a row")
@@ -235,14 +267,6 @@ class Run:
     def load(self) -> None:
         """Restore what ``save`` wrote and drop the log lines written after it."""
         tensors, metadata = checkpoint.load_tensors(self.checkpoint)
-        if not isinstance(metadata, dict) or not {"progress", "config"} <= metadata.keys():
-            raise TrainingError(f"{self.checkpoint}: not a training checkpoint")
-        changed = differences(metadata["config"], to_dict(self.config))
-        if changed:
-            raise TrainingError(
-                f"{self.checkpoint}: belongs to another configuration ({'; '.join(changed)}); "
-                "restore these values or choose another train.output"
-            )
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "rng": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
@@ -262,16 +286,24 @@ class Run:
         self.trim_log()
 
     def trim_log(self) -> None:
-        """Drop the lines of steps that the checkpoint does not know: they are about to be taken again."""
+        """Drop the lines that the checkpoint does not know of: what they tell is about to happen again.
+
+        A validation has the step of the epoch's last batch and the number of the next epoch: a checkpoint taken
+        between the two knows the step only.
+        """
         if not self.log_path.exists():
             return
         kept = []
         for line in self.log_path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # a line cut short by a kill
-                if json.loads(line)["step"] <= self.progress.step:
+                values = json.loads(line)
+                if (values["step"], values["epoch"]) <= (self.progress.step, self.progress.epoch):
                     kept.append(line + "\n")
-        with checkpoint.atomic(self.log_path) as path:
-            path.write_text("".join(kept), encoding="utf-8")
+        try:
+            with checkpoint.atomic(self.log_path) as path:
+                path.write_text("".join(kept), encoding="utf-8")
+        except OSError as error:
+            raise TrainingError(f"{self.log_path}: cannot write: {error}") from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

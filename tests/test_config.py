@@ -1,0 +1,198 @@
+"""Configuration: strict keys and types, overrides, ranges, round trip."""
+
+import dataclasses
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr import config as configs
+from asr.config import Config, ConfigError, from_dict, load, to_dict
+
+
+def write(tmp_path, text):
+    path = tmp_path / "conf.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: {}", r"unknown key modle; did you mean model\?"),
+        ("model: {layer: 3}", r"unknown key model\.layer; did you mean model\.layers\?"),
+        ("model: {zzz: 3}", r"unknown key model\.zzz; known keys: .*subsampling.*dropout"),
+        ("1: 2", "unknown key 1"),
+        ("model: {layers: '3'}", r"model\.layers: expected int, got '3'"),
+        ("model: {layers: 3.0}", r"model\.layers: expected int, got 3\.0"),
+        ("model: {layers: true}", r"model\.layers: expected int, got True"),
+        ("model: {layers: }", r"model\.layers: expected int, got None"),
+        ("model: {bidirectional: 1}", r"model\.bidirectional: expected bool, got 1"),
+        ("model: {dropout: true}", r"model\.dropout: expected float, got True"),
+        ("model: {dropout: much}", r"model\.dropout: expected float, got 'much'"),
+        ("model: {cell: 3}", r"model\.cell: expected str, got 3"),
+        ("model: 3", r"model: expected a mapping, got 3"),
+        ("augment: {speeds: 1.0}", r"augment\.speeds: expected a list, got 1\.0"),
+        ("augment: {speeds: [1, fast]}", r"augment\.speeds\[1\]: expected float, got 'fast'"),
+        ("optim: {betas: [0.9]}", r"optim\.betas: expected 2 values, got 1"),
+        ("text: {replace: [a, b]}", r"text\.replace: expected a mapping"),
+        ("text: {replace: {a: 1}}", r"text\.replace\.a: expected str, got 1"),
+        ("text: {replace: {no: x}}", r"text\.replace: expected str, got False"),
+        ("- model", "expected a mapping of sections at the top, got list"),
+        ("model: {layers: 3", "not valid YAML"),
+        ("model: {layers: 3}\nmodel: {hidden: 9}", "key model occurs twice"),
+        ("model: {layers: 3, layers: 4}", "key layers occurs twice"),
+        ("model: !!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_file_and_key(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(write(tmp_path, text))
+    assert "conf.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_an_unreadable_file_is_named(tmp_path, content):
+    path = tmp_path / "conf.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"conf\.yaml: cannot read"):
+        load(path)
+
+
+def test_empty_files_and_sections_are_the_defaults(tmp_path):
+    assert load(write(tmp_path, "")) == Config()
+    assert load(write(tmp_path, "model:\ntrain: {}\n")) == Config()
+
+
+def test_ints_and_exponents_without_a_dot_are_floats(tmp_path):
+    config = load(write(tmp_path, "optim: {learning_rate: 2e-3, clip_norm: 5}\naugment: {speeds: [1]}"))
+    assert config.optim.learning_rate == 0.002
+    assert config.optim.clip_norm == 5.0
+    assert isinstance(config.optim.clip_norm, float)
+    assert config.augment.speeds == (1.0,)
+
+
+def test_a_merged_key_may_be_overridden(tmp_path):
+    text = "optim:\n  <<: {clip_norm: 2.0, weight_decay: 0.5}\n  clip_norm: 3.0\n"
+    optim = load(write(tmp_path, text)).optim
+    assert (optim.clip_norm, optim.weight_decay) == (3.0, 0.5)
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
+    path = write(tmp_path, "model: {layers: 2, hidden: 7}\ndata:\n")
+    config = load(path, ["model.layers=5", "data.train=a=b.jsonl", "augment.speeds=[0.9, 1]", "model.layers=6"])
+    assert (config.model.layers, config.model.hidden) == (6, 7)
+    assert config.data.train == "a=b.jsonl"
+    assert config.augment.speeds == (0.9, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.layers", "expected key.sub=value"),
+        ("=3", "expected key.sub=value"),
+        ("model.layers.x=3", "layers is not a section"),
+        ("model.layesr=3", r"did you mean model\.layers\?"),
+        ("model=3", "model: expected a mapping"),
+        ("model..layers=3", r"unknown key model\."),
+        ("model.layers=[", "not valid YAML"),
+        ("model.layers=", "expected int, got None"),
+    ],
+)
+def test_a_wrong_override_is_an_error(tmp_path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path, "model: {layers: 2}"), [override])
+
+
+RANGES = {
+    "text.tokenizer": (["bpe"], ["char"]),
+    "text.case": (["title"], ["upper", "lower", "keep"]),
+    "text.unknown": (["drop"], ["error", "space"]),
+    "text.replace": ([{"": "x"}], [{}, {"-": " "}]),
+    "features.sample_rate_hz": ([0, -8000], [16000, 48000]),
+    "features.window_s": ([0.0, 0.009, 1.5, math.inf, math.nan], [0.010, 0.025]),
+    "features.hop_s": ([0.0, 0.026, 1e-5, math.nan], [0.001, 0.025]),
+    "features.mel_bins": ([0], [1, 128]),
+    "features.floor": ([0.0, -1e-8, 1e-40, math.inf, math.nan], [1e-10]),
+    "features.low_hz": ([-1.0, 8000.0, math.nan], [0.0, 7999.0]),
+    "features.high_hz": ([20.0, 8001.0, math.nan], [8000.0]),
+    "augment.speeds": ([[], [0.4], [1.0, 2.1], [math.nan]], [[1.0], [0.5, 2.0]]),
+    "augment.time_masks": ([-1], [0, 10]),
+    "augment.time_mask_frames": ([-1], [0]),
+    "augment.time_mask_ratio": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
+    "augment.freq_masks": ([-1], [0]),
+    "augment.freq_mask_bins": ([-1], [0, 1000]),
+    "model.subsampling": ([0, 1, 3, 8], [2, 4]),
+    "model.channels": ([0], [1]),
+    "model.cell": (["transformer"], ["rnn", "rnn_relu", "gru", "lstm"]),
+    "model.layers": ([0], [1]),
+    "model.hidden": ([0, -4], [1]),
+    "model.dropout": ([-0.1, 1.0, math.nan], [0.0, 0.99]),
+    "data.batch_s": ([0.0, math.nan], [1.0]),
+    "data.max_utterance_s": ([0.0, math.nan], [math.inf]),
+    "data.prefetch": ([0], [1]),
+    "data.cache_s": ([-1.0, math.nan], [0.0, math.inf]),
+    "optim.learning_rate": ([0.0, math.inf, math.nan], [1e-5]),
+    "optim.warmup_ratio": ([-0.1, 1.1], [0.0, 1.0]),
+    "optim.final_ratio": ([-0.1, 1.1], [0.0, 1.0]),
+    "optim.weight_decay": ([-0.1, math.inf], [0.0]),
+    "optim.betas": ([[0.9, 1.0], [-0.1, 0.9]], [[0.0, 0.999]]),
+    "optim.clip_norm": ([0.0, math.nan], [math.inf]),
+    "train.epochs": ([0], [1]),
+    "train.seed": ([-1, 2**32], [0, 2**32 - 1]),
+    "train.threads": ([-1], [0, 64]),
+    "train.ema": ([-0.1, 1.0, math.nan], [0.0, 0.999]),
+    "train.validate_every_epochs": ([0], [1]),
+    "train.checkpoint_every_s": ([0.0, math.nan], [0.001, math.inf]),
+    "train.max_bad_steps": ([0], [1]),
+}
+FREE = {"text.alphabet", "model.bidirectional", "data.train", "data.valid", "train.output", "train.device"}
+
+
+def test_every_key_has_a_range_test_or_is_free():
+    sections = {f.name: getattr(Config(), f.name) for f in dataclasses.fields(Config)}
+    keys = {f"{name}.{f.name}" for name, section in sections.items() for f in dataclasses.fields(section)}
+    assert keys == RANGES.keys() | FREE
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_ranges(key):
+    section, name = key.split(".")
+    bad, good = RANGES[key]
+    for value in bad:
+        with pytest.raises(ConfigError, match=section):
+            from_dict(Config, {section: {name: value}})
+    for value in good:
+        got = getattr(getattr(from_dict(Config, {section: {name: value}}), section), name)
+        assert got == (tuple(value) if isinstance(value, list) else value)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "text": st.fixed_dictionaries(
+                {
+                    "replace": st.dictionaries(st.text(min_size=1), st.text()),
+                    "alphabet": st.text(),
+                    "case": st.sampled_from(["upper", "lower", "keep"]),
+                }
+            ),
+            "augment": st.fixed_dictionaries({"speeds": st.lists(st.floats(0.5, 2), min_size=1)}),
+            "optim": st.fixed_dictionaries({"learning_rate": st.floats(1e-12, 1e3), "clip_norm": st.just(math.inf)}),
+            "data": st.fixed_dictionaries({"train": st.text(), "max_utterance_s": st.floats(0.1)}),
+            "model": st.fixed_dictionaries({"bidirectional": st.booleans(), "layers": st.integers(1, 10**9)}),
+        }
+    )
+)
+def test_yaml_round_trip(tree):
+    config = from_dict(Config, tree)
+    assert from_dict(Config, yaml.safe_load(configs.dumps(config))) == config
+    assert from_dict(Config, to_dict(config)) == config
+
+
+def test_a_dumped_file_loads(tmp_path):
+    config = from_dict(Config, {"text": {"replace": {"é": "e", "no": "1"}}, "train": {"output": "007"}})
+    assert load(write(tmp_path, configs.dumps(config))) == config

@@ -1,0 +1,331 @@
+"""From utterances to batches: what is left out, what goes together, and that nothing but the seed decides."""
+
+import dataclasses
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from corpus import RATE_HZ, make_config, make_utterances
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.augment import change_speed
+from asr.data import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Dataset, output_frames, prefetch
+from asr.errors import TextError
+from asr.features import LogMel
+from asr.manifest import Utterance
+from asr.models.encoder import AcousticModel
+from asr.text import CharTokenizer, min_frames
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory):
+    return make_utterances(tmp_path_factory.mktemp("corpus"), 20, "u")
+
+
+def make_dataset(utterances, config, *, training=True, warn=None):
+    tokenizer = CharTokenizer(["<blank>", " ", "A", "B", "C"], config.text)
+    return Dataset(utterances, tokenizer, config, training=training, warn=warn or pytest.fail)
+
+
+def fake(id, text, duration_s):
+    return Utterance(id, "/nowhere.wav", text, duration_s)
+
+
+def equal(a, b):
+    names = [field.name for field in dataclasses.fields(a)]
+    pairs = [(getattr(a, name), getattr(b, name)) for name in names]
+    return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)
+
+
+# What is left out
+
+
+def test_a_label_that_cannot_fit_is_named_with_its_counts(tmp_path):
+    config = make_config(tmp_path)
+    # 25 ms window, 10 ms hop, subsampling 2: 0.115 s give 10 frames and 5 outputs.
+    data = make_dataset(
+        [
+            fake("fits", "ABCAB", 0.115),
+            fake("repeat", "ABCCA", 0.115),
+            fake("long", "ABCABC", 0.115),
+            fake("silence", "", 0.115),
+        ],
+        config,
+    )
+    assert [u.id for u in data.utterances] == ["fits", "silence"]
+    assert data.left_out.keys() == {"repeat", "long"}
+    assert "needs 6 frames" in data.left_out["repeat"]
+    assert "give 5" in data.left_out["repeat"]
+
+
+def test_too_long_and_too_short_audio_is_left_out_of_training(tmp_path):
+    config = make_config(tmp_path, data={"max_utterance_s": 2.0})
+    cases = [fake("fits", "A", 2.0), fake("long", "A", 2.1), fake("short", "", 0.024)]
+    training = make_dataset(cases, config)
+    assert training.left_out.keys() == {"long", "short"}
+    assert "data.max_utterance_s" in training.left_out["long"]
+    assert "shorter than one window" in training.left_out["short"]
+    # A validation figure must not depend on a limit of training.
+    assert make_dataset(cases, config, training=False).left_out.keys() == {"short"}
+
+
+def test_an_unknown_character_names_the_utterance(tmp_path):
+    with pytest.raises(TextError, match=r"utterance odd: 'É'"):
+        make_dataset([fake("odd", "ABÉ", 1.0)], make_config(tmp_path))
+
+
+@given(st.integers(0, 4000), st.sampled_from([2, 4]))
+@settings(deadline=None, max_examples=25)
+def test_output_frames_are_those_of_the_network(tmp_path_factory, samples, subsampling):
+    config = make_config(tmp_path_factory.getbasetemp(), model={"subsampling": subsampling, "bidirectional": False})
+    features, frames = LogMel(config.features)(torch.zeros(1, samples), torch.tensor([samples]))
+    log_probs, lengths = AcousticModel(config.model, config.features.mel_bins, 5)(features, frames)
+    assert log_probs.shape[1] == int(lengths) == output_frames(samples, config)
+
+
+def test_exclude_leaves_out_by_id_and_keeps_labels_in_step(tmp_path, utterances):
+    data = make_dataset(utterances, make_config(tmp_path))
+    for index in range(len(utterances)):
+        data.samples(index)
+    data.exclude({"u0": "broken", "u7": "broken too"})
+    assert data.left_out == {"u0": "broken", "u7": "broken too"}
+    assert data.cached_s == pytest.approx(sum(u.duration_s for u in data.utterances))
+    assert [u.id for u in data.utterances] == [u.id for u in utterances if u.id not in ("u0", "u7")]
+    for index, (utterance, label) in enumerate(zip(data.utterances, data.labels, strict=True)):
+        assert label == [" ABC".index(c) + 1 for c in utterance.text]
+        assert np.array_equal(data.samples(index), soundfile.read(utterance.audio, dtype="float32")[0])
+
+
+def test_check_does_not_believe_the_manifest(tmp_path, utterances):
+    lies = dataclasses.replace(utterances[0], text="A" * 50, duration_s=30.0)
+    data = make_dataset([lies, utterances[1]], make_config(tmp_path))
+    assert "needs 99 frames" in data.check(0)
+    assert data.check(1) == ""
+
+
+# The plan
+
+
+def plan_ids(data, epoch):
+    return [[data.utterances[example.index].id for example in batch] for batch in data.plan(epoch)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    durations=st.lists(st.floats(0.05, 12), min_size=1, max_size=60),
+    batch_s=st.floats(0.5, 30),
+    epoch=st.integers(0, 1000),
+    training=st.booleans(),
+)
+def test_batches_cover_each_utterance_once_and_stay_within_the_bound(
+    tmp_path_factory, durations, batch_s, epoch, training
+):
+    config = make_config(tmp_path_factory.getbasetemp(), data={"batch_s": batch_s})
+    data = make_dataset([fake(f"u{i}", "A", d) for i, d in enumerate(durations)], config, training=training)
+    batches = data.plan(epoch)
+    assert sorted(example.index for batch in batches for example in batch) == list(range(len(durations)))
+    for batch in batches:
+        played = [durations[example.index] / example.speed for example in batch]
+        assert len(batch) == 1 or max(played) * len(batch) <= batch_s
+        assert {example.speed for example in batch} <= (set(config.augment.speeds) if training else {1.0})
+    if not training:
+        for batch, following in pairwise(batches):
+            together = [durations[example.index] for example in [*batch, following[0]]]
+            assert max(together) * len(together) > batch_s, "the batch had room for one more"
+
+
+def test_plans_follow_seed_and_epoch(tmp_path, utterances):
+    data = make_dataset(utterances, make_config(tmp_path))
+    again = make_dataset(utterances, make_config(tmp_path))
+    other = make_dataset(utterances, make_config(tmp_path, train={"seed": 2}))
+    assert data.plan(0) == again.plan(0)
+    assert data.plan(3) == data.plan(3)
+    assert data.plan(0) != data.plan(1)
+    assert data.plan(0) != other.plan(0)
+    assert {frozenset(ids) for ids in plan_ids(data, 0)} != {frozenset(ids) for ids in plan_ids(data, 1)}
+    # Neither do the short ones come first.
+    longest = [max(utterances[example.index].duration_s for example in batch) for batch in data.plan(0)]
+    assert longest != sorted(longest)
+
+
+def test_neighbours_in_a_batch_are_of_similar_length(tmp_path):
+    rng = np.random.default_rng(0)
+    cases = [fake(f"u{i}", "A", float(d)) for i, d in enumerate(rng.uniform(1, 15, 400))]
+    config = make_config(tmp_path, data={"batch_s": 60.0}, augment={"speeds": [0.9, 1.0, 1.1]})
+    data = make_dataset(cases, config)
+    padded = valid = 0.0
+    for batch in data.plan(0):
+        played = [cases[example.index].duration_s / example.speed for example in batch]
+        padded += max(played) * len(played)
+        valid += sum(played)
+    assert valid / padded > 0.85
+
+
+def test_a_label_that_only_just_fits_is_not_played_faster(tmp_path):
+    config = make_config(tmp_path, augment={"speeds": [2.0]})
+    label = "AB" * 6
+    data = make_dataset([fake("tight", label, 0.26), fake("roomy", label, 2.0)], config)
+    assert min_frames(data.labels[0]) == output_frames(round(0.26 * RATE_HZ), config)
+    speeds = {data.utterances[e.index].id: e.speed for batch in data.plan(0) for e in batch}
+    assert speeds == {"tight": 1.0, "roomy": 2.0}
+
+
+def test_streams_of_random_numbers_do_not_repeat_each_other(tmp_path, utterances):
+    data = make_dataset(utterances, make_config(tmp_path))
+    streams = [(epoch, stream, index) for epoch in range(3) for stream in range(3) for index in range(5)]
+    assert len({SPEED_STREAM, MASK_STREAM, ORDER_STREAM}) == 3
+    draws = {data._rng(*stream).integers(2**63) for stream in streams}
+    assert len(draws) == len(streams)
+
+
+# The batches
+
+
+def test_a_batch_holds_the_audio_and_labels_of_its_utterances(tmp_path, utterances):
+    config = make_config(tmp_path, augment={"speeds": [0.9, 1.0, 1.1]})
+    data = make_dataset(utterances, config)
+    by_id = {u.id: u for u in utterances}
+    for plan, batch in zip(data.plan(1), data.batches(1), strict=True):
+        assert batch.samples.shape == (len(plan), batch.lengths.max())
+        assert batch.total_samples == batch.lengths.sum()
+        labels = batch.tokens.split(batch.token_lengths.tolist())
+        for row, example in enumerate(plan):
+            utterance = by_id[batch.ids[row]]
+            assert utterance is data.utterances[example.index]
+            original, _ = soundfile.read(utterance.audio, dtype="float32")
+            expected = change_speed(original, RATE_HZ, example.speed)
+            length = int(batch.lengths[row])
+            np.testing.assert_array_equal(batch.samples[row, :length].numpy(), expected)
+            assert not batch.samples[row, length:].any()
+            assert data.utterances[example.index].text == "".join(" ABC"[i - 1] for i in labels[row].tolist())
+        assert batch.masks.shape == (len(plan), 4, 2)
+
+
+def test_validation_batches_are_unchanged_audio(tmp_path, utterances):
+    config = make_config(tmp_path, augment={"speeds": [0.9]})
+    data = make_dataset(utterances, config, training=False)
+    batches = list(data.batches(0))
+    assert all(equal(a, b) for a, b in zip(batches, data.batches(5), strict=True))
+    assert all(batch.masks.shape[1] == 0 for batch in batches)
+    lengths = {id: n for batch in batches for id, n in zip(batch.ids, batch.lengths.tolist(), strict=True)}
+    assert lengths == {u.id: round(u.duration_s * RATE_HZ) for u in utterances}
+
+
+def test_batches_do_not_depend_on_prefetching_caching_or_what_was_read_before(tmp_path, utterances):
+    reference = list(make_dataset(utterances, make_config(tmp_path)).batches(2))
+    assert len(reference) > 3
+    for changes in ({"prefetch": 1}, {"prefetch": 50}, {"cache_s": 0.0}, {"cache_s": 3.0}):
+        data = make_dataset(utterances, make_config(tmp_path, data=changes))
+        list(data.batches(1))
+        assert all(equal(a, b) for a, b in zip(data.batches(2), reference, strict=True)), changes
+
+
+def test_starting_at_a_batch_gives_the_tail(tmp_path, utterances):
+    data = make_dataset(utterances, make_config(tmp_path))
+    whole = list(data.batches(1))
+    for start in range(len(whole) + 1):
+        tail = list(make_dataset(utterances, make_config(tmp_path)).batches(1, start))
+        assert all(equal(a, b) for a, b in zip(tail, whole[start:], strict=True))
+
+
+def test_the_cache_keeps_to_its_size(tmp_path, utterances):
+    data = make_dataset(utterances, make_config(tmp_path, data={"cache_s": 4.0}))
+    for index in range(len(utterances)):
+        data.samples(index)
+    assert 3.0 < data.cached_s <= 4.0
+    assert data.cache_full
+
+
+def test_unreadable_audio_is_reported_and_the_rest_kept(tmp_path, utterances):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"not audio")
+    broken = [dataclasses.replace(utterances[3], id="bad", audio=str(bad)), fake("gone", "A", 0.5)]
+    warnings = []
+    data = make_dataset([*utterances, *broken], make_config(tmp_path), warn=warnings.append)
+    ids = [id for batch in data.batches(0) for id in batch.ids]
+    assert sorted(ids) == sorted(u.id for u in utterances)
+    assert sorted(warning.split(":")[0] for warning in warnings) == ["bad", "gone"]
+    assert any("bad.wav" in warning for warning in warnings)
+
+
+def test_a_batch_of_unreadable_files_is_none(tmp_path, utterances):
+    warnings = []
+    data = make_dataset([fake("gone", "A", 0.5), *utterances[:1]], make_config(tmp_path), warn=warnings.append)
+    gone = next(b for b in [[e] for batch in data.plan(0) for e in batch] if data.utterances[b[0].index].id == "gone")
+    assert data.batch(gone, 0) is None
+    assert len(warnings) == 1
+
+
+def test_audio_shorter_than_promised_is_left_out_of_its_batch(tmp_path, utterances):
+    short = dataclasses.replace(utterances[0], text="ABCABC" * 20, duration_s=25.0)
+    warnings = []
+    data = make_dataset([short], make_config(tmp_path), warn=warnings.append)
+    assert list(data.batches(0)) == [None]
+    assert "needs 120 frames" in warnings[0]
+
+
+# Prefetching
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.mark.parametrize("depth", [1, 3, 100])
+def test_prefetch_keeps_order_and_none(depth):
+    items = [0, None, 2, None, *range(20)]
+    assert list(prefetch(iter(items), depth)) == items
+    assert list(prefetch([], depth)) == []
+    assert threads() == []
+
+
+def test_prefetch_raises_the_error_where_it_happened():
+    def items():
+        yield from (1, 2)
+        raise OSError("disk on fire")
+
+    iterator = prefetch(items(), 5)
+    assert [next(iterator), next(iterator)] == [1, 2]
+    with pytest.raises(OSError, match="disk on fire"):
+        next(iterator)
+    assert threads() == []
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_prefetch_stops_its_thread_when_closed_early(depth):
+    made = []
+
+    def items():
+        for number in range(1000):
+            made.append(number)
+            yield number
+
+    iterator = prefetch(items(), depth)
+    assert next(iterator) == 0
+    iterator.close()
+    assert threads() == []
+    assert len(made) <= depth + 3
+
+
+def test_prefetch_runs_ahead_but_no_further_than_its_depth():
+    made = []
+
+    def items():
+        for number in range(1000):
+            made.append(number)
+            yield number
+
+    iterator = prefetch(items(), 4)
+    next(iterator)
+    deadline = time.monotonic() + 10
+    while len(made) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    # One handed over, four waiting, one at the full queue's door.
+    assert len(made) == 6
+    iterator.close()

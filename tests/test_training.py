@@ -1,0 +1,758 @@
+"""Training: the loss is right and falls, runs resume bit for bit after any death, and bad input is named."""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from corpus import RATE_HZ, make_config, make_corpus, start, tones, train_process
+
+from asr import checkpoint, cli, manifest, scoring
+from asr import config as configs
+from asr.config import OptimConfig, to_dict
+from asr.data import Batch, Dataset
+from asr.decode.greedy import greedy
+from asr.errors import AsrError, ConfigError, ManifestError, ModelError, TextError, TrainingError
+from asr.features import LogMel
+from asr.train import acoustic, loop
+from asr.train.schedule import learning_rate
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Trainings set the number of threads of the process: give it back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), train=24, valid=6)
+
+
+def run_config(corpus, tmp_path, **sections):
+    train = {"output": str(tmp_path / "run")} | sections.pop("train", {})
+    return make_config(corpus, train=train, **sections)
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def final_state(folder):
+    """Everything a run ends with, save for the time it took."""
+    tensors, metadata = checkpoint.load_tensors(folder / loop.CHECKPOINT)
+    model, _ = checkpoint.load_tensors(folder / "model.safetensors")
+    metadata["progress"].pop("seconds")
+    log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(folder)]
+    return tensors | {f"model/{name}": value for name, value in model.items()}, metadata["progress"], log
+
+
+def assert_same_run(folder, reference):
+    tensors, progress, log = final_state(folder)
+    expected_tensors, expected_progress, expected_log = final_state(reference)
+    assert progress == expected_progress
+    assert tensors.keys() == expected_tensors.keys()
+    different = [name for name, tensor in tensors.items() if not torch.equal(tensor, expected_tensors[name])]
+    assert different == []
+    assert log == expected_log
+
+
+# The loss
+
+
+def all_paths_nll(log_probs, label):
+    """CTC by its definition: the sum over every path that collapses to the label."""
+    frames, vocab = log_probs.shape
+    total = 0.0
+    for path in itertools.product(range(vocab), repeat=frames):
+        collapsed = [token for token, _ in itertools.groupby(path) if token]
+        if collapsed == label:
+            total += math.exp(sum(log_probs[t, token].item() for t, token in enumerate(path)))
+    return -math.log(total) if total else math.inf
+
+
+def make_batch(labels):
+    return Batch(
+        ids=tuple(map(str, range(len(labels)))),
+        samples=torch.zeros(len(labels), 1),
+        lengths=torch.ones(len(labels), dtype=torch.int64),
+        tokens=torch.tensor([token for label in labels for token in label], dtype=torch.int64),
+        token_lengths=torch.tensor([len(label) for label in labels]),
+        masks=torch.zeros(len(labels), 0, 2, dtype=torch.int64),
+    )
+
+
+def test_ctc_loss_is_the_sum_over_all_paths():
+    torch.manual_seed(0)
+    labels = [[1, 2], [2, 2], [], [1], [1, 1, 2], [1, 2, 1, 2, 1]]
+    lengths = torch.tensor([5, 4, 3, 1, 5, 4])
+    log_probs = (2 * torch.randn(6, 5, 3)).log_softmax(-1)
+    losses = acoustic.ctc_loss(log_probs, lengths, make_batch(labels))
+    expected = [all_paths_nll(row[:n], label) for row, n, label in zip(log_probs, lengths, labels, strict=True)]
+    assert expected[-1] == math.inf
+    assert losses.dtype == torch.float32
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-5)
+
+
+def test_ctc_gradient_is_that_of_the_sum_over_all_paths():
+    torch.manual_seed(1)
+    logits = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
+    label = [1, 1]
+    acoustic.ctc_loss(logits.log_softmax(-1), torch.tensor([4]), make_batch([label])).sum().backward()
+    for index in itertools.product(range(4), range(3)):
+        step = torch.zeros_like(logits)
+        step[0, index[0], index[1]] = 1e-6
+        above, below = ((logits.detach() + sign * step).log_softmax(-1)[0] for sign in (1, -1))
+        numeric = (all_paths_nll(above, label) - all_paths_nll(below, label)) / 2e-6
+        assert logits.grad[0, index[0], index[1]].item() == pytest.approx(numeric, abs=1e-6)
+
+
+def test_only_empty_labels_have_a_finite_loss_and_gradient():
+    log_probs = torch.randn(2, 5, 3).log_softmax(-1).requires_grad_()
+    loss = acoustic.ctc_loss(log_probs, torch.tensor([5, 3]), make_batch([[], []])).sum()
+    loss.backward()
+    blank = log_probs.detach()[:, :, 0]
+    assert loss.item() == pytest.approx(-(blank[0].sum() + blank[1, :3].sum()).item(), rel=1e-5)
+    assert log_probs.grad.isfinite().all()
+
+
+def test_the_task_loss_is_per_token_and_blind_to_the_size_of_the_batch(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, model={"dropout": 0.0}, augment={"time_masks": 0, "freq_masks": 0})
+    task = acoustic.AcousticTask(config)
+    data = task.train_data
+    examples = data.plan(0)[0]
+    singles = [data.batch([example], 0) for example in examples]
+    with torch.inference_mode():
+        whole = task.loss(data.batch(examples, 0)).item()
+        parts = [task.loss(single).item() for single in singles]
+        outputs = task.network(*task.log_mel(singles[0].samples, singles[0].lengths))
+    tokens = [int(single.token_lengths.sum()) for single in singles]
+    assert parts[0] == pytest.approx(acoustic.ctc_loss(*outputs, singles[0]).item() / tokens[0], rel=1e-5)
+    assert len(examples) > 1
+    assert whole == pytest.approx(np.average(parts, weights=tokens), rel=1e-5)
+
+
+def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
+    task = acoustic.AcousticTask(run_config(corpus, tmp_path, augment={"speeds": [1.0]}))
+    batch = next(b for b in task.batches(0, 0) if (b.masks[..., 0] < b.masks[..., 1]).any())
+    seen = []
+    monkeypatch.setattr(
+        task.network, "forward", lambda x, frames: seen.append(x) or (torch.zeros(len(x), 99, 5), frames)
+    )
+    monkeypatch.setattr(acoustic, "ctc_loss", lambda *args: torch.zeros(1))
+    task.loss(batch)
+    plain, _ = task.log_mel(batch.samples, batch.lengths)
+    changed = (seen[0] != plain).any(-1)
+    time_masks = task.config.augment.time_masks
+    for row, masks in enumerate(batch.masks.tolist()):
+        assert all(not seen[0][row, first:last].any() for first, last in masks[:time_masks])
+        assert all(not seen[0][row, :, first:last].any() for first, last in masks[time_masks:])
+    assert changed.any()
+
+
+# The schedule
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end():
+    config = OptimConfig(learning_rate=1.0, warmup_ratio=0.2, final_ratio=0.05)
+    shares = np.linspace(0, 1, 501)
+    rates = np.array([learning_rate(share, config) for share in shares])
+    assert rates[0] == 0
+    assert rates[shares == 0.2] == pytest.approx(1.0)
+    assert rates[shares == 0.1] == pytest.approx(0.5)
+    assert rates[shares == 0.6] == pytest.approx((1 + 0.05) / 2)
+    assert rates[-1] == pytest.approx(0.05)
+    assert (np.diff(rates[shares <= 0.2]) > 0).all()
+    assert (np.diff(rates[shares >= 0.2]) < 0).all()
+
+
+@pytest.mark.parametrize(("warmup", "first", "last"), [(0.0, 1.0, 0.1), (1.0, 0.0, 1.0)])
+def test_the_extremes_of_warm_up(warmup, first, last):
+    config = OptimConfig(learning_rate=1.0, warmup_ratio=warmup, final_ratio=0.1)
+    assert learning_rate(0.0, config) == pytest.approx(first)
+    assert learning_rate(1.0, config) == pytest.approx(last)
+
+
+# A run
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """A run long enough to learn the tones."""
+    torch.set_num_threads(1)
+    config = make_config(
+        corpus,
+        model={"hidden": 16, "channels": 4, "dropout": 0.0},
+        train={"epochs": 14, "output": str(tmp_path_factory.mktemp("trained") / "run"), "ema": 0.5},
+    )
+    acoustic.train(config)
+    return config
+
+
+def test_training_learns_the_tones(trained, tmp_path_factory):
+    log = read_log(Path(trained.train.output))
+    losses = [line["loss"] for line in log if "loss" in line]
+    valid = [line for line in log if "valid_wer" in line]
+    assert len(valid) == 14
+    assert losses[-1] < 0.3 * losses[0]
+    assert valid[-1]["valid_loss"] < 0.2 * valid[0]["valid_loss"]
+    assert min(line["valid_wer"] for line in valid) <= 0.25
+    assert all(line["learning_rate"] <= trained.optim.learning_rate for line in log if "learning_rate" in line)
+
+
+def test_the_saved_model_reaches_the_figures_on_its_card(trained):
+    model = checkpoint.load_model(trained.train.output)
+    assert model.config == trained
+    log = read_log(model.path)
+    figures = model.card["validation"]
+    assert figures["wer"] == min(line["valid_wer"] for line in log if "valid_wer" in line)
+    assert model.card["training"]["epoch"] == next(
+        line["epoch"] for line in reversed(log) if line.get("valid_wer") == figures["wer"]
+    )
+    assert model.card["training_data"]["utterances"] == 24
+    assert model.card["training_data"]["speakers"] == 2
+    # The model directory alone, on the recordings themselves: one utterance at a time.
+    log_mel = LogMel(model.config.features, model.stats)
+    references, hypotheses = {}, {}
+    for utterance in manifest.read(trained.data.valid):
+        samples = torch.from_numpy(soundfile.read(utterance.audio, dtype="float32")[0])[None]
+        with torch.inference_mode():
+            log_probs, lengths = model.network(*log_mel(samples, torch.tensor([samples.shape[1]])))
+        references[utterance.id] = utterance.text
+        hypotheses[utterance.id] = model.tokenizer.decode(greedy(log_probs, lengths)[0].tokens)
+    report = scoring.score(references, hypotheses)
+    assert (report.wer, report.cer) == (figures["wer"], figures["cer"])
+
+
+def test_the_run_directory_holds_what_the_design_says(trained):
+    folder = Path(trained.train.output)
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml", "tokens.txt", "stats.json", "model.safetensors", "card.json", "log.jsonl",
+        "checkpoint.safetensors",
+    }  # fmt: skip
+    assert configs.load(folder / "config.yaml") == trained
+
+
+def test_resuming_a_finished_run_changes_nothing(trained):
+    folder = Path(trained.train.output)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    acoustic.train(trained, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_seed_fixes_the_run_and_another_changes_it(corpus, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        config = make_config(corpus, train={"output": str(tmp_path / name), "seed": seed, "epochs": 1})
+        acoustic.train(config)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "a", tmp_path / "c")
+
+
+def make_run(config):
+    """A run with its task, as ``acoustic.train`` makes them."""
+    torch.manual_seed(config.train.seed)
+    folder = Path(config.train.output)
+    task = acoustic.AcousticTask(config)
+    checkpoint.save_description(folder, config, task.tokenizer, task.stats)
+    return loop.Run(task, config, folder)
+
+
+def test_the_average_follows_the_weights_without_gradients(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path, train={"ema": 0.3}))
+    expected = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.network.train()
+    for number, batch in enumerate(run.task.batches(0, 0), start=1):
+        run.step(batch, 10)
+        decay = min(0.3, (1 + number) / (10 + number))
+        for name, value in run.network.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    for name, value in run.average.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    # A gradient here would chain every step of the run to the next, and keep them all.
+    assert not any(parameter.requires_grad or parameter.grad_fn for parameter in run.average.parameters())
+
+
+def test_the_average_is_what_is_validated_and_saved(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"ema": 0.9, "epochs": 1})
+    acoustic.train(config)
+    tensors, _ = checkpoint.load_tensors(tmp_path / "run" / loop.CHECKPOINT)
+    saved, _ = checkpoint.load_tensors(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(value, tensors[f"average/{name}"]) for name, value in saved.items())
+    assert any(not torch.equal(value, tensors[f"network/{name}"]) for name, value in saved.items())
+
+
+def test_norms_and_biases_are_not_decayed(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path))
+    decayed, spared = run.optimiser.param_groups
+    assert decayed["weight_decay"] > 0 == spared["weight_decay"]
+    names = {id(parameter): name for name, parameter in run.network.named_parameters()}
+    assert all(names[id(p)].split(".")[-1].startswith("weight") for p in decayed["params"])
+    assert any("norm" in names[id(p)] for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_large_gradients_are_clipped(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path, optim={"clip_norm": 1e-3}))
+    run.step(next(run.task.batches(0, 0)), 10)
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in run.network.parameters()))
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    assert run.progress.window[1] > 0.1, "the log must tell the norm before clipping"
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_validation_comes_when_asked_and_at_the_end(corpus, tmp_path, every):
+    acoustic.train(run_config(corpus, tmp_path, train={"epochs": 3, "validate_every_epochs": every}))
+    epochs = [line["epoch"] for line in read_log(tmp_path / "run") if "valid_wer" in line]
+    assert epochs == {1: [1, 2, 3], 2: [2, 3], 5: [3]}[every]
+
+
+def test_a_worse_validation_does_not_replace_the_model(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path))
+    figures = iter([{"wer": 0.5}, {"wer": 0.6}, {"wer": 0.4}])
+    kept = []
+    run.task.validate = lambda network: next(figures)
+    run.task.save_weights = lambda network, figures, progress: kept.append(figures["wer"])
+    for _ in range(3):
+        run.validate()
+    assert kept == [0.5, 0.4]
+    assert run.progress.best_wer == 0.4
+
+
+# Resuming
+
+
+@pytest.fixture(scope="module")
+def long_config(corpus, tmp_path_factory):
+    """Some 40 steps with everything that has a state: dropout, masks, speeds, average, optimiser."""
+    folder = tmp_path_factory.mktemp("long") / "run"
+    return make_config(
+        corpus,
+        data={"batch_s": 1.8},
+        model={"dropout": 0.3},
+        train={"output": str(folder), "epochs": 3, "ema": 0.9, "checkpoint_every_s": 1e-6},
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(long_config):
+    process = start(train_process, long_config)
+    process.join(120)
+    assert process.exitcode == 0
+    return Path(long_config.train.output)
+
+
+def moved(config, folder):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, output=str(folder)))
+
+
+def interrupt(process, folder, number, delay_s):
+    """Send a signal ``delay_s`` after the next checkpoint appears."""
+    path = folder / loop.CHECKPOINT
+    before = path.stat().st_mtime_ns if path.exists() else None
+    while process.is_alive() and (path.stat().st_mtime_ns if path.exists() else None) == before:
+        time.sleep(0.001)
+    time.sleep(delay_s)
+    if process.is_alive():
+        os.kill(process.pid, number)
+    process.join(120)
+
+
+def test_sigkill_at_random_moments_and_resume_is_bit_identical(long_config, uninterrupted, tmp_path):
+    config = moved(long_config, tmp_path / "run")
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(6):
+        process = start(train_process, config, True)
+        interrupt(process, tmp_path / "run", signal.SIGKILL, rng.uniform(0, 0.08))
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+        checkpoint.load_tensors(tmp_path / "run" / loop.CHECKPOINT)
+    assert kills >= 3
+    process = start(train_process, config, True)
+    process.join(120)
+    assert process.exitcode == 0
+    assert_same_run(tmp_path / "run", uninterrupted)
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_sigterm_ends_after_a_checkpoint_and_resume_is_bit_identical(long_config, uninterrupted, tmp_path):
+    # Only the signal makes a checkpoint inside an epoch here.
+    train = dataclasses.replace(long_config.train, output=str(tmp_path / "run"), checkpoint_every_s=1e6)
+    config = dataclasses.replace(long_config, train=train)
+    process = start(train_process, config, False, 0.1)
+    interrupt(process, tmp_path / "run", signal.SIGTERM, 0.25)
+    assert process.exitcode == 130
+    metadata = checkpoint.load_metadata(tmp_path / "run" / loop.CHECKPOINT)
+    assert metadata["progress"]["batch"] > 0
+    process = start(train_process, config, True)
+    process.join(120)
+    assert process.exitcode == 0
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize("at", [1, 7])
+def test_a_signal_is_honoured_between_steps(corpus, tmp_path, monkeypatch, at):
+    config = run_config(corpus, tmp_path)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    take = loop.Run.step
+
+    def step(run, *args):
+        if run.progress.step + 1 == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(run, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "step", step)
+        with pytest.raises(KeyboardInterrupt, match=f"stopped at step {at}; --resume"):
+            acoustic.train(config)
+    assert checkpoint.load_metadata(tmp_path / "run" / loop.CHECKPOINT)["progress"]["step"] == at
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    acoustic.train(config, resume=True)
+    acoustic.train(moved(config, tmp_path / "whole"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_death_between_validation_and_checkpoint_logs_it_once(corpus, tmp_path, monkeypatch):
+    config = run_config(corpus, tmp_path, train={"checkpoint_every_s": 1e-6})
+    validate = loop.Run.validate
+
+    def die(run):
+        validate(run)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "validate", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            acoustic.train(config)
+    assert [line["epoch"] for line in read_log(tmp_path / "run") if "valid_wer" in line] == [1]
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write('{"step": 9')
+    acoustic.train(config, resume=True)
+    acoustic.train(moved(config, tmp_path / "whole"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "named"),
+    [
+        ("model", {"hidden": 13}, r"model\.hidden: 12 -> 13"),
+        ("features", {"mel_bins": 20}, r"features\.mel_bins: 16 -> 20"),
+        ("data", {"batch_s": 2.0}, r"data\.batch_s: 3\.0 -> 2\.0"),
+        ("optim", {"betas": [0.5, 0.9]}, r"optim\.betas: \[0\.9, 0\.98\] -> \[0\.5, 0\.9\]"),
+        ("train", {"seed": 5, "epochs": 9}, r"train\.epochs: 1 -> 9; train\.seed: 1 -> 5"),
+        ("data", {"train": "elsewhere.jsonl"}, r"data\.train: .*-> 'elsewhere\.jsonl'"),
+    ],
+)
+def test_resuming_with_another_configuration_is_refused_by_key(corpus, tmp_path, section, changes, named):
+    config = run_config(corpus, tmp_path, train={"epochs": 1})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    metadata = {"progress": {}, "config": to_dict(config)}
+    checkpoint.save_tensors(folder / loop.CHECKPOINT, {}, metadata)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{
+        name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
+    })})  # fmt: skip
+    with pytest.raises(TrainingError, match=f"another configuration .*{named}"):
+        acoustic.train(other, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_may_be_moved_and_resumed_with_other_threads(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"epochs": 1})
+    acoustic.train(config)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    changed = dataclasses.replace(
+        moved(config, tmp_path / "moved"), data=dataclasses.replace(config.data, prefetch=5, cache_s=1.0)
+    )
+    assert acoustic.train(changed, resume=True).epoch == 1
+
+
+def test_a_folder_with_a_run_or_a_model_is_not_trained_over(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"epochs": 1})
+    acoustic.train(config)
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingError, match="run: holds a training run; --resume"):
+        acoustic.train(config)
+    (folder / loop.CHECKPOINT).unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(TrainingError, match="run: holds a training run"):
+        acoustic.train(config)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # A run that died between its first model and its first checkpoint starts again.
+    acoustic.train(config, resume=True)
+    acoustic.train(moved(config, tmp_path / "whole"))
+    assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no checkpoint"])
+def test_a_damaged_checkpoint_is_named(corpus, tmp_path, damage):
+    config = run_config(corpus, tmp_path, train={"epochs": 1})
+    acoustic.train(config)
+    path = tmp_path / "run" / loop.CHECKPOINT
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        checkpoint.save_tensors(path, {"x": torch.zeros(1)})
+    with pytest.raises((ModelError, TrainingError), match=r"checkpoint\.safetensors"):
+        acoustic.train(config, resume=True)
+
+
+def test_resuming_keeps_the_token_ids_of_the_run(corpus, tmp_path):
+    utterances = manifest.read(corpus / "train.jsonl")
+    path = tmp_path / "train.jsonl"
+    manifest.write(path, utterances)
+    config = run_config(corpus, tmp_path, data={"train": str(path)}, train={"epochs": 2})
+    run = make_run(config)
+    run.save()
+    manifest.write(path, [dataclasses.replace(u, text=u.text.replace("A", "X")) for u in utterances])
+    with pytest.raises(TextError, match=r"utterance train\d+: 'X'"):
+        acoustic.train(config, resume=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_last(corpus, tmp_path, monkeypatch):
+    config = run_config(corpus, tmp_path, train={"checkpoint_every_s": 1e-6})
+    save, calls = checkpoint.safetensors.torch.save_file, []
+
+    def full_from_the_fourth_on(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        return save(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full_from_the_fourth_on)
+        with pytest.raises(ModelError, match=r"checkpoint\.safetensors: cannot write: .*No space left"):
+            acoustic.train(config)
+    assert checkpoint.load_metadata(tmp_path / "run" / loop.CHECKPOINT)["progress"]["step"] == 3
+    acoustic.train(config, resume=True)
+    acoustic.train(moved(config, tmp_path / "whole"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_folder_that_turned_read_only_is_a_clear_error(corpus, tmp_path, monkeypatch):
+    run = make_run(run_config(corpus, tmp_path))
+    run.log(loss=1.0)
+    run.save()
+    folder = tmp_path / "run"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("write_text", "touch", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(TrainingError, match=r"log\.jsonl: cannot write: .*Permission denied"):
+        acoustic.train(run.config, resume=True)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# Steps that cannot be taken
+
+
+def spoil(monkeypatch, which, how):
+    """Make the losses of the steps in ``which`` (from 1) useless."""
+    loss, count = acoustic.AcousticTask.loss, itertools.count(1)
+
+    def spoilt(task, batch):
+        value = loss(task, batch)
+        if next(count) not in which:
+            return value
+        if how == "loss":
+            return value * math.nan
+        # A finite loss with an infinite gradient.
+        weight = next(task.network.parameters()).flatten()[0]
+        return value + torch.sqrt((weight - weight.detach()).abs())
+
+    monkeypatch.setattr(acoustic.AcousticTask, "loss", spoilt)
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_named_and_changes_nothing(corpus, tmp_path, monkeypatch, capsys, how):
+    run = make_run(run_config(corpus, tmp_path, train={"ema": 0.9}))
+    spoil(monkeypatch, {2}, how)
+    batches = list(run.task.batches(0, 0))
+    run.step(batches[0], 10)
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    average = {name: value.clone() for name, value in run.average.state_dict().items()}
+    run.step(batches[1], 10)
+    assert run.progress.bad_steps == 1
+    assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
+    assert all(torch.equal(value, average[name]) for name, value in run.average.state_dict().items())
+    run.step(batches[2], 10)
+    assert run.progress.bad_steps == 0
+    assert run.progress.step == 3
+    assert any(not torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
+    assert all(value.isfinite().all() for value in run.network.state_dict().values())
+    (line,) = [line for line in read_log(run.log_path.parent) if "skipped" in line]
+    assert line["skipped"] == list(batches[1].ids)
+    assert line["step"] == 2
+    error = capsys.readouterr().err
+    assert "not finite" in error
+    assert all(name in error for name in batches[1].ids)
+
+
+def test_too_many_such_steps_in_a_row_stop_training(corpus, tmp_path, monkeypatch):
+    spoil(monkeypatch, {2, 3, 5, 6, 7}, "loss")
+    config = run_config(corpus, tmp_path, train={"max_bad_steps": 3})
+    with pytest.raises(TrainingError, match=r"step 7: loss nan.*batch of train\d+.*stopped after 3") as caught:
+        acoustic.train(config)
+    skipped = [line for line in read_log(tmp_path / "run") if "skipped" in line]
+    assert [line["step"] for line in skipped] == [2, 3, 5, 6, 7]
+    assert all(name in str(caught.value) for name in skipped[-1]["skipped"])
+
+
+def test_audio_that_vanishes_stops_training(corpus, tmp_path, monkeypatch, capsys):
+    def unreadable(data, index):
+        raise acoustic.AudioError("the disk is gone")
+
+    config = run_config(corpus, tmp_path, train={"max_bad_steps": 2})
+    run = make_run(config)
+    monkeypatch.setattr(Dataset, "samples", unreadable)
+    with pytest.raises(TrainingError, match="none of the batch's audio could be read; stopped after 2"):
+        run.train()
+    assert "the disk is gone" in capsys.readouterr().err
+
+
+# Bad input
+
+
+def copy_corpus(corpus, tmp_path, change):
+    """Manifests with ``change(utterances)`` applied to the training set; returns the configuration."""
+    manifest.write(tmp_path / "train.jsonl", change(manifest.read(corpus / "train.jsonl")))
+    return run_config(corpus, tmp_path, data={"train": str(tmp_path / "train.jsonl")}, train={"epochs": 1})
+
+
+def test_unreadable_files_are_named_and_the_rest_is_trained_on(corpus, tmp_path, capsys):
+    (tmp_path / "noise.wav").write_bytes(b"RIFF, but not really")
+    samples = np.full(RATE_HZ, np.nan, np.float32)
+    soundfile.write(tmp_path / "nan.wav", samples, RATE_HZ, subtype="FLOAT")
+    bad = {"train2": "noise.wav", "train5": "nan.wav", "train7": "missing.wav"}
+
+    def change(utterances):
+        return [
+            dataclasses.replace(u, audio=str(tmp_path / bad[u.id])) if u.id in bad else u for u in utterances
+        ]  # fmt: skip
+
+    acoustic.train(copy_corpus(corpus, tmp_path, change))
+    error = capsys.readouterr().err
+    for name, file in bad.items():
+        assert any(name in line and file in line for line in error.splitlines())
+    assert "3 utterances left out, 21 used" in error
+    assert checkpoint.load_card(tmp_path / "run")["training_data"]["left_out"] == 3
+
+
+def test_labels_that_cannot_fit_are_named_before_training(corpus, tmp_path, capsys):
+    def change(utterances):
+        (folder := tmp_path / "wav").mkdir()
+        soundfile.write(folder / "short.wav", tones("A"), RATE_HZ)
+        soundfile.write(folder / "shorter.wav", tones("A")[:100], RATE_HZ)
+        return [
+            *utterances,
+            manifest.Utterance("tight", str(folder / "short.wav"), "ABC" * 20, 0.2),
+            manifest.Utterance("liar", str(folder / "short.wav"), "ABC" * 20, 20.0),
+            manifest.Utterance("blip", str(folder / "shorter.wav"), "", 100 / RATE_HZ),
+        ]
+
+    acoustic.train(copy_corpus(corpus, tmp_path, change))
+    error = capsys.readouterr().err
+    assert "tight: left out: its label needs 60 frames" in error
+    assert "liar: left out: its label needs 60 frames" in error
+    assert "blip: left out: its 0.013 s are shorter than one window" in error
+    assert "3 utterances left out, 24 used" in error
+    assert error.index("3 utterances left out") < error.index("epoch 1/1")
+
+
+def test_an_unknown_character_in_validation_names_its_utterance(corpus, tmp_path):
+    utterances = manifest.read(corpus / "valid.jsonl")
+    manifest.write(tmp_path / "valid.jsonl", [*utterances[:-1], dataclasses.replace(utterances[-1], text="A É")])
+    config = run_config(corpus, tmp_path, data={"valid": str(tmp_path / "valid.jsonl")})
+    with pytest.raises(TextError, match=f"utterance {utterances[-1].id}: 'É'"):
+        acoustic.train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shared_speakers_are_warned_of(corpus, tmp_path, capsys):
+    acoustic.train(run_config(corpus, tmp_path, train={"epochs": 1}))
+    assert "speakers" not in capsys.readouterr().err
+
+    def change(utterances):
+        return [dataclasses.replace(u, speaker="valid-1") if u.speaker == "train-1" else u for u in utterances]
+
+    config = copy_corpus(corpus, tmp_path, change)
+    acoustic.train(moved(config, tmp_path / "shared"))
+    assert "1 speakers are in both training and validation data, such as valid-1" in capsys.readouterr().err
+
+
+def test_no_usable_utterance_is_an_error_that_names_manifest_and_reason(corpus, tmp_path):
+    def change(utterances):
+        return [dataclasses.replace(u, audio=str(tmp_path / "gone.wav")) for u in utterances]
+
+    config = copy_corpus(corpus, tmp_path, change)
+    with pytest.raises(TrainingError, match=r"train\.jsonl: no usable utterance.*train0: .*gone\.wav"):
+        acoustic.train(config)
+    uncached = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_s=0.0))
+    with pytest.raises(TrainingError, match=r"train\.jsonl"):
+        acoustic.train(uncached)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ({"train": ""}, ConfigError, r"data\.train: expected the path of a manifest"),
+        ({"valid": ""}, ConfigError, r"data\.valid: expected the path of a manifest"),
+        ({"train": "nowhere.jsonl"}, ManifestError, r"nowhere\.jsonl"),
+        ({"train": "empty.jsonl"}, ManifestError, r"empty\.jsonl: expected one JSON object a line, got no utterance"),
+    ],
+)
+def test_missing_manifests_are_named(corpus, tmp_path, monkeypatch, data, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(error, match=message):
+        acoustic.train(run_config(corpus, tmp_path, data=data))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_a_clear_error(corpus, tmp_path):
+    for device in ("tpu", "cuda:99", "meta"):
+        with pytest.raises(ConfigError, match=device):
+            acoustic.train(run_config(corpus, tmp_path, train={"device": device}))
+
+
+def test_the_command_line_trains_refuses_and_resumes(corpus, tmp_path, capsys):
+    path = tmp_path / "conf.yaml"
+    path.write_text(configs.dumps(run_config(corpus, tmp_path)))
+    assert cli.main(["train", str(path), "train.epochs=1", "model.hidden=8"]) == 0
+    assert checkpoint.load_model(tmp_path / "run").config.model.hidden == 8
+    assert cli.main(["train", str(path), "train.epochs=1", "model.hidden=8"]) == 2
+    assert "error: " in capsys.readouterr().err
+    assert cli.main(["train", str(path), "--resume", "train.epochs=1"]) == 2
+    assert "model.hidden: 8 -> 12" in capsys.readouterr().err
+    assert cli.main(["train", str(path), "--resume", "train.epochs=1", "model.hidden=8"]) == 0
+
+
+def test_differences_lists_nested_keys_and_skips_those_that_do_not_matter():
+    old = {"a": {"b": 1, "c": {"d": 2}}, "train": {"threads": 1, "output": "x"}, "gone": 1}
+    new = {"a": {"b": 1, "c": {"d": 3}}, "train": {"threads": 2, "output": "y"}, "added": None, "extra": 5}
+    assert loop.differences(old, new) == ["a.c.d: 2 -> 3", "extra: None -> 5", "gone: 1 -> None"]
+
+
+def test_the_errors_are_of_this_package():
+    assert issubclass(TrainingError, AsrError)
