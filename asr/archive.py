@@ -7,10 +7,13 @@ duplicates, and archives that unpack to more than they should are refused before
 from __future__ import annotations
 
 import hashlib
+import http.client
+import lzma
 import shutil
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -37,8 +40,11 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
     Raises ``ArchiveError`` naming the address: unreachable, larger than ``max_bytes``, cut short, wrong ``sha256``.
     """
     part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArchiveError(f"{target}: cannot write: {error}") from error
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, part.open("wb") as file:
             total = int(answer.headers.get("Content-Length") or 0)
@@ -59,7 +65,7 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
         if sha256 and digest.hexdigest() != sha256:
             raise ArchiveError(f"{url}: SHA-256 is {digest.hexdigest()}, expected {sha256}")
         part.replace(target)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         hint = "download it by other means and pass the file with --source"
         raise ArchiveError(f"{url}: cannot download: {error}; {hint}") from error
     finally:
@@ -73,6 +79,8 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> 
     Raises ``ArchiveError`` naming archive and member for: a path that is absolute or leaves the target, a link, a
     device, the same path twice, more than ``max_members`` members or ``max_bytes`` unpacked bytes, a damaged file.
     """
+    if target.exists():
+        raise ArchiveError(f"{target}: exists already")
     staging = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -88,13 +96,12 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> 
                     raise ArchiveError(f"{archive}: more than {max_members} members")
                 if size > max_bytes:
                     raise ArchiveError(f"{archive}: unpacks to more than {max_bytes} bytes (at {member.name})")
+            _check_tail(archive, tar, max_bytes)
             staging.mkdir(parents=True)
             for member in tqdm(members, desc=f"unpacking {archive.name}", disable=None, leave=False):
                 tar.extract(member, staging, filter="data")
-        if target.exists():
-            raise ArchiveError(f"{target}: exists already")
         staging.replace(target)
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(f"{archive}: cannot unpack: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -107,11 +114,23 @@ def _check_member(archive: Path, member: tarfile.TarInfo, seen: set[str]) -> Non
         raise ArchiveError(f"{archive}: member {member.name!r} would be written outside the target")
     if not (member.isfile() or member.isdir()):
         raise ArchiveError(f"{archive}: member {member.name!r} is a link or a device; expected files and folders")
+    if member.size < 0:
+        raise ArchiveError(f"{archive}: member {member.name!r} has a size of {member.size} bytes")
     key = str(path).casefold()
     if member.isfile():
         if key in seen:
             raise ArchiveError(f"{archive}: member {member.name!r} is there twice")
         seen.add(key)
+
+
+def _check_tail(archive: Path, tar: tarfile.TarFile, max_bytes: int) -> None:
+    """Read what follows the last member: tarfile stops before it, and there the compression's checksum is."""
+    assert tar.fileobj is not None
+    size = 0
+    while block := tar.fileobj.read(BLOCK):
+        size += len(block)
+        if size > max_bytes:
+            raise ArchiveError(f"{archive}: more than {max_bytes} bytes behind the last member")
 
 
 def digest(folder: Path, files: Iterable[str]) -> str:

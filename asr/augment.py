@@ -10,9 +10,9 @@ from asr import audio
 from asr.config import AugmentConfig
 
 
-def draw_speed(config: AugmentConfig, rng: np.random.Generator) -> float:
-    """One of the configured speed factors, uniformly."""
-    return float(config.speeds[rng.integers(len(config.speeds))])
+def draw_speeds(count: int, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """``(count,)`` float64 of the configured speed factors, each drawn uniformly."""
+    return rng.choice(np.array(config.speeds), size=count)
 
 
 def change_speed(samples: np.ndarray, sample_rate_hz: int, speed: float) -> np.ndarray:

@@ -38,7 +38,11 @@ def find_jobs(inputs: Sequence[str]) -> tuple[list[Job], list[str]]:
         if name == STDIN:
             jobs.append(Job(Item(io.BytesIO(sys.stdin.buffer.read()), "standard input"), Path("stdin")))
         elif Path(name).is_dir():
-            found = audio.find(name)
+            try:
+                found = audio.find(name)
+            except AudioError as error:
+                failures.append(str(error))
+                continue
             if not found:
                 failures.append(f"{name}: no audio file in this folder")
             jobs += [Job(Item(path, str(path)), path.relative_to(name)) for path in found]
@@ -58,8 +62,8 @@ def transcribe_files(
     """Transcribe files, folders and standard input; write to ``output_dir`` or, without one, to ``out`` (stdout).
 
     Returns one message per input that failed; the others are written all the same, each as soon as it is ready.
-    Raises ``ConfigError`` for an unknown format, two inputs with one output file, or subtitles of several
-    recordings without an ``output_dir``.
+    Raises ``ConfigError`` for an unknown format, two inputs with one output file, subtitles of several recordings
+    without an ``output_dir``, or an ``output_dir`` that cannot be made.
     """
     if format not in transcript.FORMATS:
         raise ConfigError(f"format: expected one of {', '.join(transcript.FORMATS)}, got {format!r}")
@@ -67,14 +71,21 @@ def transcribe_files(
     if output_dir is None and format in ("srt", "vtt") and len(jobs) > 1:
         raise ConfigError(f"{format} of {len(jobs)} recordings cannot share one stream: give --output-dir")
     outputs = output_paths(jobs, format, output_dir) if output_dir else []
+    if output_dir:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{output_dir}: cannot make the output folder: {error}") from error
     stream = out or sys.stdout
     results = recognizer.transcribe_many(job.item for job in jobs)
-    bar = tqdm(results, total=len(jobs), desc="transcribing", unit="file", disable=None if len(jobs) > 1 else True)
+    # On a terminal the texts themselves show the progress, and a bar would run through them.
+    shown = len(jobs) > 1 and not (output_dir is None and stream.isatty())
+    bar = tqdm(results, total=len(jobs), desc="transcribing", unit="file", disable=None if shown else True)
     for index, (item, result) in enumerate(bar):
         if isinstance(result, AudioError):
             failures.append(message(item, result))
             continue
-        body = transcript.FORMATS[format](result)
+        body = encodable(transcript.FORMATS[format](result))
         if output_dir:
             try:
                 outputs[index].parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +94,7 @@ def transcribe_files(
             except OSError as error:
                 failures.append(f"{item.name}: cannot write {outputs[index]}: {error}")
         else:
-            prefix = f"{item.name}: " if format == "txt" and len(jobs) > 1 else ""
+            prefix = encodable(f"{item.name}: ") if format == "txt" and len(jobs) > 1 else ""
             stream.write(prefix + body)
             stream.flush()
     return failures
@@ -100,6 +111,11 @@ def output_paths(jobs: Sequence[Job], format: str, folder: Path) -> list[Path]:
         taken[path] = job.item.name
         paths.append(path)
     return paths
+
+
+def encodable(text: str) -> str:
+    """``text`` as UTF-8 can hold it: bytes of a file name that are no UTF-8 become ``\\udcXX``, JSON's own escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def message(item: Item, error: AsrError) -> str:

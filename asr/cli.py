@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ OK, SOME_FAILED, FAILED = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 some inputs failed, 2 not done)."""
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     try:
         status: int = args.run(args)
+        print(end="", flush=True)  # so that a closed pipe is noticed here
         return status
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -28,9 +30,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of a pipe (head, say) has had enough: not an error of ours.
-        sys.stderr.close()
+        # The reader of a pipe (head, say) has had enough: not an error of ours. What is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parsed arguments; leaves the process with status 2 when they are wrong."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes positional arguments in one run only; those behind an option (train CONF --resume a=b) come back.
+    if rest and ("more" not in args or any(r.startswith("-") and r != "-" for r in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        getattr(args, args.more).extend(rest)
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,13 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm"))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
     _add_model(transcribe)
-    transcribe.set_defaults(run=_transcribe)
+    transcribe.set_defaults(run=_transcribe, more="inputs")
 
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, more="overrides")
 
     evaluate = commands.add_parser("evaluate", help="transcribe a manifest and score it: WER, CER, SER")
     evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
@@ -92,7 +106,9 @@ def _train(args: argparse.Namespace) -> int:
     from asr import config
     from asr.train import acoustic
 
-    acoustic.train(config.load(args.config, args.overrides), resume=args.resume)
+    settings = config.load(args.config, args.overrides)
+    progress = acoustic.train(settings, resume=args.resume)
+    print(f"{settings.train.output}: best validation WER {100 * progress.best_wer:.2f} %, epoch {progress.epoch} done")
     return OK
 
 
@@ -101,9 +117,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from asr.recognizer import load
 
     result = evaluate(args.manifest, load(args.model, device=args.device, beam=args.beam), args.root)
-    _print_report(result.report, args.errors)
-    factor = result.seconds / result.audio_s
-    print(f"{result.audio_s:.1f} s of audio in {result.seconds:.2f} s: {factor:.4f} x real time")
+    if args.errors:
+        _print_errors(result.report)
+    print(result.summary())
     if args.json:
         _write_json(args.json, result.to_dict())
     return _report_failures([f"{name}: {reason}" for name, reason in result.failures.items()])
@@ -114,7 +130,9 @@ def _score(args: argparse.Namespace) -> int:
 
     references = scoring.read_transcripts(args.reference, "reference")
     report = scoring.score(references, scoring.read_transcripts(args.hypothesis))
-    _print_report(report, args.errors)
+    if args.errors:
+        _print_errors(report)
+    print(report.summary())
     if args.json:
         _write_json(args.json, report.to_dict())
     return OK
@@ -127,19 +145,19 @@ def _info(args: argparse.Namespace) -> int:
     return OK
 
 
-def _print_report(report: asr.scoring.Report, errors: bool) -> None:
+def _print_errors(report: asr.scoring.Report) -> None:
     from asr import scoring
 
-    if errors:
-        for scored in report.utterances:
-            if scored.errors:
-                print(f"{scored.id}\n{scoring.format_alignment(scored)}\n")
-    print(report.summary())
+    for scored in report.utterances:
+        if scored.errors:
+            print(f"{scored.id}\n{scoring.format_alignment(scored)}\n")
 
 
 def _write_json(path: Path, tree: object) -> None:
     try:
-        path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+        # A lone surrogate (a file name that is no UTF-8) comes out as \udcXX, which is JSON's own escape.
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {error}") from error
 

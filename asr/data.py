@@ -158,11 +158,11 @@ class Dataset:
         """
         speeds = np.ones(len(self.utterances))
         if self.training:
+            speeds = augment.draw_speeds(len(speeds), self.config.augment, self._rng(epoch, SPEED_STREAM))
             for index, label in enumerate(self.labels):
-                speed = augment.draw_speed(self.config.augment, self._rng(epoch, SPEED_STREAM, index))
                 # A label that only just fits must not be made impossible by playing it faster.
-                fits = not self._misfit(self.utterances[index].duration_s / speed, label)
-                speeds[index] = speed if fits else 1.0
+                if self._misfit(self.utterances[index].duration_s / speeds[index], label):
+                    speeds[index] = 1.0
         durations = np.array([u.duration_s for u in self.utterances]) / speeds
         order_rng = self._rng(epoch, ORDER_STREAM)
         keys = durations

@@ -15,6 +15,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: {name} asked for, but torch sees no CUDA device; use auto or cpu")
+    if device.type not in ("cpu", "cuda"):  # torch knows more (meta, say), nothing here is tested on them
+        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(f"device: {name} asked for, but torch sees {count} CUDA devices; use auto or cpu")
     return device

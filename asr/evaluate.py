@@ -23,6 +23,17 @@ class Evaluation:
     audio_s: float
     seconds: float
 
+    def summary(self) -> str:
+        """Rates and speed for people, and how many utterances are not in them."""
+        factor = self.seconds / self.audio_s
+        lines = [
+            self.report.summary(),
+            f"{self.audio_s:.1f} s of audio in {self.seconds:.2f} s: {factor:.4f} x real time",
+        ]
+        if self.failures:
+            lines.append(f"{len(self.failures)} utterances could not be transcribed and are not in these figures")
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """The report's keys, and ``failures``, ``audio_s``, ``seconds`` and ``real_time_factor``."""
         speed = {

@@ -94,6 +94,9 @@ class Statistics:
     words: int
     characters: int
 
+    def __str__(self) -> str:
+        return f"{self.utterances} utterances, {self.hours:.2f} h, {self.speakers} speakers, {self.words} words"
+
 
 _KEYS = tuple(field.name for field in fields(Utterance))
 _REQUIRED = frozenset(_KEYS[:4])

@@ -122,7 +122,7 @@ class Recognizer:
         samples = audio.load(item.source, rate, source_rate_hz=source_rate_hz, start_s=item.start_s, end_s=item.end_s)
         if features.count_frames(len(samples), self.model.config.features) == 0:
             window_s = self.model.config.features.window_s
-            name = item.name or describe(item.source) or "audio"
+            name = describe(item.source) or item.name or "audio"
             raise AudioError(f"{name}: expected at least {window_s:g} s of audio, got {len(samples) / rate:.4f} s")
         return samples
 

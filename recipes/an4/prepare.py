@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -77,9 +78,7 @@ def find_corpus(source: str, out: Path) -> Path:
     if not raw.is_dir():
         file = Path(source)
         if archive.is_url(source):
-            file = out / Path(source).name
-            if not file.exists():
-                archive.fetch(source, file, max_bytes=MAX_DOWNLOAD_BYTES)
+            file = archive.fetch(source, out / Path(source).name, max_bytes=MAX_DOWNLOAD_BYTES)
         archive.unpack(file, raw, max_bytes=MAX_UNPACKED_BYTES, max_members=MAX_MEMBERS)
     return raw / "an4"
 
@@ -106,8 +105,15 @@ def main() -> int:
     args = parser.parse_args()
     try:
         args.out.mkdir(parents=True, exist_ok=True)
+        unpacked_before = (args.out / "raw").exists()
         corpus = find_corpus(args.source, args.out)
-        verify(corpus)
+        try:
+            verify(corpus)
+        except AsrError:
+            # The next run must not find what this one unpacked and refused.
+            if not unpacked_before:
+                shutil.rmtree(args.out / "raw", ignore_errors=True)
+            raise
         train, valid = manifest.split_by_speaker(read_subset(corpus, "train"), args.valid_speakers, SEED)
         for name, utterances in (("train", train), ("valid", valid), ("test", read_subset(corpus, "test"))):
             manifest.write(args.out / f"{name}.jsonl", utterances)

@@ -1,0 +1,103 @@
+"""What several test files share: synthetic sounds, a small model with random weights, corpora where there are any."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE_HZ = 16000
+
+
+def make_bursts(seconds: float, seed: int = 0, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """Chords of 60 to 250 ms with pauses between them, float32 ``(S,)``: changing enough for a model to spell."""
+    rng = np.random.default_rng(seed)
+    samples = np.zeros(round(seconds * rate_hz))
+    at = 0
+    while at < len(samples):
+        length = int(rng.uniform(0.06, 0.25) * rate_hz)
+        time = np.arange(min(length, len(samples) - at)) / rate_hz
+        for hz in rng.uniform(150, 3500, size=3):
+            samples[at : at + length] += 0.15 * np.sin(2 * np.pi * hz * time)
+        at += length + int(rng.choice([0, 0.03, 0.2]) * rate_hz)
+    return samples.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def bursts() -> Callable[..., np.ndarray]:
+    """``make_bursts`` itself."""
+    return make_bursts
+
+
+@pytest.fixture(scope="session")
+def write_wav() -> Callable[..., Path]:
+    """``write_wav(path, samples, rate_hz=16000)`` writes 16-bit audio, and the folders on the way."""
+
+    def write(path: Path, samples: Any, rate_hz: int = RATE_HZ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, rate_hz, subtype="PCM_16")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with tiny random weights that spells nonsense for ``make_bursts`` and nothing for silence."""
+    import torch
+
+    from asr import checkpoint
+    from asr.config import Config, ModelConfig
+    from asr.features import LogMel, measure_stats
+    from asr.models.encoder import AcousticModel
+    from asr.text import BLANK, CharTokenizer
+
+    config = Config(model=ModelConfig(channels=4, layers=1, hidden=24))
+    tokenizer = CharTokenizer([BLANK, " ", "'", *string.ascii_uppercase], config.text)
+    stats = measure_stats(LogMel(config.features), [make_bursts(10, seed=99)])
+    torch.manual_seed(1)
+    network = AcousticModel(config.model, config.features.mel_bins, tokenizer.vocab_size).eval()
+    log_mel = LogMel(config.features, stats)
+    with torch.inference_mode():
+        silence, _ = network(*log_mel(torch.zeros(1, RATE_HZ), torch.tensor([RATE_HZ])))
+        # In silence blank then wins each frame, the more so as everything is made to differ more.
+        network.output.bias[0] -= silence[0, :, 0].min()
+        network.output.bias[1:] -= silence[0, :, 1:].max(dim=0).values
+        network.output.bias[1] += 0.8  # spaces as well
+        network.output.weight.mul_(12)
+        network.output.bias.mul_(12)
+        network.output.bias[0] += 3
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint.save_description(folder, config, tokenizer, stats)
+    checkpoint.save_weights(folder, network, {"name": "tiny", "data": "none: random weights"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recognizer(model_dir: Path) -> Any:
+    """The tiny model, loaded; greedy, on the CPU."""
+    import asr
+
+    return asr.load(model_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def asr_data() -> Callable[[str], Path]:
+    """``asr_data(name)`` is a file or folder of ASR_DATA; where it is missing the test is skipped and says why."""
+
+    def find(name: str) -> Path:
+        folder = os.environ.get("ASR_DATA")
+        if not folder:
+            pytest.skip(f"ASR_DATA is not set: it names the folder with {name}")
+        path = Path(folder).resolve() / name
+        if not path.exists():
+            pytest.skip(f"ASR_DATA={folder} does not hold {name}")
+        return path
+
+    return find

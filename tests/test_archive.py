@@ -1,0 +1,404 @@
+"""Archives and downloads that are not what they should be: refused, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import io
+import random
+import socketserver
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asr.archive import ArchiveError, digest, fetch, is_url, unpack
+
+LIMITS = {"max_bytes": 1 << 20, "max_members": 100}
+GOOD = {"an4/a.txt": b"OH ONE\n" * 100, "an4/wav/b.sph": bytes(range(256)) * 40, "an4/empty": b""}
+
+
+def member(name: str, content: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, content
+
+
+def tar_bytes(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def good_bytes(mode: str = "w:gz") -> bytes:
+    return tar_bytes(member("an4", type=tarfile.DIRTYPE), *(member(*item) for item in GOOD.items()), mode=mode)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Writes an archive into a folder of its own, beside which nothing else may turn up."""
+
+    def write(content: bytes) -> Path:
+        (tmp_path / "at" / "out").mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "at" / "a.tar"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+def refused(path: Path, match: str, **limits: int) -> None:
+    """``unpack`` raises, names the archive, and leaves the disk as it was."""
+    before = sorted(path.parent.parent.rglob("*"))
+    with pytest.raises(ArchiveError, match=match) as error:
+        unpack(path, path.parent / "out" / "raw", **(LIMITS | limits))
+    assert str(path) in str(error.value)
+    assert sorted(path.parent.parent.rglob("*")) == before
+
+
+# ------------------------------------------------------------------------------------------------ unpacking
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_unpack(place: Callable[[bytes], Path], mode: str) -> None:
+    path = place(good_bytes(mode))
+    target = unpack(path, path.parent / "new" / "raw", **LIMITS)
+    found = {p.relative_to(target).as_posix(): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    assert found == GOOD
+    assert [p.name for p in target.parent.iterdir()] == ["raw"]
+
+
+def test_unpack_without_folder_members(place: Callable[[bytes], Path]) -> None:
+    path = place(tar_bytes(member("./x/./y/z.txt", b"deep")))
+    assert (unpack(path, path.parent / "out" / "raw", **LIMITS) / "x" / "y" / "z.txt").read_bytes() == b"deep"
+
+
+def test_files_are_readable_whatever_the_archive_says(place: Callable[[bytes], Path]) -> None:
+    path = place(tar_bytes(member("a", b"x", mode=0o7000), member("d", type=tarfile.DIRTYPE, mode=0)))
+    target = unpack(path, path.parent / "out" / "raw", **LIMITS)
+    assert (target / "a").stat().st_mode & 0o7777 == 0o600
+    assert (target / "d").stat().st_mode & 0o700 == 0o700
+
+
+def test_a_target_that_exists_is_kept(place: Callable[[bytes], Path]) -> None:
+    path = place(good_bytes())
+    target = path.parent / "out" / "raw"
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    with pytest.raises(ArchiveError, match="raw: exists already"):
+        unpack(path, target, **LIMITS)
+    assert [p.name for p in target.parent.rglob("*")] == ["raw", "mine.txt"]
+
+
+def test_what_a_killed_run_left_is_replaced(place: Callable[[bytes], Path]) -> None:
+    path = place(good_bytes())
+    (path.parent / "out" / ".raw.unpacking" / "an4").mkdir(parents=True)
+    (path.parent / "out" / ".raw.unpacking" / "an4" / "stale").touch()
+    target = unpack(path, path.parent / "out" / "raw", **LIMITS)
+    assert not (target / "an4" / "stale").exists()
+    assert [p.name for p in target.parent.iterdir()] == ["raw"]
+
+
+LINKS = [tarfile.SYMTYPE, tarfile.LNKTYPE]
+DEVICES = [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE]
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "an4/..", "..", "/etc/evil", "//evil", "a\\..\\evil"])
+def test_members_outside_the_target(place: Callable[[bytes], Path], name: str) -> None:
+    refused(place(tar_bytes(member("an4/a", b"fine"), member(name, b"evil"))), "outside the target")
+
+
+@pytest.mark.parametrize("kind", [*LINKS, *DEVICES])
+@pytest.mark.parametrize("linkname", ["../../evil", "/etc/passwd", "an4/a"])
+def test_links_and_devices(place: Callable[[bytes], Path], kind: bytes, linkname: str) -> None:
+    odd = member("an4/odd", type=kind, linkname=linkname)
+    refused(place(tar_bytes(member("an4/a", b"fine"), odd, member("an4/odd/b", b"x"))), "'an4/odd' is a link or a dev")
+
+
+@pytest.mark.parametrize("second", ["an4/a", "./an4/a", "an4//a", "an4/./a", "AN4/A"])
+def test_the_same_file_twice(place: Callable[[bytes], Path], second: str) -> None:
+    refused(place(tar_bytes(member("an4/a", b"1"), member(second, b"2"))), "is there twice")
+
+
+def test_a_file_that_is_also_a_folder(place: Callable[[bytes], Path]) -> None:
+    refused(place(tar_bytes(member("a", b"1"), member("a/b", b"2"))), "cannot unpack")
+    refused(place(tar_bytes(member("a/b", b"1"), member("a", b"2"))), "cannot unpack")
+
+
+def test_too_many_members(place: Callable[[bytes], Path]) -> None:
+    content = tar_bytes(*(member(f"{i}", type=tarfile.DIRTYPE) for i in range(101)))
+    refused(place(content), "more than 100 members")
+    unpack(place(content), place(content).parent / "out" / "raw", **(LIMITS | {"max_members": 101}))
+
+
+def test_a_bomb_is_refused_before_anything_is_written(
+    place: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise AssertionError("something was written")
+
+    content = tar_bytes(member("a", bytes(600_000)), member("b", bytes(600_000)), mode="w:gz")
+    assert len(content) < 5000
+    path = place(content)
+    monkeypatch.setattr(tarfile.TarFile, "extract", write)
+    monkeypatch.setattr(Path, "mkdir", write)
+    refused(path, r"unpacks to more than 1048576 bytes \(at b\)")
+
+
+def test_a_size_is_believed_before_its_bytes_come(place: Callable[[bytes], Path]) -> None:
+    """The header alone condemns it: a terabyte is not decompressed to be counted."""
+    info = tarfile.TarInfo("huge")
+    info.size = 1 << 40
+    refused(place(gzip.compress(info.tobuf())), "more than 1048576 bytes")
+
+
+def test_a_bomb_behind_the_end(place: Callable[[bytes], Path]) -> None:
+    refused(place(gzip.compress(good_bytes("w") + bytes(1 << 21))), "behind the last member")
+
+
+def test_a_negative_size(place: Callable[[bytes], Path]) -> None:
+    """It would set the count of bytes back, and older versions of tarfile read the same header for ever."""
+    for size in (-512, -(1 << 40)):
+        info = tarfile.TarInfo("a")
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        header[124:136] = b"\xff" + size.to_bytes(11, "big", signed=True)
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        content = tar_bytes(member("b", b"fine"))[:1024] + bytes(header) + bytes(1024)
+        refused(place(content), "size of -|cannot unpack")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"mtime": "1e300"},
+        {"mtime": "inf"},
+        {"mtime": "nan"},
+        {"size": "-512"},
+        {"path": "../evil"},
+        {"path": "a\0b"},
+        {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "a,b", "GNU.sparse.size": "1"},
+        {"GNU.sparse.size": "many", "GNU.sparse.map": "0,1"},
+        {"GNU.sparse.size": str(1 << 40), "GNU.sparse.map": "0,1", "GNU.sparse.name": "a"},
+    ],
+)
+def test_extended_headers_that_make_no_sense(place: Callable[[bytes], Path], header: dict[str, str]) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info, content = member("a", b"x", pax_headers=header)
+        tar.addfile(info, io.BytesIO(content))
+    refused(place(buffer.getvalue()), "a.tar: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", bytes(10240), b"\x1f\x8b" + bytes(100), b"<html>" * 500])
+def test_what_is_no_archive(place: Callable[[bytes], Path], content: bytes) -> None:
+    path = place(content)
+    if content == bytes(10240):  # an empty archive, as tar writes it
+        assert list(unpack(path, path.parent / "out" / "raw", **LIMITS).iterdir()) == []
+    else:
+        refused(path, "cannot unpack")
+
+
+def test_a_missing_archive(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"gone\.tar: cannot unpack"):
+        unpack(tmp_path / "gone.tar", tmp_path / "raw", **LIMITS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_truncated_archive(place: Callable[[bytes], Path], mode: str) -> None:
+    content = good_bytes(mode)
+    for cut in {*range(1, len(content), 1 + len(content) // 40), len(content) - 1, len(content) - 9}:
+        refused(place(content[:cut]), "cannot unpack")
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_damaged_archive(place: Callable[[bytes], Path], mode: str) -> None:
+    """Either refused, or the damage was of no consequence (the time in a gzip header, say)."""
+    content = good_bytes(mode)
+    rng = random.Random(1)
+    harmless = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path = place(bytes(damaged))
+        target = path.parent / "out" / "raw"
+        try:
+            unpack(path, target, **LIMITS)
+        except ArchiveError:
+            assert list(target.parent.iterdir()) == []
+        else:
+            harmless += 1
+            found = {p.relative_to(target).as_posix(): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+            assert found == GOOD
+            for p in sorted(target.rglob("*"), reverse=True):
+                p.rmdir() if p.is_dir() else p.unlink()
+            target.rmdir()
+    assert harmless < 30
+
+
+def test_damage_in_headers_of_a_plain_archive(place: Callable[[bytes], Path]) -> None:
+    """Only what it says it raises, whatever a header holds (sizes, times and modes of any kind)."""
+    content = good_bytes("w")
+    rng = random.Random(2)
+    for _ in range(150):
+        header = bytearray(content[512:1024])
+        for _ in range(rng.randrange(1, 4)):
+            header[rng.randrange(100, 500)] = rng.choice(b"\0 017\x80\xff9Lgx")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        path = place(content[:512] + bytes(header) + content[1024:])
+        target = path.parent / "out" / "raw"
+        try:
+            unpack(path, target, **LIMITS)
+        except ArchiveError:
+            assert list(target.parent.iterdir()) == []
+        else:
+            target.rename(path.parent / f"done{rng.random()}")
+
+
+# ------------------------------------------------------------------------------------------------ digest
+
+
+def test_digest_is_over_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_bytes(b"1")
+    (tmp_path / "b" / "c.txt").write_bytes(b"2")
+    lines = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in (("a.txt", b"1"), ("b/c.txt", b"2"))
+    )
+    found = digest(tmp_path, ["b/c.txt", "a.txt"])
+    assert found == digest(tmp_path, iter(["a.txt", "b/c.txt"])) == hashlib.sha256(lines.encode()).hexdigest()
+    (tmp_path / "a.txt").write_bytes(b"3")
+    assert digest(tmp_path, ["a.txt", "b/c.txt"]) != found
+    assert digest(tmp_path, ["a.txt"]) != digest(tmp_path, ["a.txt", "b/c.txt"])
+    with pytest.raises(ArchiveError, match=r"gone\.txt: cannot read"):
+        digest(tmp_path, ["gone.txt"])
+
+
+# ------------------------------------------------------------------------------------------------ downloads
+
+CONTENT = bytes(range(256)) * 2000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        if self.path == "/garbage":
+            self.wfile.write(b"this is no HTTP\r\n\r\n")
+        elif self.path == "/hang-up":
+            pass
+        elif self.path in ("/redirect", "/loop", "/to-file"):
+            self.send_response(302)
+            to = {"/redirect": "/good", "/loop": "/loop", "/to-file": "file:///etc/passwd"}[self.path]
+            self.send_header("Location", to)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif self.path == "/chunked-cut":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"fff\r\n" + CONTENT[:100])
+        elif self.path in ("/good", "/cut", "/no-length", "/wrong-length"):
+            self.send_response(200)
+            length = {"/wrong-length": "many", "/no-length": None}.get(self.path, str(len(CONTENT)))
+            if length:
+                self.send_header("Content-Length", length)
+            self.end_headers()
+            self.wfile.write(CONTENT[:1000] if self.path == "/cut" else CONTENT)
+        else:
+            self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients hang up on an answer that is too long."""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.mark.parametrize("page", ["good", "redirect", "no-length"])
+@pytest.mark.parametrize("sha256", [SHA256, None])
+def test_fetch(address: str, tmp_path: Path, page: str, sha256: str | None) -> None:
+    target = tmp_path / "new" / "a.tar.gz"
+    assert fetch(f"{address}/{page}", target, max_bytes=len(CONTENT), sha256=sha256) == target
+    assert target.read_bytes() == CONTENT
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("page", "options", "match"),
+    [
+        ("good", {"sha256": "0" * 64}, f"SHA-256 is {SHA256}, expected 0000"),
+        ("good", {"max_bytes": len(CONTENT) - 1}, f"{len(CONTENT)} bytes, expected at most {len(CONTENT) - 1}"),
+        ("no-length", {"max_bytes": len(CONTENT) - 1}, f"more than {len(CONTENT) - 1} bytes came"),
+        ("cut", {}, f"1000 (of {len(CONTENT)} bytes came|bytes read)"),
+        ("chunked-cut", {}, "cannot download"),
+        ("missing", {}, "cannot download: .*404.*--source"),
+        ("garbage", {}, "cannot download"),
+        ("hang-up", {}, "cannot download"),
+        ("loop", {}, "cannot download"),
+        ("to-file", {}, "cannot download"),
+        ("wrong-length", {}, "cannot download"),
+    ],
+)
+def test_fetch_refuses(address: str, tmp_path: Path, page: str, options: dict[str, object], match: str) -> None:
+    target = tmp_path / "a.tar.gz"
+    for old in (None, b"an older download"):
+        if old:
+            target.write_bytes(old)
+        with pytest.raises(ArchiveError, match=match) as error:
+            fetch(f"{address}/{page}", target, **{"max_bytes": 1 << 20, **options})  # type: ignore[arg-type]
+        assert f"{address}/{page}" in str(error.value)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({"a.tar.gz": old} if old else {})
+
+
+def test_fetch_from_nowhere(tmp_path: Path) -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+        port = server.server_address[1]
+    for url in (f"http://127.0.0.1:{port}/a", "http://", "http://127.0.0.1:x/"):
+        with pytest.raises(ArchiveError, match="cannot download"):
+            fetch(url, tmp_path / "a", max_bytes=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fetch_to_nowhere(address: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArchiveError, match="file/a: cannot write"):
+        fetch(f"{address}/good", tmp_path / "file" / "a", max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("source", "yes"),
+    [("http://a/b", True), ("https://a/b", True), ("ftp://a/b", False), ("http", False), ("/a/http://b", False)],
+)
+def test_is_url(source: str, yes: bool) -> None:
+    assert is_url(source) is yes

@@ -1,0 +1,180 @@
+"""Scoring a model on a manifest: the same figures as scoring its transcripts, and failures that do not hide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr import cli, manifest, scoring
+from asr.config import TextConfig
+from asr.errors import ManifestError
+from asr.evaluate import evaluate
+from asr.manifest import Utterance
+from asr.recognizer import Recognizer
+from asr.text import normalise
+
+Bursts = Callable[..., np.ndarray]
+Write = Callable[..., Path]
+
+TEXTS = ["oh one  two", "ULL L", "", "A B C D", "É IS UNKNOWN"]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, bursts: Bursts, write_wav: Write) -> Path:
+    """A manifest of five utterances, the last of them cut out of the fourth's recording."""
+    folder = tmp_path / "corpus"
+    utterances = []
+    for i, text in enumerate(TEXTS[:4]):
+        path = write_wav(folder / "wav" / f"{i}.wav", bursts(2 + i, seed=i))
+        utterances.append(Utterance(f"u{i}", str(path), text, 2.0 + i))
+    utterances.append(Utterance("u4", str(path), TEXTS[4], 2.5, start_s=1.0, end_s=3.5))
+    manifest.write(folder / "test.jsonl", utterances)
+    return folder / "test.jsonl"
+
+
+def append(path: Path, *utterances: Utterance) -> None:
+    known = manifest.read(path)
+    manifest.write(path, [*known, *utterances])
+
+
+def run(*args: str | Path) -> int:
+    return cli.main(list(map(str, args)))
+
+
+def transcripts(recognizer: Recognizer, path: Path, ids: Sequence[str]) -> dict[str, str]:
+    """What the recogniser makes of each utterance on its own."""
+    texts = {}
+    for u in manifest.read(path):
+        if u.id in ids:
+            samples = soundfile.read(u.audio, dtype="float32")[0]
+            end = None if u.end_s is None else round(u.end_s * 16000)
+            texts[u.id] = recognizer.transcribe(samples[round(u.start_s * 16000) : end]).text
+    return texts
+
+
+def test_figures_are_those_of_the_transcripts(recognizer: Recognizer, corpus: Path) -> None:
+    result = evaluate(corpus, recognizer)
+    ids = [f"u{i}" for i in range(5)]
+    references = {id: normalise(text, TextConfig()) for id, text in zip(ids, TEXTS, strict=True)}
+    expected = scoring.score(references, transcripts(recognizer, corpus, ids))
+    assert result.report == expected
+    assert expected.words == 3 + 2 + 0 + 4 + 3  # a word with an unknown letter counts, and so is wrong
+    assert expected.errors > 0
+    assert [u.id for u in result.report.utterances] == ids
+    assert any(u.hypothesis for u in expected.utterances)
+    assert result.failures == {}
+    assert result.audio_s == pytest.approx(2 + 3 + 4 + 5 + 2.5)
+    assert result.seconds > 0
+
+
+def test_references_are_normalised_as_in_training(recognizer: Recognizer, corpus: Path) -> None:
+    """Case and blanks are the manifest's affair, not errors of the model."""
+    (first,) = (u for u in evaluate(corpus, recognizer).report.utterances if u.id == "u0")
+    assert first.reference == "OH ONE TWO"
+
+
+def test_failures_are_named_and_not_scored(
+    recognizer: Recognizer, corpus: Path, write_wav: Write, tmp_path: Path
+) -> None:
+    whole = evaluate(corpus, recognizer).report
+    short = write_wav(tmp_path / "short.wav", np.zeros(100))
+    append(corpus, Utterance("gone", str(tmp_path / "gone.wav"), "OH", 1.0), Utterance("short", str(short), "OH", 1.0))
+    result = evaluate(corpus, recognizer)
+    assert result.report == whole
+    assert list(result.failures) == ["gone", "short"]
+    assert "gone.wav: no such file" in result.failures["gone"]
+    assert "short.wav: expected at least 0.025 s" in result.failures["short"]
+
+
+def test_nothing_transcribed_is_an_error(recognizer: Recognizer, tmp_path: Path) -> None:
+    manifest.write(tmp_path / "m.jsonl", [Utterance("a", str(tmp_path / "gone.wav"), "OH", 1.0)])
+    with pytest.raises(ManifestError, match=r"m\.jsonl: none of 1 .*gone\.wav"):
+        evaluate(tmp_path / "m.jsonl", recognizer)
+
+
+def test_audio_outside_the_root_is_refused(recognizer: Recognizer, corpus: Path, tmp_path: Path) -> None:
+    evaluate(corpus, recognizer, root=corpus.parent)
+    with pytest.raises(ManifestError, match="outside the root"):
+        evaluate(corpus, recognizer, root=tmp_path / "elsewhere")
+
+
+# ------------------------------------------------------------------------------------------------ asr evaluate
+
+
+def test_command_prints_and_writes_the_report(
+    recognizer: Recognizer, model_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.json"
+    assert run("evaluate", corpus, "--model", model_dir, "--device", "cpu", "--json", out) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    report = evaluate(corpus, recognizer).report
+    summary, speed = printed.out.splitlines()
+    assert summary == report.summary()
+    assert "16.5 s of audio in" in speed
+    assert "x real time" in speed
+    tree = json.loads(out.read_text(encoding="utf-8"))
+    for name in ("wer", "cer", "ser", "errors", "words", "substitutions", "deletions", "insertions"):
+        assert tree[name] == getattr(report, name)
+    assert tree["ci95"] == list(report.ci95)
+    assert 0 <= tree["ci95"][0] <= tree["wer"] <= tree["ci95"][1]
+    assert tree["failures"] == {}
+    assert tree["audio_s"] == 16.5
+    assert tree["real_time_factor"] == pytest.approx(tree["seconds"] / 16.5, abs=1e-4)
+    assert [(u["id"], u["reference"], u["hypothesis"]) for u in tree["utterances"]] == [
+        (u.id, u.reference, u.hypothesis) for u in report.utterances
+    ]
+    # The report is a hypothesis file as well, and scores the same.
+    references = tmp_path / "ref.txt"
+    references.write_text("".join(f"{u.id} {u.reference}\n" for u in report.utterances), encoding="utf-8")
+    assert run("score", references, out) == 0
+    assert capsys.readouterr().out.strip() == summary
+
+
+def test_command_reports_failures_and_scores_the_rest(
+    model_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append(corpus, Utterance("gone", str(tmp_path / "gone.wav"), "OH", 1.0))
+    out = tmp_path / "report.json"
+    assert run("evaluate", corpus, "--model", model_dir, "--json", out) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [f"error: gone: {tmp_path / 'gone.wav'}: no such file"]
+    assert printed.out.startswith("WER ")
+    tree = json.loads(out.read_text(encoding="utf-8"))
+    assert list(tree["failures"]) == ["gone"]
+    assert len(tree["utterances"]) == 5
+
+
+def test_command_shows_the_errors(model_dir: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", corpus, "--model", model_dir, "--errors") == 0
+    out = capsys.readouterr().out
+    assert "u0\nREF: OH" in out
+    assert out.splitlines()[-2].startswith("WER ")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"id": "a"}\n', "a.wav\n"])
+def test_command_refuses_a_bad_manifest(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (tmp_path / "m.jsonl").write_text(content)
+    assert run("evaluate", tmp_path / "m.jsonl", "--model", model_dir) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {tmp_path / 'm.jsonl'}")
+    assert printed.out == ""
+
+
+def test_command_refuses_a_report_that_cannot_be_written(
+    model_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", corpus, "--model", model_dir, "--json", tmp_path / "no" / "folder.json") == 2
+    assert "folder.json: cannot write" in capsys.readouterr().err
+
+
+def test_command_takes_a_beam(model_dir: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", corpus, "--model", model_dir, "--beam", "4") == 0
+    assert capsys.readouterr().out.startswith("WER ")

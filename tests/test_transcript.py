@@ -1,0 +1,229 @@
+"""Output formats, read back by small parsers written from the formats' definitions."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr import transcript
+from asr.transcript import FORMATS, Transcript, Word
+
+SRT_TIMES = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d),(\d{3}) --> (\d{2,}):([0-5]\d):([0-5]\d),(\d{3})")
+VTT_TIMES = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3}) --> (\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3})")
+
+
+@dataclass(frozen=True)
+class Cue:
+    start_ms: int
+    end_ms: int
+    lines: tuple[str, ...]
+
+
+def cue(match: re.Match[str] | None, lines: list[str]) -> Cue:
+    assert match, lines
+    h, m, s, ms, h2, m2, s2, ms2 = map(int, match.groups())
+    return Cue(((h * 60 + m) * 60 + s) * 1000 + ms, ((h2 * 60 + m2) * 60 + s2) * 1000 + ms2, tuple(lines))
+
+
+def parse_srt(body: str) -> list[Cue]:
+    """Blocks of number, times and lines, divided by one blank line each."""
+    if not body:
+        return []
+    assert body.endswith("\n")
+    cues = []
+    for number, block in enumerate(body.removesuffix("\n").split("\n\n"), start=1):
+        first, times, *lines = block.split("\n")
+        assert first == str(number)
+        assert lines
+        cues.append(cue(SRT_TIMES.fullmatch(times), lines))
+    return cues
+
+
+def parse_vtt(body: str) -> list[Cue]:
+    """As the W3C has it: the signature, a blank line, cues divided by blank lines, ``&``, ``<``, ``>`` escaped."""
+    assert body.endswith("\n")
+    signature, *blocks = body.removesuffix("\n").split("\n\n")
+    assert signature == "WEBVTT"
+    cues = []
+    for block in blocks:
+        times, *lines = block.split("\n")
+        assert lines
+        for line in lines:
+            assert "-->" not in line
+            assert not re.search(r"<|>|&(?!amp;|lt;|gt;)", line)
+        lines = [line.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") for line in lines]
+        cues.append(cue(VTT_TIMES.fullmatch(times), lines))
+    return cues
+
+
+def spoken(*words: tuple[str, float, float]) -> Transcript:
+    made = tuple(Word(text, start, end, 0.5) for text, start, end in words)
+    return Transcript(" ".join(w.text for w in made), made, made[-1].end_s if made else 1.0, "a.wav")
+
+
+def evenly(texts: list[str], seconds: float = 0.1, start: float = 0.0) -> Transcript:
+    return spoken(*((text, start + i * seconds, start + (i + 1) * seconds) for i, text in enumerate(texts)))
+
+
+@st.composite
+def transcripts(draw: st.DrawFn) -> Transcript:
+    """Words as recognition gives them: in order, of any length, with pauses between them."""
+    texts = st.text("ABÉ'&<>-", min_size=1, max_size=50)
+    steps = st.tuples(texts, st.integers(0, 1500), st.integers(40, 3000), st.floats(0, 1))
+    words, at = [], draw(st.integers(0, 4_000_000))
+    for text, pause, length, confidence in draw(st.lists(steps, max_size=30)):
+        words.append(Word(text, (at + pause) / 1000, (at + pause + length) / 1000, confidence))
+        at += pause + length
+    return Transcript(" ".join(w.text for w in words), tuple(words), at / 1000, draw(st.text(max_size=9)))
+
+
+@given(transcripts())
+def test_subtitles_read_back(made: Transcript) -> None:
+    cues = parse_srt(FORMATS["srt"](made))
+    assert parse_vtt(FORMATS["vtt"](made)) == cues
+    assert [word for c in cues for line in c.lines for word in line.split()] == [w.text for w in made.words]
+    at = 0
+    starts = {round(w.start_s * 1000) for w in made.words}
+    ends = {round(w.end_s * 1000) for w in made.words}
+    for c in cues:
+        assert at <= c.start_ms < c.end_ms
+        assert c.start_ms in starts
+        assert c.end_ms in ends
+        at = c.end_ms
+        words = [word for line in c.lines for word in line.split()]
+        assert len(c.lines) <= 2
+        assert all(len(line) <= 42 or " " not in line for line in c.lines)
+        assert c.end_ms - c.start_ms <= 7000 or len(words) == 1
+
+
+@given(transcripts())
+def test_json_reads_back(made: Transcript) -> None:
+    body = FORMATS["json"](made)
+    assert body.count("\n") == 1
+    tree = json.loads(body)
+    assert list(tree) == ["format", "source", "duration_s", "text", "confidence", "words"]
+    assert (tree["format"], tree["source"], tree["text"]) == (1, made.source, made.text)
+    assert tree["duration_s"] == pytest.approx(made.duration_s, abs=5e-4)
+    assert len(tree["words"]) == len(made.words)
+    for got, word in zip(tree["words"], made.words, strict=True):
+        assert list(got) == ["text", "start_s", "end_s", "confidence"]
+        assert got["text"] == word.text
+        assert (got["start_s"], got["end_s"]) == pytest.approx((word.start_s, word.end_s), abs=5e-4)
+        assert got["confidence"] == pytest.approx(word.confidence, abs=5e-5)
+
+
+@given(transcripts())
+def test_ctm_has_six_fields_a_line(made: Transcript) -> None:
+    lines = FORMATS["ctm"](made).splitlines()
+    assert len(lines) == len(made.words)
+    for line, word in zip(lines, made.words, strict=True):
+        name, channel, start, duration, text, confidence = line.split(" ")
+        assert name
+        assert (channel, text) == ("1", word.text)
+        assert float(start) == pytest.approx(word.start_s, abs=5e-4)
+        assert float(duration) == pytest.approx(word.end_s - word.start_s, abs=5.1e-4)
+        assert float(confidence) == pytest.approx(word.confidence, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("a.wav", "a.wav"), ("my files/a b.wav", "my_files/a_b.wav"), ("", "-"), ("\ta\n", "a")]
+)
+def test_ctm_names_have_no_blanks(source: str, name: str) -> None:
+    made = Transcript("A", (Word("A", 0.04, 0.2, 0.5),), 1.0, source)
+    assert FORMATS["ctm"](made) == f"{name} 1 0.040 0.160 A 0.5000\n"
+
+
+def test_txt_is_one_line() -> None:
+    assert FORMATS["txt"](evenly(["OH", "ONE"])) == "OH ONE\n"
+
+
+def test_nothing_said() -> None:
+    silence = Transcript("", (), 1.5, "a.wav")
+    assert str(silence) == ""
+    assert silence.confidence == 1
+    assert {name: FORMATS[name](silence) for name in ("txt", "srt", "vtt", "ctm")} == {
+        "txt": "\n",
+        "srt": "",
+        "vtt": "WEBVTT\n",
+        "ctm": "",
+    }
+    assert json.loads(FORMATS["json"](silence))["words"] == []
+
+
+def test_known_subtitles() -> None:
+    made = spoken(("OH", 0.1, 0.35), ("ONE", 0.4, 0.8), ("TWO", 2.5, 3.0))
+    times = (("00:00:00{}100 --> 00:00:00{}800", "OH ONE"), ("00:00:02{}500 --> 00:00:03{}000", "TWO"))
+    assert FORMATS["srt"](made) == "\n".join(
+        f"{i}\n{at.format(',', ',')}\n{text}\n" for i, (at, text) in enumerate(times, start=1)
+    )
+    assert FORMATS["vtt"](made) == "WEBVTT\n" + "".join(f"\n{at.format('.', '.')}\n{text}\n" for at, text in times)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "clock"),
+    [
+        (0, "00:00:00,000"),
+        (0.9994, "00:00:00,999"),
+        (0.9996, "00:00:01,000"),
+        (59.9999, "00:01:00,000"),
+        (3599.9999, "01:00:00,000"),
+        (3600, "01:00:00,000"),
+        (3661.25, "01:01:01,250"),
+        (360000, "100:00:00,000"),
+    ],
+)
+def test_clock(seconds: float, clock: str) -> None:
+    body = FORMATS["srt"](spoken(("A", seconds, seconds + 1)))
+    assert body.splitlines()[1].split(" --> ")[0] == clock
+    assert FORMATS["vtt"](spoken(("A", seconds, seconds + 1))).splitlines()[2].startswith(clock.replace(",", "."))
+
+
+def test_a_cue_is_two_full_lines() -> None:
+    texts = ["A" * 20, "B" * 21] * 2 + ["C"]
+    assert [c.lines for c in parse_srt(FORMATS["srt"](evenly(texts)))] == [
+        (f"{texts[0]} {texts[1]}", f"{texts[2]} {texts[3]}"),
+        ("C",),
+    ]
+
+
+def test_a_line_of_43_characters_is_broken() -> None:
+    (only,) = parse_srt(FORMATS["srt"](evenly(["A" * 21, "B" * 21])))
+    assert only.lines == ("A" * 21, "B" * 21)
+
+
+def test_a_word_longer_than_a_line_is_not_cut() -> None:
+    long = "A" * 100
+    cues = parse_srt(FORMATS["srt"](evenly(["OH", long, "ONE", long, "TWO"])))
+    assert [line for c in cues for line in c.lines] == ["OH", long, "ONE", long, "TWO"]
+    assert all(len(c.lines) <= 2 for c in cues)
+
+
+@pytest.mark.parametrize(("pause", "cues"), [(0.0, 1), (transcript.PAUSE_S, 1), (transcript.PAUSE_S + 0.01, 2)])
+def test_a_pause_begins_a_cue(pause: float, cues: int) -> None:
+    assert len(transcript.group_cues(spoken(("A", 0.0, 1.0), ("B", 1.0 + pause, 3.0)).words)) == cues
+
+
+def test_a_cue_stays_seven_seconds_at_most() -> None:
+    cues = transcript.group_cues(evenly(["A"] * 20, seconds=1.0).words)
+    assert [len(c) for c in cues] == [7, 7, 6]
+
+
+def test_vtt_escapes_markup_and_arrows() -> None:
+    body = FORMATS["vtt"](evenly(["<b>", "R&D", "-->"]))
+    assert "&lt;b&gt; R&amp;D --&gt;" in body
+    assert parse_vtt(body)[0].lines == ("<b> R&D -->",)
+
+
+def test_escapes_do_not_count_towards_the_line() -> None:
+    (only,) = parse_vtt(FORMATS["vtt"](evenly(["&" * 21, "&" * 20])))
+    assert only.lines == (f"{'&' * 21} {'&' * 20}",)
+
+
+def test_confidence_is_the_mean_of_the_words() -> None:
+    made = Transcript("A B", (Word("A", 0, 1, 0.25), Word("B", 1, 2, 0.75)), 2.0)
+    assert made.confidence == made.to_dict()["confidence"] == 0.5
