@@ -1,0 +1,51 @@
+"""Put a trained model into the package: weights in half precision, and a card that says what it is for.
+
+    python tools/bundle_model.py RUN NAME --evaluation JSON --note "key: text" ...
+
+RUN is a training's output, NAME the name that ``asr.load`` will know it by, JSON what ``asr evaluate --json`` wrote for
+the test set. Notes go into the card as they are: purpose, licence of the data, limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from asr import checkpoint
+from asr.errors import AsrError
+
+ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
+FIGURES = ("wer", "cer", "ser", "errors", "words", "substitutions", "deletions", "insertions", "ci95")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--evaluation", type=Path, required=True, metavar="JSON")
+    parser.add_argument("--note", action="append", default=[], metavar="KEY: TEXT")
+    args = parser.parse_args()
+    try:
+        model = checkpoint.load_model(args.run)
+        evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
+        notes = dict(note.split(": ", 1) for note in args.note)
+        card = notes | model.card | {"test": {key: evaluation[key] for key in FIGURES}}
+        # Paths of the training machine mean nothing to others.
+        data = dataclasses.replace(model.config.data, train="", valid="")
+        train = dataclasses.replace(model.config.train, output="exp/model")
+        config = dataclasses.replace(model.config, data=data, train=train)
+        folder = ASSETS / args.name
+        checkpoint.save_description(folder, config, model.tokenizer, model.stats)
+        checkpoint.save_weights(folder, model.network, card, half=True)
+        print(checkpoint.describe(checkpoint.load_model(folder)))
+    except (AsrError, OSError, ValueError, KeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
