@@ -350,8 +350,8 @@ def stop_request() -> Iterator[StopRequest]:
 def keep_freed_memory() -> None:
     """Make glibc keep large freed blocks for reuse instead of giving each back to the system and asking again.
 
-    Activations of tens of megabytes come and go at every step; without this a third of the time can go to page
-    faults. A no-op where the C library is not glibc.
+    Activations of tens of megabytes come and go at every step, and each time their pages would be zeroed and mapped
+    anew, in system time. A no-op where the C library is not glibc.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
