@@ -113,6 +113,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    _check_parent(args.json)
     from asr.evaluate import evaluate
     from asr.recognizer import load
 
@@ -126,6 +127,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
+    _check_parent(args.json)
     from asr import scoring
 
     references = scoring.read_transcripts(args.reference, "reference")
@@ -151,6 +153,12 @@ def _print_errors(report: asr.scoring.Report) -> None:
     for scored in report.utterances:
         if scored.errors:
             print(f"{scored.id}\n{scoring.format_alignment(scored)}\n")
+
+
+def _check_parent(path: Path | None) -> None:
+    """Refuse a report that could not be written, before the work and not after it."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise AsrError(f"{path}: cannot write: no folder {path.parent}")
 
 
 def _write_json(path: Path, tree: object) -> None:

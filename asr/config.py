@@ -12,7 +12,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -234,7 +234,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that quotes the line breaks of Unicode: PyYAML writes them bare and reads a break back."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = '"' if set(text) & {"\x85", "\u2028", "\u2029"} else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file into a ``Config``; ``overrides`` are ``key.sub=value`` strings applied on top.
 
     Raises ``ConfigError`` (file and key named) for unreadable YAML, unknown keys, wrong types and bad values.
@@ -251,17 +263,19 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, got {type(tree).__name__}")
-    for override in overrides:
-        _override(tree, override)
     try:
-        return from_dict(Config, tree)
+        config = from_dict(Config, tree)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    # The file is read first, alone, so that an error says which of the two it is in.
+    for override in overrides:
+        _override(tree, override)
+    return from_dict(Config, tree) if overrides else config
 
 
 def dumps(config: Any) -> str:
     """YAML text of a config dataclass; ``from_dict(type(config), yaml.safe_load(text))`` gives it back."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 # Subtitle conventions: two lines of 42 characters, at most 7 s on screen, a new cue after a pause.
@@ -72,9 +73,12 @@ def to_json(transcript: Transcript) -> str:
 
 
 def to_ctm(transcript: Transcript) -> str:
-    """NIST CTM: ``recording channel start duration word confidence``, one word a line."""
+    """NIST CTM: ``recording channel start duration word confidence``, one word a line.
+
+    The recording is named by its file's stem, as in the reference CTM of most corpora.
+    """
     # Fields are separated by blanks, so a name with blanks would shift all of them.
-    name = "_".join(transcript.source.split()) or "-"
+    name = "_".join(PurePath(transcript.source).stem.split()) or "-"
     return "".join(
         f"{name} 1 {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.4f}\n" for w in transcript.words
     )

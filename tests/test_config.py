@@ -5,7 +5,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asr import config as configs
@@ -107,6 +107,14 @@ def test_a_wrong_override_is_an_error(tmp_path, override, message):
         load(write(tmp_path, "model: {layers: 2}"), [override])
 
 
+def test_the_file_is_named_for_its_own_errors_only(tmp_path):
+    path = write(tmp_path, "model: {layers: 2}")
+    with pytest.raises(ConfigError, match=r"^unknown key model\.layesr"):
+        load(path, ["model.layesr=3"])
+    with pytest.raises(ConfigError, match=rf"^{path}: model\.layers: expected > 0"):
+        load(write(tmp_path, "model: {layers: 0}"), ["model.layers=3"])
+
+
 RANGES = {
     "text.tokenizer": (["bpe"], ["char"]),
     "text.case": (["title"], ["upper", "lower", "keep"]),
@@ -187,6 +195,7 @@ def test_ranges(key):
         }
     )
 )
+@example({"text": {"alphabet": "é\x85\u2028", "replace": {"\x85": "\u2029"}}})
 def test_yaml_round_trip(tree):
     config = from_dict(Config, tree)
     assert from_dict(Config, yaml.safe_load(configs.dumps(config))) == config

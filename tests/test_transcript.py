@@ -131,9 +131,10 @@ def test_ctm_has_six_fields_a_line(made: Transcript) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("a.wav", "a.wav"), ("my files/a b.wav", "my_files/a_b.wav"), ("", "-"), ("\ta\n", "a")]
+    ("source", "name"),
+    [("in/a.wav", "a"), ("my files/a b.wav", "a_b"), ("cen1-fash-b", "cen1-fash-b"), ("", "-"), ("\ta\n", "a")],
 )
-def test_ctm_names_have_no_blanks(source: str, name: str) -> None:
+def test_ctm_names_are_stems_without_blanks(source: str, name: str) -> None:
     made = Transcript("A", (Word("A", 0.04, 0.2, 0.5),), 1.0, source)
     assert FORMATS["ctm"](made) == f"{name} 1 0.040 0.160 A 0.5000\n"
 
