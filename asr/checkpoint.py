@@ -175,13 +175,13 @@ def locate(model: str | Path | None) -> Path:
     Raises ``ModelError`` that lists the bundled names.
     """
     names = bundled()
-    if model is None:
-        model = DEFAULT_MODEL
-    if str(model) in names:
-        return Path(str(resources.files("asr") / "assets" / "models" / str(model)))
-    if Path(model).is_dir():
+    name = DEFAULT_MODEL if model is None else str(model)
+    if name in names:
+        return Path(str(resources.files("asr") / "assets" / "models" / name))
+    # The default is the package's own: a folder of that name in the working directory must not stand in for it.
+    if model is not None and Path(model).is_dir():
         return Path(model)
-    raise ModelError(f"{model}: neither a model directory nor a bundled model ({', '.join(names) or 'none'})")
+    raise ModelError(f"{name}: neither a model directory nor a bundled model ({', '.join(names) or 'none'})")
 
 
 def load_model(model: str | Path | None = None) -> Model:

@@ -159,6 +159,8 @@ def _check_parent(path: Path | None) -> None:
     """Refuse a report that could not be written, before the work and not after it."""
     if path is not None and not path.absolute().parent.is_dir():
         raise AsrError(f"{path}: cannot write: no folder {path.parent}")
+    if path is not None and path.is_dir():
+        raise AsrError(f"{path}: cannot write: expected a file, this is a folder")
 
 
 def _write_json(path: Path, tree: object) -> None:

@@ -39,7 +39,7 @@ class Evaluation:
         speed = {
             "audio_s": round(self.audio_s, 3),
             "seconds": round(self.seconds, 3),
-            "real_time_factor": round(self.seconds / self.audio_s, 6) if self.audio_s else None,
+            "real_time_factor": round(self.seconds / self.audio_s, 6),
         }
         return self.report.to_dict() | {"failures": self.failures} | speed
 

@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, settings
+
+# hypothesis times each example by default; on a busy machine a test would fail for being slow.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 RATE_HZ = 16000
 

@@ -173,6 +173,10 @@ def test_command_refuses_a_report_that_cannot_be_written(
 ) -> None:
     assert run("evaluate", corpus, "--model", model_dir, "--json", tmp_path / "no" / "folder.json") == 2
     assert "folder.json: cannot write" in capsys.readouterr().err
+    assert run("evaluate", corpus, "--model", model_dir, "--json", tmp_path) == 2
+    printed = capsys.readouterr()
+    assert f"{tmp_path}: cannot write: expected a file" in printed.err
+    assert printed.out == ""  # refused before the work
 
 
 def test_command_takes_a_beam(model_dir: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

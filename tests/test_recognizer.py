@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asr
-from asr import audio
+from asr import audio, checkpoint
 from asr import recognizer as module
 from asr.config import FeatureConfig, TextConfig
 from asr.decode import Hypothesis
@@ -351,6 +351,17 @@ def test_log_probs_are_normalised(recognizer: Recognizer, bursts: Bursts) -> Non
 def test_a_beam_below_one_is_refused(model_dir: Path, beam: int) -> None:
     with pytest.raises(ConfigError, match=f"beam.*{beam}"):
         asr.load(model_dir, beam=beam)
+
+
+def test_a_folder_does_not_stand_in_for_the_default_model(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "bundled", list)
+    Path(checkpoint.DEFAULT_MODEL).symlink_to(model_dir)
+    assert checkpoint.locate(checkpoint.DEFAULT_MODEL).is_dir()
+    with pytest.raises(ModelError, match="neither a model directory nor a bundled model"):
+        checkpoint.locate(None)
 
 
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
