@@ -16,7 +16,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 def train(step: int, epoch: int, **values: Any) -> dict[str, Any]:
-    return {"step": step, "epoch": epoch, "seconds": 1.0} | (values or {"loss": 2.0, "grad_norm": 3.0, "learning_rate": 1e-3})  # fmt: skip  # noqa: E501
+    usual = {"loss": 2.0, "grad_norm": 3.0, "learning_rate": 1e-3}
+    return {"step": step, "epoch": epoch, "seconds": 1.0} | (values or usual)
 
 
 def valid(step: int, epoch: int, wer: float) -> dict[str, Any]:
