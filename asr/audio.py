@@ -123,6 +123,17 @@ def load(
     return _load(array, sample_rate_hz, start_s, end_s, max_duration_s)
 
 
+def blocks(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[int, Samples]]:
+    """Read a file from its start in blocks of bounded size: (its own rate in Hz, mono float32 ``(n,)``).
+
+    Channels are averaged, nothing is resampled. Raises ``AudioError`` as ``load`` does, where the damage is met;
+    a file without samples gives no block.
+    """
+    with _open(source, _name(source)) as file:
+        for block in _blocks(file, 0, None):
+            yield file.rate_hz, block
+
+
 def resample(samples: npt.ArrayLike, from_hz: float, to_hz: float, quality: str = "HQ") -> Samples:
     """Band-limited resampling of ``(S,)`` or ``(S, C)`` to ``round(S * to_hz / from_hz)`` float32 samples.
 

@@ -66,6 +66,25 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     train.set_defaults(run=_train, more="overrides")
 
+    check = commands.add_parser(
+        "check",
+        help="find what is wrong with a manifest and its audio, before training",
+        description="Names every bad line, file and transcript. Exit status: 0 no errors (there may be warnings), "
+        "1 errors found, 2 the check could not run.",
+    )
+    check.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
+    check.add_argument("--config", metavar="CONF", help="the training's YAML file: alphabet, subsampling, speeds")
+    check.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures")
+    check.add_argument("--plot", type=Path, metavar="PNG", help="draw a page of histograms (needs matplotlib)")
+    check.add_argument("--root", metavar="DIR", help="report audio paths that lead outside this folder")
+    check.add_argument("--workers", type=int, default=0, metavar="N", help="reading threads (default: one per CPU)")
+    check.set_defaults(run=_check)
+
+    plot = commands.add_parser("plot", help="draw loss, error rates, learning rate and gradient norm of runs")
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="run directory (train.output), or its log.jsonl")
+    plot.add_argument("--output", type=Path, metavar="PNG", help="default: curves.png in the run's folder, or here")
+    plot.set_defaults(run=_plot, more="runs")
+
     evaluate = commands.add_parser("evaluate", help="transcribe a manifest and score it: WER, CER, SER")
     evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
@@ -112,6 +131,37 @@ def _train(args: argparse.Namespace) -> int:
     return OK
 
 
+def _check(args: argparse.Namespace) -> int:
+    if args.workers < 0:
+        raise AsrError(f"--workers: expected 0 (one per CPU) or more, got {args.workers}")
+    for path in (args.json, args.plot):
+        _check_parent(path)
+    from asr import config, plot, preflight
+
+    if args.plot:
+        plot.require()
+    settings = config.load(args.config) if args.config else None
+    report = preflight.check(args.manifest, settings, args.root, args.workers)
+    _show(report.summary())
+    if args.json:
+        _write_json(args.json, report.to_dict())
+    if args.plot:
+        preflight.draw(report, args.plot)
+    return SOME_FAILED if report.count(preflight.ERROR) else OK
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from asr import plot
+
+    folder = Path(args.runs[0]) if len(args.runs) == 1 and Path(args.runs[0]).is_dir() else Path()
+    output = args.output or folder / "curves.png"
+    _check_parent(output)
+    for log in plot.curves(args.runs, output):
+        _show(plot.describe(log))
+    _show(str(output))
+    return OK
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     _check_parent(args.json)
     from asr.evaluate import evaluate
@@ -153,6 +203,11 @@ def _print_errors(report: asr.scoring.Report) -> None:
     for scored in report.utterances:
         if scored.errors:
             print(f"{scored.id}\n{scoring.format_alignment(scored)}\n")
+
+
+def _show(text: str) -> None:
+    """Print; names and texts that are no UTF-8 come out escaped."""
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _check_parent(path: Path | None) -> None:

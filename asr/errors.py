@@ -38,3 +38,7 @@ class DecodeError(AsrError):
 
 class TrainingError(AsrError):
     """Training that cannot start or cannot go on."""
+
+
+class PlotError(AsrError):
+    """A picture that cannot be drawn: matplotlib missing, nothing to show, or nowhere to write."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from asr.errors import ManifestError
 
-_SLACK_S = 0.05
+SLACK_S = 0.05
 """How far ``duration_s`` may be from ``end_s - start_s``: producers round."""
 
 
@@ -61,7 +61,7 @@ class Utterance:
     def _is_segment(self) -> bool:
         if not _is_seconds(self.end_s) or self.end_s is None:
             return False
-        return self.end_s > self.start_s and abs(self.end_s - self.start_s - self.duration_s) <= _SLACK_S
+        return self.end_s > self.start_s and abs(self.end_s - self.start_s - self.duration_s) <= SLACK_S
 
     def _fault(self) -> str:
         for name in ("id", "audio", "text", "speaker"):
@@ -111,16 +111,11 @@ def read(path: str | Path, root: str | Path | None = None) -> list[Utterance]:
     Raises ``ManifestError`` naming file and line: unreadable file, malformed JSON, unknown or missing key, wrong
     type or value, duplicate id, audio outside ``root``, no utterance at all.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    inside = None if root is None else os.path.realpath(root)
     utterances: list[Utterance] = []
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
-        try:
-            record = _parse(line)
-            utterance = Utterance(**{**record, "audio": _resolve(record["audio"], folder, inside)})
-        except ManifestError as error:
-            raise ManifestError(f"{path}:{number}: {error}") from error
+    for number, utterance in scan(path, root):
+        if isinstance(utterance, ManifestError):
+            raise utterance
         first = seen.setdefault(utterance.id, number)
         if first != number:
             raise ManifestError(f"{path}:{number}: id {utterance.id!r} is already that of line {first}")
@@ -128,6 +123,27 @@ def read(path: str | Path, root: str | Path | None = None) -> list[Utterance]:
     if not utterances:
         raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
     return utterances
+
+
+def scan(path: str | Path, root: str | Path | None = None) -> Iterator[tuple[int, Utterance | ManifestError]]:
+    """Every line of a manifest that is not blank: its number from 1 and its utterance, or what is wrong with it.
+
+    As ``read``, but a bad line does not hide the lines behind it, and an id may come twice.
+    Raises ``ManifestError`` for a file that cannot be read at all.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    inside = None if root is None else os.path.realpath(root)
+    for number, data in _lines(path):
+        try:
+            line = _decode(data, number)
+            if not line.strip():
+                continue
+            record = _parse(line)
+            yield number, Utterance(**{**record, "audio": _resolve(record["audio"], folder, inside)})
+        except ManifestError as error:
+            named = ManifestError(f"{path}:{number}: {error}")
+            named.__cause__ = error
+            yield number, named
 
 
 def write(path: str | Path, utterances: Iterable[Utterance], relative_to: str | Path | None = None) -> None:
@@ -203,20 +219,21 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
-def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) for the lines that are not blank."""
-    number = 0
+def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line)."""
     try:
         with open(path, "rb") as file:
-            for number, data in enumerate(file, start=1):
-                # A byte order mark is not part of the JSON; editors on Windows put one in front.
-                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}:{number}: expected UTF-8, got {error}; convert the file to UTF-8") from error
+            yield from enumerate(file, start=1)
     except OSError as error:
         raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
+
+
+def _decode(data: bytes, number: int) -> str:
+    try:
+        # A byte order mark is not part of the JSON; editors on Windows put one in front.
+        return data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"expected UTF-8, got {error}; convert the file to UTF-8") from error
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""Pictures: the curves of training runs, and what other pages of plots share. Needs matplotlib (extra ``plot``)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from asr.errors import PlotError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOG = "log.jsonl"
+PAGE_INCHES = (4.6, 3.6)
+"""Width and height of one panel."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The log of a run: ``points[key]`` is ``(N, 2)`` float64 of (step, value) by step, finite values only.
+
+    ``epochs`` is ``(M, 2)`` float64 of (step, epochs done by then), what turns steps into epochs; ``(1, 2)`` for a
+    run in its first epoch. ``bad_lines`` counts lines that are no JSON, such as one that a kill cut short.
+    """
+
+    name: str
+    points: dict[str, np.ndarray]
+    epochs: np.ndarray
+    bad_lines: int
+
+    def at(self, key: str, in_epochs: bool) -> tuple[np.ndarray, np.ndarray]:
+        """x and y of a curve, empty where the log has none."""
+        points = self.points.get(key, np.zeros((0, 2)))
+        return self.to_epochs(points[:, 0]) if in_epochs else points[:, 0], points[:, 1]
+
+    def to_epochs(self, steps: np.ndarray) -> np.ndarray:
+        """Epochs, with fractions, at ``steps``; beyond the last known one as fast as the run went before."""
+        known = self.epochs
+        slope = (known[-1, 1] - known[-2, 1]) / (known[-1, 0] - known[-2, 0])
+        beyond = known[-1, 1] + (steps - known[-1, 0]) * slope
+        inside: np.ndarray = np.interp(steps, known[:, 0], known[:, 1])
+        return np.where(steps > known[-1, 0], beyond, inside)
+
+
+def read_log(run: str | Path) -> Curves:
+    """The log of a run directory, or a log file itself.
+
+    Lines that are no JSON objects with a step are counted and left out. Of lines with one step the last counts.
+    Raises ``PlotError`` for a log that is missing or holds no figure at all.
+    """
+    path = Path(run)
+    path = path / LOG if path.is_dir() else path
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        hint = f"; expected a run directory, which holds {LOG}, or such a file"
+        raise PlotError(f"{path}: cannot read the log: {error.strerror or error}{hint}") from error
+    values: dict[str, dict[float, float]] = {}
+    ends: dict[float, float] = {0.0: 0.0}
+    epoch, bad = 0.0, 0
+    for line in filter(str.strip, lines):
+        try:
+            record = json.loads(line)
+            step, now = float(record["step"]), float(record["epoch"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            bad += 1
+            continue
+        validation = any(key.startswith("valid_") for key in record)
+        # A validation stands at an epoch's end; else the first line of an epoch comes a few steps after its start.
+        if validation or (now > epoch and now not in ends.values()):
+            ends[step] = now
+        epoch = now
+        for key, value in record.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                values.setdefault(key, {})[step] = value
+    shown = {key: np.array(sorted(curve.items())) for key, curve in values.items() if key not in ("step", "epoch")}
+    if not shown:
+        raise PlotError(f"{path}: expected lines of figures, got none; has the run made its first steps?")
+    known = np.array(sorted(ends.items()))
+    # Epochs only ever grow; anything else (logs put together by hand) cannot be drawn against them.
+    growing = np.concatenate([[True], known[1:, 1] > np.maximum.accumulate(known[:, 1])[:-1]])
+    return Curves(_name(path), shown, known[growing], bad)
+
+
+def curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
+    """Draw loss, error rates, learning rate and gradient norm of ``runs`` over one another, as PNG at ``path``.
+
+    The x axis is epochs, or steps as long as one of the runs has not finished its first epoch.
+    Raises ``PlotError`` as ``read_log`` and ``save`` do.
+    """
+    figure, axes = page(2, 2)
+    logs = [read_log(run) for run in runs]
+    names = [log.name for log in logs]
+    in_epochs = all(len(log.epochs) > 1 for log in logs)
+    panels = (
+        ("loss per token (nats)", (("loss", "training", "-"), ("valid_loss", "validation", "--"))),
+        ("validation error rate (%)", (("valid_wer", "WER", "-"), ("valid_cer", "CER", "--"))),
+        ("learning rate", (("learning_rate", "", "-"),)),
+        ("gradient norm, before clipping", (("grad_norm", "", "-"),)),
+    )
+    for axis, (title, keys) in zip(axes, panels, strict=True):
+        drawn = 0
+        for index, log in enumerate(logs):
+            label = plain(log.name if names.count(log.name) == 1 else f"{log.name} ({index + 1})")
+            for number, (key, meaning, style) in enumerate(keys):
+                x, y = log.at(key, in_epochs)
+                if not len(x):
+                    continue
+                # One run has a colour for each curve, several have one for each run.
+                colour = f"C{(index if len(logs) > 1 else number) % 10}"
+                parts = [label] if len(logs) > 1 else []
+                shown = ": ".join([*parts, *([meaning] if meaning else [])])
+                factor = 100 if key in ("valid_wer", "valid_cer") else 1
+                marker = "." if len(x) < 3 else ""
+                axis.plot(x, factor * y, style, color=colour, label=shown, linewidth=1.2, marker=marker)
+                drawn += 1
+                if key == "valid_wer":
+                    best = int(np.argmin(y))
+                    axis.plot(x[best], factor * y[best], "o", color=colour, markersize=4)
+                    axis.annotate(f"{factor * y[best]:.1f}", (x[best], factor * y[best]), (0, -13),
+                                  textcoords="offset points", ha="center", fontsize=8, color=colour)  # fmt: skip
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("epoch" if in_epochs else "step")
+        axis.grid(alpha=0.3)
+        if not drawn:
+            axis.text(0.5, 0.5, "nothing logged yet", ha="center", transform=axis.transAxes)
+            continue
+        if title != "learning rate":
+            readable_log_scale(axis)
+        if len(logs) > 1 or len(keys) > 1:
+            axis.legend(fontsize=8)
+    figure.suptitle(", ".join(map(plain, names)) if len(names) <= 4 else f"{len(names)} runs")
+    save(figure, path)
+    return logs
+
+
+def page(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure of ``rows`` times ``columns`` panels, without a window and without pyplot's global state."""
+    require()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * PAGE_INCHES[0], rows * PAGE_INCHES[1]), dpi=120, layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(rows * columns)]
+
+
+def require() -> None:
+    """Raise ``PlotError``, saying what to install, where matplotlib is missing; cheap enough to come before work."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise PlotError(
+            f"plots need matplotlib ({error}): pip install matplotlib, or this package as .[plot]"
+        ) from error
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write ``figure`` as PNG, whole or not at all, whatever the ending of ``path``. Raises ``PlotError``."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            figure.savefig(temporary, format="png")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise PlotError(f"{path}: cannot write the plot: {error.strerror or error}") from error
+
+
+def readable_log_scale(axis: Axes) -> None:
+    """A logarithmic y axis whose ticks are plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_yscale("log", nonpositive="mask")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def plain(words: str) -> str:
+    """``words`` as matplotlib shows them literally: a pair of dollars would be mathematics."""
+    return words.replace("$", r"\$")
+
+
+def _name(path: Path) -> str:
+    """The run directory's name; of a log of another name, the file's."""
+    path = path.absolute()
+    return path.parent.name if path.name == LOG else path.stem
+
+
+def describe(log: Curves) -> str:
+    """One line: how far the run is, its best validation, and what the log could not tell."""
+    last = max(points[-1, 0] for points in log.points.values())
+    parts = [f"{log.name}: step {last:g}"]
+    wer = log.points.get("valid_wer")
+    if wer is None:
+        parts.append("no validation yet")
+    else:
+        best = int(np.argmin(wer[:, 1]))
+        parts.append(f"best validation WER {100 * wer[best, 1]:.2f} % at step {wer[best, 0]:g}")
+    if log.bad_lines:
+        parts.append(f"{log.bad_lines} unreadable lines left out")
+    return ", ".join(parts)

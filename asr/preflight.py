@@ -1,0 +1,458 @@
+"""Preflight: everything that is wrong with a manifest and its audio, named, before training meets it.
+
+Errors stop training, are left out of it, or teach the model something false; warnings are worth a look. The rules
+and their thresholds are the constants below and the table ``KINDS``.
+
+One bad line or file never hides another. Every file is read once, in blocks, at its own rate and with its channels
+averaged; the segments cut out of one recording are measured in that one pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from asr import audio, manifest, plot, text
+from asr.config import Config
+from asr.data import output_frames
+from asr.errors import AudioError, ConfigError, ManifestError, TextError
+from asr.manifest import Utterance
+
+ERROR, WARNING = "error", "warning"
+KINDS = {
+    "bad_line": (ERROR, "malformed lines"),
+    "duplicate_id": (ERROR, "duplicate ids"),
+    "unreadable": (ERROR, "unreadable audio"),
+    "wrong_duration": (ERROR, "wrong durations"),
+    "unknown_character": (ERROR, "unknown characters"),
+    "label_misfit": (ERROR, "labels that cannot fit their frames"),
+    "silent": (ERROR, "silent, but with words"),
+    "conflicting_text": (ERROR, "same audio, different text"),
+    "duplicate_audio": (WARNING, "same audio, same text"),
+    "label_tight": (WARNING, "labels that fit only without speeding up"),
+    "too_long": (WARNING, "longer than data.max_utterance_s"),
+    "clipped": (WARNING, "clipped"),
+    "speaking_rate": (WARNING, "outlying speaking rates"),
+}
+"""What can be found: severity and title."""
+
+SILENT_PEAK = 1e-3
+"""Silent: half the distance from the lowest to the highest sample is below this (-60 dBFS)."""
+CLIPPED_PEAK = 0.1
+CLIPPED_SAMPLES = 5
+CLIPPED_SHARE = 1e-4
+"""Clipped: flat tops (three equal samples in a row within 1 % of the peak, which is at least ``CLIPPED_PEAK``)
+make up this share of the samples, and are no fewer than ``CLIPPED_SAMPLES``. A clipping that was resampled or coded
+with loss afterwards leaves no flat tops and is not seen; nor is one of a single channel among others."""
+RATE_SCORE = 3.5
+RATE_FACTOR = 1.5
+RATE_UTTERANCES = 10
+"""Outlying speaking rate: the logarithm of characters per second has a modified z-score (distance from the median
+over 1.4826 median absolute deviations, Iglewicz & Hoaglin 1993) above ``RATE_SCORE``, and the rate is off the median
+by more than ``RATE_FACTOR``. Fewer than ``RATE_UTTERANCES`` utterances with words have no outliers."""
+FIRST = 5
+"""Findings of each kind that the summary names; the JSON has them all."""
+
+TITLES = {
+    "duration_s": "duration (s)",
+    "characters_per_s": "characters per second",
+    "level_dbfs": "level, root mean square (dBFS)",
+    "peak_dbfs": "peak (dBFS)",
+    "label_share": "frames the label needs / frames there are",
+}
+"""What is drawn as a histogram, and how its axis is named."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: which of ``KINDS``, with which utterance, on which line of the manifest."""
+
+    kind: str
+    id: str
+    line: int
+    message: str
+
+
+@dataclass
+class Report:
+    """What ``check`` found.
+
+    ``series`` are the quantities drawn as histograms, one value per utterance that has it; ``characters`` counts the
+    normalised transcripts' characters, ``rates_hz`` the sample rates of the utterances' files.
+    """
+
+    manifest: str
+    utterances: int = 0
+    audio_s: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+    characters: Counter[str] = field(default_factory=Counter)
+    rates_hz: Counter[int] = field(default_factory=Counter)
+    series: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in TITLES})
+
+    def add(self, kind: str, entry: _Entry, message: str) -> None:
+        """Note a finding about an utterance."""
+        self.findings.append(Finding(kind, entry.utterance.id, entry.line, message))
+
+    def count(self, severity: str) -> int:
+        """Findings that are errors, or warnings."""
+        return sum(KINDS[finding.kind][0] == severity for finding in self.findings)
+
+    def summary(self) -> str:
+        """Counts, and the first few of every kind, for people."""
+        rates = ", ".join(f"{rate} Hz ({count})" for rate, count in self.rates_hz.most_common())
+        rare = ", ".join(f"{char!r} {count}" for char, count in self.characters.most_common()[: -FIRST - 1 : -1])
+        lines = [
+            f"{self.manifest}: {self.utterances} utterances, {self.audio_s / 3600:.2f} h of audio read",
+            f"sample rates: {rates or 'none read'}",
+            f"{len(self.characters)} characters{f'; rarest: {rare}' if rare else ''}",
+        ]
+        for kind, (severity, title) in KINDS.items():
+            found = [finding for finding in self.findings if finding.kind == kind]
+            if found:
+                lines.append(f"{severity}: {len(found)} {title}")
+                lines += [f"  line {f.line}, {f.id}: {f.message}" for f in found[:FIRST]]
+                lines += [f"  and {len(found) - FIRST} more"] if len(found) > FIRST else []
+        lines.append(f"{self.count(ERROR)} errors, {self.count(WARNING)} warnings")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON: ``counts`` by kind, ``findings`` in full, quantiles of every series."""
+        return {
+            "manifest": self.manifest,
+            "utterances": self.utterances,
+            "audio_s": round(self.audio_s, 3),
+            "errors": self.count(ERROR),
+            "warnings": self.count(WARNING),
+            "counts": {kind: sum(finding.kind == kind for finding in self.findings) for kind in KINDS},
+            "findings": [{"severity": KINDS[finding.kind][0], **vars(finding)} for finding in self.findings],
+            "sample_rates_hz": {str(rate): count for rate, count in self.rates_hz.most_common()},
+            "characters": dict(self.characters.most_common()),
+            "quantiles": {name: _quantiles(values) for name, values in self.series.items() if values},
+        }
+
+
+@dataclass
+class _Entry:
+    line: int
+    utterance: Utterance
+    label: list[int] | None = None
+    meter: _Meter | None = None
+
+
+class _Meter:
+    """Figures of one utterance, gathered from the blocks of its file."""
+
+    def __init__(self, start_s: float, end_s: float | None) -> None:
+        self.start_s, self.end_s = start_s, end_s
+        self.rate_hz = 0
+        self.samples = 0
+        self.low, self.high = math.inf, -math.inf
+        self.flat = 0
+        self.error = ""
+        self._sums = [0.0, 0.0]
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._tail = np.zeros(0, np.float32)
+
+    def feed(self, rate_hz: int, at: int, block: audio.Samples) -> bool:
+        """Take what belongs to the utterance from a block that starts at sample ``at``; False: no more is wanted."""
+        self.rate_hz = rate_hz
+        first = round(self.start_s * rate_hz)
+        last = at + len(block) if self.end_s is None else round(self.end_s * rate_hz)
+        part = block[max(0, first - at) : max(0, last - at)]
+        if len(part):
+            self._measure(part)
+        return self.end_s is None or at + len(block) < last
+
+    def _measure(self, part: audio.Samples) -> None:
+        self.samples += len(part)
+        self._hash.update(part.tobytes())
+        exact = part.astype(np.float64)
+        self._sums[0] += float(exact.sum())
+        self._sums[1] += float(exact @ exact)
+        before, peak = self.peak, max(float(part.max()), -float(part.min()))
+        self.low, self.high = min(self.low, float(part.min())), max(self.high, float(part.max()))
+        if peak * 0.99 > before:
+            self.flat = 0  # what was the top so far is none
+        joined = np.concatenate([self._tail, part])
+        level = np.abs(joined[2:]) >= 0.99 * self.peak
+        equal = joined[1:] == joined[:-1]
+        self.flat += int(np.count_nonzero(level & equal[1:] & equal[:-1]))
+        self._tail = joined[-2:]
+
+    @property
+    def peak(self) -> float:
+        return max(self.high, -self.low, 0.0)
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples / self.rate_hz
+
+    @property
+    def level(self) -> float:
+        """Root mean square about the mean: a constant offset is no sound."""
+        mean = self._sums[0] / self.samples
+        return math.sqrt(max(0.0, self._sums[1] / self.samples - mean * mean))
+
+    @property
+    def silent(self) -> bool:
+        return (self.high - self.low) / 2 < SILENT_PEAK
+
+    @property
+    def clipped(self) -> bool:
+        needed = max(CLIPPED_SAMPLES, CLIPPED_SHARE * self.samples)
+        return not self.silent and self.peak >= CLIPPED_PEAK and self.flat >= needed
+
+    @property
+    def content(self) -> tuple[int, int, bytes]:
+        """Equal for equal samples at an equal rate, whatever file they come from."""
+        return self.rate_hz, self.samples, self._hash.digest()
+
+
+def check(path: str | Path, config: Config | None = None, root: str | Path | None = None, workers: int = 0) -> Report:
+    """Look for everything of ``KINDS`` in the manifest ``path``; ``root`` as in ``manifest.read``.
+
+    ``config`` (None: the default one) gives text rules, features, subsampling, speeds and the longest utterance. The
+    alphabet is ``text.alphabet`` or, as in training, the characters of ``data.train``; without either, that of the
+    manifest itself, in which then nothing is unknown. ``workers`` threads read audio; 0 takes one per processor, 8
+    at most.
+
+    Raises ``ManifestError`` when the manifest cannot be read at all or holds no line, ``ConfigError`` when the
+    alphabet cannot be had.
+    """
+    settings = config or Config()
+    report = Report(str(path))
+    entries: list[_Entry] = []
+    lines: dict[str, int] = {}
+    for line, item in manifest.scan(path, root):
+        if isinstance(item, ManifestError):
+            report.findings.append(Finding("bad_line", "", line, str(item.__cause__ or item)))
+            continue
+        entries.append(_Entry(line, item))
+        if lines.setdefault(item.id, line) != line:
+            report.add("duplicate_id", entries[-1], f"already the id of line {lines[item.id]}")
+    if not entries and not report.findings:
+        raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
+    report.utterances = len(entries)
+    _spell(report, entries, settings, _tokenizer(path, entries, settings))
+    _read(entries, workers or min(8, os.cpu_count() or 1))
+    _check_audio(report, entries)
+    for entry in entries:
+        _check_fit(report, entry, settings)
+    _check_rates(report, entries)
+    _check_duplicates(report, entries, settings)
+    report.findings.sort(key=lambda finding: finding.line)
+    return report
+
+
+def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> text.CharTokenizer:
+    """The alphabet that training would use."""
+    texts = [entry.utterance.text for entry in entries]
+    source = config.data.train
+    try:
+        if source and not config.text.alphabet and os.path.realpath(source) != os.path.realpath(path):
+            texts = [u.text for _, u in manifest.scan(source) if isinstance(u, Utterance)]
+        # Half a surrogate pair is no character: it must not become one of the alphabet, and is found as unknown.
+        texts = [words for words in texts if words.isascii() or _encodable(words)]
+        if not config.text.alphabet and not any(text.normalise(words, config.text) for words in texts):
+            return text.CharTokenizer([text.BLANK, " "], config.text)
+        return text.CharTokenizer.from_texts(texts, config.text)
+    except (ManifestError, TextError) as error:
+        raise ConfigError(
+            f"the alphabet cannot be had: {error}; set text.alphabet, or let data.train name the training manifest"
+        ) from error
+
+
+def _encodable(words: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in words)
+
+
+def _spell(report: Report, entries: Iterable[_Entry], config: Config, tokenizer: text.CharTokenizer) -> None:
+    for entry in entries:
+        words = entry.utterance.text
+        report.characters.update(text.normalise(words, config.text))
+        try:
+            entry.label = tokenizer.encode(words)
+        except TextError as error:
+            report.add("unknown_character", entry, str(error))
+
+
+def _read(entries: Sequence[_Entry], workers: int) -> None:
+    """Give every entry its meter, reading each file once."""
+    files: dict[str, list[_Meter]] = {}
+    for entry in entries:
+        item = entry.utterance
+        entry.meter = _Meter(item.start_s, item.end_s)
+        files.setdefault(item.audio, []).append(entry.meter)
+    with (
+        tqdm(total=len(entries), desc="reading audio", unit="utterance", disable=None, leave=False) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        pending: deque[Future[int]] = deque()
+        try:
+            for name, meters in files.items():
+                pending.append(pool.submit(_measure, name, meters))
+                if len(pending) > 4 * workers:
+                    bar.update(pending.popleft().result())
+            while pending:
+                bar.update(pending.popleft().result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _measure(name: str, meters: Sequence[_Meter]) -> int:
+    """Feed a file to the meters of its utterances; those it fails for learn why. Returns how many there are."""
+    open_meters, at = list(meters), 0
+    try:
+        for rate_hz, block in audio.blocks(name):
+            open_meters = [meter for meter in open_meters if meter.feed(rate_hz, at, block)]
+            at += len(block)
+            if not open_meters:
+                break
+    except AudioError as error:
+        for meter in open_meters:
+            meter.error = str(error)
+        return len(meters)
+    for meter in meters:
+        if not at:
+            meter.error = f"{name}: expected audio, got no samples"
+        elif not meter.samples:
+            meter.error = f"{name}: the utterance starts at {meter.start_s:g} s, the audio ends at {at / rate_hz:.3f} s"
+    return len(meters)
+
+
+def _check_audio(report: Report, entries: Iterable[_Entry]) -> None:
+    """What was measured, or could not be, against what the manifest says."""
+    for entry in entries:
+        meter, item = entry.meter, entry.utterance
+        assert meter is not None
+        if meter.error:
+            report.add("unreadable", entry, meter.error)
+            entry.meter = None
+            continue
+        report.audio_s += meter.duration_s
+        report.rates_hz[meter.rate_hz] += 1
+        report.series["duration_s"].append(meter.duration_s)
+        if not meter.silent:
+            report.series["level_dbfs"].append(_decibels(meter.level))
+            report.series["peak_dbfs"].append(_decibels(meter.peak))
+        slack_s = manifest.SLACK_S if item.end_s is None else audio.END_TOLERANCE_S + manifest.SLACK_S
+        if abs(meter.duration_s - item.duration_s) > slack_s:
+            message = f"duration_s is {item.duration_s:g}, the audio lasts {meter.duration_s:.3f} s"
+            report.add("wrong_duration", entry, message)
+        if meter.silent and item.text.strip():
+            message = f"no sample is further than {_decibels(SILENT_PEAK):.0f} dBFS from the middle, but the text is "
+            report.add("silent", entry, f"{message}{_short(item.text)}")
+        if meter.clipped:
+            message = f"{meter.flat} samples on flat tops at {_decibels(meter.peak):.1f} dBFS"
+            report.add("clipped", entry, message)
+
+
+def _check_fit(report: Report, entry: _Entry, config: Config) -> None:
+    """The label against the frames, as ``data.Dataset`` does, but by the measured duration where there is one."""
+    duration_s = entry.meter.duration_s if entry.meter else entry.utterance.duration_s
+    samples = duration_s * config.features.sample_rate_hz
+    frames = output_frames(round(samples), config)
+    if frames == 0:
+        window_s = config.features.window_s
+        report.add("label_misfit", entry, f"{duration_s:.3f} s are shorter than one window ({window_s:g} s)")
+        return
+    if duration_s > config.data.max_utterance_s:
+        limit_s = config.data.max_utterance_s
+        report.add("too_long", entry, f"{duration_s:.1f} s, data.max_utterance_s is {limit_s:g}: left out of training")
+    if not entry.label:
+        return
+    needed = text.min_frames(entry.label)
+    report.series["label_share"].append(needed / frames)
+    speed = max(config.augment.speeds)
+    if needed > frames:
+        message = f"needs {needed} frames (tokens and adjacent repeats), {duration_s:.2f} s give {frames}"
+        report.add("label_misfit", entry, f"{message} at subsampling {config.model.subsampling}")
+    elif needed > (fastest := output_frames(round(samples / speed), config)):
+        message = f"needs {needed} frames; {duration_s:.2f} s give {frames}, at speed {speed:g} {fastest}"
+        report.add("label_tight", entry, f"{message}: never played so fast")
+
+
+def _check_rates(report: Report, entries: Iterable[_Entry]) -> None:
+    spoken = [entry for entry in entries if entry.label and entry.meter and entry.meter.duration_s]
+    rates = np.array([len(e.label) / e.meter.duration_s for e in spoken if e.label and e.meter])
+    report.series["characters_per_s"] = rates.tolist()
+    if len(rates) < RATE_UTTERANCES:
+        return
+    logs = np.log(rates)
+    median = float(np.median(logs))
+    spread = 1.4826 * float(np.median(np.abs(logs - median)))
+    limit = max(RATE_SCORE * spread, math.log(RATE_FACTOR))
+    for index in np.flatnonzero(np.abs(logs - median) > limit).tolist():
+        item = spoken[index].utterance
+        message = f"{rates[index]:.1f} characters per second, the median is {math.exp(median):.1f}: {_short(item.text)}"
+        report.add("speaking_rate", spoken[index], message)
+
+
+def _check_duplicates(report: Report, entries: Iterable[_Entry], config: Config) -> None:
+    seen: dict[tuple[int, int, bytes], _Entry] = {}
+    for entry in entries:
+        if entry.meter is None or entry.meter.silent:  # all digital silence is alike
+            continue
+        first = seen.setdefault(entry.meter.content, entry)
+        if first is entry:
+            continue
+        words, others = (text.normalise(e.utterance.text, config.text) for e in (entry, first))
+        where = f"the same samples as line {first.line}, {first.utterance.id}"
+        if words == others:
+            report.add("duplicate_audio", entry, where)
+        else:
+            report.add("conflicting_text", entry, f"{where}; here {_short(words)}, there {_short(others)}")
+
+
+def draw(report: Report, path: str | Path) -> None:
+    """One page of histograms as PNG. Raises ``PlotError`` without matplotlib or when it cannot be written."""
+    figure, axes = plot.page(2, 3)
+    for axis, (name, title) in zip(axes, TITLES.items(), strict=False):
+        values = np.array(report.series[name])
+        axis.set_xlabel(title)
+        axis.set_ylabel("utterances")
+        if not len(values):
+            axis.text(0.5, 0.5, "nothing measured", ha="center", transform=axis.transAxes)
+            continue
+        axis.hist(values, bins=min(40, max(10, round(2 * len(values) ** 0.5))))
+        axis.set_yscale("log" if len(values) > 1000 else "linear")
+        axis.set_title(f"median {np.median(values):.3g}, from {values.min():.3g} to {values.max():.3g}", fontsize=9)
+    axes[4].axvline(1.0, color="tab:red", linewidth=1, label="no label fits beyond")
+    axes[4].legend(fontsize=8)
+    common = report.characters.most_common(60)
+    axes[5].bar(range(len(common)), [count for _, count in common])
+    axes[5].set_xticks(range(len(common)), [plot.plain("␣" if char == " " else char) for char, _ in common])
+    axes[5].tick_params(axis="x", labelsize=7)
+    axes[5].set_xlabel("characters" if len(common) == len(report.characters) else "the 60 commonest characters")
+    axes[5].set_ylabel("occurrences")
+    axes[5].set_yscale("log" if common else "linear")
+    name = plot.plain(report.manifest)
+    figure.suptitle(
+        f"{name}: {report.utterances} utterances, {report.audio_s / 3600:.2f} h, "
+        f"{report.count(ERROR)} errors, {report.count(WARNING)} warnings"
+    )
+    plot.save(figure, path)
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    names = ("min", "p05", "median", "p95", "max")
+    return {n: round(float(v), 4) for n, v in zip(names, np.quantile(values, (0, 0.05, 0.5, 0.95, 1)), strict=True)}
+
+
+def _decibels(value: float) -> float:
+    return 20 * math.log10(max(value, 1e-10))
+
+
+def _short(words: str) -> str:
+    return repr(words if len(words) <= 40 else words[:39] + "…")
