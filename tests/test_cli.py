@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import asr
-from asr import batch, checkpoint, cli, manifest, transcript
+from asr import batch, cli, manifest, transcript
 from asr.errors import AudioError, ConfigError
 from asr.manifest import Utterance
 from asr.recognizer import Recognizer
@@ -395,14 +395,6 @@ def test_the_command_in_its_own_process(model_dir: Path, files: list[Path], text
     assert done.returncode == 1
     assert done.stdout == f"standard input: {texts[0]}\n"
     assert done.stderr == f"error: {tmp_path / 'gone.wav'}: no such file\n"
-
-
-def test_the_bundled_model(files: list[Path], capsys: Capture) -> None:
-    if not checkpoint.bundled():
-        pytest.skip("no model is bundled")
-    assert cli.main(["transcribe", str(files[0])]) == 0
-    assert cli.main(["info"]) == 0
-    assert "tokens:" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------ info, train

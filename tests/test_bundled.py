@@ -1,0 +1,72 @@
+"""The model that comes with the package: loads without an argument, hears the sample, reaches what its card says."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import asr
+from asr import checkpoint, cli
+from asr.evaluate import evaluate
+from asr.recognizer import load
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = (ROOT / "egs" / "sample.txt").read_text(encoding="utf-8").strip()
+
+
+def test_it_transcribes_the_sample():
+    transcript = asr.load(device="cpu").transcribe(ROOT / "egs" / "sample.wav")
+    assert transcript.text == REFERENCE
+    times = [time for word in transcript.words for time in (word.start_s, word.end_s)]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1] <= transcript.duration_s
+    assert all(0.5 < word.confidence <= 1 for word in transcript.words)
+
+
+def test_commands_use_it_without_being_told(capsys):
+    assert cli.main(["transcribe", str(ROOT / "egs" / "sample.wav")]) == 0
+    assert capsys.readouterr().out == REFERENCE + "\n"
+    assert cli.main(["info"]) == 0
+    assert "letters, digits, names, dates" in capsys.readouterr().out
+
+
+def test_the_demo_shows_text_times_confidences_and_wer(capsys):
+    runpy.run_path(str(ROOT / "egs" / "demo.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert f"transcript  {REFERENCE}" in out
+    assert "WER 0.00 %" in out
+    assert "confidence" in out
+
+
+def test_the_example_prints_words_and_goes_on_after_a_bad_file(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["transcribe.py", "no_such_file.wav", str(ROOT / "egs" / "sample.wav")])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "egs" / "transcribe.py"), run_name="__main__")
+    printed = capsys.readouterr()
+    assert stop.value.code == 1
+    assert "no_such_file.wav: no such file" in printed.err
+    assert [line.split()[-1] for line in printed.out.splitlines()[1:]] == REFERENCE.split()
+
+
+def test_it_is_small_and_holds_no_path_of_the_machine_that_made_it():
+    folder = checkpoint.locate(None)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12e6
+    config = checkpoint.load_model().config
+    assert (config.data.train, config.data.valid) == ("", "")
+
+
+def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path):
+    archive = asr_data("an4_sphere.tar.gz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["prepare.py", "--source", str(archive), str(tmp_path)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "recipes" / "an4" / "prepare.py"), run_name="__main__")
+    assert stop.value.code == 0
+    recognizer = load(device="cpu")
+    result = evaluate(tmp_path / "test.jsonl", recognizer)
+    card = recognizer.model.card["test"]
+    assert (result.report.words, len(result.report.utterances), result.failures) == (773, 130, {})
+    # Other CPUs round otherwise: a word may fall to the other side.
+    assert result.report.errors == pytest.approx(card["errors"], abs=2)
+    assert card["wer"] == card["errors"] / card["words"]
