@@ -332,7 +332,7 @@ def test_a_file_name_that_is_no_unicode(
         out = io.StringIO()
         assert batch.transcribe_files(recognizer, [odd, str(files[1])], format=name, out=out) == []
         body = out.getvalue().encode("utf-8").decode("utf-8")
-        assert "caf\\udce9.wav" in body
+        assert ("caf\\udce9 1 " if name == "ctm" else "caf\\udce9.wav") in body
     folder = tmp_path / "out"
     assert batch.transcribe_files(recognizer, [odd, str(files[1])], format="json", output_dir=folder) == []
     tree = json.loads((folder / os.fsdecode(b"caf\xe9.json")).read_text(encoding="utf-8"))

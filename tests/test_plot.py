@@ -103,5 +103,5 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path, capsys: Capture) -> None:
     assert "no folder" in capsys.readouterr().err
     (tmp_path / "dir.png").mkdir()
     assert cli.main(["plot", str(run), "--output", str(tmp_path / "dir.png")]) == 2
-    assert "cannot write the plot" in capsys.readouterr().err
+    assert "dir.png: cannot write: expected a file, this is a folder" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
