@@ -12,8 +12,8 @@ from typing import TextIO
 from tqdm import tqdm
 
 from asr import audio, transcript
-from asr.checkpoint import atomic
 from asr.errors import AsrError, AudioError, ConfigError
+from asr.files import atomic
 from asr.recognizer import Item, Recognizer
 
 STDIN = "-"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -31,26 +30,11 @@ from asr import config as configs
 from asr.config import Config
 from asr.errors import ModelError
 from asr.features import FeatureStats
+from asr.files import atomic
 from asr.models.encoder import AcousticModel
 from asr.text import CharTokenizer
 
 DEFAULT_MODEL = "an4"
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it when the block ends without an error.
-
-    The data reaches the disk before the rename, so that at every moment ``path`` is the old file or the new one.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
@@ -68,14 +52,6 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None
             temporary.chmod(mode)
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: cannot write: {error}; the previous file, if any, is untouched") from error
-
-
-def sweep(folder: Path) -> None:
-    """Remove what ``atomic`` writes that were killed have left in ``folder``."""
-    for pattern in (".*.tmp", ".tmp*"):  # ours, and those of safetensors
-        for temporary in folder.glob(pattern):
-            with contextlib.suppress(OSError):  # a folder that cannot be written is named by who writes to it
-                temporary.unlink()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:

@@ -218,9 +218,8 @@ class Dataset:
             masks=torch.from_numpy(np.stack([masks for _, _, masks in good])),
         )
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | None]:
-        """The batches of an epoch from the ``start``-th on, prepared ahead in a thread."""
-        plan = self.plan(epoch)[start:]
+    def batches(self, plan: Iterable[Sequence[Example]], epoch: int) -> Iterator[Batch | None]:
+        """The batches of an epoch's ``plan``, or of a part of it, prepared ahead in a thread."""
         return prefetch((self.batch(examples, epoch) for examples in plan), self.config.data.prefetch)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import ManifestError
+from asr.files import atomic
 
 SLACK_S = 0.05
 """How far ``duration_s`` may be from ``end_s - start_s``: producers round."""
@@ -157,19 +158,12 @@ def write(path: str | Path, utterances: Iterable[Utterance], relative_to: str | 
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
     bases = [folder] if relative_to is None else [folder, os.path.abspath(relative_to)]
-    temporary = os.path.join(folder, f".{os.path.basename(path)}.{os.getpid()}.tmp")
     try:
         os.makedirs(folder, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        with atomic(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(_records(path, utterances, folder, bases))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, UnicodeEncodeError) as error:
         raise ManifestError(f"{path}: cannot write the manifest: {error}") from error
-    finally:
-        if os.path.lexists(temporary):
-            os.remove(temporary)
 
 
 def split_by_speaker(

@@ -16,7 +16,7 @@ import torch
 from corpus import make_config, start
 from torch import nn
 
-from asr import checkpoint
+from asr import checkpoint, files
 from asr.config import ModelConfig
 from asr.errors import AsrError, ConfigError, ModelError
 from asr.features import FeatureStats
@@ -221,7 +221,7 @@ def test_an_error_in_the_block_leaves_the_old_file_and_no_temporary_one(tmp_path
     path.write_text("old")
 
     def write():
-        with checkpoint.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             temporary.write_text("half of the n")
             raise RuntimeError("interrupted")
 
@@ -343,7 +343,7 @@ def test_a_kill_in_a_write_leaves_a_whole_file(tmp_path):
         killed_in_write += bool(leftovers(tmp_path))
         tensors, metadata = checkpoint.load_tensors(path)
         assert tensors["weights"].eq(metadata["number"]).all()
-        checkpoint.sweep(tmp_path)
+        files.sweep(tmp_path)
         assert leftovers(tmp_path) == []
         checkpoint.save_tensors(path, file_with(0, 500_000), {"number": 0})
     assert killed_in_write > 0

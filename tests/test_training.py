@@ -147,7 +147,7 @@ def test_the_task_loss_is_per_token_and_blind_to_the_size_of_the_batch(corpus, t
 
 def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
     task = acoustic.AcousticTask(run_config(corpus, tmp_path, augment={"speeds": [1.0]}))
-    batch = next(b for b in task.batches(0, 0) if (b.masks[..., 0] < b.masks[..., 1]).any())
+    batch = next(b for b in task.batches(task.plan(0), 0) if (b.masks[..., 0] < b.masks[..., 1]).any())
     seen = []
     monkeypatch.setattr(
         task.network, "forward", lambda x, frames: seen.append(x) or (torch.zeros(len(x), 99, 5), frames)
@@ -275,7 +275,7 @@ def test_the_average_follows_the_weights_without_gradients(corpus, tmp_path):
     run = make_run(run_config(corpus, tmp_path, train={"ema": 0.3}))
     expected = {name: value.clone() for name, value in run.network.state_dict().items()}
     run.network.train()
-    for number, batch in enumerate(run.task.batches(0, 0), start=1):
+    for number, batch in enumerate(run.task.batches(run.task.plan(0), 0), start=1):
         run.step(batch, 10)
         decay = min(0.3, (1 + number) / (10 + number))
         for name, value in run.network.state_dict().items():
@@ -307,7 +307,7 @@ def test_norms_and_biases_are_not_decayed(corpus, tmp_path):
 
 def test_large_gradients_are_clipped(corpus, tmp_path):
     run = make_run(run_config(corpus, tmp_path, optim={"clip_norm": 1e-3}))
-    run.step(next(run.task.batches(0, 0)), 10)
+    run.step(next(run.task.batches(run.task.plan(0), 0)), 10)
     norm = torch.sqrt(sum(p.grad.square().sum() for p in run.network.parameters()))
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
     assert run.progress.window[1] > 0.1, "the log must tell the norm before clipping"
@@ -588,7 +588,7 @@ def spoil(monkeypatch, which, how):
 def test_a_step_that_is_not_finite_is_named_and_changes_nothing(corpus, tmp_path, monkeypatch, capsys, how):
     run = make_run(run_config(corpus, tmp_path, train={"ema": 0.9}))
     spoil(monkeypatch, {2}, how)
-    batches = list(run.task.batches(0, 0))
+    batches = list(run.task.batches(run.task.plan(0), 0))
     run.step(batches[0], 10)
     before = {name: value.clone() for name, value in run.network.state_dict().items()}
     average = {name: value.clone() for name, value in run.average.state_dict().items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 import asr
 from asr import augment, checkpoint, manifest, scoring
 from asr.config import Config
-from asr.data import Batch, Dataset
+from asr.data import Batch, Dataset, Example
 from asr.decode.greedy import greedy
 from asr.device import pick_device
 from asr.errors import AudioError, ConfigError, TrainingError
@@ -116,16 +116,21 @@ class AcousticTask:
             if total_s > STATS_S:
                 return
 
-    def epoch_steps(self, epoch: int) -> int:
-        return len(self.train_data.plan(epoch))
+    def plan(self, epoch: int) -> list[list[Example]]:
+        return self.train_data.plan(epoch)
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
-        return self.train_data.batches(epoch, start)
+    def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
+        return self.train_data.batches(plan, epoch)
+
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
+        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+        return features, frames
 
     def loss(self, batch: Batch) -> Tensor:
         """CTC negative log-likelihood per token, in nats."""
         with torch.no_grad():
-            features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+            features, frames = self.features(batch)
             masks = batch.masks.to(self.device)
             features = augment.apply_masks(features, masks, self.config.augment.time_masks)
         log_probs, lengths = self.network(features, frames)
@@ -136,11 +141,11 @@ class AcousticTask:
         references, hypotheses = {}, {}
         texts = {u.id: u.text for u in self.valid_data.utterances}
         loss_sum, token_sum = 0.0, 0
-        for batch in self.valid_data.batches(0):
+        for batch in self.valid_data.batches(self.valid_data.plan(0), 0):
             if batch is None:
                 continue
             with torch.inference_mode():
-                features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+                features, frames = self.features(batch)
                 log_probs, lengths = network(features, frames)
                 loss_sum += float(ctc_loss(log_probs, lengths, batch).sum())
             token_sum += int(batch.token_lengths.sum())

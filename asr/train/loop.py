@@ -28,6 +28,7 @@ from asr import checkpoint
 from asr.config import Config, to_dict
 from asr.data import Batch
 from asr.errors import TrainingError
+from asr.files import atomic, sweep
 from asr.train.schedule import learning_rate
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -49,11 +50,11 @@ class Task(Protocol):
 
     network: nn.Module
 
-    def epoch_steps(self, epoch: int) -> int:
-        """Batches in an epoch."""
+    def plan(self, epoch: int) -> Sequence[Any]:
+        """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch | None]:
-        """The batches of an epoch from ``start`` on; ``None`` stands for one that could not be read."""
+    def batches(self, plan: Sequence[Any], epoch: int) -> Iterator[Batch | None]:
+        """The batches that part of an epoch's plan describes; ``None`` stands for one that could not be read."""
 
     def loss(self, batch: Batch) -> Tensor:
         """Scalar loss of ``self.network`` on a batch, with gradients."""
@@ -90,7 +91,7 @@ def fit(task: Task, config: Config, folder: Path, *, resume: bool = False) -> Pr
     """
     keep_freed_memory()
     check_folder(folder, config, resume=resume)
-    checkpoint.sweep(folder)
+    sweep(folder)
     run = Run(task, config, folder)
     if run.checkpoint.exists():
         run.load()
@@ -150,8 +151,9 @@ class Run:
         saved = time.monotonic()
         with stop_request() as stop:
             while progress.epoch < config.epochs:
-                steps = self.task.epoch_steps(progress.epoch)
-                batches = self.task.batches(progress.epoch, progress.batch)
+                plan = self.task.plan(progress.epoch)
+                steps = len(plan)
+                batches = self.task.batches(plan[progress.batch :], progress.epoch)
                 self.network.train()
                 started = time.monotonic()
                 title = f"epoch {progress.epoch + 1}/{config.epochs}"
@@ -300,7 +302,7 @@ class Run:
                 if (values["step"], values["epoch"]) <= (self.progress.step, self.progress.epoch):
                     kept.append(line + "\n")
         try:
-            with checkpoint.atomic(self.log_path) as path:
+            with atomic(self.log_path) as path:
                 path.write_text("".join(kept), encoding="utf-8")
         except OSError as error:
             raise TrainingError(f"{self.log_path}: cannot write: {error}") from error
