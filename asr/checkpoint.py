@@ -205,7 +205,7 @@ def describe(model: Model) -> str:
         "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
         f"{parameters / 1e6:.2f} million parameters",
         "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
-        f"one output per {model.config.features.hop_s * config.subsampling * 1000:g} ms",
+        f"one output per {model.config.output_frame_s * 1000:g} ms",
         "tokens": f"{model.tokenizer.vocab_size} (blank and {''.join(model.tokenizer.symbols[1:])!r})",
     }
     rows |= {name: _one_line(value) for name, value in card.items()}

@@ -92,10 +92,39 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Training-time augmentation; never applied in validation."""
+    """Training-time augmentation (see ``asr.augment``), drawn anew for each utterance and epoch; never in validation.
+
+    Everything but speed and masks is off by default. ``*_prob`` is the share of utterances that get the distortion;
+    pairs are the ends of a uniform draw.
+    """
 
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
-    """Speed factors, one drawn per utterance and epoch (Ko et al. 2015)."""
+    """Speed factors, one drawn per utterance (Ko et al. 2015)."""
+    silence_s: float = 0.0
+    """Most silence added at each end."""
+    reverb_prob: float = 0.0
+    reverb_rt60_s: tuple[float, float] = (0.1, 0.6)
+    """Time in which a simulated room's sound decays by 60 dB."""
+    reverb_ratio_db: tuple[float, float] = (0.0, 15.0)
+    """Energy of the direct sound over that of the simulated room."""
+    reverb_dir: str = ""
+    """Folder of room impulse responses to use instead of simulated ones."""
+    noise_prob: float = 0.0
+    noise_snr_db: tuple[float, float] = (5.0, 40.0)
+    noise_dir: str = ""
+    """Folder of noise recordings to use instead of generated coloured noise."""
+    telephone_prob: float = 0.0
+    """Band 300 to 3400 Hz, or a round trip through 8 kHz sampling, by equal chance."""
+    codec_prob: float = 0.0
+    """Round trip through 8-bit mu-law (G.711)."""
+    clip_prob: float = 0.0
+    """Clipping of the loudest 0.1 to 5 % of the samples."""
+    gain_db: float = 0.0
+    """Largest change of level, up or down."""
+    warp: float = 0.0
+    """Largest deviation from 1 of the factor on the frequency axis (vocal tract length, Jaitly & Hinton 2013)."""
+    tilt_db: float = 0.0
+    """Largest rise or fall of the spectrum over the mel bins, and bow of it, as another microphone has."""
     time_masks: int = 2
     time_mask_frames: int = 20
     """Largest width of one time mask (SpecAugment, Park et al. 2019)."""
@@ -107,9 +136,23 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _check(bool(self.speeds), "augment.speeds: expected at least one factor ([1.0] switches it off)")
         _check(all(0.5 <= s <= 2 for s in self.speeds), f"augment.speeds: expected 0.5 to 2, got {self.speeds}")
-        counts = (self.time_masks, self.time_mask_frames, self.freq_masks, self.freq_mask_bins)
-        _check(min(counts) >= 0, "augment: mask counts and widths must not be negative")
-        _check(0 <= self.time_mask_ratio <= 1, f"augment.time_mask_ratio: expected 0 to 1, got {self.time_mask_ratio}")
+        for name in ("reverb_prob", "noise_prob", "telephone_prob", "codec_prob", "clip_prob", "time_mask_ratio"):
+            _check(0 <= getattr(self, name) <= 1, f"augment.{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name, largest in (("silence_s", 10.0), ("gain_db", 60.0), ("warp", 0.4), ("tilt_db", 40.0)):
+            value = getattr(self, name)
+            _check(0 <= value <= largest, f"augment.{name}: expected 0 to {largest:g}, got {value}")
+        for name, least, most in (
+            ("reverb_rt60_s", 0.01, 5.0),
+            ("reverb_ratio_db", -40.0, 40.0),
+            ("noise_snr_db", -40.0, 100.0),
+        ):
+            low, high = getattr(self, name)
+            _check(
+                least <= low <= high <= most,
+                f"augment.{name}: expected [low, high] within {least:g} to {most:g}, got [{low}, {high}]",
+            )
+        for name in ("time_masks", "time_mask_frames", "freq_masks", "freq_mask_bins"):
+            _check(getattr(self, name) >= 0, f"augment.{name}: expected >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -118,6 +161,8 @@ class ModelConfig:
 
     subsampling: int = 4
     """Time reduction of the convolutional front end: 2 or 4."""
+    upsampling: int = 1
+    """Output frames that each frame of the last layer gives: more room for the labels of fast speech, at no cost."""
     channels: int = 32
     cell: str = "lstm"
     bidirectional: bool = True
@@ -125,13 +170,28 @@ class ModelConfig:
     hidden: int = 256
     """Units of one direction of one layer."""
     dropout: float = 0.3
+    """Of the layers' inputs and outputs, one mask per utterance for all its frames (Gal & Ghahramani 2016)."""
+    recurrent_dropout: float = 0.0
+    """Of the recurrent weights, one mask per batch (Merity et al. 2018)."""
+    intermediate_ctc: float = 0.0
+    """Share of the loss that a middle layer's output earns (Lee & Watanabe 2021)."""
 
     def __post_init__(self) -> None:
         _check(self.subsampling in (2, 4), f"model.subsampling: expected 2 or 4, got {self.subsampling}")
+        _check(1 <= self.upsampling <= 4, f"model.upsampling: expected 1 to 4, got {self.upsampling}")
         _check(self.cell in CELLS, f"model.cell: expected one of {CELLS}, got {self.cell!r}")
         for name in ("channels", "layers", "hidden"):
             _check(getattr(self, name) > 0, f"model.{name}: expected > 0, got {getattr(self, name)}")
-        _check(0 <= self.dropout < 1, f"model.dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        for name in ("dropout", "recurrent_dropout", "intermediate_ctc"):
+            _check(0 <= getattr(self, name) < 1, f"model.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        _check(
+            self.layers > 1 or not self.intermediate_ctc,
+            "model.intermediate_ctc: expected at least 2 layers, so that one is in the middle",
+        )
+
+    def output_frames(self, frames: int) -> int:
+        """Frames of log-probabilities for ``frames`` feature frames."""
+        return self.upsampling * -(-frames // self.subsampling)
 
 
 @dataclass(frozen=True)
@@ -210,7 +270,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that determines a training run; saved, resolved, in the run directory."""
+    """Everything that determines a model and its training; saved, resolved, in the run directory."""
 
     text: TextConfig = field(default_factory=TextConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -219,6 +279,11 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def output_frame_s(self) -> float:
+        """Seconds from one frame of log-probabilities to the next."""
+        return self.features.hop_s * self.model.subsampling / self.model.upsampling
 
 
 class _Loader(yaml.SafeLoader):

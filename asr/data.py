@@ -26,7 +26,7 @@ T = TypeVar("T")
 # Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
 LENGTH_JITTER = 0.1
 # Streams of random numbers: what is drawn for one purpose must not repeat what was drawn for another.
-SPEED_STREAM, MASK_STREAM, ORDER_STREAM = range(3)
+SPEED_STREAM, MASK_STREAM, ORDER_STREAM, COLOUR_STREAM, DISTORT_STREAM = range(5)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Batch:
     """Padded waveforms with their labels, on the CPU.
 
     ``samples`` ``(B, S)`` float32, ``lengths`` ``(B,)`` int64; ``tokens`` ``(sum of token_lengths,)`` int64,
-    concatenated; ``token_lengths`` ``(B,)`` int64; ``masks`` ``(B, M, 2)`` int64 (see ``asr.augment.draw_masks``).
+    concatenated; ``token_lengths`` ``(B,)`` int64; ``masks`` ``(B, M, 2)`` int64 and, meaningful in training only,
+    ``colours`` ``(B, 3)`` float32 (see ``draw_masks`` and ``draw_colour`` of ``asr.augment``).
     """
 
     ids: tuple[str, ...]
@@ -51,6 +52,7 @@ class Batch:
     tokens: Tensor
     token_lengths: Tensor
     masks: Tensor
+    colours: Tensor
 
     @property
     def total_samples(self) -> int:
@@ -60,7 +62,7 @@ class Batch:
 
 def output_frames(samples: int, config: Config) -> int:
     """Frames of log-probabilities that the model gives for ``samples`` samples."""
-    return -(-features.count_frames(samples, config.features) // config.model.subsampling)
+    return config.model.output_frames(features.count_frames(samples, config.features))
 
 
 class Dataset:
@@ -90,6 +92,7 @@ class Dataset:
         self._cache: dict[str, np.ndarray] = {}
         self.cached_s = 0.0
         self.cache_full = False
+        self.distort = augment.Distorter(config.augment, config.features.sample_rate_hz)
         for utterance in utterances:
             label = tokenizer.encode(utterance.text, utterance.id)
             reason = self._misfit(utterance.duration_s, label)
@@ -184,38 +187,42 @@ class Dataset:
         """Read and assemble one batch; utterances that cannot be read are named to ``warn``; ``None`` if all fail."""
         config = self.config
         rate = config.features.sample_rate_hz
-        good: list[tuple[int, np.ndarray, np.ndarray]] = []
+        good: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
         for example in examples:
             utterance = self.utterances[example.index]
             try:
-                samples = self.samples(example.index)
+                samples = augment.change_speed(self.samples(example.index), rate, example.speed)
+                if self.training:
+                    samples = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index))
             except AudioError as error:
                 self.warn(f"{utterance.id}: left out of this batch: {error}")
                 continue
-            samples = augment.change_speed(samples, rate, example.speed)
             if reason := self._misfit(len(samples) / rate, self.labels[example.index]):
                 self.warn(f"{utterance.id}: left out of this batch: {reason}")
                 continue
             masks = np.zeros((0, 2), dtype=np.int64)
+            colours = np.zeros(3, dtype=np.float32)
             if self.training:
                 rng = self._rng(epoch, MASK_STREAM, example.index)
                 frames = features.count_frames(len(samples), config.features)
                 masks = augment.draw_masks(frames, config.features.mel_bins, config.augment, rng)
-            good.append((example.index, samples, masks))
+                colours = augment.draw_colour(config.augment, self._rng(epoch, COLOUR_STREAM, example.index))
+            good.append((example.index, samples, masks, colours))
         if not good:
             return None
-        lengths = torch.tensor([len(samples) for _, samples, _ in good])
+        lengths = torch.tensor([len(samples) for _, samples, *_ in good])
         padded = torch.zeros(len(good), int(lengths.max()))
-        for row, (_, samples, _) in enumerate(good):
+        for row, (_, samples, *_) in enumerate(good):
             padded[row, : len(samples)] = torch.from_numpy(samples)
-        labels = [self.labels[index] for index, _, _ in good]
+        labels = [self.labels[index] for index, *_ in good]
         return Batch(
-            ids=tuple(self.utterances[index].id for index, _, _ in good),
+            ids=tuple(self.utterances[index].id for index, *_ in good),
             samples=padded,
             lengths=lengths,
             tokens=torch.tensor([token for label in labels for token in label], dtype=torch.int64),
             token_lengths=torch.tensor([len(label) for label in labels]),
-            masks=torch.from_numpy(np.stack([masks for _, _, masks in good])),
+            masks=torch.from_numpy(np.stack([masks for *_, masks, _ in good])),
+            colours=torch.from_numpy(np.stack([colours for *_, colours in good])),
         )
 
     def batches(self, plan: Iterable[Sequence[Example]], epoch: int) -> Iterator[Batch | None]:

@@ -4,15 +4,12 @@ Framing is uncentred: frame ``t`` covers samples ``t * hop .. t * hop + window -
 frames of a recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor
 (never one relative to the clip's maximum) and normalisation uses one mean and standard deviation per mel bin,
 measured on the training data, for the same reason.
-
-Filterbank: Slaney's mel scale, linear below 1 kHz and logarithmic above, triangles of unit area (Slaney 1998,
-Auditory Toolbox); the numerical reference is librosa.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,34 +19,12 @@ from torch import Tensor, nn
 
 from asr.config import FeatureConfig
 from asr.errors import ModelError
+from asr.mel import mel_filterbank
 
 # Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
 BLOCK_FRAMES = 16384
 # A bin that never varied in training (band-limited audio) would otherwise divide by zero.
 MIN_STD = 1e-2
-
-
-def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
-    """Slaney's mel scale: 3 mel per 200 Hz up to 1 kHz, then 27 mel per factor 6.4."""
-    hz = np.asarray(hz, dtype=np.float64)
-    return np.where(hz < 1000, hz * 3 / 200, 15 + np.log(np.maximum(hz, 1000) / 1000) * 27 / np.log(6.4))
-
-
-def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
-    """Inverse of ``hz_to_mel``."""
-    mel = np.asarray(mel, dtype=np.float64)
-    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
-
-
-def mel_filterbank(config: FeatureConfig, fft_size: int) -> np.ndarray:
-    """Triangular filters of unit area, ``(fft_size // 2 + 1, mel_bins)`` float32."""
-    edges = mel_to_hz(np.linspace(hz_to_mel(config.low_hz), hz_to_mel(config.high_hz), config.mel_bins + 2))
-    freqs = np.arange(fft_size // 2 + 1) * config.sample_rate_hz / fft_size
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising = (freqs[:, None] - low) / (centre - low)
-    falling = (high - freqs[:, None]) / (high - centre)
-    bank: np.ndarray = np.maximum(0, np.minimum(rising, falling)) * (2 / (high - low))
-    return bank.astype(np.float32)
 
 
 def count_frames(samples: int, config: FeatureConfig) -> int:
@@ -110,12 +85,15 @@ class LogMel(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("inverse_std", 1 / std, persistent=False)
 
-    def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, samples: Tensor, lengths: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features of a padded batch.
 
         Args:
             samples: ``(B, S)`` float32 in [-1, 1].
             lengths: ``(B,)`` int64, valid samples of each row.
+            change: applied to the natural log energies ``(B, T, D)`` before they are normalised; augmentation.
 
         Returns:
             ``(B, T, D)`` float32 features, zero (the training mean) past each utterance's end, and ``(B,)`` int64
@@ -127,8 +105,11 @@ class LogMel(nn.Module):
         if total == 0:
             return samples.new_zeros(samples.shape[0], 0, self.config.mel_bins), frames
         windows = samples.unfold(1, window, hop)
-        blocks = [self._log_mel(block) for block in torch.split(windows, BLOCK_FRAMES, dim=1)]
+        blocks = [self._log_energies(block) for block in torch.split(windows, BLOCK_FRAMES, dim=1)]
         features = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        if change is not None:
+            features = change(features)
+        features = (features - self.mean) * self.inverse_std
         valid = torch.arange(total, device=samples.device) < frames[:, None]
         return features.masked_fill(~valid[..., None], 0.0), frames
 
@@ -150,12 +131,12 @@ class LogMel(nn.Module):
         features, _ = self(samples, lengths)
         return features, samples[:, frames * self.config.hop_samples :]
 
-    def _log_mel(self, windows: Tensor) -> Tensor:
+    def _log_energies(self, windows: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(windows * self.window, n=self.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
         energies = power @ self.bank
         log_energies: Tensor = energies.clamp(min=self.config.floor).log()
-        return (log_energies - self.mean) * self.inverse_std
+        return log_energies
 
 
 def measure_stats(log_mel: LogMel, waveforms: Iterable[np.ndarray]) -> FeatureStats:

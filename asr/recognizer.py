@@ -62,7 +62,7 @@ class Recognizer:
     @property
     def frame_s(self) -> float:
         """Seconds from one row of log-probabilities to the next."""
-        return self.model.config.features.hop_s * self.model.config.model.subsampling
+        return self.model.config.output_frame_s
 
     def transcribe(self, source: Any, *, sample_rate_hz: int | None = None) -> Transcript:
         """Transcribe one recording.

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from asr.config import FeatureConfig
 from asr.errors import ModelError
-from asr.features import FeatureStats, LogMel, count_frames, measure_stats, mel_filterbank
+from asr.features import FeatureStats, LogMel, count_frames, measure_stats
+from asr.mel import mel_filterbank
 
 CONFIG = FeatureConfig()
 

@@ -17,6 +17,7 @@ LAYERS = {
     "audio": 2,
     "device": 2,
     "manifest": 2,
+    "mel": 2,
     "plot": 2,
     "scoring": 2,
     "text": 2,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from asr.config import ModelConfig
-from asr.models.cells import RecurrentLayer, make_cell, reverse_within
+from asr.models.cells import LockedDropout, RecurrentLayer, make_cell, reverse_within
 from asr.models.encoder import AcousticModel
 from asr.models.subsample import Subsampling
 
@@ -34,9 +34,9 @@ def test_reverse_within_reverses_each_row_in_its_own_length():
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("subsampling", [2, 4])
-def test_output_does_not_depend_on_batch_mates(kind, bidirectional, subsampling):
-    model = make_model(cell=kind, bidirectional=bidirectional, subsampling=subsampling)
+@pytest.mark.parametrize(("subsampling", "upsampling"), [(2, 1), (4, 1), (4, 3)])
+def test_output_does_not_depend_on_batch_mates(kind, bidirectional, subsampling, upsampling):
+    model = make_model(cell=kind, bidirectional=bidirectional, subsampling=subsampling, upsampling=upsampling)
     rows, padded, lengths = make_batch()
     # Padding full of noise: nothing behind an utterance may reach it.
     noisy = padded.clone()
@@ -46,7 +46,8 @@ def test_output_does_not_depend_on_batch_mates(kind, bidirectional, subsampling)
         batch, frames = model(noisy, lengths)
         for row, features in enumerate(rows):
             alone, count = model(features[None], lengths[row : row + 1])
-            assert frames[row] == count[0] == -(-LENGTHS[row] // subsampling) == alone.shape[1]
+            expected = upsampling * -(-LENGTHS[row] // subsampling)
+            assert frames[row] == count[0] == expected == alone.shape[1]
             torch.testing.assert_close(batch[row, : int(count[0])], alone[0], atol=1e-4, rtol=0)
 
 
@@ -69,10 +70,10 @@ def test_bidirectional_layer_equals_torch_on_packed_sequences(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("subsampling", [2, 4])
+@pytest.mark.parametrize(("subsampling", "upsampling"), [(2, 1), (4, 1), (4, 2)])
 @pytest.mark.parametrize("blocks", [[1] * 30, [30], [7, 1, 1, 13, 3, 5], [0, 2, 0, 28]])
-def test_unidirectional_stream_equals_offline(kind, subsampling, blocks):
-    model = make_model(cell=kind, bidirectional=False, subsampling=subsampling)
+def test_unidirectional_stream_equals_offline(kind, subsampling, upsampling, blocks):
+    model = make_model(cell=kind, bidirectional=False, subsampling=subsampling, upsampling=upsampling)
     _, features, _ = make_batch([30, 30])
     with torch.inference_mode():
         offline, _ = model(features, torch.tensor([30, 30]))
@@ -124,3 +125,59 @@ def test_forget_gates_start_open_and_recurrent_weights_orthogonal():
     assert forget.tolist() == [1.0] * 8
     for gate in cell.weight_hh_l0.split(8):
         torch.testing.assert_close(gate @ gate.T, torch.eye(8), atol=1e-5, rtol=0)
+
+
+# Regularisation
+
+
+def test_locked_dropout_drops_the_same_units_in_all_frames_of_an_utterance():
+    torch.manual_seed(0)
+    dropout = LockedDropout(0.4)
+    x = torch.ones(50, 7, 60)
+    assert dropout.eval()(x) is x
+    y = dropout.train()(x)
+    assert torch.equal(y, y[:, :1].expand_as(y))
+    assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / 0.6).item()}
+    assert (y == 0).float().mean() == pytest.approx(0.4, abs=0.03)
+    assert not torch.equal(y[0], y[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weight_dropout_thins_the_recurrent_weights_in_training_only(kind):
+    torch.manual_seed(0)
+    layer = RecurrentLayer(kind, 5, 40, bidirectional=True, weight_dropout=0.5)
+    plain = RecurrentLayer(kind, 5, 40, bidirectional=True)
+    plain.load_state_dict(layer.state_dict())
+    x, lengths = torch.randn(2, 6, 5), torch.tensor([6, 3])
+    expected, _ = plain(x, lengths)
+    torch.testing.assert_close(layer.eval()(x, lengths)[0], expected)
+    first, second = (layer.train()(x, lengths)[0] for _ in range(2))
+    assert not torch.allclose(first, second)
+    # The first step of each direction has no memory yet, so that dropped recurrent weights cannot show.
+    torch.testing.assert_close(first[:, 0, :40], expected[:, 0, :40])
+    assert not torch.allclose(first[:, 1, :40], expected[:, 1, :40])
+    first.sum().backward()
+    gradient = layer.forward_cell.weight_hh_l0.grad
+    assert gradient is not None
+    taught = gradient != 0
+    alive = taught[taught.any(dim=1)][:, taught.any(dim=0)]  # rectified units may be silent, and then teach nothing
+    assert min(alive.shape) > 20
+    assert alive.float().mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_middle_layer_speaks_through_the_output_layer():
+    model = make_model(layers=3, intermediate_ctc=0.3)
+    _, padded, lengths = make_batch()
+    with torch.inference_mode():
+        last, middle, frames = model.forward_deep(padded, lengths)
+        expected, expected_frames = model(padded, lengths)
+    torch.testing.assert_close(last, expected)
+    assert torch.equal(frames, expected_frames)
+    assert middle.shape == last.shape
+    torch.testing.assert_close(middle.exp().sum(-1), torch.ones(middle.shape[:2]))
+    # What follows the second of three layers does not enter it.
+    with torch.no_grad():
+        model.encoder.layers[2].forward_cell.weight_ih_l0.zero_()
+        changed_last, changed_middle, _ = model.forward_deep(padded, lengths)
+    torch.testing.assert_close(changed_middle, middle)
+    assert not torch.allclose(changed_last, last)

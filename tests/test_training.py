@@ -92,6 +92,7 @@ def make_batch(labels):
         tokens=torch.tensor([token for label in labels for token in label], dtype=torch.int64),
         token_lengths=torch.tensor([len(label) for label in labels]),
         masks=torch.zeros(len(labels), 0, 2, dtype=torch.int64),
+        colours=torch.zeros(len(labels), 3),
     )
 
 

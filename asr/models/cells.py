@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -48,11 +49,33 @@ def reverse_within(x: Tensor, lengths: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device)[:, None], index]
 
 
-class RecurrentLayer(nn.Module):
-    """One layer of cells in one or both directions."""
+class LockedDropout(nn.Module):
+    """Dropout with one mask per utterance for all its frames (Gal & Ghahramani 2016).
 
-    def __init__(self, kind: str, inputs: int, hidden: int, bidirectional: bool) -> None:
+    What is dropped stays dropped, so that a recurrent layer cannot recover it from the next frame.
+    """
+
+    def __init__(self, rate: float) -> None:
         super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, T, D)`` -> ``(B, T, D)``, scaled to keep the mean; the identity in evaluation."""
+        if not self.training or not self.rate:
+            return x
+        return x * functional.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.rate)
+
+
+class RecurrentLayer(nn.Module):
+    """One layer of cells in one or both directions.
+
+    In training each recurrent weight is dropped with probability ``weight_dropout``, one mask per call and so for all
+    steps (Merity et al. 2018): the memory is regularised, and the fused kernel can still be used.
+    """
+
+    def __init__(self, kind: str, inputs: int, hidden: int, bidirectional: bool, weight_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.weight_dropout = weight_dropout
         self.forward_cell = make_cell(kind, inputs, hidden)
         self.backward_cell = make_cell(kind, inputs, hidden) if bidirectional else None
         self.output_dim = hidden * (2 if bidirectional else 1)
@@ -63,9 +86,16 @@ class RecurrentLayer(nn.Module):
         ``lengths`` ``(B,)`` are the valid frames; a row's valid outputs do not depend on what lies beyond them. The
         returned state is meaningful when all rows are full, as in streaming (only unidirectional layers stream).
         """
-        output, state = self.forward_cell(x, state)
-        assert state is not None
+        output, following = self._run(self.forward_cell, x, state)
         if self.backward_cell is not None:
-            backward, _ = self.backward_cell(reverse_within(x, lengths))
+            backward, _ = self._run(self.backward_cell, reverse_within(x, lengths), None)
             output = torch.cat([output, reverse_within(backward, lengths)], dim=2)
-        return output, state
+        return output, following
+
+    def _run(self, cell: nn.RNNBase, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        if not self.training or not self.weight_dropout:
+            output, following = cell(x, state)
+            return output, following
+        weights = {"weight_hh_l0": functional.dropout(cell.get_parameter("weight_hh_l0"), self.weight_dropout)}
+        output, following = torch.func.functional_call(cell, weights, (x, state))
+        return output, following

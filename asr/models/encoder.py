@@ -19,23 +19,29 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         for _ in range(config.layers):
-            layer = cells.RecurrentLayer(config.cell, inputs, config.hidden, config.bidirectional)
+            layer = cells.RecurrentLayer(
+                config.cell, inputs, config.hidden, config.bidirectional, config.recurrent_dropout
+            )
             inputs = layer.output_dim
             self.layers.append(layer)
             self.norms.append(nn.LayerNorm(inputs))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = cells.LockedDropout(config.dropout)
         self.output_dim = inputs
+        self.middle = (config.layers - 1) // 2
 
     def forward(
         self, x: Tensor, lengths: Tensor, state: list[cells.State] | None = None
-    ) -> tuple[Tensor, list[cells.State]]:
-        """``(B, T, inputs)`` -> ``(B, T, output_dim)`` and the layers' states."""
+    ) -> tuple[Tensor, Tensor, list[cells.State]]:
+        """``(B, T, inputs)`` -> ``(B, T, output_dim)`` of the last layer, of the middle one, and the layers' states."""
         following: list[cells.State] = []
+        middle = x
         for index, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             x, layer_state = layer(x, lengths, None if state is None else state[index])
             x = self.dropout(norm(x))
             following.append(layer_state)
-        return x, following
+            if index == self.middle:
+                middle = x
+        return x, middle, following
 
 
 @dataclass
@@ -54,9 +60,9 @@ class AcousticModel(nn.Module):
         self.config = config
         self.subsampling = subsample.Subsampling(feature_dim, config.channels, config.subsampling)
         self.input_norm = nn.LayerNorm(self.subsampling.output_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = cells.LockedDropout(config.dropout)
         self.encoder = Encoder(self.subsampling.output_dim, config)
-        self.output = nn.Linear(self.encoder.output_dim, vocab_size)
+        self.output = nn.Linear(self.encoder.output_dim, config.upsampling * vocab_size)
 
     def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of a padded batch.
@@ -67,10 +73,18 @@ class AcousticModel(nn.Module):
 
         Returns:
             ``(B, T', V)`` float32 natural log-probabilities and ``(B,)`` int64 valid frames,
-            ``T' = ceil(T / subsampling)``. Valid rows do not depend on padding or batch mates.
+            ``T' = upsampling * ceil(T / subsampling)``. Valid rows do not depend on padding or batch mates.
         """
-        log_probs, lengths, _ = self._run(features, frames, None)
-        return log_probs, lengths
+        hidden, _, lengths, _ = self._run(features, frames, None)
+        return self._log_probs(hidden), lengths * self.config.upsampling
+
+    def forward_deep(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, with the log-probabilities ``(B, T', V)`` that the middle layer gives in second place.
+
+        They come from the same output layer (intermediate CTC, Lee & Watanabe 2021), and are for training only.
+        """
+        hidden, middle, lengths, _ = self._run(features, frames, None)
+        return self._log_probs(hidden), self._log_probs(middle), lengths * self.config.upsampling
 
     def stream(self, features: Tensor, state: ModelState | None = None) -> tuple[Tensor, ModelState]:
         """Log-probabilities ``(B, T', V)`` of the next block ``(B, T, D)`` of streams advanced together.
@@ -81,17 +95,26 @@ class AcousticModel(nn.Module):
         if self.config.bidirectional:
             raise ValueError("a bidirectional model cannot stream: it needs the end of the utterance")
         frames = torch.full((features.shape[0],), features.shape[1], device=features.device)
-        log_probs, _, state = self._run(features, frames, state)
-        return log_probs, state
+        hidden, _, _, state = self._run(features, frames, state)
+        return self._log_probs(hidden), state
 
-    def _run(self, features: Tensor, frames: Tensor, state: ModelState | None) -> tuple[Tensor, Tensor, ModelState]:
+    def _run(
+        self, features: Tensor, frames: Tensor, state: ModelState | None
+    ) -> tuple[Tensor, Tensor, Tensor, ModelState]:
         hidden, subsampling = self.subsampling(features, None if state is None else state.subsampling)
         lengths = self.subsampling.count(frames)
         layers = None if state is None else state.layers
         if hidden.shape[1]:
-            hidden, layers = self.encoder(self.dropout(self.input_norm(hidden)), lengths, layers)
+            hidden, middle, layers = self.encoder(self.dropout(self.input_norm(hidden)), lengths, layers)
         else:
-            hidden = hidden.new_zeros(hidden.shape[0], 0, self.encoder.output_dim)
+            hidden = middle = hidden.new_zeros(hidden.shape[0], 0, self.encoder.output_dim)
+        return hidden, middle, lengths, ModelState(subsampling, layers)
+
+    def _log_probs(self, hidden: Tensor) -> Tensor:
         # CTC in half precision loses the small probabilities it sums over: always float32 from here on.
-        log_probs = self.output(hidden).float().log_softmax(dim=-1)
-        return log_probs, lengths, ModelState(subsampling, layers)
+        outputs = self.output(hidden).float()
+        batch, frames, size = outputs.shape
+        log_probs: Tensor = outputs.view(
+            batch, frames * self.config.upsampling, size // self.config.upsampling
+        ).log_softmax(dim=-1)
+        return log_probs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ class AcousticTask:
         report_left_out(self.valid_data, config.data.valid)
         self.log_mel = LogMel(config.features, self.stats).to(self.device)
         model = AcousticModel(config.model, config.features.mel_bins, self.tokenizer.vocab_size)
-        self.network: nn.Module = model.to(self.device)
+        self.model = model.to(self.device)
+        self.network: nn.Module = self.model
 
     def _prepare(self) -> FeatureStats:
         """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
@@ -122,19 +124,31 @@ class AcousticTask:
     def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
         return self.train_data.batches(plan, epoch)
 
-    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def features(self, batch: Batch, *, training: bool) -> tuple[Tensor, Tensor]:
         """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
-        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
-        return features, frames
+        samples, lengths = batch.samples.to(self.device), batch.lengths.to(self.device)
+        if not training:
+            features, frames = self.log_mel(samples, lengths)
+            return features, frames
+        setting = self.config.augment
+        change = None
+        if setting.warp or setting.tilt_db:
+            change = functools.partial(augment.colour, colours=batch.colours, config=self.config.features)
+        features, frames = self.log_mel(samples, lengths, change)
+        return augment.apply_masks(features, batch.masks.to(self.device), setting.time_masks), frames
 
     def loss(self, batch: Batch) -> Tensor:
         """CTC negative log-likelihood per token, in nats."""
         with torch.no_grad():
-            features, frames = self.features(batch)
-            masks = batch.masks.to(self.device)
-            features = augment.apply_masks(features, masks, self.config.augment.time_masks)
-        log_probs, lengths = self.network(features, frames)
-        return ctc_loss(log_probs, lengths, batch).sum() / batch.token_lengths.sum().clamp(min=1)
+            features, frames = self.features(batch, training=True)
+        share = self.config.model.intermediate_ctc
+        tokens = batch.token_lengths.sum().clamp(min=1)
+        if not share:
+            log_probs, lengths = self.network(features, frames)
+            return ctc_loss(log_probs, lengths, batch).sum() / tokens
+        log_probs, middle, lengths = self.model.forward_deep(features, frames)
+        last_loss, middle_loss = (ctc_loss(x, lengths, batch).sum() for x in (log_probs, middle))
+        return torch.lerp(last_loss, middle_loss, share) / tokens
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Loss, WER and CER of greedy decoding on the validation set."""
@@ -145,7 +159,7 @@ class AcousticTask:
             if batch is None:
                 continue
             with torch.inference_mode():
-                features, frames = self.features(batch)
+                features, frames = self.features(batch, training=False)
                 log_probs, lengths = network(features, frames)
                 loss_sum += float(ctc_loss(log_probs, lengths, batch).sum())
             token_sum += int(batch.token_lengths.sum())
