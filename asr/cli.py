@@ -127,7 +127,8 @@ def _train(args: argparse.Namespace) -> int:
 
     settings = config.load(args.config, args.overrides)
     progress = acoustic.train(settings, resume=args.resume)
-    print(f"{settings.train.output}: best validation WER {100 * progress.best_wer:.2f} %, epoch {progress.epoch} done")
+    best = f"best validation WER {100 * progress.best_wer:.2f} %" if settings.data.valid else "not validated"
+    print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
     return OK
 
 

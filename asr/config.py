@@ -200,6 +200,7 @@ class DataConfig:
 
     train: str = ""
     valid: str = ""
+    """Held-out speakers that choose the weights to keep; empty keeps the last (once everything has been tuned)."""
     batch_s: float = 45.0
     """Padded audio seconds of one batch: (longest utterance) x (utterances)."""
     max_utterance_s: float = 30.0

@@ -98,6 +98,8 @@ def pack(corpus: Path, path: Path) -> Path:
 def check(out: Path, total: int) -> dict[str, list[manifest.Utterance]]:
     """The three manifests: whole, disjoint, and of audio that is there and as long as they say."""
     sets = {name: manifest.read(out / f"{name}.jsonl") for name in ("train", "valid", "test")}
+    full = manifest.read(out / "full.jsonl")
+    assert sorted(full, key=lambda u: u.id) == sorted(sets["train"] + sets["valid"], key=lambda u: u.id)
     assert len(sets["train"]) + len(sets["valid"]) == total
     speakers = {name: {u.speaker for u in utterances} for name, utterances in sets.items()}
     assert all(speakers.values())
@@ -129,7 +131,7 @@ def test_archive_to_manifests(
     printed = capsys.readouterr()
     assert printed.err == ""
     assert [line.split(":")[0] for line in printed.out.splitlines()] == [
-        str(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "valid", "test")
+        str(tmp_path / "out" / f"{name}.jsonl") for name in ("full", "train", "valid", "test")
     ]
 
 
@@ -148,7 +150,12 @@ def test_a_folder_with_the_corpus(prepare: Prepare, original: Path, tmp_path: Pa
     assert prepare("--source", original / layout, tmp_path / "out") == 0
     sets = check(tmp_path / "out", 12)
     assert all(Path(u.audio).resolve().is_relative_to(original) for u in sets["test"])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["test.jsonl", "train.jsonl", "valid.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "full.jsonl",
+        "test.jsonl",
+        "train.jsonl",
+        "valid.jsonl",
+    ]
 
 
 def test_download(

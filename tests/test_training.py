@@ -17,7 +17,7 @@ import soundfile
 import torch
 from corpus import RATE_HZ, make_config, make_corpus, start, tones, train_process
 
-from asr import checkpoint, cli, manifest, scoring
+from asr import augment, checkpoint, cli, manifest, scoring
 from asr import config as configs
 from asr.config import OptimConfig, to_dict
 from asr.data import Batch, Dataset
@@ -164,6 +164,35 @@ def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
     assert changed.any()
 
 
+def test_colours_reach_the_features_in_training_only(corpus, tmp_path):
+    setting = {"warp": 0.2, "tilt_db": 6.0, "time_masks": 0, "freq_masks": 0}
+    task = acoustic.AcousticTask(run_config(corpus, tmp_path, augment=setting))
+    batch = next(iter(task.batches(task.plan(0), 0)))
+    plain, frames = task.log_mel(batch.samples, batch.lengths)
+    expected, _ = task.log_mel(
+        batch.samples, batch.lengths, lambda x: augment.colour(x, batch.colours, task.config.features)
+    )
+    torch.testing.assert_close(task.features(batch, training=True)[0], expected)
+    assert not torch.allclose(expected, plain, atol=0.1)
+    torch.testing.assert_close(task.features(batch, training=False)[0], plain)
+    assert torch.equal(task.features(batch, training=True)[1], frames)
+
+
+def test_the_middle_layer_earns_its_share_of_the_loss(corpus, tmp_path):
+    model = {"layers": 2, "dropout": 0.0}
+    losses = []
+    for share in (0.0, 0.25):
+        config = run_config(corpus, tmp_path, model=model | {"intermediate_ctc": share})
+        torch.manual_seed(1)
+        task = acoustic.AcousticTask(config)
+        batch = next(iter(task.batches(task.plan(0), 0)))
+        losses.append(task.loss(batch).item())
+        features, frames = task.features(batch, training=True)
+        _, middle, lengths = task.model.forward_deep(features, frames)
+        middle_loss = acoustic.ctc_loss(middle, lengths, batch).sum() / batch.token_lengths.sum()
+    assert losses[1] == pytest.approx(0.75 * losses[0] + 0.25 * middle_loss.item(), rel=1e-5)
+
+
 # The schedule
 
 
@@ -236,6 +265,23 @@ def test_the_saved_model_reaches_the_figures_on_its_card(trained):
         hypotheses[utterance.id] = model.tokenizer.decode(greedy(log_probs, lengths)[0].tokens)
     report = scoring.score(references, hypotheses)
     assert (report.wer, report.cer) == (figures["wer"], figures["cer"])
+
+
+def test_without_held_out_speakers_the_last_weights_are_kept(corpus, tmp_path, capsys):
+    config = run_config(corpus, tmp_path, data={"valid": ""}, train={"epochs": 2, "ema": 0.9})
+    progress = acoustic.train(config)
+    assert progress.best_wer == math.inf
+    captured = capsys.readouterr().err
+    assert "no speakers are held out" in captured
+    assert "epoch 2/2  not validated" in captured
+    folder = Path(config.train.output)
+    assert not any("valid_wer" in line for line in read_log(folder))
+    tensors, _ = checkpoint.load_tensors(folder / loop.CHECKPOINT)
+    model = checkpoint.load_model(folder)
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, tensors[f"average/{name}"])
+    assert model.card["training"]["epoch"] == 2
+    assert model.card["validation"] == {}
 
 
 def test_the_run_directory_holds_what_the_design_says(trained):
@@ -718,7 +764,6 @@ def test_no_usable_utterance_is_an_error_that_names_manifest_and_reason(corpus, 
     ("data", "error", "message"),
     [
         ({"train": ""}, ConfigError, r"data\.train: expected the path of a manifest"),
-        ({"valid": ""}, ConfigError, r"data\.valid: expected the path of a manifest"),
         ({"train": "nowhere.jsonl"}, ManifestError, r"nowhere\.jsonl"),
         ({"train": "empty.jsonl"}, ManifestError, r"empty\.jsonl: expected one JSON object a line, got no utterance"),
     ],

@@ -62,11 +62,12 @@ class AcousticTask:
         self.folder = Path(config.train.output)
         self.resuming = (self.folder / loop.CHECKPOINT).exists()
         self.device = pick_device(config.train.device)
-        for key in ("train", "valid"):
-            if not getattr(config.data, key):
-                raise ConfigError(f"data.{key}: expected the path of a manifest, got nothing")
+        if not config.data.train:
+            raise ConfigError("data.train: expected the path of a manifest, got nothing")
         train_set = manifest.read(config.data.train)
-        valid_set = manifest.read(config.data.valid)
+        valid_set = manifest.read(config.data.valid) if config.data.valid else []
+        if not valid_set:
+            warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
         warn_shared_speakers(train_set, valid_set)
         if self.resuming:
             # The ids of the run so far, whatever has become of the manifest.
@@ -94,7 +95,7 @@ class AcousticTask:
                 if reason := data.check(index):
                     failures[utterance.id] = reason
             data.exclude(failures)
-            if not data.utterances:
+            if not data.utterances and path:
                 name, reason = next(iter(data.left_out.items()))
                 raise TrainingError(f"{path}: no usable utterance is left; the first, {name}: {reason}")
         if self.resuming:
@@ -151,7 +152,9 @@ class AcousticTask:
         return torch.lerp(last_loss, middle_loss, share) / tokens
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Loss, WER and CER of greedy decoding on the validation set."""
+        """Loss, WER and CER of greedy decoding on the validation set; nothing where there is none."""
+        if not self.valid_data.utterances:
+            return {}
         references, hypotheses = {}, {}
         texts = {u.id: u.text for u in self.valid_data.utterances}
         loss_sum, token_sum = 0.0, 0

@@ -60,7 +60,7 @@ class Task(Protocol):
         """Scalar loss of ``self.network`` on a batch, with gradients."""
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures on held-out data; the one named ``wer`` decides which weights are kept."""
+        """Figures on held-out data; ``wer`` decides which weights are kept. Empty without data: the last are."""
 
     def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
         """Write the weights with what is known about them to the run directory."""
@@ -230,16 +230,17 @@ class Run:
         network = self.network if self.average is None else self.average
         figures = self.task.validate(network.eval())
         progress = self.progress
-        self.log(**{f"valid_{name}": value for name, value in figures.items()})
+        if figures:
+            self.log(**{f"valid_{name}": value for name, value in figures.items()})
         speed = progress.audio_s / max(progress.seconds, 1e-9)
-        text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        text = "".join(f"  {name} {value:.4f}" for name, value in figures.items())
         tqdm.write(
-            f"epoch {progress.epoch}/{self.config.train.epochs}  valid {text}  "
+            f"epoch {progress.epoch}/{self.config.train.epochs}  {f'valid{text}' if text else 'not validated'}  "
             f"{progress.seconds:.0f} s  {speed:.0f} x real time",
             file=sys.stderr,
         )
-        if figures["wer"] <= progress.best_wer:
-            progress.best_wer = figures["wer"]
+        if not figures or figures["wer"] <= progress.best_wer:
+            progress.best_wer = figures.get("wer", math.inf)
             done = {"epoch": progress.epoch, "step": progress.step, "seconds": round(progress.seconds, 1)}
             self.task.save_weights(network, figures, done)
 

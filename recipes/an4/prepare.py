@@ -10,9 +10,9 @@ Raw layout (an4_sphere.tar.gz):
     an4/etc/an4_test.transcription     RUBOUT G M E F THREE NINE (an406-fcaw-b)
     an4/wav/an4_clstk/fash/an251-fash-b.sph        NIST SPHERE, 16 kHz, 16 bit, mono
 
-Writes OUT/{train,valid,test}.jsonl. The official training set (948 utterances, 74 speakers) is split by speaker into
-train and valid; the official test set (130 utterances, 10 other speakers, 773 words) is kept whole and is for
-reporting only. An archive is unpacked into OUT/raw.
+Writes OUT/{full,train,valid,test}.jsonl. The official training set (948 utterances, 74 speakers) is full; for tuning
+it is split by speaker into train and valid. The official test set (130 utterances, 10 other speakers, 773 words) is
+for reporting only. An archive is unpacked into OUT/raw.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def verify(corpus: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Prepare CMU AN4: OUT/{train,valid,test}.jsonl")
+    parser = argparse.ArgumentParser(description="Prepare CMU AN4: OUT/{full,train,valid,test}.jsonl")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the manifests (and the unpacked corpus)")
     parser.add_argument("--source", default=URL, help=f"archive, unpacked folder or address (default: {URL})")
     parser.add_argument("--valid-speakers", type=int, default=VALID_SPEAKERS, help="training speakers held out")
@@ -114,8 +114,10 @@ def main() -> int:
             if not unpacked_before:
                 shutil.rmtree(args.out / "raw", ignore_errors=True)
             raise
-        train, valid = manifest.split_by_speaker(read_subset(corpus, "train"), args.valid_speakers, SEED)
-        for name, utterances in (("train", train), ("valid", valid), ("test", read_subset(corpus, "test"))):
+        full = read_subset(corpus, "train")
+        train, valid = manifest.split_by_speaker(full, args.valid_speakers, SEED)
+        test = read_subset(corpus, "test")
+        for name, utterances in (("full", full), ("train", train), ("valid", valid), ("test", test)):
             manifest.write(args.out / f"{name}.jsonl", utterances)
             print(f"{args.out / name}.jsonl: {manifest.statistics(utterances)}")
     except (AsrError, OSError) as error:
