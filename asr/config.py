@@ -23,7 +23,9 @@ from asr.errors import ConfigError
 
 T = TypeVar("T")
 
-CELLS = ("rnn", "rnn_relu", "gru", "lstm")
+CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
+# Cells without recurrent weights: their gates see the input only.
+SCAN_CELLS = ("min_gru", "ssm")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -169,6 +171,10 @@ class ModelConfig:
     layers: int = 3
     hidden: int = 256
     """Units of one direction of one layer."""
+    projection: int = 0
+    """Size that each layer's output is projected to linearly; 0 leaves it out."""
+    residual: bool = False
+    """Add each layer's input to its output where their sizes agree (He et al. 2016)."""
     dropout: float = 0.3
     """Of the layers' inputs and outputs, one mask per utterance for all its frames (Gal & Ghahramani 2016)."""
     recurrent_dropout: float = 0.0
@@ -184,6 +190,11 @@ class ModelConfig:
             _check(getattr(self, name) > 0, f"model.{name}: expected > 0, got {getattr(self, name)}")
         for name in ("dropout", "recurrent_dropout", "intermediate_ctc"):
             _check(0 <= getattr(self, name) < 1, f"model.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        _check(self.projection >= 0, f"model.projection: expected >= 0, got {self.projection}")
+        _check(
+            self.cell not in SCAN_CELLS or not self.recurrent_dropout,
+            f"model.recurrent_dropout: expected 0, since the cell {self.cell} has no recurrent weights",
+        )
         _check(
             self.layers > 1 or not self.intermediate_ctc,
             "model.intermediate_ctc: expected at least 2 layers, so that one is in the middle",

@@ -5,12 +5,16 @@ import torch
 from torch import nn
 
 from asr.config import ModelConfig
+from asr.errors import ConfigError
+from asr.models import scan
 from asr.models.cells import LockedDropout, RecurrentLayer, make_cell, reverse_within
 from asr.models.encoder import AcousticModel
 from asr.models.subsample import Subsampling
 
 LENGTHS = [37, 1, 4, 20, 5, 36]
-KINDS = ["rnn", "rnn_relu", "gru", "lstm"]
+TORCH_KINDS = ["rnn", "rnn_relu", "gru", "lstm"]
+SCAN_KINDS = ["min_gru", "ssm"]
+KINDS = TORCH_KINDS + SCAN_KINDS
 
 
 def make_model(seed=0, **changes):
@@ -51,7 +55,7 @@ def test_output_does_not_depend_on_batch_mates(kind, bidirectional, subsampling,
             torch.testing.assert_close(batch[row, : int(count[0])], alone[0], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TORCH_KINDS)
 def test_bidirectional_layer_equals_torch_on_packed_sequences(kind):
     torch.manual_seed(0)
     layer = RecurrentLayer(kind, 5, 6, bidirectional=True)
@@ -142,7 +146,7 @@ def test_locked_dropout_drops_the_same_units_in_all_frames_of_an_utterance():
     assert not torch.equal(y[0], y[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TORCH_KINDS)
 def test_weight_dropout_thins_the_recurrent_weights_in_training_only(kind):
     torch.manual_seed(0)
     layer = RecurrentLayer(kind, 5, 40, bidirectional=True, weight_dropout=0.5)
@@ -179,3 +183,83 @@ def test_the_middle_layer_speaks_through_the_output_layer():
         changed_last, changed_middle, _ = model.forward_deep(padded, lengths)
     torch.testing.assert_close(changed_middle, middle)
     assert not torch.allclose(changed_last, last)
+
+
+def test_projection_and_residual_shape_the_stack():
+    model = make_model(layers=3, projection=10, residual=True)
+    assert [p.out_features for p in model.encoder.projections] == [10, 10, 10]
+    x, lengths = torch.randn(2, 5, model.subsampling.output_dim), torch.tensor([5, 5])
+    with torch.inference_mode():
+        plain, _, _ = model.encoder(x, lengths)
+        for norm in model.encoder.norms[1:]:  # the later layers say nothing: what is left is the first one's output
+            norm.weight.zero_()
+        silent, _, _ = model.encoder(x, lengths)
+        first, _ = model.encoder.layers[0](x, lengths)
+        expected = model.encoder.norms[0](model.encoder.projections[0](first))
+    assert plain.shape == (2, 5, 10)
+    torch.testing.assert_close(silent, expected)
+    assert not torch.allclose(plain, silent)
+
+
+# Parallel scans
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8, 13])
+def test_the_scan_is_the_recurrence_with_its_gradients(frames):
+    torch.manual_seed(frames)
+    a = torch.rand(2, frames, 3, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        a[0, frames // 2] = 0  # forgets everything
+    b = torch.randn(2, frames, 3, dtype=torch.float64, requires_grad=True)
+    start = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    h, states = start, []
+    for t in range(frames):
+        h = a[:, t] * h + b[:, t]
+        states.append(h)
+    expected = torch.stack(states, dim=1)
+    torch.testing.assert_close(scan.scan(a, b, start), expected)
+    torch.testing.assert_close(scan.scan(a, b), scan.scan(a, b, torch.zeros_like(start)))
+    assert torch.autograd.gradcheck(scan.scan, (a, b, start))
+
+
+def test_long_scans_stay_exact_where_decays_underflow():
+    a = torch.full((1, 4000, 1), 1e-3)
+    a[0, ::2] = 1.0
+    b = torch.ones(1, 4000, 1)
+    h, expected = torch.zeros(1, 1), []
+    for t in range(4000):
+        h = a[:, t] * h + b[:, t]
+        expected.append(h)
+    torch.testing.assert_close(scan.scan(a, b), torch.stack(expected, dim=1))
+
+
+def test_min_gru_is_its_formula():
+    torch.manual_seed(0)
+    cell = scan.MinGRU(4, 3)
+    x, h = torch.randn(2, 6, 4), torch.randn(2, 3)
+    output, state = cell(x, h)
+    weight, bias = cell.gates.weight, cell.gates.bias
+    for t in range(6):
+        z = torch.sigmoid(x[:, t] @ weight[:3].T + bias[:3])
+        h = (1 - z) * h + z * (x[:, t] @ weight[3:].T + bias[3:])
+        torch.testing.assert_close(output[:, t], h)
+    torch.testing.assert_close(state, h)
+
+
+def test_the_state_space_layer_is_its_formula():
+    torch.manual_seed(0)
+    cell = scan.GatedStateSpace(4, 3)
+    x, h = torch.randn(2, 6, 4), torch.randn(2, 3)
+    output, state = cell(x, h)
+    for t in range(6):
+        u, d, g = cell.projection(x[:, t]).split(3, dim=1)
+        decay = torch.exp(-torch.log1p(torch.exp(d)) * cell.log_rate.exp())
+        h = decay * h + (1 - decay) * u
+        torch.testing.assert_close(output[:, t], (h + cell.skip * u) * g * torch.sigmoid(g), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state, h)
+
+
+@pytest.mark.parametrize("kind", SCAN_KINDS)
+def test_scan_cells_have_no_recurrent_weights_to_drop(kind):
+    with pytest.raises(ConfigError, match=rf"model\.recurrent_dropout: expected 0.*{kind}"):
+        ModelConfig(cell=kind, recurrent_dropout=0.2)

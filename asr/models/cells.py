@@ -1,4 +1,4 @@
-"""Recurrent layers: vanilla RNN, GRU and LSTM, uni- and bidirectional, exact in any batch.
+"""Recurrent layers: vanilla RNN, GRU, LSTM and parallel scans, uni- and bidirectional, exact in any batch.
 
 ``pack_padded_sequence`` is never used: on CPU it leaves the fused oneDNN kernel for a loop over steps that is more
 than ten times slower. A unidirectional layer does not need it, since padding follows the valid frames. A
@@ -12,16 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asr.models import scan
+
 State = Tensor | tuple[Tensor, Tensor]
 
 
-def make_cell(kind: str, inputs: int, hidden: int) -> nn.RNNBase:
-    """One unidirectional recurrent layer ``(B, T, inputs) -> (B, T, hidden)``.
+def make_cell(kind: str, inputs: int, hidden: int) -> nn.Module:
+    """One unidirectional recurrent layer: ``(x (B, T, inputs), state) -> (output (B, T, hidden), state)``.
 
     Kinds: ``rnn`` and ``rnn_relu`` (Elman 1990), ``gru`` (Cho et al. 2014), ``lstm`` (Hochreiter & Schmidhuber 1997,
-    forget gates as in Gers et al. 2000). Recurrent weights start orthogonal, forget gates open (bias 1, Jozefowicz
-    et al. 2015), so that gradients reach far back from the first step on.
+    forget gates as in Gers et al. 2000), ``min_gru`` and ``ssm`` (see ``asr.models.scan``). Recurrent weights start
+    orthogonal, forget gates open (bias 1, Jozefowicz et al. 2015), so that gradients reach far back from the first
+    step on.
     """
+    if kind == "min_gru":
+        return scan.MinGRU(inputs, hidden)
+    if kind == "ssm":
+        return scan.GatedStateSpace(inputs, hidden)
     if kind == "lstm":
         cell: nn.RNNBase = nn.LSTM(inputs, hidden, batch_first=True)
     elif kind == "gru":
@@ -92,7 +99,7 @@ class RecurrentLayer(nn.Module):
             output = torch.cat([output, reverse_within(backward, lengths)], dim=2)
         return output, following
 
-    def _run(self, cell: nn.RNNBase, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def _run(self, cell: nn.Module, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         if not self.training or not self.weight_dropout:
             output, following = cell(x, state)
             return output, following

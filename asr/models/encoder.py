@@ -12,18 +12,21 @@ from asr.models import cells, subsample
 
 
 class Encoder(nn.Module):
-    """Recurrent layers, each followed by layer normalisation (Ba et al. 2016) and dropout."""
+    """Recurrent layers, each with an optional projection, layer normalisation (Ba et al. 2016), dropout, residual."""
 
     def __init__(self, inputs: int, config: ModelConfig) -> None:
         super().__init__()
+        self.residual = config.residual
         self.layers = nn.ModuleList()
+        self.projections = nn.ModuleList()
         self.norms = nn.ModuleList()
         for _ in range(config.layers):
             layer = cells.RecurrentLayer(
                 config.cell, inputs, config.hidden, config.bidirectional, config.recurrent_dropout
             )
-            inputs = layer.output_dim
+            inputs = config.projection or layer.output_dim
             self.layers.append(layer)
+            self.projections.append(nn.Linear(layer.output_dim, inputs) if config.projection else nn.Identity())
             self.norms.append(nn.LayerNorm(inputs))
         self.dropout = cells.LockedDropout(config.dropout)
         self.output_dim = inputs
@@ -35,9 +38,10 @@ class Encoder(nn.Module):
         """``(B, T, inputs)`` -> ``(B, T, output_dim)`` of the last layer, of the middle one, and the layers' states."""
         following: list[cells.State] = []
         middle = x
-        for index, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            x, layer_state = layer(x, lengths, None if state is None else state[index])
-            x = self.dropout(norm(x))
+        for index, (layer, projection, norm) in enumerate(zip(self.layers, self.projections, self.norms, strict=True)):
+            y, layer_state = layer(x, lengths, None if state is None else state[index])
+            y = self.dropout(norm(projection(y)))
+            x = x + y if self.residual and x.shape == y.shape else y
             following.append(layer_state)
             if index == self.middle:
                 middle = x
