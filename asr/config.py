@@ -176,7 +176,9 @@ class ModelConfig:
     residual: bool = False
     """Add each layer's input to its output where their sizes agree (He et al. 2016)."""
     dropout: float = 0.3
-    """Of the layers' inputs and outputs, one mask per utterance for all its frames (Gal & Ghahramani 2016)."""
+    """Of the layers' inputs and outputs."""
+    locked_dropout: bool = False
+    """Drop the same units in all frames of an utterance (Gal & Ghahramani 2016)."""
     recurrent_dropout: float = 0.0
     """Of the recurrent weights, one mask per batch (Merity et al. 2018)."""
     intermediate_ctc: float = 0.0

@@ -179,6 +179,7 @@ FREE = {
     "augment.noise_dir",
     "model.bidirectional",
     "model.residual",
+    "model.locked_dropout",
     "data.train",
     "data.valid",
     "train.output",

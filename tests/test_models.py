@@ -134,6 +134,13 @@ def test_forget_gates_start_open_and_recurrent_weights_orthogonal():
 # Regularisation
 
 
+@pytest.mark.parametrize("locked", [True, False])
+def test_dropout_is_locked_when_asked(locked):
+    model = make_model(locked_dropout=locked)
+    kind = LockedDropout if locked else nn.Dropout
+    assert all(isinstance(dropout, kind) for dropout in (model.dropout, model.encoder.dropout))
+
+
 def test_locked_dropout_drops_the_same_units_in_all_frames_of_an_utterance():
     torch.manual_seed(0)
     dropout = LockedDropout(0.4)

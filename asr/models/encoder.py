@@ -28,7 +28,7 @@ class Encoder(nn.Module):
             self.layers.append(layer)
             self.projections.append(nn.Linear(layer.output_dim, inputs) if config.projection else nn.Identity())
             self.norms.append(nn.LayerNorm(inputs))
-        self.dropout = cells.LockedDropout(config.dropout)
+        self.dropout = make_dropout(config)
         self.output_dim = inputs
         self.middle = (config.layers - 1) // 2
 
@@ -48,6 +48,11 @@ class Encoder(nn.Module):
         return x, middle, following
 
 
+def make_dropout(config: ModelConfig) -> nn.Module:
+    """Dropout of ``(B, T, D)`` as ``config`` asks for."""
+    return cells.LockedDropout(config.dropout) if config.locked_dropout else nn.Dropout(config.dropout)
+
+
 @dataclass
 class ModelState:
     """Everything a unidirectional model carries from one block of a stream to the next."""
@@ -64,7 +69,7 @@ class AcousticModel(nn.Module):
         self.config = config
         self.subsampling = subsample.Subsampling(feature_dim, config.channels, config.subsampling)
         self.input_norm = nn.LayerNorm(self.subsampling.output_dim)
-        self.dropout = cells.LockedDropout(config.dropout)
+        self.dropout = make_dropout(config)
         self.encoder = Encoder(self.subsampling.output_dim, config)
         self.output = nn.Linear(self.encoder.output_dim, config.upsampling * vocab_size)
 
