@@ -92,7 +92,7 @@ class Dataset:
         self._cache: dict[str, np.ndarray] = {}
         self.cached_s = 0.0
         self.cache_full = False
-        self.distort = augment.Distorter(config.augment, config.features.sample_rate_hz)
+        self.distort = augment.Distorter(config.augment, config.features.sample_rate_hz) if training else None
         for utterance in utterances:
             label = tokenizer.encode(utterance.text, utterance.id)
             reason = self._misfit(utterance.duration_s, label)
@@ -192,7 +192,7 @@ class Dataset:
             utterance = self.utterances[example.index]
             try:
                 samples = augment.change_speed(self.samples(example.index), rate, example.speed)
-                if self.training:
+                if self.distort is not None:
                     samples = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index))
             except AudioError as error:
                 self.warn(f"{utterance.id}: left out of this batch: {error}")

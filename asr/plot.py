@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asr.errors import PlotError
+from asr.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -164,13 +164,9 @@ def require() -> None:
 def save(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as PNG, whole or not at all, whatever the ending of ``path``. Raises ``PlotError``."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
+        with atomic(path) as temporary:
             figure.savefig(temporary, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise PlotError(f"{path}: cannot write the plot: {error.strerror or error}") from error
 
