@@ -128,7 +128,8 @@ def _train(args: argparse.Namespace) -> int:
     settings = config.load(args.config, args.overrides)
     progress = acoustic.train(settings, resume=args.resume)
     best = f"best validation WER {100 * progress.best_wer:.2f} %" if settings.data.valid else "not validated"
-    print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks
+        print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
     return OK
 
 

@@ -222,6 +222,8 @@ class DataConfig:
     """Batches prepared ahead, in a thread."""
     cache_s: float = 7200.0
     """Seconds of decoded training audio kept in memory; the rest is read again each epoch."""
+    shortest_first: bool = False
+    """Take the first epoch's batches by length: the short ones teach the alignment (Amodei et al. 2016)."""
 
     def __post_init__(self) -> None:
         _check(self.batch_s > 0, f"data.batch_s: expected > 0, got {self.batch_s}")
@@ -244,6 +246,8 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     """Largest global gradient norm."""
+    label_smoothing: float = 0.0
+    """Share of the loss that wants every frame's posteriors uniform (Szegedy et al. 2016)."""
 
     def __post_init__(self) -> None:
         rate, decay = self.learning_rate, self.weight_decay
@@ -253,6 +257,8 @@ class OptimConfig:
         _check(0 <= decay < math.inf, f"optim.weight_decay: expected >= 0 and finite, got {decay}")
         _check(all(0 <= b < 1 for b in self.betas), f"optim.betas: expected 0 <= beta < 1, got {self.betas}")
         _check(self.clip_norm > 0, f"optim.clip_norm: expected > 0, got {self.clip_norm}")
+        smoothing = self.label_smoothing
+        _check(0 <= smoothing < 1, f"optim.label_smoothing: expected 0 <= label_smoothing < 1, got {smoothing}")
 
 
 @dataclass(frozen=True)
@@ -266,8 +272,16 @@ class TrainConfig:
     """CPU threads; 0 leaves torch's choice."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: str = "fp32"
+    """``fp32``, or what the network computes in under autocast: ``bf16`` or ``fp16``. CTC is always in fp32."""
+    compile: bool = False
+    """Compile the network with ``torch.compile``: slow to start, needs a C++ compiler, may pay on a GPU."""
     ema: float = 0.0
     """Decay per step of the weight average that is validated and saved; 0 switches it off (Polyak & Juditsky 1992)."""
+    average_epochs: int = 0
+    """Validate and save the mean of the weights at the ends of so many last epochs (Izmailov et al. 2018)."""
+    tensorboard: bool = False
+    """Log to TensorBoard's event files as well (extra ``track``)."""
     validate_every_epochs: int = 1
     checkpoint_every_s: float = 300.0
     """Seconds between checkpoints inside an epoch; there is one at each epoch's end as well."""
@@ -280,6 +294,16 @@ class TrainConfig:
         _check(0 <= self.seed < 2**32, f"train.seed: expected 0 to 2**32 - 1, got {self.seed}")
         _check(self.threads >= 0, f"train.threads: expected >= 0, got {self.threads}")
         _check(0 <= self.ema < 1, f"train.ema: expected 0 <= ema < 1, got {self.ema}")
+        kinds = ("fp32", "bf16", "fp16")
+        _check(self.precision in kinds, f"train.precision: expected one of {kinds}, got {self.precision!r}")
+        _check(
+            0 <= self.average_epochs <= self.epochs,
+            f"train.average_epochs: expected 0 to train.epochs ({self.epochs}), got {self.average_epochs}",
+        )
+        _check(
+            not (self.ema and self.average_epochs),
+            "train.average_epochs: expected 0 beside train.ema: one average of the weights is kept",
+        )
 
 
 @dataclass(frozen=True)

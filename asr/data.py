@@ -59,6 +59,11 @@ class Batch:
         """Valid samples of all rows."""
         return int(self.lengths.sum())
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all labels."""
+        return len(self.tokens)
+
 
 def output_frames(samples: int, config: Config) -> int:
     """Frames of log-probabilities that the model gives for ``samples`` samples."""
@@ -179,7 +184,7 @@ class Dataset:
                 batches.append([])
                 longest = durations[index]
             batches[-1].append(Example(index, float(speeds[index])))
-        if self.training:
+        if self.training and not (self.config.data.shortest_first and epoch == 0):
             order_rng.shuffle(batches)
         return batches
 
@@ -210,15 +215,16 @@ class Dataset:
             good.append((example.index, samples, masks, colours))
         if not good:
             return None
-        lengths = torch.tensor([len(samples) for _, samples, *_ in good])
-        padded = torch.zeros(len(good), int(lengths.max()))
+        lengths = [len(samples) for _, samples, *_ in good]
+        # In numpy: torch would start a second team of threads here, to compete with the one that trains.
+        padded = np.zeros((len(good), max(lengths)), dtype=np.float32)
         for row, (_, samples, *_) in enumerate(good):
-            padded[row, : len(samples)] = torch.from_numpy(samples)
+            padded[row, : len(samples)] = samples
         labels = [self.labels[index] for index, *_ in good]
         return Batch(
             ids=tuple(self.utterances[index].id for index, *_ in good),
-            samples=padded,
-            lengths=lengths,
+            samples=torch.from_numpy(padded),
+            lengths=torch.tensor(lengths),
             tokens=torch.tensor([token for label in labels for token in label], dtype=torch.int64),
             token_lengths=torch.tensor([len(label) for label in labels]),
             masks=torch.from_numpy(np.stack([masks for *_, masks, _ in good])),

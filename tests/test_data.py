@@ -111,6 +111,18 @@ def test_check_does_not_believe_the_manifest(tmp_path, utterances):
 # The plan
 
 
+def test_the_first_epoch_may_go_from_short_to_long(tmp_path):
+    durations = np.random.default_rng(0).uniform(0.5, 3, 40)
+    config = make_config(tmp_path, augment={"speeds": [1.0]}, data={"shortest_first": True})
+    data = make_dataset([fake(f"u{i}", "A", d) for i, d in enumerate(durations)], config)
+    longest = [[max(durations[example.index] for example in batch) for batch in data.plan(epoch)] for epoch in (0, 1)]
+    assert len(longest[0]) > 5
+    # Lengths are jittered by a tenth before they are sorted.
+    assert all(after > 0.8 * before for before, after in pairwise(longest[0]))
+    assert longest[1] != sorted(longest[1])
+    assert sorted(example.index for batch in data.plan(0) for example in batch) == list(range(40))
+
+
 def plan_ids(data, epoch):
     return [[data.utterances[example.index].id for example in batch] for batch in data.plan(epoch)]
 

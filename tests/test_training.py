@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from asr.data import Batch, Dataset
 from asr.decode.greedy import greedy
 from asr.errors import AsrError, ConfigError, ManifestError, ModelError, TextError, TrainingError
 from asr.features import LogMel
-from asr.train import acoustic, loop
+from asr.train import acoustic, loop, process
 from asr.train.schedule import learning_rate
 
 
@@ -130,7 +131,7 @@ def test_only_empty_labels_have_a_finite_loss_and_gradient():
     assert log_probs.grad.isfinite().all()
 
 
-def test_the_task_loss_is_per_token_and_blind_to_the_size_of_the_batch(corpus, tmp_path):
+def test_the_task_loss_is_a_sum_and_blind_to_the_size_of_the_batch(corpus, tmp_path):
     config = run_config(corpus, tmp_path, model={"dropout": 0.0}, augment={"time_masks": 0, "freq_masks": 0})
     task = acoustic.AcousticTask(config)
     data = task.train_data
@@ -140,10 +141,9 @@ def test_the_task_loss_is_per_token_and_blind_to_the_size_of_the_batch(corpus, t
         whole = task.loss(data.batch(examples, 0)).item()
         parts = [task.loss(single).item() for single in singles]
         outputs = task.network(*task.log_mel(singles[0].samples, singles[0].lengths))
-    tokens = [int(single.token_lengths.sum()) for single in singles]
-    assert parts[0] == pytest.approx(acoustic.ctc_loss(*outputs, singles[0]).item() / tokens[0], rel=1e-5)
+    assert parts[0] == pytest.approx(acoustic.ctc_loss(*outputs, singles[0]).item(), rel=1e-5)
     assert len(examples) > 1
-    assert whole == pytest.approx(np.average(parts, weights=tokens), rel=1e-5)
+    assert whole == pytest.approx(sum(parts), rel=1e-5)
 
 
 def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
@@ -189,8 +189,25 @@ def test_the_middle_layer_earns_its_share_of_the_loss(corpus, tmp_path):
         losses.append(task.loss(batch).item())
         features, frames = task.features(batch, training=True)
         _, middle, lengths = task.model.forward_deep(features, frames)
-        middle_loss = acoustic.ctc_loss(middle, lengths, batch).sum() / batch.token_lengths.sum()
+        middle_loss = acoustic.ctc_loss(middle, lengths, batch).sum()
     assert losses[1] == pytest.approx(0.75 * losses[0] + 0.25 * middle_loss.item(), rel=1e-5)
+
+
+def test_label_smoothing_is_the_share_of_a_uniform_target(corpus, tmp_path):
+    losses = []
+    for share in (0.0, 0.1):
+        config = run_config(corpus, tmp_path, model={"dropout": 0.0}, optim={"label_smoothing": share})
+        torch.manual_seed(1)
+        task = acoustic.AcousticTask(config)
+        batch = next(iter(task.batches(task.plan(0), 0)))
+        losses.append(task.loss(batch).item())
+        with torch.inference_mode():
+            log_probs, lengths = task.network(*task.features(batch, training=True))
+    expected = 0.0
+    for row, length in zip(log_probs, lengths.tolist(), strict=True):
+        uniform = torch.full_like(row[:length], 1 / row.shape[1])
+        expected += float(torch.nn.functional.cross_entropy(row[:length], uniform, reduction="sum"))
+    assert losses[1] == pytest.approx(0.9 * losses[0] + 0.1 * expected, rel=1e-5)
 
 
 # The schedule
@@ -340,6 +357,143 @@ def test_the_average_is_what_is_validated_and_saved(corpus, tmp_path):
     saved, _ = checkpoint.load_tensors(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(value, tensors[f"average/{name}"]) for name, value in saved.items())
     assert any(not torch.equal(value, tensors[f"network/{name}"]) for name, value in saved.items())
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(2, 4), (4, 4), (1, 3)])
+def test_the_last_epochs_are_averaged(corpus, tmp_path, every, epochs):
+    train = {"average_epochs": every, "epochs": epochs, "validate_every_epochs": 9}
+    run = make_run(run_config(corpus, tmp_path, train=train))
+    ends = []
+    with process.stop_request() as stop:
+        for _ in range(epochs):
+            run.epoch(stop)
+            ends.append({name: value.clone() for name, value in run.network.state_dict().items()})
+    for name, value in run.average.state_dict().items():
+        torch.testing.assert_close(value, torch.stack([end[name] for end in ends[-every:]]).mean(0))
+    run.validate()
+    saved = checkpoint.load_tensors(run.checkpoint.parent / "model.safetensors")[0]
+    name, value = next(iter(run.average.state_dict().items()))
+    assert torch.equal(saved[name], value)
+    assert not torch.equal(saved[name], ends[-1][name]) or every == 1
+
+
+def test_the_log_names_the_gradient_norm_of_every_part(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, model={"layers": 2}, train={"epochs": 2}, optim={"clip_norm": 1e9})
+    acoustic.train(config)
+    lines = [line for line in read_log(tmp_path / "run") if "grad_norm" in line]
+    assert lines
+    parts = {key.partition("/")[2] for key in lines[-1] if key.startswith("grad_norm/")}
+    assert {"encoder.layers.0", "encoder.layers.1", "output"} <= parts
+    assert any(part.startswith("subsampling.") for part in parts)
+    run = make_run(moved(config, tmp_path / "norms"))
+    batch = next(iter(run.task.batches(run.task.plan(0), 0)))
+    run.task.loss(batch).backward()
+    norms = loop.module_norms(run.network)
+    whole = torch.nn.utils.get_total_norm([p.grad for p in run.network.parameters()]).item()
+    assert math.hypot(*norms.values()) == pytest.approx(whole, rel=1e-5)
+    layer = run.network.encoder.layers[1].parameters()
+    assert norms["grad_norm/encoder.layers.1"] == pytest.approx(
+        math.sqrt(sum(float(p.grad.square().sum()) for p in layer)), rel=1e-5
+    )
+
+
+def test_tensorboard_gets_the_figures_of_the_log(corpus, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = run_config(corpus, tmp_path, train={"epochs": 2, "tensorboard": True})
+    acoustic.train(config)
+    found = events.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    found.Reload()
+    logged = {line["step"]: line["valid_loss"] for line in read_log(tmp_path / "run") if "valid_loss" in line}
+    assert {event.step: event.value for event in found.Scalars("valid_loss")} == pytest.approx(logged)
+    assert "grad_norm/output" in found.Tags()["scalars"]
+
+
+def test_tensorboard_that_is_not_installed_is_named_with_advice(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(TrainingError, match=r"train\.tensorboard.*pip install tensorboard"):
+        acoustic.train(run_config(corpus, tmp_path, train={"tensorboard": True}))
+
+
+def test_half_precision_trains_with_losses_in_single(corpus, tmp_path):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        config = run_config(corpus, tmp_path, model={"dropout": 0.0}, train={"precision": precision})
+        torch.manual_seed(1)
+        task = acoustic.AcousticTask(config)
+        loss = task.loss(next(iter(task.batches(task.plan(0), 0))))
+        assert loss.dtype == torch.float32
+        losses.append(loss.item())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    run = make_run(run_config(corpus, tmp_path / "trained", train={"precision": "bf16", "epochs": 1}))
+    first = run.network.output.weight.clone()
+    with process.stop_request() as stop:
+        run.epoch(stop)
+    assert run.network.output.weight.dtype == torch.float32
+    assert not torch.equal(first, run.network.output.weight)
+
+
+def test_the_loss_scale_falls_when_gradients_overflow_and_rises_again(corpus, tmp_path, monkeypatch):
+    config = run_config(corpus, tmp_path, model={"dropout": 0.0}, train={"precision": "fp16"})
+    reference = make_run(run_config(corpus, tmp_path / "reference", model={"dropout": 0.0}))
+    # The network computes in single precision here: what is tested is the scaling around it.
+    monkeypatch.setattr(acoustic, "HALF", {})
+    monkeypatch.setattr(loop, "SCALE_UP_STEPS", 3)
+    run = make_run(config)
+    batches = list(run.task.batches(run.task.plan(0), 0))
+    assert run.progress.loss_scale == loop.LARGEST_SCALE
+    run.step(batches[0], 10)
+    reference.step(batches[0], 10)
+    for value, expected in zip(run.network.parameters(), reference.network.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-4)
+    with monkeypatch.context() as patch:
+        spoil(patch, {1, 2}, "loss")
+        before = run.network.output.weight.clone()
+        run.step(batches[1], 10)
+        run.step(batches[1], 10)
+    assert run.progress.loss_scale == loop.LARGEST_SCALE / 4
+    assert run.progress.bad_steps == 0
+    assert torch.equal(before, run.network.output.weight)
+    for _ in range(3):
+        run.step(batches[1], 10)
+    assert run.progress.loss_scale == loop.LARGEST_SCALE / 2
+    assert [line["loss_scale"] for line in read_log(run.checkpoint.parent) if "loss_scale" in line] == [
+        loop.LARGEST_SCALE * factor for factor in (0.5, 0.25, 0.5)
+    ]
+    with monkeypatch.context() as patch:
+        spoil(patch, set(range(100)), "loss")
+        for _ in range(15 + run.config.train.max_bad_steps - 1):
+            run.step(batches[1], 10)
+        with pytest.raises(TrainingError, match="steps in a row"):
+            run.step(batches[1], 10)
+    assert run.progress.loss_scale == 1
+
+
+def test_a_compiled_network_gives_the_same_loss(corpus, tmp_path, monkeypatch):
+    # Traced and called, but not made into machine code, which takes a minute and a C++ compiler.
+    compiled, compile_module = [], torch.nn.Module.compile
+
+    def trace_only(module, **kwargs):
+        compiled.append(module)
+        compile_module(module, backend="eager", **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace_only)
+    losses = []
+    for enabled in (False, True):
+        config = run_config(corpus, tmp_path, model={"dropout": 0.0}, train={"compile": enabled})
+        torch.manual_seed(1)
+        task = acoustic.AcousticTask(config)
+        loss = task.loss(next(iter(task.batches(task.plan(0), 0))))
+        loss.backward()
+        losses.append((loss.item(), task.network.output.weight.grad))
+    assert compiled == [task.model.subsampling, task.model.encoder]
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-4)
+    torch.testing.assert_close(losses[1][1], losses[0][1], atol=1e-4, rtol=1e-3)
+    # Neither the names of the weights nor their copies know of it.
+    loop.Run(task, config, tmp_path).save()
+    assert checkpoint.load_tensors(tmp_path / loop.CHECKPOINT)[0].keys() >= {
+        f"network/{name}" for name in task.network.state_dict()
+    }
 
 
 def test_norms_and_biases_are_not_decayed(corpus, tmp_path):
@@ -595,7 +749,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_last(cor
 
 def test_a_folder_that_turned_read_only_is_a_clear_error(corpus, tmp_path, monkeypatch):
     run = make_run(run_config(corpus, tmp_path))
-    run.log(loss=1.0)
+    run.progress.step = 1
+    run.write(loss=1.0)
     run.save()
     folder = tmp_path / "run"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -648,7 +803,7 @@ def test_a_step_that_is_not_finite_is_named_and_changes_nothing(corpus, tmp_path
     assert run.progress.step == 3
     assert any(not torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
     assert all(value.isfinite().all() for value in run.network.state_dict().values())
-    (line,) = [line for line in read_log(run.log_path.parent) if "skipped" in line]
+    (line,) = [line for line in read_log(run.checkpoint.parent) if "skipped" in line]
     assert line["skipped"] == list(batches[1].ids)
     assert line["step"] == 2
     error = capsys.readouterr().err

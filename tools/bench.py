@@ -1,23 +1,39 @@
 """Benchmarks, each a ratio taken in one run.
 
     python tools/bench.py transcribe FILE... [--model DIR|NAME] [--threads N] [--repeat N]
+    python tools/bench.py train CONF [key=value ...] [--threads N] [--repeat N]
 
 ``transcribe`` gives seconds of computing per second of audio, model loading apart: one file after the other, as a
 user's files come, and all in one batch.
+
+``train`` gives audio seconds per second of training, on the epochs of CONF: the real loop (reading, augmentation,
+features, steps, log, checkpoints), the same steps on features that are ready (the compute limit), and the same
+network with ``pack_padded_sequence``, which on CPU leaves the fused kernels. The three take turns, so that what else
+the machine does hits them alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import resource
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import asr
+from asr import config as configs
+from asr.config import Config
+from asr.data import Batch
+from asr.models.cells import RecurrentLayer
 from asr.recognizer import Item, Recognizer
+from asr.train import acoustic, loop, process
 
 
 def transcribe(args: argparse.Namespace) -> int:
@@ -41,6 +57,80 @@ def run_batch(recognizer: Recognizer, files: list[str]) -> None:
             raise result
 
 
+class PackedLayer(nn.Module):
+    """The layer as most toolkits write it: torch's own bidirectional layer over packed sequences."""
+
+    def __init__(self, layer: RecurrentLayer) -> None:
+        super().__init__()
+        cell = layer.forward_cell
+        assert isinstance(cell, nn.RNNBase), "only rnn, rnn_relu, gru and lstm can be packed"
+        bidirectional = layer.backward_cell is not None
+        self.cell = type(cell)(cell.input_size, cell.hidden_size, batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, x: Tensor, lengths: Tensor, state: object = None) -> tuple[Tensor, object]:
+        """As ``RecurrentLayer.forward``, from the start of the utterance."""
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        output, following = self.cell(packed)
+        return nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])[0], following
+
+
+def train(args: argparse.Namespace) -> int:
+    """Print audio seconds per second of the real loop, the compute limit and the packed network."""
+    config = configs.load(args.config, args.overrides)
+    with tempfile.TemporaryDirectory() as folder, process.stop_request() as stop:
+        process.keep_freed_memory()
+        config = dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, valid=""),
+            train=dataclasses.replace(config.train, output=folder, epochs=args.repeat + 1),
+        )
+        task = acoustic.AcousticTask(config)
+        run = loop.Run(task, config, Path(folder))
+        ready = [batch for batch in task.batches(task.plan(0), 0) if batch is not None]
+        step_time(config, task, ready[:5])
+        real, limit, packed, system, user = [], [], [], [], []
+        packed_task = acoustic.AcousticTask(config)
+        for index, layer in enumerate(packed_task.model.encoder.layers):
+            assert isinstance(layer, RecurrentLayer)
+            packed_task.model.encoder.layers[index] = PackedLayer(layer)
+        few = ready[:: max(1, len(ready) // 6)]
+        for epoch in range(args.repeat + 1):
+            before = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), run.progress.audio_s
+            run.epoch(stop)
+            after = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), run.progress.audio_s
+            if epoch == 0:
+                continue  # caches fill, kernels are chosen
+            real.append((after[2] - before[2]) / (after[1] - before[1]))
+            system.append(after[0].ru_stime - before[0].ru_stime)
+            user.append(after[0].ru_utime - before[0].ru_utime)
+            limit.append(step_time(config, task, ready))
+            packed.append(step_time(config, packed_task, few) / step_time(config, task, few))
+    speed, best = statistics.median(real), statistics.median(limit)
+    print(f"{len(ready)} batches an epoch, {torch.get_num_threads()} threads, median of {args.repeat} epochs")
+    print(f"  real loop: {speed:.0f} x real time = {speed / best:.2f} of the compute limit")
+    print(f"  compute limit, features ready: {best:.0f} x real time")
+    print(f"  packed sequences: {1 / statistics.median(packed):.1f} times slower than the compute limit")
+    print(f"  system time of the real loop: {100 * sum(system) / sum(user):.1f} % of user time")
+    return 0
+
+
+def step_time(config: Config, task: acoustic.AcousticTask, batches: Sequence[Batch]) -> float:
+    """Audio seconds per second of forward, loss, backward and update, the features being ready."""
+    inputs = [(task.features(batch, training=True), batch) for batch in batches]
+    optimiser = torch.optim.AdamW(task.network.parameters(), lr=config.optim.learning_rate)
+    task.network.train()
+    started = time.perf_counter()
+    for (features, frames), batch in inputs:
+        log_probs, lengths = task.network(features, frames)
+        loss = acoustic.ctc_loss(log_probs, lengths, batch).sum() / batch.token_lengths.sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(task.network.parameters(), config.optim.clip_norm)
+        optimiser.step()
+    seconds = time.perf_counter() - started
+    return sum(batch.total_samples for batch in batches) / config.features.sample_rate_hz / seconds
+
+
 def measure(function: Callable[[], object], repeat: int) -> float:
     """Median seconds of ``repeat`` calls."""
     times = []
@@ -60,6 +150,12 @@ def main() -> int:
     command.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
     command.add_argument("--repeat", type=int, default=5)
     command.set_defaults(run=transcribe)
+    command = commands.add_parser("train")
+    command.add_argument("config", metavar="CONF")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
+    command.add_argument("--repeat", type=int, default=3, help="epochs timed, after one that is not")
+    command.set_defaults(run=train)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

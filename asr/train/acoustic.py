@@ -26,10 +26,12 @@ from asr.features import FeatureStats, LogMel, measure_stats
 from asr.manifest import Utterance
 from asr.models.encoder import AcousticModel
 from asr.text import CharTokenizer, normalise
-from asr.train import loop
+from asr.train import distributed, loop
+from asr.train.distributed import World
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def warn(message: str) -> None:
@@ -40,35 +42,38 @@ def warn(message: str) -> None:
 def train(config: Config, *, resume: bool = False) -> loop.Progress:
     """Train as ``config`` says; the model directory is ``config.train.output``.
 
-    With ``resume``, continue from its checkpoint if there is one. Raises ``ConfigError``, ``ManifestError``,
+    With ``resume``, continue from its checkpoint if there is one. Under ``torchrun``, this process trains together
+    with the others (see ``asr.train.distributed``). Raises ``ConfigError``, ``ManifestError``,
     ``TextError`` or ``TrainingError``, each naming what is wrong.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
     folder = Path(config.train.output)
-    loop.check_folder(folder, config, resume=resume)
-    task = AcousticTask(config)
-    if not task.resuming:
-        checkpoint.save_description(folder, config, task.tokenizer, task.stats)
-    return loop.fit(task, config, folder, resume=resume)
+    with distributed.join(pick_device(config.train.device)) as world:
+        loop.check_folder(folder, config, resume=resume)
+        task = AcousticTask(config, world)
+        if world.first and not task.resuming:
+            checkpoint.save_description(folder, config, task.tokenizer, task.stats)
+        return loop.fit(task, config, folder, world, resume=resume)
 
 
 class AcousticTask:
     """An acoustic model with its training and validation data (see ``loop.Task``)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, world: World | None = None) -> None:
         self.config = config
+        self.world = world or World(device=pick_device(config.train.device))
+        self.device = self.world.device
         self.folder = Path(config.train.output)
         self.resuming = (self.folder / loop.CHECKPOINT).exists()
-        self.device = pick_device(config.train.device)
         if not config.data.train:
             raise ConfigError("data.train: expected the path of a manifest, got nothing")
         train_set = manifest.read(config.data.train)
         valid_set = manifest.read(config.data.valid) if config.data.valid else []
         if not valid_set:
-            warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
-        warn_shared_speakers(train_set, valid_set)
+            self.warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
+        self.warn_shared_speakers(train_set, valid_set)
         if self.resuming:
             # The ids of the run so far, whatever has become of the manifest.
             self.tokenizer = CharTokenizer.load(self.folder / "tokens.txt", config.text)
@@ -77,23 +82,35 @@ class AcousticTask:
         self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
         self.stats = self._prepare()
-        report_left_out(self.train_data, config.data.train)
-        report_left_out(self.valid_data, config.data.valid)
+        self.report_left_out(self.train_data, config.data.train)
+        self.report_left_out(self.valid_data, config.data.valid)
         self.log_mel = LogMel(config.features, self.stats).to(self.device)
         model = AcousticModel(config.model, config.features.mel_bins, self.tokenizer.vocab_size)
         self.model = model.to(self.device)
         self.network: nn.Module = self.model
+        if config.train.compile:
+            for part in (model.subsampling, model.encoder):
+                part.compile(dynamic=True)
+
+    def warn(self, message: str) -> None:
+        """Print a warning that every process would print."""
+        if self.world.first:
+            warn(message)
 
     def _prepare(self) -> FeatureStats:
         """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
         for data, path in ((self.train_data, self.config.data.train), (self.valid_data, self.config.data.valid)):
             failures = {}
             description = f"reading {len(data.utterances)} utterances"
-            for index, utterance in enumerate(tqdm(data.utterances, desc=description, disable=None, leave=False)):
+            quiet = None if self.world.first else True
+            for index, utterance in enumerate(tqdm(data.utterances, desc=description, disable=quiet, leave=False)):
                 if data.cache_full:
                     break  # the rest is read, and reported, batch by batch
                 if reason := data.check(index):
                     failures[utterance.id] = reason
+            # What one process cannot read is left out by all: they must agree on the batches.
+            for others in self.world.gather(failures):
+                failures |= others
             data.exclude(failures)
             if not data.utterances and path:
                 name, reason = next(iter(data.left_out.items()))
@@ -101,10 +118,15 @@ class AcousticTask:
         if self.resuming:
             return FeatureStats.load(self.folder / "stats.json")
         plain = LogMel(self.config.features).to(self.device)
-        try:
-            return measure_stats(plain, self._waveforms())
-        except ValueError as error:
-            raise TrainingError(f"{self.config.data.train}: {error}") from error
+        stats = None
+        if self.world.first:
+            try:
+                stats = measure_stats(plain, self._waveforms())
+            except ValueError as error:
+                raise TrainingError(f"{self.config.data.train}: {error}") from error
+        measured = self.world.gather(stats)[0]
+        assert measured is not None
+        return measured
 
     def _waveforms(self) -> Iterator[np.ndarray]:
         data = self.train_data
@@ -123,7 +145,7 @@ class AcousticTask:
         return self.train_data.plan(epoch)
 
     def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
-        return self.train_data.batches(plan, epoch)
+        return self.train_data.batches([self.world.share(part) for part in plan], epoch)
 
     def features(self, batch: Batch, *, training: bool) -> tuple[Tensor, Tensor]:
         """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
@@ -139,38 +161,61 @@ class AcousticTask:
         return augment.apply_masks(features, batch.masks.to(self.device), setting.time_masks), frames
 
     def loss(self, batch: Batch) -> Tensor:
-        """CTC negative log-likelihood per token, in nats."""
+        """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
         with torch.no_grad():
             features, frames = self.features(batch, training=True)
-        share = self.config.model.intermediate_ctc
-        tokens = batch.token_lengths.sum().clamp(min=1)
-        if not share:
-            log_probs, lengths = self.network(features, frames)
-            return ctc_loss(log_probs, lengths, batch).sum() / tokens
-        log_probs, middle, lengths = self.model.forward_deep(features, frames)
-        last_loss, middle_loss = (ctc_loss(x, lengths, batch).sum() for x in (log_probs, middle))
-        return torch.lerp(last_loss, middle_loss, share) / tokens
+        share, smoothing = self.config.model.intermediate_ctc, self.config.optim.label_smoothing
+        half = HALF.get(self.config.train.precision)
+        middle = None
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            if share:
+                log_probs, middle, lengths = self.model.forward_deep(features, frames)
+            else:
+                log_probs, lengths = self.network(features, frames)
+        loss = ctc_loss(log_probs, lengths, batch).sum()
+        if middle is not None:
+            loss = torch.lerp(loss, ctc_loss(middle, lengths, batch).sum(), share)
+        if smoothing:
+            loss = torch.lerp(loss, uniform_loss(log_probs, lengths).sum(), smoothing)
+        return loss
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Loss, WER and CER of greedy decoding on the validation set; nothing where there is none."""
         if not self.valid_data.utterances:
             return {}
-        references, hypotheses = {}, {}
-        texts = {u.id: u.text for u in self.valid_data.utterances}
+        hypotheses: dict[str, str] = {}
         loss_sum, token_sum = 0.0, 0
-        for batch in self.valid_data.batches(self.valid_data.plan(0), 0):
+        plan = [self.world.share(part) for part in self.valid_data.plan(0)]
+        for batch in self.valid_data.batches(plan, 0):
             if batch is None:
                 continue
             with torch.inference_mode():
                 features, frames = self.features(batch, training=False)
                 log_probs, lengths = network(features, frames)
                 loss_sum += float(ctc_loss(log_probs, lengths, batch).sum())
-            token_sum += int(batch.token_lengths.sum())
+            token_sum += batch.total_tokens
             for name, hypothesis in zip(batch.ids, greedy(log_probs.cpu(), lengths.cpu()), strict=True):
-                references[name] = normalise(texts[name], self.config.text)
                 hypotheses[name] = self.tokenizer.decode(hypothesis.tokens)
+        for others in self.world.gather(hypotheses):
+            hypotheses |= others
+        loss_sum, tokens = self.world.sum(loss_sum, token_sum)
+        texts = {u.id: u.text for u in self.valid_data.utterances}
+        references = {name: normalise(texts[name], self.config.text) for name in hypotheses}
         report = scoring.score(references, hypotheses)
-        return {"loss": loss_sum / max(token_sum, 1), "wer": report.wer, "cer": report.cer}
+        return {"loss": loss_sum / max(tokens, 1), "wer": report.wer, "cer": report.cer}
+
+    def warn_shared_speakers(self, train_set: list[Utterance], valid_set: list[Utterance]) -> None:
+        """Validation on speakers that were trained on flatters the model: say so."""
+        shared = {u.speaker for u in train_set if u.speaker} & {u.speaker for u in valid_set}
+        if shared:
+            self.warn(f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}")
+
+    def report_left_out(self, data: Dataset, path: str) -> None:
+        """Name every utterance that is not used, with its reason and their count."""
+        for name, reason in data.left_out.items():
+            self.warn(f"{path}: {name}: left out: {reason}")
+        if data.left_out:
+            self.warn(f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used")
 
     def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
         checkpoint.save_weights(self.folder, network, self.card(figures, progress))
@@ -207,16 +252,11 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     )
 
 
-def warn_shared_speakers(train_set: list[Utterance], valid_set: list[Utterance]) -> None:
-    """Validation on speakers that were trained on flatters the model: say so."""
-    shared = {u.speaker for u in train_set if u.speaker} & {u.speaker for u in valid_set}
-    if shared:
-        warn(f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}")
+def uniform_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """Cross-entropy ``(B,)`` of each utterance's frames with the uniform distribution, summed over its frames.
 
-
-def report_left_out(data: Dataset, path: str) -> None:
-    """Name every utterance that is not used, with its reason and their count."""
-    for name, reason in data.left_out.items():
-        warn(f"{path}: {name}: left out: {reason}")
-    if data.left_out:
-        warn(f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used")
+    Mixed into the loss it keeps the posteriors from becoming certain (label smoothing, Szegedy et al. 2016).
+    """
+    frames = torch.arange(log_probs.shape[1], device=log_probs.device)
+    valid = frames < lengths.to(log_probs.device)[:, None]
+    return -(log_probs.mean(dim=-1) * valid).sum(dim=1)

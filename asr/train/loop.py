@@ -2,17 +2,15 @@
 
 A run directory is a model directory (see ``asr.checkpoint``) plus ``log.jsonl`` and ``checkpoint.safetensors``. The
 checkpoint holds everything the next step depends on, so that a resumed run continues bit for bit on the CPU with the
-same number of threads, in the middle of an epoch as well.
+same number of threads and processes, in the middle of an epoch as well. Under ``torchrun`` every process runs this
+same loop on its share of each batch (see ``asr.train.distributed``); the first writes the files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
-import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,11 +26,17 @@ from asr import checkpoint
 from asr.config import Config, to_dict
 from asr.data import Batch
 from asr.errors import TrainingError
-from asr.files import atomic, sweep
+from asr.files import sweep
+from asr.train.distributed import World
+from asr.train.log import RunLog
+from asr.train.process import StopRequest, keep_freed_memory, stop_request
 from asr.train.schedule import learning_rate
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG_EVERY_STEPS = 10
+# Half-precision gradients are scaled so that small ones do not vanish: down when they overflow, up after so many steps.
+LARGEST_SCALE = 2.0**16
+SCALE_UP_STEPS = 1000
 # Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
 RESUMABLE_KEYS = {
     "train.output",  # a run directory may be moved
@@ -40,6 +44,7 @@ RESUMABLE_KEYS = {
     "train.device",
     "train.checkpoint_every_s",
     "train.max_bad_steps",
+    "train.tensorboard",
     "data.prefetch",
     "data.cache_s",
 }
@@ -54,13 +59,19 @@ class Task(Protocol):
         """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
 
     def batches(self, plan: Sequence[Any], epoch: int) -> Iterator[Batch | None]:
-        """The batches that part of an epoch's plan describes; ``None`` stands for one that could not be read."""
+        """This process's share of the batches that part of an epoch's plan describes, one for each.
+
+        ``None`` stands for a share that is empty or could not be read.
+        """
 
     def loss(self, batch: Batch) -> Tensor:
-        """Scalar loss of ``self.network`` on a batch, with gradients."""
+        """Scalar loss of ``self.network``, summed over the tokens of a batch, with gradients."""
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures on held-out data; ``wer`` decides which weights are kept. Empty without data: the last are."""
+        """Figures on held-out data; ``wer`` decides which weights are kept. Empty without data: the last are.
+
+        All processes call it, and all get the figures of the whole.
+        """
 
     def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
         """Write the weights with what is known about them to the run directory."""
@@ -81,9 +92,13 @@ class Progress:
     best_wer: float = float("inf")
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Sums since the last log line: loss, gradient norm, steps."""
+    loss_scale: float = 1.0
+    """What the loss is multiplied by before the gradients are taken, and they divided by after (fp16 only)."""
+    scaled_steps: int = 0
+    """Steps since the loss scale last changed."""
 
 
-def fit(task: Task, config: Config, folder: Path, *, resume: bool = False) -> Progress:
+def fit(task: Task, config: Config, folder: Path, world: World | None = None, *, resume: bool = False) -> Progress:
     """Train ``task`` as ``config`` says, into ``folder``; with ``resume``, go on from its checkpoint if there is one.
 
     SIGINT and SIGTERM end the run after the current step with a checkpoint, as ``KeyboardInterrupt``.
@@ -91,11 +106,13 @@ def fit(task: Task, config: Config, folder: Path, *, resume: bool = False) -> Pr
     """
     keep_freed_memory()
     check_folder(folder, config, resume=resume)
-    sweep(folder)
-    run = Run(task, config, folder)
+    run = Run(task, config, folder, world)
+    if run.world.first:
+        sweep(folder)
     if run.checkpoint.exists():
         run.load()
-    return run.train()
+    with contextlib.closing(run.log):
+        return run.train()
 
 
 def check_folder(folder: Path, config: Config, *, resume: bool) -> None:
@@ -123,14 +140,19 @@ def check_folder(folder: Path, config: Config, *, resume: bool) -> None:
 class Run:
     """The state of one training: network, its average, optimiser, progress, log."""
 
-    def __init__(self, task: Task, config: Config, folder: Path) -> None:
+    def __init__(self, task: Task, config: Config, folder: Path, world: World | None = None) -> None:
         self.task = task
         self.config = config
+        self.world = world or World()
         self.checkpoint = folder / CHECKPOINT
-        self.log_path = folder / "log.jsonl"
-        self.progress = Progress()
+        self.log = RunLog(folder, tensorboard=config.train.tensorboard and self.world.first)
+        self.progress = Progress(loss_scale=LARGEST_SCALE if config.train.precision == "fp16" else 1.0)
         self.network = task.network
-        self.average = copy.deepcopy(self.network).requires_grad_(False) if config.train.ema else None
+        self.world.copy_first(self.network.parameters())
+        if self.world.size > 1:  # the weights are the same everywhere, dropout must not be
+            torch.manual_seed(config.train.seed + 2**32 * (self.world.rank + 1))
+        averaged = config.train.ema or config.train.average_epochs
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if averaged else None
         # Norms and biases are not shrunk: decay would pull them to 0, which means nothing for them.
         matrices = [p for p in self.network.parameters() if p.ndim > 1]
         vectors = [p for p in self.network.parameters() if p.ndim <= 1]
@@ -142,86 +164,131 @@ class Run:
             betas=optim.betas,
             weight_decay=optim.weight_decay,
         )
+        self.saved = time.monotonic()
 
     def train(self) -> Progress:
         """Run to the last epoch."""
         config, progress = self.config.train, self.progress
-        if progress.step == 0:
-            self.log_path.unlink(missing_ok=True)
-        saved = time.monotonic()
+        if self.world.first:
+            self.log.rewind(progress.step, progress.epoch)
         with stop_request() as stop:
             while progress.epoch < config.epochs:
-                plan = self.task.plan(progress.epoch)
-                steps = len(plan)
-                batches = self.task.batches(plan[progress.batch :], progress.epoch)
-                self.network.train()
-                started = time.monotonic()
-                title = f"epoch {progress.epoch + 1}/{config.epochs}"
-                bar = tqdm(total=steps, initial=progress.batch, desc=title, unit="batch", disable=None, leave=False)
-                with contextlib.closing(batches), bar:  # type: ignore[type-var]
-                    for batch in batches:
-                        loss = self.step(batch, steps)
-                        bar.update()
-                        bar.set_postfix(loss=f"{loss:.3f}")
-                        now = time.monotonic()
-                        progress.seconds += now - started
-                        started = now
-                        if stop.requested or now - saved > config.checkpoint_every_s:
-                            self.save()
-                            saved = now
-                        if stop.requested:
-                            raise KeyboardInterrupt(f"stopped at step {progress.step}; --resume goes on from there")
-                progress.epoch += 1
-                progress.batch = 0
+                self.epoch(stop)
                 if progress.epoch % config.validate_every_epochs == 0 or progress.epoch == config.epochs:
                     self.validate()
                 self.save()
-                saved = time.monotonic()
         return progress
 
+    def epoch(self, stop: StopRequest) -> None:
+        """Run to the end of the epoch. Raises ``KeyboardInterrupt``, with a checkpoint, when asked to stop."""
+        config, progress = self.config.train, self.progress
+        plan = self.task.plan(progress.epoch)
+        steps = len(plan)
+        batches = self.task.batches(plan[progress.batch :], progress.epoch)
+        self.network.train()
+        started = time.monotonic()
+        title = f"epoch {progress.epoch + 1}/{config.epochs}"
+        quiet = None if self.world.first else True
+        bar = tqdm(total=steps, initial=progress.batch, desc=title, unit="batch", disable=quiet, leave=False)
+        with contextlib.closing(batches), bar:  # type: ignore[type-var]
+            for batch in batches:
+                loss = self.step(batch, steps)
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}")
+                now = time.monotonic()
+                progress.seconds += now - started
+                started = now
+                due = self.world.first and now - self.saved > config.checkpoint_every_s
+                asked, overdue = self.world.sum(stop.requested, due)
+                if asked or overdue:
+                    self.save()
+                if asked:
+                    raise KeyboardInterrupt(f"stopped at step {progress.step}; --resume goes on from there")
+        progress.epoch += 1
+        progress.batch = 0
+        if config.average_epochs and self.average is not None:
+            # The mean of the weights at the ends of the last epochs, and before them simply the weights.
+            kept = progress.epoch - (config.epochs - config.average_epochs)
+            self.follow(1 / max(kept, 1))
+
     def step(self, batch: Batch | None, steps: int) -> float:
-        """One optimiser step; returns the loss. One that cannot be taken is named, counted and skipped."""
-        optim, progress = self.config.optim, self.progress
+        """One optimiser step; returns the loss per token. One that cannot be taken is named, counted and skipped."""
+        optim, progress, world = self.config.optim, self.progress, self.world
         share = (progress.epoch + progress.batch / steps) / self.config.train.epochs
         rate = learning_rate(share, optim)
         progress.step += 1
         progress.batch += 1
-        if batch is None:
+        seconds = batch.total_samples / self.config.features.sample_rate_hz if batch else 0.0
+        readable, tokens, audio_s = world.sum(batch is not None, batch.total_tokens if batch else 0, seconds)
+        if not readable:
             self.skip((), "none of the batch's audio could be read")
             return math.nan
+        progress.audio_s += audio_s
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = self.task.loss(batch)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip_norm)
-        loss_value, norm_value = loss.item(), norm.item()
-        progress.audio_s += batch.total_samples / self.config.features.sample_rate_hz
-        if not torch.isfinite(norm + loss.detach()):
-            self.skip(batch.ids, f"loss {loss_value}, gradient norm {norm_value}: not finite")
+        loss_value = 0.0
+        if batch is not None:
+            loss = self.task.loss(batch) / max(tokens, 1)
+            (loss * progress.loss_scale).backward()  # type: ignore[no-untyped-call]
+            loss_value = loss.item()
+        (loss_value,) = world.sum(loss_value)
+        world.sum_gradients(self.network.parameters())
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        if progress.loss_scale != 1:
+            torch._foreach_div_(gradients, progress.loss_scale)
+        logging = progress.step % LOG_EVERY_STEPS == 0
+        norms = module_norms(self.network) if logging else {}
+        norm_value = nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip_norm).item()
+        if not math.isfinite(loss_value + norm_value):
+            self.overflow(batch, loss_value, norm_value)
             return loss_value
         progress.bad_steps = 0
         self.optimiser.step()
-        if self.average is not None:
+        if self.config.train.precision == "fp16":
+            self.scale_up()
+        if self.config.train.ema:
             # Early weights are far off: the average starts short-sighted and lengthens to the configured decay.
-            decay = min(self.config.train.ema, (1 + progress.step) / (10 + progress.step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            self.follow(1 - min(self.config.train.ema, (1 + progress.step) / (10 + progress.step)))
         window = progress.window
         progress.window = [window[0] + loss_value, window[1] + norm_value, window[2] + 1]
-        if progress.step % LOG_EVERY_STEPS == 0:
+        if logging:
             loss_sum, norm_sum, count = progress.window
             progress.window = [0.0, 0.0, 0.0]
-            self.log(loss=loss_sum / count, grad_norm=norm_sum / count, learning_rate=rate)
+            self.write(loss=loss_sum / count, grad_norm=norm_sum / count, learning_rate=rate, **norms)
         return loss_value
+
+    def follow(self, share: float) -> None:
+        """Move the average of the weights by ``share`` of the way to the weights."""
+        assert self.average is not None
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), share)
+
+    def overflow(self, batch: Batch | None, loss: float, norm: float) -> None:
+        """Leave out a step whose loss or gradient is not finite: the loss scale was too large, or the batch is bad."""
+        progress = self.progress
+        if progress.loss_scale > 1:
+            progress.loss_scale, progress.scaled_steps = progress.loss_scale / 2, 0
+            self.write(loss_scale=progress.loss_scale)
+            return
+        ids = [name for names in self.world.gather(batch.ids if batch else ()) for name in names]
+        self.skip(ids, f"loss {loss}, gradient norm {norm}: not finite")
+
+    def scale_up(self) -> None:
+        """Count a step that the loss scale allowed, and try a larger one after many."""
+        progress = self.progress
+        progress.scaled_steps += 1
+        if progress.scaled_steps >= SCALE_UP_STEPS and progress.loss_scale < LARGEST_SCALE:
+            progress.loss_scale, progress.scaled_steps = progress.loss_scale * 2, 0
+            self.write(loss_scale=progress.loss_scale)
 
     def skip(self, ids: Sequence[str], reason: str) -> None:
         """Log a step that cannot be taken; stop when too many come in a row."""
         progress = self.progress
         progress.bad_steps += 1
-        self.log(skipped=list(ids), reason=reason)
+        self.write(skipped=list(ids), reason=reason)
         message = f"step {progress.step}: {reason}{'; batch of ' if ids else ''}{', '.join(ids)}"
-        tqdm.write(f"warning: {message}: skipped", file=sys.stderr)
+        self.say(f"warning: {message}: skipped")
         if progress.bad_steps >= self.config.train.max_bad_steps:
             raise TrainingError(f"{message}; stopped after {progress.bad_steps} such steps in a row")
 
@@ -231,44 +298,47 @@ class Run:
         figures = self.task.validate(network.eval())
         progress = self.progress
         if figures:
-            self.log(**{f"valid_{name}": value for name, value in figures.items()})
+            self.write(**{f"valid_{name}": value for name, value in figures.items()})
         speed = progress.audio_s / max(progress.seconds, 1e-9)
         text = "".join(f"  {name} {value:.4f}" for name, value in figures.items())
-        tqdm.write(
+        self.say(
             f"epoch {progress.epoch}/{self.config.train.epochs}  {f'valid{text}' if text else 'not validated'}  "
-            f"{progress.seconds:.0f} s  {speed:.0f} x real time",
-            file=sys.stderr,
+            f"{progress.seconds:.0f} s  {speed:.0f} x real time"
         )
         if not figures or figures["wer"] <= progress.best_wer:
             progress.best_wer = figures.get("wer", math.inf)
             done = {"epoch": progress.epoch, "step": progress.step, "seconds": round(progress.seconds, 1)}
-            self.task.save_weights(network, figures, done)
+            if self.world.first:
+                self.task.save_weights(network, figures, done)
 
-    def log(self, **values: Any) -> None:
-        """Append one line to ``log.jsonl``."""
-        progress = self.progress
-        head = {"step": progress.step, "epoch": progress.epoch, "seconds": round(progress.seconds, 2)}
-        try:
-            with self.log_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(head | values) + "\n")
-        except OSError as error:
-            raise TrainingError(f"{self.log_path}: cannot write: {error}") from error
+    def write(self, **values: Any) -> None:
+        """Append one line to the log."""
+        if self.world.first:
+            self.log.write(self.progress.step, self.progress.epoch, self.progress.seconds, values)
+
+    def say(self, message: str) -> None:
+        """Print a line above the progress bar."""
+        if self.world.first:
+            tqdm.write(message, file=sys.stderr)
 
     def save(self) -> None:
         """Write the checkpoint, atomically."""
+        generators = self.world.gather(generator_states())
+        self.saved = time.monotonic()
+        if not self.world.first:
+            return
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{name}": value for name, value in state.items()}
-        tensors["rng/cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng/cuda"] = torch.cuda.get_rng_state()
+        for rank, states in enumerate(generators):
+            tensors |= {f"rng/{rank}/{name}": value for name, value in states.items()}
         metadata = {"progress": vars(self.progress), "config": to_dict(self.config)}
         checkpoint.save_tensors(self.checkpoint, tensors, metadata)
 
     def load(self) -> None:
-        """Restore what ``save`` wrote and drop the log lines written after it."""
+        """Restore what ``save`` wrote; every process reads the file."""
         tensors, metadata = checkpoint.load_tensors(self.checkpoint)
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "rng": {}}
         for name, tensor in tensors.items():
@@ -282,31 +352,32 @@ class Run:
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-        torch.set_rng_state(parts["rng"]["cpu"])
-        if torch.cuda.is_available() and "cuda" in parts["rng"]:
-            torch.cuda.set_rng_state(parts["rng"]["cuda"])
+        # A process that was not there before goes on with the generators of its own seed.
+        if f"{self.world.rank}/cpu" in parts["rng"]:
+            torch.set_rng_state(parts["rng"][f"{self.world.rank}/cpu"])
+        if torch.cuda.is_available() and f"{self.world.rank}/cuda" in parts["rng"]:
+            torch.cuda.set_rng_state(parts["rng"][f"{self.world.rank}/cuda"])
         self.progress = Progress(**metadata["progress"])
-        self.trim_log()
 
-    def trim_log(self) -> None:
-        """Drop the lines that the checkpoint does not know of: what they tell is about to happen again.
 
-        A validation has the step of the epoch's last batch and the number of the next epoch: a checkpoint taken
-        between the two knows the step only.
-        """
-        if not self.log_path.exists():
-            return
-        kept = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short by a kill
-                values = json.loads(line)
-                if (values["step"], values["epoch"]) <= (self.progress.step, self.progress.epoch):
-                    kept.append(line + "\n")
-        try:
-            with atomic(self.log_path) as path:
-                path.write_text("".join(kept), encoding="utf-8")
-        except OSError as error:
-            raise TrainingError(f"{self.log_path}: cannot write: {error}") from error
+def generator_states() -> dict[str, Tensor]:
+    """The states of this process's random generators, by device type."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def module_norms(network: nn.Module) -> dict[str, float]:
+    """Gradient norm of each part of a network, as ``grad_norm/<part>``: its layers, where a part is a list of them."""
+    groups: dict[str, list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            *path, _ = name.split(".")
+            depth = next((i + 1 for i, word in enumerate(path) if word.isdigit()), 1)
+            groups.setdefault(".".join(path[:depth]), []).append(parameter.grad)
+    norms = torch.stack([nn.utils.get_total_norm(gradients) for gradients in groups.values()])
+    return {f"grad_norm/{name}": value for name, value in zip(groups, norms.tolist(), strict=True)}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -319,46 +390,3 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif before != after and name not in RESUMABLE_KEYS:
             changed.append(f"{name}: {before!r} -> {after!r}")
     return sorted(changed)
-
-
-@dataclass
-class StopRequest:
-    """Set when the process was asked to stop."""
-
-    requested: bool = False
-
-
-@contextlib.contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request that is honoured between steps; a second one interrupts."""
-    stop = StopRequest()
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    try:
-        previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are not ours to handle
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep large freed blocks for reuse instead of giving each back to the system and asking again.
-
-    Activations of tens of megabytes come and go at every step, and each time their pages would be zeroed and mapped
-    anew, in system time. A no-op where the C library is not glibc.
-    """
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
-        libc.mallopt(ctypes.c_int(-3), ctypes.c_int(2**30))  # M_MMAP_THRESHOLD
-    except (OSError, AttributeError):
-        return

@@ -1,0 +1,53 @@
+"""The process that trains: requests to stop, and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class StopRequest:
+    """Set when the process was asked to stop."""
+
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request that is honoured between steps; a second one interrupts."""
+    stop = StopRequest()
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    try:
+        previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are not ours to handle
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def keep_freed_memory() -> None:
+    """Make glibc keep large freed blocks for reuse instead of giving each back to the system and asking again.
+
+    Activations of tens of megabytes come and go at every step, and each time their pages would be zeroed and mapped
+    anew, in system time. A no-op where the C library is not glibc.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
+        libc.mallopt(ctypes.c_int(-3), ctypes.c_int(2**30))  # M_MMAP_THRESHOLD
+    except (OSError, AttributeError):
+        return
