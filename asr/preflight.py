@@ -9,24 +9,22 @@ averaged; the segments cut out of one recording are measured in that one pass.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from asr import audio, manifest, plot, text
 from asr.config import Config
 from asr.data import output_frames
-from asr.errors import AudioError, ConfigError, ManifestError, TextError
+from asr.errors import ConfigError, ManifestError, TextError
 from asr.manifest import Utterance
+from asr.meter import SILENT_PEAK, Meter, measure
 
 ERROR, WARNING = "error", "warning"
 KINDS = {
@@ -46,14 +44,6 @@ KINDS = {
 }
 """What can be found: severity and title."""
 
-SILENT_PEAK = 1e-3
-"""Silent: half the distance from the lowest to the highest sample is below this (-60 dBFS)."""
-CLIPPED_PEAK = 0.1
-CLIPPED_SAMPLES = 5
-CLIPPED_SHARE = 1e-4
-"""Clipped: flat tops (three equal samples in a row within 1 % of the peak, which is at least ``CLIPPED_PEAK``)
-make up this share of the samples, and are no fewer than ``CLIPPED_SAMPLES``. A clipping that was resampled or coded
-with loss afterwards leaves no flat tops and is not seen; nor is one of a single channel among others."""
 RATE_SCORE = 3.5
 RATE_FACTOR = 1.5
 RATE_UTTERANCES = 10
@@ -146,76 +136,12 @@ class _Entry:
     line: int
     utterance: Utterance
     label: list[int] | None = None
-    meter: _Meter | None = None
-
-
-class _Meter:
-    """Figures of one utterance, gathered from the blocks of its file."""
-
-    def __init__(self, start_s: float, end_s: float | None) -> None:
-        self.start_s, self.end_s = start_s, end_s
-        self.rate_hz = 0
-        self.samples = 0
-        self.low, self.high = math.inf, -math.inf
-        self.flat = 0
-        self.error = ""
-        self._sums = [0.0, 0.0]
-        self._hash = hashlib.blake2b(digest_size=16)
-        self._tail = np.zeros(0, np.float32)
-
-    def feed(self, rate_hz: int, at: int, block: audio.Samples) -> bool:
-        """Take what belongs to the utterance from a block that starts at sample ``at``; False: no more is wanted."""
-        self.rate_hz = rate_hz
-        first = round(self.start_s * rate_hz)
-        last = at + len(block) if self.end_s is None else round(self.end_s * rate_hz)
-        part = block[max(0, first - at) : max(0, last - at)]
-        if len(part):
-            self._measure(part)
-        return self.end_s is None or at + len(block) < last
-
-    def _measure(self, part: audio.Samples) -> None:
-        self.samples += len(part)
-        self._hash.update(part.tobytes())
-        exact = part.astype(np.float64)
-        self._sums[0] += float(exact.sum())
-        self._sums[1] += float(exact @ exact)
-        before, peak = self.peak, max(float(part.max()), -float(part.min()))
-        self.low, self.high = min(self.low, float(part.min())), max(self.high, float(part.max()))
-        if peak * 0.99 > before:
-            self.flat = 0  # what was the top so far is none
-        joined = np.concatenate([self._tail, part])
-        level = np.abs(joined[2:]) >= 0.99 * self.peak
-        equal = joined[1:] == joined[:-1]
-        self.flat += int(np.count_nonzero(level & equal[1:] & equal[:-1]))
-        self._tail = joined[-2:]
-
-    @property
-    def peak(self) -> float:
-        return max(self.high, -self.low, 0.0)
+    meter: Meter | None = None
 
     @property
     def duration_s(self) -> float:
-        return self.samples / self.rate_hz
-
-    @property
-    def level(self) -> float:
-        """Root mean square about the mean: a constant offset is no sound."""
-        mean = self._sums[0] / self.samples
-        return math.sqrt(max(0.0, self._sums[1] / self.samples - mean * mean))
-
-    @property
-    def silent(self) -> bool:
-        return (self.high - self.low) / 2 < SILENT_PEAK
-
-    @property
-    def clipped(self) -> bool:
-        needed = max(CLIPPED_SAMPLES, CLIPPED_SHARE * self.samples)
-        return not self.silent and self.peak >= CLIPPED_PEAK and self.flat >= needed
-
-    @property
-    def content(self) -> tuple[int, int, bytes]:
-        """Equal for equal samples at an equal rate, whatever file they come from."""
-        return self.rate_hz, self.samples, self._hash.digest()
+        """As measured, or what the manifest says."""
+        return self.meter.duration_s if self.meter else self.utterance.duration_s
 
 
 def check(path: str | Path, config: Config | None = None, root: str | Path | None = None, workers: int = 0) -> Report:
@@ -244,13 +170,36 @@ def check(path: str | Path, config: Config | None = None, root: str | Path | Non
         raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
     report.utterances = len(entries)
     _spell(report, entries, settings, _tokenizer(path, entries, settings))
-    _read(entries, workers or min(8, os.cpu_count() or 1))
+    files: dict[str, list[Meter]] = {}
+    for entry in entries:
+        entry.meter = Meter(entry.utterance.start_s, entry.utterance.end_s)
+        files.setdefault(entry.utterance.audio, []).append(entry.meter)
+    measure(files, workers or min(8, os.cpu_count() or 1))
     _check_audio(report, entries)
     for entry in entries:
         _check_fit(report, entry, settings)
-    _check_rates(report, entries)
-    _check_duplicates(report, entries, settings)
+    _check_rates(report, [entry for entry in entries if entry.meter])
+    # All digital silence is alike.
+    sounding = [(entry.meter.content, entry) for entry in entries if entry.meter and not entry.meter.silent]
+    _check_duplicates(report, sounding, settings)
     report.findings.sort(key=lambda finding: finding.line)
+    return report
+
+
+def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence[int]], config: Config) -> Report:
+    """What the manifest alone tells, no audio read: outlying speaking rates, and one segment with two texts or twice.
+
+    ``labels`` are the token ids of ``utterances``; the line that a finding names is the utterance's place among them.
+    """
+    report = Report(path, utterances=len(utterances))
+    entries = [
+        _Entry(line, item, list(label)) for line, (item, label) in enumerate(zip(utterances, labels, strict=True), 1)
+    ]
+    _check_rates(report, entries)
+    segments = [
+        ((item.audio, item.start_s, item.end_s), entry) for item, entry in zip(utterances, entries, strict=True)
+    ]
+    _check_duplicates(report, segments, config)
     return report
 
 
@@ -286,51 +235,6 @@ def _spell(report: Report, entries: Iterable[_Entry], config: Config, tokenizer:
             report.add("unknown_character", entry, str(error))
 
 
-def _read(entries: Sequence[_Entry], workers: int) -> None:
-    """Give every entry its meter, reading each file once."""
-    files: dict[str, list[_Meter]] = {}
-    for entry in entries:
-        item = entry.utterance
-        entry.meter = _Meter(item.start_s, item.end_s)
-        files.setdefault(item.audio, []).append(entry.meter)
-    with (
-        tqdm(total=len(entries), desc="reading audio", unit="utterance", disable=None, leave=False) as bar,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        pending: deque[Future[int]] = deque()
-        try:
-            for name, meters in files.items():
-                pending.append(pool.submit(_measure, name, meters))
-                if len(pending) > 4 * workers:
-                    bar.update(pending.popleft().result())
-            while pending:
-                bar.update(pending.popleft().result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _measure(name: str, meters: Sequence[_Meter]) -> int:
-    """Feed a file to the meters of its utterances; those it fails for learn why. Returns how many there are."""
-    open_meters, at = list(meters), 0
-    try:
-        for rate_hz, block in audio.blocks(name):
-            open_meters = [meter for meter in open_meters if meter.feed(rate_hz, at, block)]
-            at += len(block)
-            if not open_meters:
-                break
-    except AudioError as error:
-        for meter in open_meters:
-            meter.error = str(error)
-        return len(meters)
-    for meter in meters:
-        if not at:
-            meter.error = f"{name}: expected audio, got no samples"
-        elif not meter.samples:
-            meter.error = f"{name}: the utterance starts at {meter.start_s:g} s, the audio ends at {at / rate_hz:.3f} s"
-    return len(meters)
-
-
 def _check_audio(report: Report, entries: Iterable[_Entry]) -> None:
     """What was measured, or could not be, against what the manifest says."""
     for entry in entries:
@@ -360,7 +264,7 @@ def _check_audio(report: Report, entries: Iterable[_Entry]) -> None:
 
 def _check_fit(report: Report, entry: _Entry, config: Config) -> None:
     """The label against the frames, as ``data.Dataset`` does, but by the measured duration where there is one."""
-    duration_s = entry.meter.duration_s if entry.meter else entry.utterance.duration_s
+    duration_s = entry.duration_s
     samples = duration_s * config.features.sample_rate_hz
     frames = output_frames(round(samples), config)
     if frames == 0:
@@ -384,8 +288,8 @@ def _check_fit(report: Report, entry: _Entry, config: Config) -> None:
 
 
 def _check_rates(report: Report, entries: Iterable[_Entry]) -> None:
-    spoken = [entry for entry in entries if entry.label and entry.meter and entry.meter.duration_s]
-    rates = np.array([len(e.label) / e.meter.duration_s for e in spoken if e.label and e.meter])
+    spoken = [entry for entry in entries if entry.label and entry.duration_s]
+    rates = np.array([len(entry.label or ()) / entry.duration_s for entry in spoken])
     report.series["characters_per_s"] = rates.tolist()
     if len(rates) < RATE_UTTERANCES:
         return
@@ -399,12 +303,11 @@ def _check_rates(report: Report, entries: Iterable[_Entry]) -> None:
         report.add("speaking_rate", spoken[index], message)
 
 
-def _check_duplicates(report: Report, entries: Iterable[_Entry], config: Config) -> None:
-    seen: dict[tuple[int, int, bytes], _Entry] = {}
-    for entry in entries:
-        if entry.meter is None or entry.meter.silent:  # all digital silence is alike
-            continue
-        first = seen.setdefault(entry.meter.content, entry)
+def _check_duplicates(report: Report, entries: Iterable[tuple[Hashable, _Entry]], config: Config) -> None:
+    """Entries whose keys, what they are known by, occurred before."""
+    seen: dict[Hashable, _Entry] = {}
+    for key, entry in entries:
+        first = seen.setdefault(key, entry)
         if first is entry:
             continue
         words, others = (text.normalise(e.utterance.text, config.text) for e in (entry, first))

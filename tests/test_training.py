@@ -891,6 +891,19 @@ def test_an_unknown_character_in_validation_names_its_utterance(corpus, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_what_the_manifest_alone_tells_is_warned_of(corpus, tmp_path, capsys):
+    def change(utterances):
+        odd = dataclasses.replace(utterances[0], id="odd", text=utterances[0].text + " A")
+        rushed = dataclasses.replace(utterances[1], id="rushed", text="ABCABCABCABCABC", start_s=0.1, duration_s=0.8)
+        return [*utterances, odd, rushed]
+
+    acoustic.train(copy_corpus(corpus, tmp_path, change))
+    error = capsys.readouterr().err
+    assert "1 same audio, different text, such as odd: the same samples as line 1" in error
+    assert "outlying speaking rates, such as rushed: 18.8 characters per second" in error
+    assert "asr check" in error
+
+
 def test_shared_speakers_are_warned_of(corpus, tmp_path, capsys):
     acoustic.train(run_config(corpus, tmp_path, train={"epochs": 1}))
     assert "speakers" not in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import asr
-from asr import augment, checkpoint, manifest, scoring
+from asr import augment, checkpoint, manifest, preflight, scoring
 from asr.config import Config
 from asr.data import Batch, Dataset, Example
 from asr.decode.greedy import greedy
@@ -82,6 +83,7 @@ class AcousticTask:
         self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
         self.stats = self._prepare()
+        self.glance()
         self.report_left_out(self.train_data, config.data.train)
         self.report_left_out(self.valid_data, config.data.valid)
         self.log_mel = LogMel(config.features, self.stats).to(self.device)
@@ -209,6 +211,15 @@ class AcousticTask:
         shared = {u.speaker for u in train_set if u.speaker} & {u.speaker for u in valid_set}
         if shared:
             self.warn(f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}")
+
+    def glance(self) -> None:
+        """Warn of what the training manifest tells without reading audio; ``asr check`` tells it all."""
+        data, path = self.train_data, self.config.data.train
+        report = preflight.glance(path, data.utterances, data.labels, self.config)
+        for kind, count in Counter(finding.kind for finding in report.findings).items():
+            first = next(finding for finding in report.findings if finding.kind == kind)
+            title = preflight.KINDS[kind][1]
+            self.warn(f"{path}: {count} {title}, such as {first.id}: {first.message}; asr check {path} lists them")
 
     def report_left_out(self, data: Dataset, path: str) -> None:
         """Name every utterance that is not used, with its reason and their count."""
