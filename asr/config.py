@@ -266,6 +266,8 @@ class TrainConfig:
     """The run: how long, where, and what is kept."""
 
     output: str = "exp/model"
+    init: str = ""
+    """Model directory, or bundled model, whose weights are the first ones; empty draws them at random."""
     epochs: int = 60
     seed: int = 1
     threads: int = 0

@@ -93,18 +93,22 @@ def read_log(run: str | Path) -> Curves:
 def curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
     """Draw loss, error rates, learning rate and gradient norm of ``runs`` over one another, as PNG at ``path``.
 
-    The x axis is epochs, or steps as long as one of the runs has not finished its first epoch.
+    One run alone shows the gradient norms of the parts of its network as well. The x axis is epochs, or steps as
+    long as one of the runs has not finished its first epoch.
     Raises ``PlotError`` as ``read_log`` and ``save`` do.
     """
     figure, axes = page(2, 2)
     logs = [read_log(run) for run in runs]
     names = [log.name for log in logs]
     in_epochs = all(len(log.epochs) > 1 for log in logs)
+    parts = sorted(key for key in logs[0].points if key.startswith("grad_norm/")) if len(logs) == 1 else []
+    norms = [("grad_norm", "whole network" if parts else "", "-")]
+    norms += [(key, key.partition("/")[2], ":") for key in parts]
     panels = (
         ("loss per token (nats)", (("loss", "training", "-"), ("valid_loss", "validation", "--"))),
         ("validation error rate (%)", (("valid_wer", "WER", "-"), ("valid_cer", "CER", "--"))),
         ("learning rate", (("learning_rate", "", "-"),)),
-        ("gradient norm, before clipping", (("grad_norm", "", "-"),)),
+        ("gradient norm, before clipping", norms),
     )
     for axis, (title, keys) in zip(axes, panels, strict=True):
         drawn = 0
@@ -116,8 +120,7 @@ def curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
                     continue
                 # One run has a colour for each curve, several have one for each run.
                 colour = f"C{(index if len(logs) > 1 else number) % 10}"
-                parts = [label] if len(logs) > 1 else []
-                shown = ": ".join([*parts, *([meaning] if meaning else [])])
+                shown = ": ".join(([label] if len(logs) > 1 else []) + ([meaning] if meaning else []))
                 factor = 100 if key in ("valid_wer", "valid_cer") else 1
                 marker = "." if len(x) < 3 else ""
                 axis.plot(x, factor * y, style, color=colour, label=shown, linewidth=1.2, marker=marker)
@@ -136,7 +139,7 @@ def curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
         if title != "learning rate":
             readable_log_scale(axis)
         if len(logs) > 1 or len(keys) > 1:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8 if len(keys) < 4 else 6, ncols=1 if len(keys) < 4 else 2)
     figure.suptitle(", ".join(map(plain, names)) if len(names) <= 4 else f"{len(names)} runs")
     save(figure, path)
     return logs

@@ -187,6 +187,7 @@ FREE = {
     "data.valid",
     "data.shortest_first",
     "train.compile",
+    "train.init",
     "train.tensorboard",
     "train.output",
     "train.device",

@@ -27,7 +27,7 @@ from asr.features import FeatureStats, LogMel, measure_stats
 from asr.manifest import Utterance
 from asr.models.encoder import AcousticModel
 from asr.text import CharTokenizer, normalise
-from asr.train import distributed, loop
+from asr.train import distributed, finetune, loop
 from asr.train.distributed import World
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
@@ -82,12 +82,17 @@ class AcousticTask:
             self.tokenizer = CharTokenizer.from_texts([u.text for u in train_set], config.text)
         self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
+        self.source = None if self.resuming else finetune.load(config)
         self.stats = self._prepare()
         self.glance()
         self.report_left_out(self.train_data, config.data.train)
         self.report_left_out(self.valid_data, config.data.valid)
         self.log_mel = LogMel(config.features, self.stats).to(self.device)
         model = AcousticModel(config.model, config.features.mel_bins, self.tokenizer.vocab_size)
+        if self.source is not None:
+            new = finetune.copy_weights(self.source, model, self.tokenizer)
+            if new:
+                self.warn(f"train.init: {config.train.init} does not know {', '.join(map(repr, new))}: learnt anew")
         self.model = model.to(self.device)
         self.network: nn.Module = self.model
         if config.train.compile:
@@ -119,6 +124,8 @@ class AcousticTask:
                 raise TrainingError(f"{path}: no usable utterance is left; the first, {name}: {reason}")
         if self.resuming:
             return FeatureStats.load(self.folder / "stats.json")
+        if self.source is not None:
+            return self.source.stats
         plain = LogMel(self.config.features).to(self.device)
         stats = None
         if self.world.first:

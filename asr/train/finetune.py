@@ -1,0 +1,66 @@
+"""Starting from a trained model instead of random weights (``train.init``)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from asr import checkpoint
+from asr.checkpoint import Model
+from asr.config import Config
+from asr.errors import ConfigError
+from asr.models.encoder import AcousticModel
+from asr.text import CharTokenizer
+
+# Keys of the section ``model`` that do not change the shape or the meaning of the weights.
+FREE = {"dropout", "locked_dropout", "recurrent_dropout", "intermediate_ctc"}
+
+
+def load(config: Config) -> Model | None:
+    """The model that training starts from, None without one; training keeps its feature statistics.
+
+    Raises ``ModelError`` when it cannot be loaded and ``ConfigError`` when the network or the features of ``config``
+    are others than its own, naming the keys.
+    """
+    if not config.train.init:
+        return None
+    source = checkpoint.load_model(config.train.init)
+    differing = []
+    for section in ("features", "model"):
+        ours, theirs = (dataclasses.asdict(getattr(c, section)) for c in (config, source.config))
+        differing += [
+            f"{section}.{key}: {theirs[key]!r} there, {value!r} here"
+            for key, value in ours.items()
+            if value != theirs[key] and key not in FREE
+        ]
+    if differing:
+        raise ConfigError(
+            f"train.init: {config.train.init} is another network ({'; '.join(differing)}); expected the same values"
+        )
+    return source
+
+
+def copy_weights(source: Model, network: AcousticModel, tokenizer: CharTokenizer) -> list[str]:
+    """Give ``network`` the weights of ``source``, the output layer's token by token.
+
+    Returns the tokens that ``source`` does not know: their rows stay as they are.
+    """
+    weights = source.network.state_dict()
+    known = {symbol: index for index, symbol in enumerate(source.tokenizer.symbols)}
+    pairs = [(index, known[symbol]) for index, symbol in enumerate(tokenizer.symbols) if symbol in known]
+    ours, theirs = torch.tensor(pairs).T
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():
+            if not name.startswith("output."):
+                parameter.copy_(weights[name])
+                continue
+            rows, source_rows = (_by_token(x, network.config.upsampling) for x in (parameter, weights[name]))
+            rows[:, ours] = source_rows[:, theirs].to(rows.device)
+    return [symbol for symbol in tokenizer.symbols if symbol not in known]
+
+
+def _by_token(parameter: Tensor, upsampling: int) -> Tensor:
+    """View of an output parameter ``(upsampling * V, ...)`` as ``(upsampling, V, ...)``."""
+    return parameter.view(upsampling, -1, *parameter.shape[1:])

@@ -1,0 +1,87 @@
+"""Training that starts from a trained model: its weights, its statistics, its tokens by name."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import make_config, make_corpus
+
+from asr import checkpoint, manifest
+from asr.errors import ConfigError, ModelError
+from asr.train import acoustic
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), train=12, valid=4)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    acoustic.train(make_config(corpus, train={"output": str(folder), "epochs": 30}))
+    return folder
+
+
+def follow(corpus, tmp_path, source, **sections):
+    train = {"output": str(tmp_path / "run"), "init": str(source), "epochs": 1} | sections.pop("train", {})
+    return make_config(corpus, train=train, **sections)
+
+
+def test_the_first_weights_and_the_statistics_are_the_models(corpus, trained, tmp_path):
+    task = acoustic.AcousticTask(follow(corpus, tmp_path, trained, model={"dropout": 0.4}))
+    source = checkpoint.load_model(trained)
+    for name, value in source.network.state_dict().items():
+        assert torch.equal(task.network.state_dict()[name], value), name
+    assert task.stats == source.stats
+    figures = task.validate(task.network.eval())
+    assert figures["wer"] == pytest.approx(source.card["validation"]["wer"])
+
+
+@pytest.mark.parametrize("upsampling", [1, 2])
+def test_tokens_keep_their_rows_by_name_and_new_ones_are_named(corpus, tmp_path, capsys, upsampling):
+    model = {"upsampling": upsampling}
+    acoustic.train(make_config(corpus, model=model, train={"output": str(tmp_path / "source"), "epochs": 1}))
+    utterances = manifest.read(corpus / "train.jsonl")
+    # "A" becomes "0", which sorts before the letters: every id moves.
+    renamed = [dataclasses.replace(u, text=u.text.replace("A", "0")) for u in utterances]
+    manifest.write(tmp_path / "train.jsonl", renamed)
+    data = {"train": str(tmp_path / "train.jsonl"), "valid": ""}
+    torch.manual_seed(5)
+    task = acoustic.AcousticTask(follow(corpus, tmp_path, tmp_path / "source", model=model, data=data))
+    source = checkpoint.load_model(tmp_path / "source")
+    assert task.tokenizer.symbols != source.tokenizer.symbols
+    assert "does not know '0': learnt anew" in capsys.readouterr().err
+    ours, theirs = (
+        network.output.weight.detach().view(upsampling, -1, network.encoder.output_dim)
+        for network in (task.model, source.network)
+    )
+    for symbol in ("<blank>", " ", "B", "C"):
+        here, there = (tokenizer.symbols.index(symbol) for tokenizer in (task.tokenizer, source.tokenizer))
+        assert torch.equal(ours[:, here], theirs[:, there]), symbol
+    new = ours[:, task.tokenizer.symbols.index("0")]
+    assert not any(torch.equal(new, theirs[:, row]) for row in range(theirs.shape[1]))
+
+
+def test_it_goes_on_learning_and_resumes_without_the_model(corpus, trained, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in Path(trained).iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    config = follow(corpus, tmp_path, copy, optim={"learning_rate": 2e-3})
+    acoustic.train(config)
+    acoustic.train(make_config(corpus, train={"output": str(tmp_path / "scratch"), "epochs": 1}))
+    tuned, scratch = (checkpoint.load_model(tmp_path / name).card["validation"]["loss"] for name in ("run", "scratch"))
+    assert tuned < 0.8 * scratch
+    for path in copy.iterdir():
+        path.unlink()
+    assert acoustic.train(config, resume=True).epoch == 1
+
+
+def test_another_network_is_refused_by_key(corpus, trained, tmp_path):
+    config = follow(corpus, tmp_path, trained, model={"hidden": 13}, features={"mel_bins": 20})
+    with pytest.raises(ConfigError, match=r"features\.mel_bins: 16 there, 20 here; model\.hidden: 12 there, 13 here"):
+        acoustic.train(config)
+    with pytest.raises(ModelError, match="nowhere"):
+        acoustic.train(follow(corpus, tmp_path, tmp_path / "nowhere"))
