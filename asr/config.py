@@ -219,7 +219,9 @@ class DataConfig:
     max_utterance_s: float = 30.0
     """Longer training utterances are left out, with their count and names."""
     prefetch: int = 8
-    """Batches prepared ahead, in a thread."""
+    """Batches prepared ahead."""
+    workers: int = 1
+    """Threads that prepare them; what they make does not depend on their number."""
     cache_s: float = 7200.0
     """Seconds of decoded training audio kept in memory; the rest is read again each epoch."""
     shortest_first: bool = False
@@ -229,6 +231,7 @@ class DataConfig:
         _check(self.batch_s > 0, f"data.batch_s: expected > 0, got {self.batch_s}")
         _check(self.max_utterance_s > 0, f"data.max_utterance_s: expected > 0, got {self.max_utterance_s}")
         _check(self.prefetch > 0, f"data.prefetch: expected > 0, got {self.prefetch}")
+        _check(self.workers > 0, f"data.workers: expected > 0, got {self.workers}")
         _check(self.cache_s >= 0, f"data.cache_s: expected >= 0, got {self.cache_s}")
 
 

@@ -6,9 +6,11 @@ how many batches were prepared before it, on threads, or on where a run was resu
 
 from __future__ import annotations
 
-import queue
+import functools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from asr.config import Config
 from asr.errors import AudioError
 from asr.manifest import Utterance
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
@@ -95,6 +98,7 @@ class Dataset:
         self.labels: list[list[int]] = []
         self.left_out: dict[str, str] = {}
         self._cache: dict[str, np.ndarray] = {}
+        self._cache_lock = threading.Lock()
         self.cached_s = 0.0
         self.cache_full = False
         self.distort = augment.Distorter(config.augment, config.features.sample_rate_hz) if training else None
@@ -148,11 +152,14 @@ class Dataset:
         rate = self.config.features.sample_rate_hz
         samples = audio.load(item.audio, rate, start_s=item.start_s, end_s=item.end_s)
         duration_s = len(samples) / rate
-        if self.cached_s + duration_s <= self.config.data.cache_s:
-            self._cache[item.id] = samples
-            self.cached_s += duration_s
-        else:
-            self.cache_full = True
+        with self._cache_lock:
+            if item.id in self._cache:  # another worker was faster
+                return self._cache[item.id]
+            if self.cached_s + duration_s <= self.config.data.cache_s:
+                self._cache[item.id] = samples
+                self.cached_s += duration_s
+            else:
+                self.cache_full = True
         return samples
 
     def _rng(self, epoch: int, stream: int, index: int = 0) -> np.random.Generator:
@@ -232,43 +239,21 @@ class Dataset:
         )
 
     def batches(self, plan: Iterable[Sequence[Example]], epoch: int) -> Iterator[Batch | None]:
-        """The batches of an epoch's ``plan``, or of a part of it, prepared ahead in a thread."""
-        return prefetch((self.batch(examples, epoch) for examples in plan), self.config.data.prefetch)
+        """The batches of an epoch's ``plan``, or of a part of it, prepared ahead by ``data.workers`` threads."""
+        make = functools.partial(self.batch, epoch=epoch)
+        return prefetch(make, plan, self.config.data.prefetch, self.config.data.workers)
 
 
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
-    """Iterate over ``items`` with up to ``depth`` of them computed ahead in a thread; its errors are raised here."""
-    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[T | None, BaseException | None, bool]) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
+def prefetch(make: Callable[[S], T], items: Iterable[S], depth: int, workers: int) -> Iterator[T]:
+    """``make(item)`` of every item, in order, up to ``depth`` of them ahead in threads; errors are raised here."""
+    pending: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="prefetch") as pool:
         try:
             for item in items:
-                if stop.is_set():
-                    return
-                put((item, None, False))
-            put((None, None, True))
-        except BaseException as error:
-            put((None, error, True))
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error, last = ready.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()
+                pending.append(pool.submit(make, item))
+                if len(pending) > depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

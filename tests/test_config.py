@@ -158,6 +158,7 @@ RANGES = {
     "data.batch_s": ([0.0, math.nan], [1.0]),
     "data.max_utterance_s": ([0.0, math.nan], [math.inf]),
     "data.prefetch": ([0], [1]),
+    "data.workers": ([0], [1, 16]),
     "data.cache_s": ([-1.0, math.nan], [0.0, math.inf]),
     "optim.learning_rate": ([0.0, math.inf, math.nan], [1e-5]),
     "optim.warmup_ratio": ([-0.1, 1.1], [0.0, 1.0]),

@@ -46,6 +46,7 @@ RESUMABLE_KEYS = {
     "train.max_bad_steps",
     "train.tensorboard",
     "data.prefetch",
+    "data.workers",
     "data.cache_s",
 }
 
