@@ -60,6 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(transcribe)
     transcribe.set_defaults(run=_transcribe, more="inputs")
 
+    align = commands.add_parser("align", help="when each word of a recording was said, its words being known")
+    align.add_argument("audio", metavar="AUDIO", help="audio file, or - for standard input")
+    align.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
+    align.add_argument("--format", default="ctm", choices=("json", "srt", "vtt", "ctm"))
+    align.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
+    align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    align.set_defaults(run=_align)
+
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
@@ -119,6 +127,20 @@ def _transcribe(args: argparse.Namespace) -> int:
     recognizer = load(args.model, device=args.device, beam=args.beam)
     failures = transcribe_files(recognizer, args.inputs, format=args.format, output_dir=args.output_dir)
     return _report_failures(failures)
+
+
+def _align(args: argparse.Namespace) -> int:
+    from asr import transcript
+    from asr.recognizer import load
+
+    try:
+        words = Path(args.words).read_text(encoding="utf-8") if os.path.isfile(args.words) else args.words
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsrError(f"{args.words}: cannot read the text: {error}") from error
+    source = sys.stdin.buffer if args.audio == "-" else args.audio
+    result = load(args.model, device=args.device).align(source, words)
+    sys.stdout.write(transcript.FORMATS[args.format](result))
+    return OK
 
 
 def _train(args: argparse.Namespace) -> int:

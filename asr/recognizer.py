@@ -14,7 +14,7 @@ import torch
 from asr import audio, checkpoint, decode, features
 from asr.decode import Hypothesis
 from asr.device import pick_device
-from asr.errors import AudioError, ConfigError
+from asr.errors import AudioError, ConfigError, DecodeError
 from asr.features import LogMel
 from asr.text import CharTokenizer
 from asr.transcript import Transcript, Word
@@ -75,6 +75,28 @@ class Recognizer:
         """
         samples = self._load(Item(source), sample_rate_hz)
         return self._transcripts([samples], [describe(source)])[0]
+
+    def align(self, source: Any, words: str, *, sample_rate_hz: int | None = None) -> Transcript:
+        """When each word of a recording was said, its words being known.
+
+        Args:
+            source: as for ``transcribe``.
+            words: what was said; normalised as the training texts were.
+            sample_rate_hz: as for ``transcribe``.
+
+        Raises ``AudioError`` as ``transcribe``, ``TextError`` for words that the model cannot spell, and
+        ``DecodeError`` for more words than the recording has room for.
+        """
+        name = describe(source)
+        tokens = self.model.tokenizer.encode(words, name)
+        samples = self._load(Item(source), sample_rate_hz)
+        log_probs, _ = self.log_probs([samples])
+        try:
+            hypothesis = decode.align(log_probs[0], tokens)
+        except DecodeError as error:
+            raise DecodeError(f"{name or 'audio'}: {error}") from error
+        duration_s = len(samples) / self.sample_rate_hz
+        return make_transcript(hypothesis, self.model.tokenizer, self.frame_s, duration_s, source=name)
 
     def transcribe_many(self, items: Iterable[Item]) -> Iterator[tuple[Item, Transcript | AudioError]]:
         """Transcribe recordings in batches, in order; one that fails gives its error in its place."""

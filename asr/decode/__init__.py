@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from asr.decode.align import align
 from asr.decode.greedy import greedy
 from asr.decode.hypothesis import Hypothesis
 
 if TYPE_CHECKING:
     from asr.decode.beam import BeamSearch, beam_search
 
-__all__ = ["BeamSearch", "Hypothesis", "beam_search", "greedy"]
+__all__ = ["BeamSearch", "Hypothesis", "align", "beam_search", "greedy"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,86 @@
+"""Forced alignment: the likeliest CTC path of a known token sequence (Viterbi 1967; Graves et al. 2006)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.decode.hypothesis import Hypothesis
+from asr.decode.matrix import BLANK, Matrix, as_batch, check_normalised
+from asr.errors import DecodeError
+from asr.text import min_frames
+
+MAX_CELLS = 1 << 31
+"""Frames times states of the largest trellis: one byte each."""
+
+
+def align(log_probs: Matrix, tokens: Sequence[int]) -> Hypothesis:
+    """When each token was said.
+
+    Args:
+        log_probs: natural log-probabilities ``(T, V)``, blank in column 0, numpy or torch.
+        tokens: ids without blanks, at most ``T`` with one more for every pair of equal neighbours.
+
+    Returns:
+        A hypothesis of exactly these tokens; ``score`` is the log-probability of the best path.
+
+    Raises:
+        DecodeError: as ``greedy``, for ids that are not of this vocabulary, a sequence that needs more frames than
+        there are or has probability 0, or a trellis of more than ``MAX_CELLS``.
+    """
+    batch, lengths = as_batch(log_probs)
+    if len(batch) != 1:
+        raise DecodeError(f"expected the log-probabilities of one utterance, got {len(batch)}")
+    check_normalised(batch, lengths)
+    matrix = batch[0].astype(np.float64)
+    frames, vocabulary = matrix.shape
+    bad = [token for token in tokens if not BLANK < token < vocabulary]
+    if bad:
+        raise DecodeError(f"expected token ids from 1 to {vocabulary - 1}, got {bad[0]}")
+    needed = min_frames(tokens)
+    if needed > frames:
+        raise DecodeError(f"{len(tokens)} tokens need {needed} frames (one more between equal ones), got {frames}")
+    if not frames:
+        return Hypothesis()
+    # States: blank, token, blank, token, ..., blank.
+    labels = np.full(2 * len(tokens) + 1, BLANK)
+    labels[1::2] = tokens
+    if frames * len(labels) > MAX_CELLS:
+        raise DecodeError(f"{frames} frames and {len(tokens)} tokens are too long to align at once: cut them")
+    path, score = _viterbi(matrix, labels)
+    if score == -np.inf:
+        raise DecodeError("these tokens have probability 0 here: every path meets a log-probability of -inf")
+    starts = np.searchsorted(path, np.arange(1, len(labels), 2))
+    ends = np.searchsorted(path, np.arange(1, len(labels), 2), side="right")
+    confidences = [
+        float(np.exp(matrix[start:end, token].max())) for start, end, token in zip(starts, ends, tokens, strict=True)
+    ]
+    return Hypothesis(tuple(tokens), tuple(starts.tolist()), tuple(ends.tolist()), tuple(confidences), score)
+
+
+def _viterbi(matrix: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], float]:
+    """The state ``(T,)`` of each frame on the best path, and its score; states rise by at most two at a time."""
+    frames, states = len(matrix), len(labels)
+    moves = np.zeros((frames, states), dtype=np.uint8)
+    # A blank may be left out between different tokens.
+    jumps = np.zeros(states, dtype=bool)
+    jumps[3::2] = labels[3::2] != labels[1:-2:2]
+    scores = np.full(states, -np.inf)
+    scores[:2] = matrix[0, labels[:2]]
+    sources = np.full((3, states), -np.inf)
+    columns = np.arange(states)
+    for frame in range(1, frames):
+        sources[0] = scores
+        sources[1, 1:] = scores[:-1]
+        sources[2, 2:] = np.where(jumps[2:], scores[:-2], -np.inf)
+        moves[frame] = sources.argmax(axis=0)
+        scores = sources[moves[frame], columns] + matrix[frame, labels]
+    state = states - 1 if states == 1 or scores[-1] >= scores[-2] else states - 2
+    score = float(scores[state])
+    path = np.empty(frames, dtype=np.int64)
+    for frame in range(frames - 1, -1, -1):
+        path[frame] = state
+        state -= moves[frame, state]
+    return path, score

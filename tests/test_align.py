@@ -1,0 +1,119 @@
+"""Forced alignment: the best of all paths, found by trying them all, and the commands around it."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import asr
+from asr import cli
+from asr.decode import align, greedy
+from asr.errors import DecodeError, TextError
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "egs" / "sample.wav"
+WORDS = (ROOT / "egs" / "sample.txt").read_text(encoding="utf-8").strip()
+
+
+def random_matrix(seed, frames, vocabulary):
+    logits = np.random.default_rng(seed).normal(scale=2, size=(frames, vocabulary))
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def collapse(path):
+    return [token for token, _ in itertools.groupby(path) if token]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), frames=st.integers(1, 6), vocabulary=st.integers(2, 4), data=st.data())
+def test_it_is_the_best_of_all_paths(seed, frames, vocabulary, data):
+    matrix = random_matrix(seed, frames, vocabulary)
+    tokens = data.draw(st.lists(st.integers(1, vocabulary - 1), max_size=frames))
+    paths = [path for path in itertools.product(range(vocabulary), repeat=frames) if collapse(path) == tokens]
+    if not paths:
+        with pytest.raises(DecodeError, match=r"need .* frames"):
+            align(matrix, tokens)
+        return
+    scores = [sum(matrix[t, token] for t, token in enumerate(path)) for path in paths]
+    best = paths[int(np.argmax(scores))]
+    found = align(torch.from_numpy(matrix), tokens)
+    assert found.score == pytest.approx(max(scores))
+    assert list(found.tokens) == tokens
+    spans = []
+    for token, group in itertools.groupby(enumerate(best), key=lambda pair: pair[1]):
+        places = [place for place, _ in group]
+        if token:
+            spans.append((places[0], places[-1] + 1))
+    assert list(zip(found.frames, found.ends, strict=True)) == spans
+    for token, start, end, confidence in zip(tokens, found.frames, found.ends, found.confidences, strict=True):
+        assert confidence == pytest.approx(np.exp(matrix[start:end, token].max()))
+
+
+def test_the_greedy_path_is_its_own_alignment():
+    matrix = random_matrix(3, 80, 6)
+    best = greedy(matrix)[0]
+    found = align(matrix, best.tokens)
+    assert (found.frames, found.ends) == (best.frames, best.ends)
+    assert found.score == pytest.approx(best.score)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [([0], "ids from 1 to 3, got 0"), ([4], "ids from 1 to 3, got 4"), ([1, 1, 1], "3 tokens need 5 frames .* got 4")],
+)
+def test_tokens_that_cannot_be_aligned(tokens, message):
+    with pytest.raises(DecodeError, match=message):
+        align(random_matrix(0, 4, 4), tokens)
+
+
+def test_an_impossible_token_is_an_error():
+    matrix = np.log(np.array([[0.5, 0.5, 0.0]] * 5) + 1e-300)
+    matrix[:, 2] = -np.inf
+    with pytest.raises(DecodeError, match="probability 0"):
+        align(matrix, [1, 2])
+
+
+def test_a_trellis_beyond_the_bound_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys.modules["asr.decode.align"], "MAX_CELLS", 20)
+    with pytest.raises(DecodeError, match="4 frames and 3 tokens are too long"):
+        align(random_matrix(0, 4, 5), [1, 2, 3])
+
+
+def test_known_words_get_the_times_of_their_recognition():
+    recognizer = asr.load(device="cpu")
+    heard, aligned = recognizer.transcribe(SAMPLE), recognizer.align(SAMPLE, WORDS.lower())
+    assert aligned.text == heard.text == WORDS
+    for ours, theirs in zip(aligned.words, heard.words, strict=True):
+        assert ours.start_s == pytest.approx(theirs.start_s, abs=0.1)
+        assert ours.end_s == pytest.approx(theirs.end_s, abs=0.1)
+
+
+def test_a_wrong_word_is_the_least_certain():
+    words = asr.load(device="cpu").align(SAMPLE, WORDS.replace("FIVE", "EIGHT")).words
+    assert min(words, key=lambda word: word.confidence).text == "EIGHT"
+
+
+def test_the_command_takes_words_or_a_file_of_them(tmp_path, capsys):
+    assert cli.main(["align", str(SAMPLE), WORDS]) == 0
+    ctm = capsys.readouterr().out
+    assert [line.split()[4] for line in ctm.splitlines() if not line.startswith(";")] == WORDS.split()
+    (tmp_path / "words.txt").write_text(WORDS.lower() + "\n")
+    assert cli.main(["align", str(SAMPLE), str(tmp_path / "words.txt"), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == WORDS
+
+
+def test_bad_input_is_named(tmp_path, capsys):
+    assert cli.main(["align", str(SAMPLE), "DÉJÀ VU"]) == 2
+    assert "sample.wav" in capsys.readouterr().err
+    assert cli.main(["align", str(SAMPLE), "FOUR " * 100]) == 2
+    assert "sample.wav: 499 tokens need 499 frames" in capsys.readouterr().err
+    assert cli.main(["align", str(tmp_path / "gone.wav"), "FOUR"]) == 2
+    assert "gone.wav" in capsys.readouterr().err
+    with pytest.raises(TextError):
+        asr.load(device="cpu").align(SAMPLE, "4")
