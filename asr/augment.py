@@ -23,6 +23,7 @@ from asr.mel import hz_to_mel, mel_to_hz
 # Share of the highest frequency up to which the vocal tract's factor applies; above, the axis is bent back to its end.
 WARP_KNEE = 0.6
 MU = 255.0
+TRIM_DB = 30.0
 TELEPHONE_HZ = (300.0, 3400.0)
 
 
@@ -48,15 +49,17 @@ class Distorter:
         self.noises = _recordings(config.noise_dir, "augment.noise_dir") if config.noise_prob else []
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """``samples`` ``(S,)`` float32 -> ``(S',)`` float32, longer by the silence added and never shorter.
+        """``samples`` ``(S,)`` float32 -> ``(S',)`` float32, without the silence cut off or with that added.
 
         Raises ``AudioError`` naming a noise or impulse response file that cannot be read.
         """
         config = self.config
         # All chances are drawn first, so that switching one distortion on leaves the others as they were.
-        chance = rng.random(5)
+        chance = rng.random(6)
         streams = rng.spawn(7)
-        if config.silence_s:
+        if chance[5] < config.trim_prob:
+            samples = trim(samples, self.rate_hz)
+        elif config.silence_s:
             pad = streams[0].integers(round(config.silence_s * self.rate_hz) + 1, size=2)
             samples = np.pad(samples, (int(pad[0]), int(pad[1])))
         if chance[0] < config.reverb_prob:
@@ -86,6 +89,15 @@ class Distorter:
             return coloured_noise(length, rng.uniform(0.0, 2.0), rng)
         noise = audio.load(self.noises[rng.integers(len(self.noises))], self.rate_hz)
         return np.resize(np.roll(noise, -int(rng.integers(len(noise)))), length)
+
+
+def trim(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """``samples`` ``(S,)`` without what is silent at its ends: 10 ms blocks ``TRIM_DB`` below the loudest one."""
+    size = sample_rate_hz // 100
+    blocks = samples[: len(samples) // size * size].reshape(-1, size)
+    power = np.square(blocks, dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(power > power.max(initial=0) * 10 ** (-TRIM_DB / 10))
+    return samples[loud[0] * size : (loud[-1] + 1) * size] if len(loud) else samples
 
 
 def _recordings(folder: str, key: str) -> list[Path]:

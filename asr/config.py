@@ -104,6 +104,8 @@ class AugmentConfig:
     """Speed factors, one drawn per utterance (Ko et al. 2015)."""
     silence_s: float = 0.0
     """Most silence added at each end."""
+    trim_prob: float = 0.0
+    """Share of utterances whose silent ends are cut off instead, tight to the first and last sound."""
     reverb_prob: float = 0.0
     reverb_rt60_s: tuple[float, float] = (0.1, 0.6)
     """Time in which a simulated room's sound decays by 60 dB."""
@@ -138,7 +140,15 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _check(bool(self.speeds), "augment.speeds: expected at least one factor ([1.0] switches it off)")
         _check(all(0.5 <= s <= 2 for s in self.speeds), f"augment.speeds: expected 0.5 to 2, got {self.speeds}")
-        for name in ("reverb_prob", "noise_prob", "telephone_prob", "codec_prob", "clip_prob", "time_mask_ratio"):
+        for name in (
+            "trim_prob",
+            "reverb_prob",
+            "noise_prob",
+            "telephone_prob",
+            "codec_prob",
+            "clip_prob",
+            "time_mask_ratio",
+        ):
             _check(0 <= getattr(self, name) <= 1, f"augment.{name}: expected 0 to 1, got {getattr(self, name)}")
         for name, largest in (("silence_s", 10.0), ("gain_db", 60.0), ("warp", 0.4), ("tilt_db", 40.0)):
             value = getattr(self, name)

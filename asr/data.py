@@ -205,7 +205,10 @@ class Dataset:
             try:
                 samples = augment.change_speed(self.samples(example.index), rate, example.speed)
                 if self.distort is not None:
-                    samples = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index))
+                    distorted = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index))
+                    # Cut off at the ends, an utterance may be too short for its label: then it stays as it is.
+                    if not self._misfit(len(distorted) / rate, self.labels[example.index]):
+                        samples = distorted
             except AudioError as error:
                 self.warn(f"{utterance.id}: left out of this batch: {error}")
                 continue

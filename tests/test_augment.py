@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr import augment
-from asr.augment import Distorter, apply_masks, change_speed, colour, draw_colour, draw_masks, draw_speeds
+from asr.augment import Distorter, apply_masks, change_speed, colour, draw_colour, draw_masks, draw_speeds, trim
 from asr.config import AugmentConfig, FeatureConfig
 from asr.errors import AudioError, ConfigError
 from asr.features import LogMel
@@ -157,6 +157,24 @@ def test_one_distortion_does_not_change_the_draws_of_another():
     both = Distorter(AugmentConfig(gain_db=10.0, noise_prob=0.5), RATE_HZ)
     same = [np.array_equal(alone(samples, rng(seed)), both(samples, rng(seed))) for seed in range(40)]
     assert 8 < sum(same) < 32
+
+
+def test_trimming_leaves_the_sound_and_no_silence_around_it():
+    sound = speech_like(0.5)
+    quiet = 1e-4 * rng().standard_normal(RATE_HZ).astype(np.float32)
+    cut = trim(np.concatenate([quiet[:4000], sound, quiet[:7000]]), RATE_HZ)
+    # To the block of 10 ms: the sound itself starts and ends softly.
+    assert len(sound) - 3200 <= len(cut) <= len(sound) + 320
+    assert not trim(np.zeros(1000, dtype=np.float32), RATE_HZ).any()
+    assert len(trim(sound[:100], RATE_HZ)) == 100
+
+
+def test_an_utterance_is_trimmed_or_padded():
+    samples = np.pad(speech_like(0.3), 8000)
+    distort = Distorter(AugmentConfig(trim_prob=0.5, silence_s=0.2), RATE_HZ)
+    lengths = [len(distort(samples, rng(seed))) for seed in range(200)]
+    assert 70 < sum(length < 8000 for length in lengths) < 130
+    assert all(length < 8000 or length >= len(samples) for length in lengths)
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 20.0])

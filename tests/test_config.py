@@ -137,6 +137,7 @@ RANGES = {
     "augment.telephone_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.codec_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.clip_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
+    "augment.trim_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.gain_db": ([-1.0, 61.0, math.nan], [0.0, 20.0]),
     "augment.warp": ([-0.1, 0.5, math.nan], [0.0, 0.2]),
     "augment.tilt_db": ([-1.0, 41.0, math.nan], [0.0, 6.0]),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.augment import change_speed
-from asr.data import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Dataset, output_frames, prefetch
+from asr.data import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Dataset, Example, output_frames, prefetch
 from asr.errors import TextError
 from asr.features import LogMel
 from asr.manifest import Utterance
@@ -288,6 +288,20 @@ def test_audio_shorter_than_promised_is_left_out_of_its_batch(tmp_path, utteranc
     data = make_dataset([short], make_config(tmp_path), warn=warnings.append)
     assert list(data.batches(data.plan(0), 0)) == [None]
     assert "needs 120 frames" in warnings[0]
+
+
+def test_a_label_that_fits_only_with_the_silence_keeps_it(tmp_path, utterances):
+    sound = soundfile.read(utterances[0].audio, dtype="float32")[0][:2000]
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.pad(sound, RATE_HZ), RATE_HZ)
+    duration_s = (2 * RATE_HZ + 2000) / RATE_HZ
+    warnings = []
+    for text, trimmed in (("AB", True), ("ABC" * 10, False)):
+        item = dataclasses.replace(utterances[0], audio=str(path), text=text, duration_s=duration_s)
+        config = make_config(tmp_path, augment={"trim_prob": 1.0, "speeds": [1.0]})
+        (batch,) = make_dataset([item], config, warn=warnings.append).batches([[Example(0, 1.0)]], 0)
+        assert (int(batch.lengths[0]) < RATE_HZ) == trimmed
+    assert warnings == []
 
 
 # Prefetching
