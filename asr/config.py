@@ -281,6 +281,12 @@ class TrainConfig:
     output: str = "exp/model"
     init: str = ""
     """Model directory, or bundled model, whose weights are the first ones; empty draws them at random."""
+    teacher: str = ""
+    """Model directory, or bundled model, whose posteriors the model learns beside the labels (Hinton et al. 2015)."""
+    teacher_share: float = 0.5
+    """Share of the loss that they earn."""
+    teacher_delay_s: float = 0.15
+    """How much later than the teacher the model gives them: one that cannot look ahead has to wait."""
     epochs: int = 60
     seed: int = 1
     threads: int = 0
@@ -308,6 +314,8 @@ class TrainConfig:
             _check(getattr(self, name) > 0, f"train.{name}: expected > 0, got {getattr(self, name)}")
         _check(0 <= self.seed < 2**32, f"train.seed: expected 0 to 2**32 - 1, got {self.seed}")
         _check(self.threads >= 0, f"train.threads: expected >= 0, got {self.threads}")
+        _check(0 <= self.teacher_share <= 1, f"train.teacher_share: expected 0 to 1, got {self.teacher_share}")
+        _check(0 <= self.teacher_delay_s <= 10, f"train.teacher_delay_s: expected 0 to 10, got {self.teacher_delay_s}")
         _check(0 <= self.ema < 1, f"train.ema: expected 0 <= ema < 1, got {self.ema}")
         kinds = ("fp32", "bf16", "fp16")
         _check(self.precision in kinds, f"train.precision: expected one of {kinds}, got {self.precision!r}")

@@ -85,3 +85,62 @@ def test_another_network_is_refused_by_key(corpus, trained, tmp_path):
         acoustic.train(config)
     with pytest.raises(ModelError, match="nowhere"):
         acoustic.train(follow(corpus, tmp_path, tmp_path / "nowhere"))
+
+
+# Teachers
+
+
+def test_the_distillation_loss_is_a_delayed_cross_entropy_within_each_utterance():
+    torch.manual_seed(3)
+    log_probs, taught = torch.randn(2, 2, 7, 4).log_softmax(dim=-1)
+    expected = [
+        -sum(float(taught[b, t - 2].exp() @ log_probs[b, t]) for t in range(2, length))
+        for b, length in enumerate((7, 5))
+    ]
+    loss = acoustic.distillation_loss(log_probs, taught, torch.tensor([7, 5]), 2)
+    assert loss.tolist() == pytest.approx(expected)
+    assert acoustic.distillation_loss(log_probs, taught, torch.tensor([7, 5]), 9).tolist() == [0, 0]
+
+
+def test_a_learner_follows_its_teacher_frame_by_frame_later(corpus, trained, tmp_path):
+    """Without a share for the labels the teacher is all there is to learn from."""
+    delay_s = 2 * make_config(corpus).output_frame_s
+    config = make_config(
+        corpus,
+        model={"bidirectional": False, "hidden": 24, "dropout": 0.0},
+        train={
+            "output": str(tmp_path / "run"),
+            "teacher": str(trained),
+            "teacher_share": 1.0,
+            "teacher_delay_s": delay_s,
+            "epochs": 40,
+        },
+    )
+    acoustic.train(config)
+    task = acoustic.AcousticTask(config)
+    learner, teacher = (checkpoint.load_model(path) for path in (tmp_path / "run", trained))
+    assert learner.stats == teacher.stats
+    batch = next(task.valid_data.batches(task.valid_data.plan(0), 0))
+    assert batch is not None
+    with torch.inference_mode():
+        features = task.features(batch, training=False)
+        ours, lengths = learner.network(*features)
+        theirs, _ = teacher.network(*features)
+    losses = {d: float(acoustic.distillation_loss(ours, theirs, lengths, d).sum()) for d in (0, 2, 4)}
+    assert losses[2] == min(losses.values()), losses
+
+
+def test_a_teacher_of_another_kind_is_refused(corpus, trained, tmp_path):
+    train = {"output": str(tmp_path / "run"), "teacher": str(trained)}
+    for change, message in (
+        ({"features": {"mel_bins": 20}}, "has other features"),
+        ({"model": {"subsampling": 4}}, "gives a frame each 0.02 s, expected 0.04 s"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            acoustic.train(make_config(corpus, train=train, **change))
+    utterances = manifest.read(corpus / "train.jsonl")
+    manifest.write(
+        tmp_path / "train.jsonl", [dataclasses.replace(u, text=u.text.replace("A", "0")) for u in utterances]
+    )
+    with pytest.raises(ConfigError, match="has the tokens"):
+        acoustic.train(make_config(corpus, train=train, data={"train": str(tmp_path / "train.jsonl"), "valid": ""}))

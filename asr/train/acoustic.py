@@ -83,6 +83,7 @@ class AcousticTask:
         self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
         self.source = None if self.resuming else finetune.load(config)
+        self.teacher = finetune.load_teacher(config, self.tokenizer)
         self.stats = self._prepare()
         self.glance()
         self.report_left_out(self.train_data, config.data.train)
@@ -93,6 +94,8 @@ class AcousticTask:
             new = finetune.copy_weights(self.source, model, self.tokenizer)
             if new:
                 self.warn(f"train.init: {config.train.init} does not know {', '.join(map(repr, new))}: learnt anew")
+        if self.teacher is not None:
+            self.teacher.network.to(self.device).requires_grad_(False)
         self.model = model.to(self.device)
         self.network: nn.Module = self.model
         if config.train.compile:
@@ -125,7 +128,11 @@ class AcousticTask:
         if self.resuming:
             return FeatureStats.load(self.folder / "stats.json")
         if self.source is not None:
+            if self.teacher is not None and self.source.stats != self.teacher.stats:
+                self.warn("train.teacher: its features are normalised otherwise than those of train.init")
             return self.source.stats
+        if self.teacher is not None:
+            return self.teacher.stats
         plain = LogMel(self.config.features).to(self.device)
         stats = None
         if self.world.first:
@@ -158,21 +165,26 @@ class AcousticTask:
 
     def features(self, batch: Batch, *, training: bool) -> tuple[Tensor, Tensor]:
         """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
-        samples, lengths = batch.samples.to(self.device), batch.lengths.to(self.device)
-        if not training:
-            features, frames = self.log_mel(samples, lengths)
-            return features, frames
+        if training:
+            features, frames = self._distorted(batch)
+            return augment.apply_masks(features, batch.masks.to(self.device), self.config.augment.time_masks), frames
+        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+        return features, frames
+
+    def _distorted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features for training before any of them are masked."""
         setting = self.config.augment
         change = None
         if setting.warp or setting.tilt_db:
             change = functools.partial(augment.colour, colours=batch.colours, config=self.config.features)
-        features, frames = self.log_mel(samples, lengths, change)
-        return augment.apply_masks(features, batch.masks.to(self.device), setting.time_masks), frames
+        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device), change)
+        return features, frames
 
     def loss(self, batch: Batch) -> Tensor:
         """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
         with torch.no_grad():
-            features, frames = self.features(batch, training=True)
+            whole, frames = self._distorted(batch)
+            features = augment.apply_masks(whole, batch.masks.to(self.device), self.config.augment.time_masks)
         share, smoothing = self.config.model.intermediate_ctc, self.config.optim.label_smoothing
         half = HALF.get(self.config.train.precision)
         middle = None
@@ -184,6 +196,12 @@ class AcousticTask:
         loss = ctc_loss(log_probs, lengths, batch).sum()
         if middle is not None:
             loss = torch.lerp(loss, ctc_loss(middle, lengths, batch).sum(), share)
+        if self.teacher is not None:
+            with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=half is not None):
+                taught, _ = self.teacher.network(whole, frames)  # it sees what the masks hide from the learner
+            delay = round(self.config.train.teacher_delay_s / self.config.output_frame_s)
+            taught_loss = distillation_loss(log_probs, taught, lengths, delay).sum()
+            loss = torch.lerp(loss, taught_loss, self.config.train.teacher_share)
         if smoothing:
             loss = torch.lerp(loss, uniform_loss(log_probs, lengths).sum(), smoothing)
         return loss
@@ -278,3 +296,17 @@ def uniform_loss(log_probs: Tensor, lengths: Tensor) -> Tensor:
     frames = torch.arange(log_probs.shape[1], device=log_probs.device)
     valid = frames < lengths.to(log_probs.device)[:, None]
     return -(log_probs.mean(dim=-1) * valid).sum(dim=1)
+
+
+def distillation_loss(log_probs: Tensor, taught: Tensor, lengths: Tensor, delay: int) -> Tensor:
+    """Cross-entropy ``(B,)`` of the posteriors ``(B, T, V)`` with those of a teacher, ``delay`` frames earlier.
+
+    Summed over the utterance's frames that the teacher has an opinion of (Hinton et al. 2015; delayed for a
+    unidirectional learner as in Kurata & Audhkhasi 2018).
+    """
+    frames = log_probs.shape[1]
+    delay = min(delay, frames)
+    late = torch.arange(delay, frames, device=log_probs.device)
+    valid = late < lengths.to(log_probs.device)[:, None]
+    entropy = -(taught[:, : frames - delay].exp() * log_probs[:, delay:]).sum(dim=-1)
+    return (entropy * valid).sum(dim=1)

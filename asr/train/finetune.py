@@ -1,4 +1,4 @@
-"""Starting from a trained model instead of random weights (``train.init``)."""
+"""Trained models that training starts from (``train.init``) or learns from (``train.teacher``)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,27 @@ def load(config: Config) -> Model | None:
             f"train.init: {config.train.init} is another network ({'; '.join(differing)}); expected the same values"
         )
     return source
+
+
+def load_teacher(config: Config, tokenizer: CharTokenizer) -> Model | None:
+    """The model whose posteriors are learnt, None without one.
+
+    Raises ``ModelError`` when it cannot be loaded and ``ConfigError`` when its features, its frames or its tokens are
+    others than the learner's.
+    """
+    if not config.train.teacher:
+        return None
+    teacher = checkpoint.load_model(config.train.teacher)
+    name = f"train.teacher: {config.train.teacher}"
+    if teacher.config.features != config.features:
+        raise ConfigError(f"{name} has other features: expected the values of the section features to agree")
+    if teacher.config.output_frame_s != config.output_frame_s:
+        raise ConfigError(
+            f"{name} gives a frame each {teacher.config.output_frame_s:g} s, expected {config.output_frame_s:g} s"
+        )
+    if teacher.tokenizer.symbols != tokenizer.symbols:
+        raise ConfigError(f"{name} has the tokens {teacher.tokenizer.symbols}, expected {tokenizer.symbols}")
+    return teacher
 
 
 def copy_weights(source: Model, network: AcousticModel, tokenizer: CharTokenizer) -> list[str]:
