@@ -2,7 +2,10 @@
 
 The search keeps the ``beam`` likeliest prefixes, each with the probability of all its paths so far. It works on one
 frame after the other and keeps no frames, so that a stream fed in any pieces gives what the whole matrix gives, to the
-last bit. With a beam that holds all prefixes, and both thresholds off, scores are exact.
+last bit. With a beam that holds all prefixes, and the thresholds off, scores are exact.
+
+Language models join the search itself: a lexicon with its n-gram and hot words (``asr.decode.words``) inside the
+kernel, any other model (``asr.decode.fusion``) for all prefixes of all utterances in one call per frame at most.
 
 The kernels (``asr.decode.kernel``) are compiled by numba at the first call, which takes some seconds once; later
 processes load them from numba's cache beside the package or, where that cannot be written, in the user's cache folder.
@@ -10,13 +13,18 @@ processes load them from numba's cache beside the package or, where that cannot 
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import operator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.decode import kernel
+from asr.decode import kernel, pools
+from asr.decode.fusion import Fusion, Rows
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import Lengths, Matrix, as_batch, check_normalised
 from asr.errors import DecodeError
@@ -40,15 +48,34 @@ class BeamSearch:
         blank_threshold: natural log, at most 0. A frame whose blank is above it is taken as blank for certain: every
             prefix ends in blank (so that a token on either side of it still counts twice) and none is opened.
             0 turns it off.
+        beam_threshold: natural log, at least 0. Prefixes that score less than the best one by more are dropped.
+        words: lexicon, n-gram and hot words, from ``asr.decode.words.make_words``.
+        lm: a language model over tokens with its weight.
 
     Raises:
-        DecodeError: beam below 1, or a threshold that is positive or NaN.
+        DecodeError: beam below 1, a threshold of the wrong sign, or NaN.
     """
 
-    def __init__(self, *, beam: int = 16, token_threshold: float = -math.inf, blank_threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        beam: int = 16,
+        token_threshold: float = -math.inf,
+        blank_threshold: float = 0.0,
+        beam_threshold: float = math.inf,
+        words: kernel.Words | None = None,
+        lm: Fusion | None = None,
+    ) -> None:
         self._width = _positive("beam", beam)
-        self._token_threshold = _log_threshold("token_threshold", token_threshold)
-        self._blank_threshold = _log_threshold("blank_threshold", blank_threshold)
+        if not beam_threshold >= 0:
+            raise DecodeError(f"expected beam_threshold as a natural logarithm of at least 0, got {beam_threshold}")
+        blank_limit = _log_threshold("blank_threshold", blank_threshold)
+        # Off is +inf and not 0 for the kernel: rounding makes a certain blank slightly more likely than 1.
+        blank_limit = blank_limit if blank_limit < 0 else math.inf
+        self._thresholds = np.array([_log_threshold("token_threshold", token_threshold), blank_limit, beam_threshold])
+        self._lm = lm if lm is not None and lm.weight else None
+        self._words = words or kernel.NO_WORDS
+        self._fused = words is not None or self._lm is not None
         self.start()
 
     def start(self) -> None:
@@ -61,7 +88,9 @@ class BeamSearch:
         self._table = np.empty(2 * size, np.int32)
         self._segments = np.empty(size, kernel.SEGMENT)
         self._counts = np.zeros(kernel.COUNTS, np.int64)
-        kernel.start(self._beam, self._nodes, self._table, self._counts)
+        self._rows = Rows(4 * self._width if self._fused else 0, self._width)
+        self._block = np.empty((0, 0))
+        pools.start(self._beam, self._nodes, self._table, self._counts, self._rows.owners, self._words)
 
     @property
     def frames(self) -> int:
@@ -82,7 +111,8 @@ class BeamSearch:
         if self._columns is not None and batch.shape[2] != self._columns:
             raise DecodeError(f"expected {self._columns} columns as in earlier frames, got shape {shape}")
         check_normalised(batch, lengths, first_frame=self.frames)
-        self._decode(batch[0])
+        self._take(batch[0])
+        decode([self])
 
     def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
         """The likeliest hypotheses of the frames so far, best first; fewer than ``nbest`` where the beam holds fewer.
@@ -94,7 +124,16 @@ class BeamSearch:
         """
         if _positive("nbest", nbest) > self._width:
             raise DecodeError(f"expected nbest of at most the beam ({self._width}), got {nbest}; use a wider beam")
-        return [self._hypothesis(place) for place in range(min(nbest, int(self._counts[kernel.ENTRIES])))]
+        entries = self._beam[: self._counts[kernel.ENTRIES]]
+        if not self._fused:
+            return [self._hypothesis(place, 0.0) for place in range(min(nbest, entries.size))]
+        ends = fill_ends([self])[0]
+        scores = entries["total"] + entries["bonus"] + ends
+        best = [place for place in np.argsort(-scores, kind="stable").tolist() if scores[place] > -math.inf][:nbest]
+        if best or not entries.size:
+            return [self._hypothesis(place, float(ends[place])) for place in best]
+        # Nothing ends where a word of the closed lexicon does: the best prefix, without its unfinished word.
+        return [self._without_last_word(self._hypothesis(0, 0.0))]
 
     def finish(self, nbest: int = 1) -> list[Hypothesis]:
         """``hypotheses``, then ``start``."""
@@ -102,40 +141,102 @@ class BeamSearch:
         self.start()
         return result
 
-    def _decode(self, log_probs: npt.NDArray[np.floating]) -> None:
-        """Decode checked frames ``(T, V)``."""
+    def _take(self, log_probs: npt.NDArray[np.floating]) -> None:
+        """Queue checked frames ``(T, V)`` for ``_run``."""
         self._columns = log_probs.shape[1]
-        size = max(1, BLOCK_VALUES // self._columns)
-        # Off is +inf and not 0 for the kernel: rounding makes a certain blank slightly more likely than 1.
-        blank_threshold = self._blank_threshold if self._blank_threshold < 0 else math.inf
-        for first in range(0, len(log_probs), size):
-            block = np.ascontiguousarray(log_probs[first : first + size], dtype=np.float64)
-            done = 0
-            while done < len(block):
-                done += kernel.advance(
-                    block[done:], self._token_threshold, blank_threshold, self._beam, self._nodes, self._table,
-                    self._segments, self._counts,
-                )  # fmt: skip
-                if done < len(block):
-                    self._make_room()
+        if self._fused:
+            self._rows.resize(self._columns, self._words)
+        self._queue = log_probs
+        self._block = np.empty((0, self._columns))
+
+    def _run(self) -> bool:
+        """Decode queued frames; False when the language model must fill rows first."""
+        while True:
+            if not len(self._block):
+                size = max(1, BLOCK_VALUES // self._queue.shape[1])
+                self._block = np.ascontiguousarray(self._queue[:size], dtype=np.float64)
+                self._queue = self._queue[size:]
+                if not len(self._block):
+                    return True
+            done = kernel.advance(
+                self._block, self._thresholds, self._beam, self._nodes, self._table, self._segments, self._counts,
+                self._rows.values, self._rows.limits, self._rows.owners, self._rows.pending, self._words,
+                self._lm is not None,
+            )  # fmt: skip
+            self._block = self._block[done:]
+            if len(self._block):
+                if self._lm is not None and self._counts[kernel.PENDING]:
+                    return False
+                self._make_room()
+
+    def _pending(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Of the prefixes whose rows a language model must fill: rows, rows of their parents (-1: none), tokens."""
+        nodes = self._nodes[self._rows.pending[: self._counts[kernel.PENDING]]]
+        parents = np.where(nodes["parent"] >= 0, self._nodes["row"][nodes["parent"]], -1)
+        return nodes["row"].astype(np.int64), parents.astype(np.int64), nodes["token"].astype(np.int64)
 
     def _make_room(self) -> None:
         """Drop what no prefix in the beam builds on; double the pools where more than half is still in use."""
-        kernel.compact(self._beam, self._nodes, self._segments, self._counts)
+        pools.compact(self._beam, self._nodes, self._segments, self._counts, self._rows.owners)
         if self._counts[kernel.NODES] > self._nodes.size // 2:
             self._nodes = np.concatenate([self._nodes, np.empty_like(self._nodes)])
             self._table = np.empty(2 * self._nodes.size, np.int32)
         if self._counts[kernel.SEGMENTS] > self._segments.size // 2:
             self._segments = np.concatenate([self._segments, np.empty_like(self._segments)])
-        kernel.index(self._nodes, self._table, self._counts)
+        pools.index(self._nodes, self._table, self._counts)
 
-    def _hypothesis(self, place: int) -> Hypothesis:
+    def _hypothesis(self, place: int, end: float) -> Hypothesis:
         entry = self._beam[place]
         out = np.empty((4, self._nodes[entry["node"]]["depth"]))
-        kernel.trace(place, self._beam, self._nodes, self._segments, self._counts, out)
+        pools.trace(place, self._beam, self._nodes, self._segments, self._counts, out)
         tokens, frames, ends = out[:3].astype(np.int64).tolist()
         confidences = np.minimum(np.exp(out[3]), 1).tolist()
-        return Hypothesis(tuple(tokens), tuple(frames), tuple(ends), tuple(confidences), float(entry["total"]))
+        lm_score = float(entry["bonus"]) + end
+        score = float(entry["total"]) + lm_score
+        return Hypothesis(tuple(tokens), tuple(frames), tuple(ends), tuple(confidences), score, lm_score)
+
+    def _without_last_word(self, found: Hypothesis) -> Hypothesis:
+        space = int(self._words.ids[kernel.SPACE])
+        keep = max((i for i, token in enumerate(found.tokens) if token == space), default=0)
+        return dataclasses.replace(
+            found,
+            tokens=found.tokens[:keep],
+            frames=found.frames[:keep],
+            ends=found.ends[:keep],
+            confidences=found.confidences[:keep],
+        )
+
+
+def decode(searches: Sequence[BeamSearch]) -> None:
+    """Run searches to the end of their queued frames, language models once for all that wait for them."""
+    waiting = [search for search in searches if not search._run()]
+    while waiting:
+        lm = waiting[0]._lm
+        assert lm is not None
+        lm.fill([(search._rows, search._pending()) for search in waiting])
+        for search in waiting:
+            search._counts[kernel.PENDING] = 0
+        waiting = [search for search in waiting if not search._run()]
+
+
+def fill_ends(searches: Sequence[BeamSearch]) -> list[npt.NDArray[np.float64]]:
+    """What the end of the utterance adds to each prefix in each beam; language models are asked once."""
+    ready = [search for search in searches if search._columns is not None]  # else no frame has told V, and rows
+    for each in ready:
+        kernel.give_rows(
+            each._beam, each._nodes, each._counts, each._rows.values, each._rows.limits, each._rows.owners,
+            each._rows.pending, each._words,
+        )  # fmt: skip
+    if ready and ready[0]._lm is not None:
+        ready[0]._lm.fill([(each._rows, each._pending()) for each in ready])
+    for each in ready:
+        each._counts[kernel.PENDING] = 0
+    ends = []
+    for each in searches:
+        nodes = each._beam["node"][: each._counts[kernel.ENTRIES]]
+        known = each._columns is not None
+        ends.append(each._rows.values[each._nodes["row"][nodes], kernel.BLANK] if known else np.zeros(nodes.size))
+    return ends
 
 
 def beam_search(
@@ -145,7 +246,11 @@ def beam_search(
     beam: int = 16,
     token_threshold: float = -math.inf,
     blank_threshold: float = 0.0,
+    beam_threshold: float = math.inf,
+    words: kernel.Words | None = None,
+    lm: Fusion | None = None,
     nbest: int = 1,
+    threads: int = 1,
 ) -> list[list[Hypothesis]]:
     """Decode a batch with :class:`BeamSearch`, which describes the options.
 
@@ -153,24 +258,44 @@ def beam_search(
         log_probs: natural log-probabilities ``(T, V)`` or ``(B, T, V)``, blank in column 0, numpy or torch.
         lengths: valid frames of each utterance ``(B,)``; frames past them are never read. ``None``: all ``T``.
         nbest: hypotheses wanted per utterance, 1 to ``beam``.
+        threads: utterances decoded at a time (without an ``lm``, which sees all of them at once anyway).
 
     Returns:
         Per utterance (one for a ``(T, V)`` matrix) up to ``nbest`` hypotheses, best first. An utterance's result does
-        not depend on the others; no frames give one empty hypothesis with score 0.
+        not depend on the others; no frames give one empty hypothesis, without language models with score 0.
 
     Raises:
         DecodeError: wrong shape, lengths out of range, NaN, ``+inf``, rows that do not sum to one, ``beam`` or
-            ``nbest`` out of range, thresholds above 0.
+            ``nbest`` out of range, thresholds of the wrong sign, language models of another vocabulary.
     """
-    search = BeamSearch(beam=beam, token_threshold=token_threshold, blank_threshold=blank_threshold)
+    search = BeamSearch(
+        beam=beam, token_threshold=token_threshold, blank_threshold=blank_threshold, beam_threshold=beam_threshold,
+        words=words, lm=lm,
+    )  # fmt: skip
     search.hypotheses(nbest)  # a wrong nbest is refused before any work is done
     batch, frames = as_batch(log_probs, lengths)
     check_normalised(batch, frames)
-    results = []
-    for matrix, length in zip(batch, frames.tolist(), strict=True):
-        search._decode(matrix[:length])
-        results.append(search.finish(nbest))
-    return results
+    matrices = [matrix[:length] for matrix, length in zip(batch, frames.tolist(), strict=True)]
+    if search._lm is not None:
+        searches = [copy.copy(search) for _ in matrices]
+        for each, matrix in zip(searches, matrices, strict=True):
+            each.start()
+            each._take(matrix)
+        decode(searches)
+        fill_ends(searches)
+        return [each.hypotheses(nbest) for each in searches]
+
+    def run(matrix: npt.NDArray[np.floating]) -> list[Hypothesis]:
+        each = copy.copy(search)
+        each.start()
+        each._take(matrix)
+        decode([each])
+        return each.hypotheses(nbest)
+
+    if _positive("threads", threads) == 1:
+        return [run(matrix) for matrix in matrices]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(run, matrices))
 
 
 def _positive(name: str, value: int) -> int:

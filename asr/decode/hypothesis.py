@@ -18,6 +18,7 @@ class Hypothesis:
 
     ``score`` is a natural logarithm: of the best path's probability from :func:`asr.decode.greedy`, of the probability
     of the token sequence, summed over its paths, from the beam search. The two must not be compared with each other.
+    With language models it is that plus ``lm_score``, the weighted sum of what they and the bonuses give.
     """
 
     tokens: tuple[int, ...] = ()
@@ -25,3 +26,4 @@ class Hypothesis:
     ends: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
     score: float = 0.0
+    lm_score: float = 0.0

@@ -1,0 +1,244 @@
+"""Word n-grams: ARPA files in and out, and back-off probabilities over flat arrays.
+
+An n-gram is a tree of contexts: node 0 is the empty one, a node's children extend it by a word on the right. The
+search's kernel reads the same arrays (``asr.decode.kernel.ngram``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.decode import kernel
+from asr.errors import DecodeError
+from asr.files import atomic
+
+LN10 = math.log(10)
+UNKNOWN_NAMES = ("<unk>", "<UNK>")
+
+
+@dataclass(frozen=True)
+class Ngram:
+    """A back-off n-gram. Logarithms are natural; ARPA files hold them to base 10.
+
+    ``entries`` maps each n-gram, a tuple of words, to ``(log-probability, back-off)``; 0 where there is no back-off.
+    """
+
+    order: int
+    entries: Mapping[tuple[str, ...], tuple[float, float]]
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """All unigrams in file order; a word's id is its place."""
+        return tuple(key[0] for key in self.entries if len(key) == 1)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    @property
+    def unknown(self) -> int:
+        """Id of ``<unk>``, -1 without one: unknown words then have the probability 1e-100."""
+        return next((self._ids[name] for name in UNKNOWN_NAMES if name in self._ids), -1)
+
+    @property
+    def end(self) -> int:
+        """Id of ``</s>``, -1 without one."""
+        return self._ids.get("</s>", -1)
+
+    @property
+    def start(self) -> int:
+        """The context at the start of a sentence, that of ``<s>`` where there is one."""
+        return self._contexts.get(("<s>",), 0)
+
+    def id_of(self, word: str) -> int:
+        """A word's id, or that of ``<unk>``."""
+        return self._ids.get(word, self.unknown)
+
+    @cached_property
+    def _contexts(self) -> dict[tuple[str, ...], int]:
+        """Node of each n-gram, shorter ones first, gaps (an n-gram whose beginning was pruned) filled."""
+        found = {key[:length] for key in self.entries for length in range(1, len(key) + 1)}
+        found |= self.entries.keys()
+        numbered: dict[tuple[str, ...], int] = {(): 0}
+        for key in sorted(found, key=lambda key: (len(key), [self._ids[word] for word in key])):
+            numbered[key] = len(numbered)
+        return numbered
+
+    def _back_off(self, key: tuple[str, ...]) -> float:
+        """Log-probability of the last word of an n-gram that is not listed, from shorter ones."""
+        if key in self.entries:
+            return self.entries[key][0]
+        if len(key) == 1:
+            return kernel.NEVER
+        return self.entries.get(key[:-1], (0.0, 0.0))[1] + self._back_off(key[1:])
+
+    @cached_property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The n-gram's part of ``kernel.Words``."""
+        contexts = self._contexts
+        parent, last, suffix = (np.full(len(contexts), kernel.NONE, np.int32) for _ in range(3))
+        log_prob, backoff = np.zeros(len(contexts)), np.zeros(len(contexts))
+        for key, node in contexts.items():
+            if not key:
+                continue
+            parent[node], last[node] = contexts[key[:-1]], self._ids[key[-1]]
+            rest = key[1:]
+            while rest not in contexts:
+                rest = rest[1:]
+            suffix[node] = contexts[rest]
+            log_prob[node] = self._back_off(key)
+            backoff[node] = self.entries.get(key, (0.0, 0.0))[1]
+        slots = np.full(1 << (2 * len(contexts)).bit_length(), kernel.NONE, np.int32)
+        nodes = np.zeros(len(contexts), kernel.NODE)
+        nodes["parent"], nodes["token"] = parent, last
+        for node in range(1, len(contexts)):
+            slots[kernel.slot(nodes, slots, int(parent[node]), int(last[node]))] = node
+        return {
+            "parent": parent, "last": last, "log_prob": log_prob, "backoff": backoff, "suffix": suffix, "slots": slots,
+        }  # fmt: skip
+
+    @cached_property
+    def _lookup(self) -> kernel.Words:
+        return kernel.NO_WORDS._replace(**self.arrays)
+
+    def log_prob(self, context: Sequence[str], word: int | str) -> float:
+        """Natural log-probability of a word after the words of ``context``, of which the last ``order - 1`` count."""
+        place = 0
+        for before in context[max(0, len(context) - self.order + 1) :]:
+            place = kernel.ngram(self._lookup, place, self.id_of(before))[1]
+        return float(kernel.ngram(self._lookup, place, self.id_of(word) if isinstance(word, str) else word)[0])
+
+    def score(self, words: Sequence[str], *, start: bool = True, end: bool = True) -> float:
+        """Natural log-probability of a sentence, by default with its start and end (as ``kenlm.Model.score``)."""
+        total, place = 0.0, self.start if start else 0
+        ids = [self.id_of(word) for word in words] + ([self._ids["</s>"]] if end and self.end >= 0 else [])
+        for word in ids:
+            log_prob, place = kernel.ngram(self._lookup, place, word)
+            total += log_prob
+        return total
+
+    def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
+        """Per word, ends of sentences counted as words."""
+        total, count = 0.0, 0
+        for words in sentences:
+            total += self.score(words)
+            count += len(words) + 1
+        return math.exp(-total / max(1, count))
+
+
+def read_arpa(path: str | Path) -> Ngram:
+    """Read an ARPA file, gzip-compressed or not.
+
+    Raises ``DecodeError`` naming file and line of whatever is malformed: counts that do not hold, a section out of
+    order, a number that is none, a positive log-probability, a word twice, no ``\\end\\``.
+    """
+    try:
+        with _open(Path(path), "rt") as file:
+            return _parse(path, file)
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise DecodeError(f"{path}: cannot read the n-gram: {error}") from error
+
+
+def write_arpa(ngram: Ngram, path: str | Path) -> None:
+    """Write an ARPA file, compressed when the name ends in ``.gz``. Raises ``DecodeError`` where it cannot."""
+    path = Path(path)
+    by_order: list[list[tuple[str, ...]]] = [[] for _ in range(ngram.order)]
+    for key in ngram.entries:
+        by_order[len(key) - 1].append(key)
+    lines = ["", "\\data\\"]
+    lines += [f"ngram {n}={len(keys)}" for n, keys in enumerate(by_order, start=1)]
+    for n, keys in enumerate(by_order, start=1):
+        lines += ["", f"\\{n}-grams:"]
+        for key in keys:
+            log_prob, backoff = ngram.entries[key]
+            tail = f"\t{backoff / LN10:.7g}" if n < ngram.order else ""
+            lines.append(f"{log_prob / LN10:.7g}\t{' '.join(key)}{tail}")
+    lines += ["", "\\end\\", ""]
+    try:
+        with atomic(path) as temporary, _open(temporary, "wt", compressed=path.suffix == ".gz") as file:
+            file.write("\n".join(lines))
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot write the n-gram: {error}") from error
+
+
+def _open(path: Path, mode: str, compressed: bool | None = None) -> TextIO:
+    if compressed is None:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+    opener = gzip.open if compressed else open
+    return cast(TextIO, opener(path, mode, encoding="utf-8", newline="\n" if "w" in mode else None))
+
+
+def _parse(path: str | Path, file: TextIO) -> Ngram:
+    lines = ((number, line.strip()) for number, line in enumerate(file, start=1))
+    counts = _header(path, lines)
+    entries: dict[tuple[str, ...], tuple[float, float]] = {}
+    order, seen, number = 0, 0, 0
+    for number, line in lines:
+        if not line:
+            continue
+        if line.startswith("\\"):
+            if order and seen != counts[order - 1]:
+                raise DecodeError(f"{path}:{number}: expected {counts[order - 1]} {order}-grams before, got {seen}")
+            if line == "\\end\\":
+                if order != len(counts):
+                    raise DecodeError(f"{path}:{number}: expected \\{order + 1}-grams:, got {line}")
+                return Ngram(len(counts), entries)
+            order, seen = order + 1, 0
+            if line != f"\\{order}-grams:" or order > len(counts):
+                wanted = f"\\{order}-grams:" if order <= len(counts) else "\\end\\"
+                raise DecodeError(f"{path}:{number}: expected {wanted}, got {line[:60]!r}")
+            continue
+        key, values = _entry(f"{path}:{number}", line, order)
+        if key in entries:
+            raise DecodeError(f"{path}:{number}: {' '.join(key)!r} is listed twice")
+        missing = [word for word in key if order > 1 and (word,) not in entries]
+        if missing:
+            raise DecodeError(f"{path}:{number}: {missing[0]!r} is not among the unigrams")
+        entries[key] = values
+        seen += 1
+    raise DecodeError(f"{path}:{number}: expected \\end\\, got the end of the file; was it cut?")
+
+
+def _header(path: str | Path, lines: Iterator[tuple[int, str]]) -> list[int]:
+    """The counts of each order. Whatever precedes ``\\data\\`` is a comment; a blank line ends the counts."""
+    if not any(line == "\\data\\" for _, line in lines):
+        raise DecodeError(f"{path}: expected \\data\\, got the end of the file; is this an ARPA file?")
+    counts: list[int] = []
+    number = 0
+    for number, line in lines:
+        if not line and counts:
+            return counts
+        if line:
+            name, _, count = line.partition("=")
+            if name.split() != ["ngram", str(len(counts) + 1)] or not count.strip().isdigit():
+                raise DecodeError(f"{path}:{number}: expected 'ngram {len(counts) + 1}=COUNT', got {line[:60]!r}")
+            counts.append(int(count))
+    raise DecodeError(f"{path}:{number}: expected n-grams after the counts, got the end of the file")
+
+
+def _entry(where: str, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
+    if not order:
+        raise DecodeError(f"{where}: expected \\1-grams:, got {line[:60]!r}")
+    fields = line.split()
+    if len(fields) not in (order + 1, order + 2):
+        raise DecodeError(
+            f"{where}: expected a log-probability, {order} words and perhaps a back-off, got {line[:60]!r}"
+        )
+    try:
+        log_prob, backoff = float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0
+    except ValueError:
+        raise DecodeError(f"{where}: expected numbers around the words, got {line[:60]!r}") from None
+    if math.isnan(log_prob) or log_prob > 0 or not backoff < math.inf:
+        raise DecodeError(f"{where}: expected a log-probability of at most 0 and a finite back-off, got {line[:60]!r}")
+    # Some toolkits write -inf or -99 for <s>, which is never predicted; finite numbers keep sums from being NaN.
+    return tuple(fields[1 : order + 1]), (max(log_prob, -100.0) * LN10, max(backoff, -100.0) * LN10)

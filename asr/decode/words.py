@@ -1,0 +1,214 @@
+"""Words in the search: a lexicon, its n-gram and hot words as the flat arrays that the search kernel reads.
+
+A lexicon is a prefix tree of words over tokens. With it each prefix stands at one place of the tree, and the n-gram's
+opinion of a word is known when the word ends; until then the prefix carries the best unigram among the words that it
+may become (lookahead), so that pruning sees words coming. Lookahead cancels out: a finished hypothesis has the
+n-gram's score exactly. Hot words are an Aho-Corasick automaton over tokens (Aho & Corasick 1975): a prefix earns a
+hot word's boost letter by letter and loses what it has earned when it leaves the word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.decode import kernel
+from asr.decode.ngram import Ngram
+from asr.errors import DecodeError, TextError
+
+Speller = Callable[[str], Sequence[int]]
+"""Token ids of a word, such as ``CharTokenizer.encode``; raises ``TextError`` for one it cannot spell."""
+
+
+def make_words(
+    spell: Speller,
+    columns: int,
+    space: int | None,
+    *,
+    lexicon: Iterable[str] = (),
+    ngram: Ngram | None = None,
+    hotwords: Mapping[str, float] | None = None,
+    weight: float = 1.0,
+    word_bonus: float = 0.0,
+    unknown_penalty: float = -math.inf,
+) -> kernel.Words:
+    """Prepare words for a search.
+
+    Args:
+        spell: gives a word's token ids.
+        columns: ``V`` of the matrices that will be decoded.
+        space: id of the token between words.
+        lexicon: the words; without any, those of the ``ngram``. Hot words join a lexicon.
+        ngram: its words are looked up as they are written in the lexicon.
+        hotwords: boost (natural log) of words and phrases; negative boosts make them rarer.
+        weight: of the n-gram's natural log-probabilities.
+        word_bonus: added for each word.
+        unknown_penalty: added for a word outside the lexicon, which the n-gram then sees as ``<unk>``; ``-inf`` (the
+            default) allows none. Words of the n-gram that the tokenizer cannot spell are left out.
+
+    Raises:
+        DecodeError: a word of the lexicon or a hot word that cannot be spelt (named), no usable words, no space token,
+            a weight or boost that is not finite, an unknown-word penalty above 0.
+    """
+    if space is None:
+        raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
+    hotwords = hotwords or {}
+    numbers = {"weight": weight, "word_bonus": word_bonus, **{f"hot word {word}": b for word, b in hotwords.items()}}
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise DecodeError(f"{name}: expected a finite number, got {value}")
+    if not unknown_penalty <= 0:
+        raise DecodeError(f"expected an unknown-word penalty of at most 0, got {unknown_penalty}")
+    if weight < 0:
+        raise DecodeError(f"expected a language model weight of at least 0, got {weight}")
+
+    def spelling(word: str) -> Sequence[int]:
+        try:
+            ids = spell(word)
+        except TextError as error:
+            raise DecodeError(f"{word!r}: cannot be spelt with the model's tokens: {error}") from error
+        if not ids:
+            raise DecodeError(f"{word!r}: expected a word, got one without any token")
+        if max(ids) >= columns:
+            raise DecodeError(f"{word!r}: token {max(ids)} is outside the {columns} columns of the posteriors")
+        return ids
+
+    if weight == 0:
+        ngram = None
+    hot = {phrase: spelling(phrase) for phrase in hotwords}
+    spelt = {word: spelling(word) for word in lexicon}
+    if not spelt and ngram is not None:
+        spelt = dict(_spellable(ngram.words, spell, space))
+        if not spelt:
+            raise DecodeError("none of the n-gram's words can be spelt with the model's tokens; is its case another?")
+    if spelt:
+        for phrase in hot:
+            spelt.update({word: spelling(word) for word in phrase.split()})
+    parts: dict[str, Any] = {}
+    if spelt:
+        parts |= _tree(spelt, ngram, space)
+    if ngram is not None:
+        parts |= ngram.arrays
+    if hot:
+        parts |= _automaton([(hot[phrase], boost) for phrase, boost in hotwords.items()], columns, space)
+    ids = [space, -1, -1, 0] if ngram is None else [space, ngram.unknown, ngram.end, ngram.start]
+    return kernel.NO_WORDS._replace(
+        options=np.array([weight, word_bonus, unknown_penalty], np.float64), ids=np.array(ids), **parts
+    )
+
+
+def read_lexicon(path: str | Path) -> list[str]:
+    """Words from a file: the first column of each line, blank lines skipped. Raises ``DecodeError`` naming the file."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DecodeError(f"{path}: cannot read the lexicon: {error}") from error
+    words = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    if not words:
+        raise DecodeError(f"{path}: expected a word on each line, got an empty file")
+    return words
+
+
+def parse_hotwords(values: Sequence[str]) -> dict[str, float]:
+    """``["GORDON:5", "NEW YORK:3"]`` as ``{"GORDON": 5.0, ...}``. Raises ``DecodeError`` naming the value."""
+    hotwords = {}
+    for value in values:
+        word, _, boost = value.rpartition(":")
+        try:
+            hotwords[" ".join(word.split())] = float(boost)
+        except ValueError:
+            raise DecodeError(f"hot word {value!r}: expected WORD:BOOST such as GORDON:5") from None
+        if not word.strip():
+            raise DecodeError(f"hot word {value!r}: expected WORD:BOOST such as GORDON:5")
+    return hotwords
+
+
+def _spellable(words: Iterable[str], spell: Speller, space: int) -> Iterable[tuple[str, Sequence[int]]]:
+    for word in words:
+        if word in ("<s>", "</s>", "<unk>", "<UNK>"):
+            continue
+        try:
+            ids = spell(word)
+        except TextError:
+            continue
+        if ids and space not in ids:
+            yield word, ids
+
+
+def _tree(spelt: Mapping[str, Sequence[int]], ngram: Ngram | None, space: int) -> dict[str, npt.NDArray[Any]]:
+    """The prefix tree, children of a node side by side."""
+    children: list[dict[int, int]] = [{}]
+    word_at, lookahead = [-1], [-math.inf]
+    for number, (word, ids) in enumerate(spelt.items()):
+        if space in ids:
+            raise DecodeError(f"lexicon: expected single words, got {word!r}")
+        entry = number if ngram is None else ngram.id_of(word)
+        score = 0.0 if ngram is None else ngram.log_prob((), entry)
+        node = 0
+        for token in ids:
+            if token not in children[node]:
+                children[node][token] = len(children)
+                children.append({})
+                word_at.append(-1)
+                lookahead.append(-math.inf)
+            node = children[node][token]
+            lookahead[node] = max(lookahead[node], score)
+        word_at[node] = entry
+    lookahead[0] = 0.0
+    first = np.cumsum([0] + [len(c) for c in children]).astype(np.int32)
+    return {
+        "first": first,
+        "child_token": np.array([token for c in children for token in c], np.int32),
+        "child_node": np.array([node for c in children for node in c.values()], np.int32),
+        "word": np.array(word_at, np.int32),
+        "lookahead": np.array(lookahead),
+    }
+
+
+def _automaton(phrases: Sequence[tuple[Sequence[int], float]], columns: int, space: int) -> dict[str, npt.NDArray[Any]]:
+    """Aho-Corasick automaton of phrases between spaces; a search starts as if a space had just been seen."""
+    children: list[dict[int, int]] = [{}]
+    earned, boost_at = [0.0], [0.0]
+    for ids, boost in phrases:
+        node = 0
+        for depth, token in enumerate((space, *ids, space)):
+            if token not in children[node]:
+                children[node][token] = len(children)
+                children.append({})
+                earned.append(0.0)
+                boost_at.append(0.0)
+            node = children[node][token]
+            if 0 < depth <= len(ids):
+                share = boost * depth / len(ids)
+                earned[node] = share if earned[node] == 0 else max(earned[node], share)
+        boost_at[node] = boost
+    following = np.zeros((len(children), columns), np.int32)
+    fallback = [0] * len(children)
+    queue = deque([0])
+    while queue:
+        node = queue.popleft()
+        if node:
+            following[node] = following[fallback[node]]
+            boost_at[node] += boost_at[fallback[node]]
+            if not children[node]:  # a phrase's end: nothing under way but what its last space begins
+                earned[node] = earned[fallback[node]]
+        for token, child in children[node].items():
+            fallback[child] = int(following[node, token]) if node else 0
+            following[node, token] = child
+            queue.append(child)
+    # A finished phrase can be the beginning of a longer one; what is earned there counts from its boost on.
+    held = np.array(earned)
+    gain = held[following] + np.array(boost_at)[following] - held[:, None]
+    end = following[:, space]
+    gain[:, kernel.BLANK] = np.array(boost_at)[end] - held
+    # The search stands at state 0: let that be the one after a space.
+    start = children[0][space]
+    order = np.arange(len(children))
+    order[[0, start]] = start, 0
+    return {"hot_next": order[following[order]].astype(np.int32), "hot_gain": gain[order]}

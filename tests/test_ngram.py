@@ -1,0 +1,212 @@
+"""ARPA files and back-off probabilities: equal to KenLM's and to the definition, malformed files named by line."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr.decode.ngram import Ngram, read_arpa, write_arpa
+from asr.errors import DecodeError, TrainingError
+from asr.train.ngram import train_ngram
+
+ARPA = """a comment
+
+\\data\\
+ngram 1=5
+ngram 2=4
+ngram 3=1
+
+\\1-grams:
+-1.0\t<unk>
+-99\t<s>\t-0.30
+-0.7\t</s>
+-0.5\tA\t-0.2
+-0.6\tB\t-0.4
+
+\\2-grams:
+-0.2\t<s> A\t-0.1
+-0.3\tA B\t-0.15
+-0.4\tB </s>
+-0.9\tB B\t-0.05
+
+\\3-grams:
+-0.05\t<s> A B
+
+\\end\\
+"""
+
+
+@pytest.fixture
+def arpa(tmp_path: Path) -> Path:
+    path = tmp_path / "small.arpa"
+    path.write_text(ARPA)
+    return path
+
+
+def definition(ngram: Ngram, context: tuple[str, ...], word: str) -> float:
+    """Katz back-off as the format defines it, by dictionaries, base 10."""
+    key = (*context, word)
+    if key in ngram.entries:
+        return ngram.entries[key][0] / math.log(10)
+    if not context:
+        return -100.0 if ("<unk>",) not in ngram.entries else ngram.entries["<unk>",][0] / math.log(10)
+    back_off = ngram.entries.get(context, (0.0, 0.0))[1] / math.log(10)
+    return back_off + definition(ngram, context[1:], word)
+
+
+def test_probabilities_by_hand(arpa: Path) -> None:
+    ngram = read_arpa(arpa)
+    assert (ngram.order, ngram.words) == (3, ("<unk>", "<s>", "</s>", "A", "B"))
+    log10 = {
+        (("<s>", "A"), "B"): -0.05,  # listed
+        (("A", "A"), "B"): -0.3,  # A A is no context: the bigram as it stands
+        (("A", "B"), "B"): -0.15 - 0.9,
+        (("A", "B"), "A"): -0.15 - 0.4 - 0.5,
+        (("B",), "NEVER SEEN"): -0.4 - 1.0,
+        ((), "A"): -0.5,
+    }
+    for (context, word), wanted in log10.items():
+        assert ngram.log_prob(context, word) / math.log(10) == pytest.approx(wanted)
+    assert ngram.score(["A", "B"]) / math.log(10) == pytest.approx(-0.2 - 0.05 - 0.15 - 0.4)
+    assert ngram.perplexity([["A", "B"]]) == pytest.approx(10 ** (0.8 / 3))
+
+
+def test_every_context_and_word_by_the_definition(arpa: Path) -> None:
+    ngram = read_arpa(arpa)
+    words = ("A", "B", "</s>", "<unk>")
+    for context in itertools.chain(*(itertools.product(("A", "B", "<s>"), repeat=n) for n in range(3))):
+        for word in words:
+            assert ngram.log_prob(context, word) / math.log(10) == pytest.approx(definition(ngram, context, word))
+
+
+def make_text(seed: int, lines: int = 300) -> list[str]:
+    rng = random.Random(seed)
+    words = [f"W{i}" for i in range(30)]
+    text = []
+    for _ in range(lines):
+        line = [rng.choice(words)]
+        while rng.random() < 0.8:
+            line.append(words[(words.index(line[-1]) * 7 + rng.choice([1, 1, 1, 5, 11])) % len(words)])
+        text.append(" ".join(line))
+    return text
+
+
+def test_equals_kenlm(tmp_path: Path) -> None:
+    kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed")
+    (tmp_path / "text").write_text("\n".join(make_text(1)) + "\n")
+    path = tmp_path / "lm.arpa"
+    train_ngram(tmp_path / "text", path, order=3)
+    reference, ours = kenlm.Model(str(path)), read_arpa(path)
+    sentences = make_text(2, 50) + ["", "UNHEARD", "W1 UNHEARD W2 W3", "W5 W5 W5 W5"]
+    for sentence in sentences:
+        words = sentence.split()
+        for start, end in itertools.product((True, False), repeat=2):
+            wanted = reference.score(sentence, bos=start, eos=end)
+            assert ours.score(words, start=start, end=end) / math.log(10) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a.arpa", "a.arpa.gz"])
+def test_written_files_are_read_back(arpa: Path, tmp_path: Path, name: str) -> None:
+    ngram = read_arpa(arpa)
+    write_arpa(ngram, tmp_path / name)
+    again = read_arpa(tmp_path / name)
+    assert list(again.entries) == list(ngram.entries)
+    for key, values in ngram.entries.items():
+        assert again.entries[key] == pytest.approx(values, rel=1e-6)
+    assert (tmp_path / name).read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
+
+
+def test_compression_is_told_by_content(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_bytes(gzip.compress(ARPA.encode()))
+    assert read_arpa(tmp_path / "a.arpa").order == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\\data\\", "\\dat\\", r": expected \\data\\, got the end"),
+        ("ngram 2=4", "ngram 3=4", r":5: expected 'ngram 2=COUNT', got 'ngram 3=4'"),
+        ("ngram 1=5", "ngram 1=6", r":15: expected 6 1-grams before, got 5"),
+        ("-0.5\tA", "-0,5\tA", r":12: expected numbers around the words"),
+        ("-0.5\tA", "0.5\tA", r":12: expected a log-probability of at most 0"),
+        ("-0.5\tA", "nan\tA", r":12: expected a log-probability of at most 0"),
+        ("-0.6\tB\t-0.4", "-0.6\tB C D\t-0.4", r":13: expected a log-probability, 1 words"),
+        ("-0.6\tB", "-0.6\tA", r":13: 'A' is listed twice"),
+        ("-0.3\tA B", "-0.3\tA C", r":17: 'C' is not among the unigrams"),
+        ("\\2-grams:", "\\4-grams:", r":15: expected \\2-grams:, got '\\\\4-grams:'"),
+        ("\\3-grams:\n-0.05\t<s> A B\n\n", "", r":21: expected \\3-grams:, got \\end\\"),
+        ("\\end\\", "", r":\d+: expected \\end\\, got the end of the file; was it cut"),
+        ("\\1-grams:\n", "", r":8: expected \\1-grams:"),
+    ],
+)
+def test_malformed_files_are_named_by_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "bad.arpa"
+    assert old in ARPA
+    path.write_text(ARPA.replace(old, new, 1))
+    with pytest.raises(DecodeError, match=rf"bad\.arpa{message}"):
+        read_arpa(path)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DecodeError, match=r"none\.arpa: cannot read"):
+        read_arpa(tmp_path / "none.arpa")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(ARPA.encode())[:60])
+    with pytest.raises(DecodeError, match=r"cut\.gz: cannot read"):
+        read_arpa(tmp_path / "cut.gz")
+    (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(DecodeError, match="binary: cannot read"):
+        read_arpa(tmp_path / "binary")
+
+
+def test_an_ngram_whose_beginning_was_pruned_still_counts(tmp_path: Path) -> None:
+    path = tmp_path / "gap.arpa"
+    path.write_text(ARPA.replace("-0.2\t<s> A\t-0.1\n", "").replace("ngram 2=4", "ngram 2=3"))
+    ngram = read_arpa(path)
+    assert ngram.log_prob(("<s>", "A"), "B") == pytest.approx(-0.05 * math.log(10))
+    assert ngram.log_prob(("<s>",), "A") == pytest.approx((-0.30 - 0.5) * math.log(10))
+
+
+def test_estimates_sum_to_one_and_pruning_leaves_fewer(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("\n".join(make_text(3)) + "\n\n")
+    ngram = train_ngram(tmp_path / "text", tmp_path / "lm.arpa.gz", order=3)
+    assert list(read_arpa(tmp_path / "lm.arpa.gz").entries) == list(ngram.entries)
+    predicted = [word for word in ngram.words if word != "<s>"]
+    for context in ((), ("<s>",), ("W3",), ("W3", "W22"), ("W9", "W9")):
+        assert sum(math.exp(ngram.log_prob(context, word)) for word in predicted) == pytest.approx(1, abs=1e-3)
+    pruned = train_ngram(tmp_path / "text", tmp_path / "small.arpa", order=3, prune=1e-3)
+    assert pruned.words == ngram.words
+    assert len(pruned.entries) < 0.8 * len(ngram.entries)
+    held_out = [line.split() for line in make_text(4, 50)]
+    assert ngram.perplexity(held_out) < 0.8 * train_ngram(tmp_path / "text", tmp_path / "one.arpa", order=1).perplexity(
+        held_out
+    )
+
+
+def test_words_beyond_ascii(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("ÄRGER ÜBER ÉTÉ\nЁЛКА ÜBER\n", encoding="utf-8")
+    assert {"ÄRGER", "ÜBER", "ÉTÉ", "ЁЛКА"} <= set(
+        train_ngram(tmp_path / "text", tmp_path / "a.arpa", order=2, prune=1e-9).words
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("\n \n", {}, "text: expected a sentence on each line, got none"),
+        ("A B\nC </s>\n", {}, r"text:2: </s> is reserved"),
+        ("A", {"order": 0}, "order: expected 1 to 5, got 0"),
+        ("A", {"order": 6}, "order: expected 1 to 5, got 6"),
+        ("A", {"prune": -1.0}, "prune: expected 0 to 1, got -1"),
+    ],
+)
+def test_refuses_what_cannot_be_estimated(tmp_path: Path, text: str, options: dict[str, Any], message: str) -> None:
+    (tmp_path / "text").write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        train_ngram(tmp_path / "text", tmp_path / "a.arpa", **options)
+    assert not (tmp_path / "a.arpa").exists()
