@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -55,29 +56,36 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read what ``save_tensors`` wrote. Raises ``ModelError`` naming the file when it is missing or damaged."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118 (not a dict)
+    """Read what ``save_tensors`` wrote. Raises ``ModelError`` naming the file when it is missing or damaged.
+
+    The file is opened once: a training may put a new one in its place at any moment, and safetensors' own reader, which
+    opens it twice, would mix the two.
+    """
+    with _reading(path):
+        data = path.read_bytes()
+        tensors = safetensors.torch.load(data)
+        return tensors, _metadata(data[8 : 8 + int.from_bytes(data[:8], "little")])
 
 
 def load_metadata(path: Path) -> Any:
     """The metadata alone. Raises ``ModelError`` as ``load_tensors`` does."""
-    with _opened(path) as file:
-        return _metadata(file)
+    with _reading(path), path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return _metadata(file.read(min(size, os.fstat(file.fileno()).st_size)))
 
 
-def _metadata(file: Any) -> Any:
-    return json.loads((file.metadata() or {}).get("json", "null"))
+def _metadata(header: bytes) -> Any:
+    """The metadata in a file's header, which is a JSON object."""
+    return json.loads(json.loads(header).get("__metadata__", {}).get("json", "null"))
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            yield file
+        yield
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import asr
+from asr import cli_language
 from asr.errors import AsrError
 
 # Exit status: everything worked; some inputs failed, the others are done; nothing was done.
@@ -101,12 +102,24 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    cli_language.add_commands(commands)
+
     score = commands.add_parser("score", help="score a hypothesis file against a reference file")
     score.add_argument("reference", metavar="REF", help="manifest (JSONL), 'id words' lines, or 'words (id)' lines")
     score.add_argument("hypothesis", metavar="HYP", help="the same, or the JSON that evaluate writes")
     score.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
     score.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
     score.set_defaults(run=_score)
+
+    compare = commands.add_parser(
+        "compare",
+        help="whether one result is better than another: paired significance test",
+        description="Second minus first, with a paired bootstrap interval and a randomisation test.",
+    )
+    compare.add_argument("first", metavar="HYP_A", help="JSON of evaluate, or any hypothesis file that score takes")
+    compare.add_argument("second", metavar="HYP_B", help="the same")
+    compare.add_argument("--reference", metavar="REF", help="reference file (default: those in HYP_A's JSON)")
+    compare.set_defaults(run=_compare)
 
     info = commands.add_parser("info", help="what a model is: size, training data, accuracy")
     info.add_argument("model", nargs="?", metavar="MODEL", help="directory or bundled name (default: the bundled one)")
@@ -117,14 +130,14 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--beam", type=int, default=1, metavar="K", help="beam width; 1 is greedy (default)")
+    cli_language.add_decoding(parser)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
     from asr.batch import transcribe_files
     from asr.recognizer import load
 
-    recognizer = load(args.model, device=args.device, beam=args.beam)
+    recognizer = load(args.model, device=args.device, **cli_language.decoding_options(args))
     failures = transcribe_files(recognizer, args.inputs, format=args.format, output_dir=args.output_dir)
     return _report_failures(failures)
 
@@ -149,7 +162,7 @@ def _train(args: argparse.Namespace) -> int:
 
     settings = config.load(args.config, args.overrides)
     progress = acoustic.train(settings, resume=args.resume)
-    best = f"best validation WER {100 * progress.best_wer:.2f} %" if settings.data.valid else "not validated"
+    best = f"best validation WER {100 * progress.best:.2f} %" if settings.data.valid else "not validated"
     if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks
         print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
     return OK
@@ -191,7 +204,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from asr.evaluate import evaluate
     from asr.recognizer import load
 
-    result = evaluate(args.manifest, load(args.model, device=args.device, beam=args.beam), args.root)
+    result = evaluate(
+        args.manifest, load(args.model, device=args.device, **cli_language.decoding_options(args)), args.root
+    )
     if args.errors:
         _print_errors(result.report)
     print(result.summary())
@@ -211,6 +226,15 @@ def _score(args: argparse.Namespace) -> int:
     print(report.summary())
     if args.json:
         _write_json(args.json, report.to_dict())
+    return OK
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from asr import compare, scoring
+
+    references = scoring.read_transcripts(args.reference or args.first, "reference")
+    reports = [scoring.score(references, scoring.read_transcripts(path)) for path in (args.first, args.second)]
+    print(compare.compare(*reports).summary())
     return OK
 
 

@@ -373,7 +373,12 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file into a ``Config``; ``overrides`` are ``key.sub=value`` strings applied on top.
+    """Read a YAML file into a ``Config``, as ``load_as`` does."""
+    return load_as(Config, path, overrides)
+
+
+def load_as(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Read a YAML file into the config dataclass ``kind``; ``overrides`` are ``key.sub=value`` strings applied on top.
 
     Raises ``ConfigError`` (file and key named) for unreadable YAML, unknown keys, wrong types and bad values.
     """
@@ -390,13 +395,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, got {type(tree).__name__}")
     try:
-        config = from_dict(Config, tree)
+        config = from_dict(kind, tree)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     # The file is read first, alone, so that an error says which of the two it is in.
     for override in overrides:
         _override(tree, override)
-    return from_dict(Config, tree) if overrides else config
+    return from_dict(kind, tree) if overrides else config
 
 
 def dumps(config: Any) -> str:

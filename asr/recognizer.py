@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import torch
 
 from asr import audio, checkpoint, decode, features
 from asr.decode import Hypothesis
+from asr.decoding import Decoder, Decoding, choose, load_options
 from asr.device import pick_device
-from asr.errors import AudioError, ConfigError, DecodeError
+from asr.errors import AudioError, DecodeError
 from asr.features import LogMel
+from asr.manifest import Utterance
 from asr.text import CharTokenizer
 from asr.transcript import Transcript, Word
 
@@ -42,14 +45,14 @@ class Recognizer:
     Args:
         model: a loaded model directory.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        beam: prefixes kept by beam search; 1 decodes greedily.
+        decoding: how to decode; by default as the model directory says, else greedily.
+
+    Raises ``DecodeError`` or ``ModelError`` naming a language model or word that cannot be used.
     """
 
-    def __init__(self, model: checkpoint.Model, *, device: str = "auto", beam: int = 1) -> None:
-        if beam < 1:
-            raise ConfigError(f"beam: expected 1 or more, got {beam}")
+    def __init__(self, model: checkpoint.Model, *, device: str = "auto", decoding: Decoding | None = None) -> None:
         self.model = model
-        self.beam = beam
+        self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
         self.device = pick_device(device)
         self.network = model.network.to(self.device)
         self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
@@ -133,11 +136,16 @@ class Recognizer:
             log_probs, valid = self.network(mel, frames)
         return log_probs.cpu(), valid.cpu()
 
-    def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
-        """The best hypothesis of each row of ``(B, T, V)`` log-probabilities."""
-        if self.beam == 1:
-            return decode.greedy(log_probs, lengths)
-        return [nbest[0] for nbest in decode.beam_search(log_probs, lengths, beam=self.beam)]
+    def posteriors(self, utterances: Sequence[Utterance]) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+        """Ids, log-probabilities and valid frames of a manifest's utterances, in batches; unreadable ones are left
+        out."""
+        waveforms: dict[int, np.ndarray] = {}
+        for index, utterance in enumerate(utterances):
+            with contextlib.suppress(AudioError):
+                waveforms[index] = self._load(Item(utterance.audio, utterance.id, utterance.start_s, utterance.end_s))
+        for batch in self._batches(waveforms):
+            log_probs, frames = self.log_probs([waveforms[index] for index in batch])
+            yield [utterances[index].id for index in batch], log_probs, frames
 
     def _load(self, item: Item, source_rate_hz: int | None = None) -> np.ndarray:
         rate = self.sample_rate_hz
@@ -175,7 +183,7 @@ class Recognizer:
         return batches
 
     def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
-        hypotheses = self.decode(*self.log_probs(waveforms))
+        hypotheses = self.decoder.decode(*self.log_probs(waveforms))
         return [
             make_transcript(
                 hypothesis, self.model.tokenizer, self.frame_s, len(waveform) / self.sample_rate_hz, source=name
@@ -220,9 +228,12 @@ def describe(source: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def load(model: str | Path | None = None, *, device: str = "auto", beam: int = 1) -> Recognizer:
+def load(model: str | Path | None = None, *, device: str = "auto", **decoding: Any) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
 
-    Raises ``ModelError`` naming what is missing or damaged.
+    ``decoding``: options of ``asr.decoding.Decoding``, such as ``beam=16, lm="lm.arpa"``, instead of those that the
+    model directory holds. Raises ``ModelError`` naming what is missing or damaged, and ``ConfigError`` or
+    ``DecodeError`` for a wrong option.
     """
-    return Recognizer(checkpoint.load_model(model), device=device, beam=beam)
+    loaded = checkpoint.load_model(model)
+    return Recognizer(loaded, device=device, decoding=choose(loaded.path, **decoding))

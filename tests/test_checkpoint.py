@@ -8,6 +8,7 @@ import resource
 import signal
 import stat
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -154,6 +155,32 @@ def test_no_cut_of_a_weights_file_goes_unnoticed(tmp_path):
     path.write_bytes(content + b"\0")
     with pytest.raises(ModelError):
         checkpoint.load_tensors(path)
+
+
+def test_a_file_is_read_whole_while_another_takes_its_place(tmp_path):
+    """As a training does; each version is one length and one value throughout."""
+    path = tmp_path / "x.safetensors"
+    stop = threading.Event()
+
+    def write():
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            size = 1000 + 100 * (turn % 7)
+            checkpoint.save_tensors(path, {"weights": torch.full((size,), float(size))}, {"size": size})
+
+    checkpoint.save_tensors(path, {"weights": torch.full((1000,), 1000.0)}, {"size": 1000})
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(200):
+            tensors, metadata = checkpoint.load_tensors(path)
+            assert tensors["weights"].eq(metadata["size"]).all()
+            assert tensors["weights"].numel() == metadata["size"]
+            assert checkpoint.load_metadata(path)["size"] >= 1000
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_a_pickle_is_not_opened(tmp_path):

@@ -230,8 +230,8 @@ def test_silence_and_noise_alone_give_no_words(recognizer: asr.Recognizer) -> No
 def test_beam_search_scores_at_least_the_best_path(recognizer: asr.Recognizer, model: Path, tones: Path) -> None:
     waveforms = [audio.load(u.audio) for u in manifest.read(tones / "test.jsonl")[:8]]
     log_probs, lengths = recognizer.log_probs(waveforms)
-    searched = asr.load(model, device="cpu", beam=8).decode(log_probs, lengths)
-    for best, greedy in zip(searched, recognizer.decode(log_probs, lengths), strict=True):
+    searched = asr.load(model, device="cpu", beam=8).decoder.decode(log_probs, lengths)
+    for best, greedy in zip(searched, recognizer.decoder.decode(log_probs, lengths), strict=True):
         assert best.score >= greedy.score - 1e-4  # all alignments of a text, of which the best path is one
 
 

@@ -29,12 +29,17 @@ LAYERS = {
     "checkpoint": 4,
     "data": 4,
     "decode": 4,
+    "compare": 3,
+    "lm": 5,
     "preflight": 5,
+    "decoding": 6,
     "train": 6,
-    "recognizer": 6,
-    "batch": 7,
-    "evaluate": 7,
-    "cli": 8,
+    "recognizer": 7,
+    "batch": 8,
+    "evaluate": 8,
+    "tune": 8,
+    "cli_language": 9,
+    "cli": 10,
 }
 # ``from asr import load`` takes from the recognizer: a public name counts as the module that it comes from.
 HOMES = {f"asr.{name}": home for name, home in asr._HOMES.items()}

@@ -287,7 +287,7 @@ def test_the_saved_model_reaches_the_figures_on_its_card(trained):
 def test_without_held_out_speakers_the_last_weights_are_kept(corpus, tmp_path, capsys):
     config = run_config(corpus, tmp_path, data={"valid": ""}, train={"epochs": 2, "ema": 0.9})
     progress = acoustic.train(config)
-    assert progress.best_wer == math.inf
+    assert progress.best == math.inf
     captured = capsys.readouterr().err
     assert "no speakers are held out" in captured
     assert "epoch 2/2  not validated" in captured
@@ -530,7 +530,7 @@ def test_a_worse_validation_does_not_replace_the_model(corpus, tmp_path):
     for _ in range(3):
         run.validate()
     assert kept == [0.5, 0.4]
-    assert run.progress.best_wer == 0.4
+    assert run.progress.best == 0.4
 
 
 # Resuming

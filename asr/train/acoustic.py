@@ -62,6 +62,8 @@ def train(config: Config, *, resume: bool = False) -> loop.Progress:
 class AcousticTask:
     """An acoustic model with its training and validation data (see ``loop.Task``)."""
 
+    criterion = "wer"
+
     def __init__(self, config: Config, world: World | None = None) -> None:
         self.config = config
         self.world = world or World(device=pick_device(config.train.device))
@@ -205,6 +207,9 @@ class AcousticTask:
         if smoothing:
             loss = torch.lerp(loss, uniform_loss(log_probs, lengths).sum(), smoothing)
         return loss
+
+    def audio_s(self, batch: Batch) -> float:
+        return batch.total_samples / self.config.features.sample_rate_hz
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Loss, WER and CER of greedy decoding on the validation set; nothing where there is none."""

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from asr import checkpoint
 from asr.config import Config, to_dict
-from asr.data import Batch
 from asr.errors import TrainingError
 from asr.files import sweep
+from asr.models.language import LanguageConfig
 from asr.train.distributed import World
 from asr.train.log import RunLog
 from asr.train.process import StopRequest, keep_freed_memory, stop_request
@@ -51,25 +51,42 @@ RESUMABLE_KEYS = {
 }
 
 
+class Batch(Protocol):
+    """What a step is taken on."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names for messages."""
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that the loss is summed over."""
+
+
 class Task(Protocol):
     """What is trained: its network, batches, loss, validation and how its model directory is written."""
 
     network: nn.Module
+    criterion: str
+    """The validation figure that decides which weights are kept: the smallest wins."""
 
     def plan(self, epoch: int) -> Sequence[Any]:
         """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
 
-    def batches(self, plan: Sequence[Any], epoch: int) -> Iterator[Batch | None]:
+    def batches(self, plan: Sequence[Any], epoch: int) -> Iterator[Any]:
         """This process's share of the batches that part of an epoch's plan describes, one for each.
 
         ``None`` stands for a share that is empty or could not be read.
         """
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Any) -> Tensor:
         """Scalar loss of ``self.network``, summed over the tokens of a batch, with gradients."""
 
+    def audio_s(self, batch: Any) -> float:
+        """Seconds of audio in a batch, which the speed of training is told by; 0 for text."""
+
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures on held-out data; ``wer`` decides which weights are kept. Empty without data: the last are.
+        """Figures on held-out data, ``criterion`` among them. Empty without data: the last weights are kept.
 
         All processes call it, and all get the figures of the whole.
         """
@@ -90,7 +107,8 @@ class Progress:
     audio_s: float = 0.0
     bad_steps: int = 0
     """Steps in a row that were skipped: loss or gradient not finite, or no audio that could be read."""
-    best_wer: float = float("inf")
+    best: float = float("inf")
+    """Smallest value of the task's criterion so far."""
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Sums since the last log line: loss, gradient norm, steps."""
     loss_scale: float = 1.0
@@ -99,7 +117,9 @@ class Progress:
     """Steps since the loss scale last changed."""
 
 
-def fit(task: Task, config: Config, folder: Path, world: World | None = None, *, resume: bool = False) -> Progress:
+def fit(
+    task: Task, config: Config | LanguageConfig, folder: Path, world: World | None = None, *, resume: bool = False
+) -> Progress:
     """Train ``task`` as ``config`` says, into ``folder``; with ``resume``, go on from its checkpoint if there is one.
 
     SIGINT and SIGTERM end the run after the current step with a checkpoint, as ``KeyboardInterrupt``.
@@ -116,7 +136,7 @@ def fit(task: Task, config: Config, folder: Path, world: World | None = None, *,
         return run.train()
 
 
-def check_folder(folder: Path, config: Config, *, resume: bool) -> None:
+def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool) -> None:
     """Refuse a run directory that ``fit`` must not write to; cheap, so that it can come before any audio is read.
 
     Raises ``TrainingError`` when ``folder`` holds a run or a model and ``resume`` is false, or when its checkpoint
@@ -141,7 +161,7 @@ def check_folder(folder: Path, config: Config, *, resume: bool) -> None:
 class Run:
     """The state of one training: network, its average, optimiser, progress, log."""
 
-    def __init__(self, task: Task, config: Config, folder: Path, world: World | None = None) -> None:
+    def __init__(self, task: Task, config: Config | LanguageConfig, folder: Path, world: World | None = None) -> None:
         self.task = task
         self.config = config
         self.world = world or World()
@@ -220,7 +240,7 @@ class Run:
         rate = learning_rate(share, optim)
         progress.step += 1
         progress.batch += 1
-        seconds = batch.total_samples / self.config.features.sample_rate_hz if batch else 0.0
+        seconds = self.task.audio_s(batch) if batch else 0.0
         readable, tokens, audio_s = world.sum(batch is not None, batch.total_tokens if batch else 0, seconds)
         if not readable:
             self.skip((), "none of the batch's audio could be read")
@@ -301,14 +321,14 @@ class Run:
         progress = self.progress
         if figures:
             self.write(**{f"valid_{name}": value for name, value in figures.items()})
-        speed = progress.audio_s / max(progress.seconds, 1e-9)
+        speed = f"  {progress.audio_s / max(progress.seconds, 1e-9):.0f} x real time" if progress.audio_s else ""
         text = "".join(f"  {name} {value:.4f}" for name, value in figures.items())
         self.say(
             f"epoch {progress.epoch}/{self.config.train.epochs}  {f'valid{text}' if text else 'not validated'}  "
-            f"{progress.seconds:.0f} s  {speed:.0f} x real time"
+            f"{progress.seconds:.0f} s{speed}"
         )
-        if not figures or figures["wer"] <= progress.best_wer:
-            progress.best_wer = figures.get("wer", math.inf)
+        if not figures or figures[self.task.criterion] <= progress.best:
+            progress.best = figures.get(self.task.criterion, math.inf)
             done = {"epoch": progress.epoch, "step": progress.step, "seconds": round(progress.seconds, 1)}
             if self.world.first:
                 self.task.save_weights(network, figures, done)

@@ -7,8 +7,11 @@ import io
 import tempfile
 from pathlib import Path
 
+from asr import manifest
+from asr.config import TextConfig
 from asr.decode.ngram import Ngram, read_arpa, write_arpa
 from asr.errors import TrainingError
+from asr.text import normalise
 
 ORDERS = range(1, 6)
 
@@ -59,10 +62,12 @@ def train_ngram(text: str | Path, output: str | Path, *, order: int = 3, prune: 
 
 
 def read_sentences(path: str | Path) -> list[str]:
-    """The sentences of a text file, one a line, single spaces between words.
+    """The sentences of a text file, one a line, single spaces between words, or the texts of a manifest (``.jsonl``).
 
     Raises ``TrainingError`` naming file and line for reserved words, and for a file without any sentence.
     """
+    if str(path).endswith(".jsonl"):
+        return [normalise(utterance.text, TextConfig()) for utterance in manifest.read(path)]
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

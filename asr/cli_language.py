@@ -1,0 +1,162 @@
+"""Commands about language models: training, perplexity, generation, tuning; arguments only, like ``asr.cli``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from asr.errors import AsrError
+
+OK = 0
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser's subparsers."""
+    train = commands.add_parser("train-lm", help="train a recurrent language model from a configuration file")
+    train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/lm.yaml")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=2 train.epochs=20")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    train.set_defaults(run=_train_lm, more="overrides")
+
+    ngram = commands.add_parser("train-ngram", help="estimate a Kneser-Ney word n-gram and write it as ARPA")
+    ngram.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
+    ngram.add_argument("output", metavar="ARPA", help="file to write; compressed if it ends in .gz")
+    ngram.add_argument("--order", type=int, default=3, metavar="N", help="1 to 5 (default: 3)")
+    ngram.add_argument(
+        "--prune", type=float, default=0.0, metavar="SHARE", help="drop n-grams that change perplexity by less"
+    )
+    ngram.set_defaults(run=_train_ngram)
+
+    perplexity = commands.add_parser("perplexity", help="perplexity of a language model on a text")
+    perplexity.add_argument("lm", metavar="LM", help="directory of train-lm, or an ARPA file")
+    perplexity.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
+    perplexity.set_defaults(run=_perplexity)
+
+    generate = commands.add_parser("generate", help="let a recurrent language model write")
+    generate.add_argument("lm", metavar="LM", help="directory of train-lm")
+    generate.add_argument("--prompt", default="", help="the text's beginning")
+    generate.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: always the likeliest symbol")
+    generate.add_argument("--length", type=int, default=200, metavar="N", help="symbols at most (default: 200)")
+    generate.add_argument("--count", type=int, default=1, metavar="N", help="texts to write (default: 1)")
+    generate.add_argument("--seed", type=int, default=1)
+    generate.set_defaults(run=_generate)
+
+    tune = commands.add_parser(
+        "tune",
+        help="choose language model weight, word bonus and beam on held-out speech",
+        description="Tries settings on a manifest of speakers that were not trained on, and saves the best into the "
+        "model directory (decoding.yaml and lm/), where transcribe and evaluate find them.",
+    )
+    tune.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest of held-out speakers")
+    tune.add_argument("--model", required=True, metavar="DIR", help="model directory")
+    tune.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
+    tune.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    tune.add_argument("--save-to", type=Path, metavar="DIR", help="save into another model directory than --model")
+    tune.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
+    add_decoding(tune)
+    tune.set_defaults(run=_tune)
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """Options that say how posteriors become text."""
+    group = parser.add_argument_group("decoding", "by default as the model directory says, else greedily")
+    group.add_argument("--beam", type=int, metavar="K", help="beam width; 1 is greedy")
+    group.add_argument("--lm", metavar="LM", help="directory of train-lm, or an ARPA file (.arpa, .gz)")
+    group.add_argument("--lm-weight", type=float, metavar="W", help="weight of its logarithms (default: 0.5)")
+    group.add_argument("--word-bonus", type=float, metavar="B", help="added for each word, natural logarithm")
+    group.add_argument("--lexicon", metavar="FILE", help="the words that may be recognised, one a line")
+    group.add_argument("--unknown-penalty", type=float, metavar="P", help="allow other words, at this cost (negative)")
+    group.add_argument(
+        "--hotword", action="append", metavar="WORD:BOOST", help="make a word or phrase likelier, such as GORDON:5"
+    )
+    group.add_argument("--rescore", metavar="LM", help="language model that the best hypotheses are rescored by")
+    group.add_argument("--rescore-weight", type=float, metavar="W", help="weight of its logarithms (default: 0.5)")
+    group.add_argument("--token-threshold", type=float, metavar="L", help="tokens below it open no prefix, such as -7")
+    group.add_argument("--beam-threshold", type=float, metavar="L", help="drop prefixes that far behind the best")
+
+
+def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_decoding``'s arguments give, None where they were not given."""
+    from asr.decode.words import parse_hotwords
+    from asr.decoding import Decoding
+
+    names = {f.name for f in dataclasses.fields(Decoding)} & vars(args).keys()
+    options = {name: getattr(args, name) for name in names}
+    if args.hotword:
+        options["hotwords"] = parse_hotwords(args.hotword)
+    return options
+
+
+def _train_lm(args: argparse.Namespace) -> int:
+    from asr import config
+    from asr.models.language import LanguageConfig
+    from asr.train import language
+
+    settings = config.load_as(LanguageConfig, args.config, args.overrides)
+    progress = language.train(settings, resume=args.resume)
+    best = f"best perplexity per token {progress.best:.3f}" if settings.data.valid else "not validated"
+    print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
+    return OK
+
+
+def _train_ngram(args: argparse.Namespace) -> int:
+    from asr.train.ngram import train_ngram
+
+    model = train_ngram(args.text, args.output, order=args.order, prune=args.prune)
+    counts = ", ".join(f"{sum(len(k) == n for k in model.entries)} {n}-grams" for n in range(1, model.order + 1))
+    print(f"{args.output}: {counts}")
+    return OK
+
+
+def _perplexity(args: argparse.Namespace) -> int:
+    from asr import lm
+    from asr.train.ngram import read_sentences
+
+    texts = read_sentences(args.text)
+    figures = lm.perplexity(lm.load(args.lm), texts)
+    print(f"perplexity per token {figures.token:.3f}, per word {figures.word:.3f}, per character {figures.char:.3f}")
+    if figures.unknown:
+        print(f"{figures.unknown} words are unknown to the model and not counted")
+    return OK
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from asr import lm
+
+    if args.count < 0:
+        raise AsrError(f"--count: expected 0 or more, got {args.count}")
+    directory = lm.load_recurrent(args.lm)
+    for number in range(args.count):
+        options = {"temperature": args.temperature, "length": args.length, "seed": args.seed + number}
+        symbols = lm.generate(directory, args.prompt, **options)
+        sys.stdout.write(args.prompt)
+        for symbol in symbols:
+            sys.stdout.write(symbol)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+    return OK
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from asr import tune
+    from asr.checkpoint import load_model
+    from asr.decoding import Decoding, choose, save_options
+    from asr.recognizer import Recognizer
+
+    model = load_model(args.model)
+    options = choose(model.path, **{"beam": tune.SEARCH_BEAM, **decoding_options(args)})
+    trials = tune.tune(
+        args.manifest, Recognizer(model, device=args.device, decoding=Decoding()), options, root=args.root
+    )
+    for trial in trials:
+        print(trial)
+    best = tune.best_of(trials)
+    print(f"best: {best}")
+    if not args.dry_run:
+        folder = args.save_to or model.path
+        save_options(folder, best.options)
+        print(f"saved: {folder / 'decoding.yaml'}")
+    return OK

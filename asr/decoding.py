@@ -1,0 +1,220 @@
+"""How a model's posteriors become text: options, the language models they name, and the decoder made of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from asr import config as configs
+from asr import decode, lm
+from asr.decode import Hypothesis
+from asr.decode.fusion import Fusion, score_sequences
+from asr.decode.ngram import Ngram
+from asr.decode.words import make_words, read_lexicon
+from asr.errors import ConfigError, DecodeError, ModelError
+from asr.files import atomic
+from asr.text import CharTokenizer
+
+FILE = "decoding.yaml"
+LM_FOLDER = "lm"
+DEFAULT_BEAM = 16
+WIDE = ("lm", "lexicon", "hotwords", "rescore", "word_bonus")
+"""Options that only the beam search knows."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Options of decoding; a model directory may hold them, tuned for it, as ``decoding.yaml``.
+
+    Everything but ``beam`` needs a beam above 1. Logarithms are natural.
+    """
+
+    beam: int = 1
+    """Prefixes kept by the beam search; 1 decodes greedily."""
+    lm: str = ""
+    """Language model in the search: a directory of ``asr train-lm``, or an ARPA file."""
+    lm_weight: float = 0.5
+    word_bonus: float = 0.0
+    """Added for each word; positive against deletions, negative against insertions."""
+    lexicon: str = ""
+    """File of the words that may be recognised, one a line; an n-gram without one allows the words that it knows."""
+    unknown_penalty: float = -math.inf
+    """Added for a word outside the lexicon (at most 0); ``-inf`` closes the vocabulary."""
+    hotwords: dict[str, float] = field(default_factory=dict)
+    """Boost of words and phrases, in natural logarithms; a lexicon learns them."""
+    rescore: str = ""
+    """Language model that the ``nbest`` of the search are scored by once more."""
+    rescore_weight: float = 0.5
+    nbest: int = 16
+    token_threshold: float = -math.inf
+    """Tokens below it open no prefix; ``-7`` is faster and seldom changes a word."""
+    beam_threshold: float = math.inf
+    """Prefixes that score less than the best by more are dropped."""
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise ConfigError(f"beam: expected 1 or more, got {self.beam}")
+        if self.nbest < 1:
+            raise ConfigError(f"nbest: expected 1 or more, got {self.nbest}")
+        asked = [name for name in WIDE if getattr(self, name)]
+        if self.beam == 1 and asked:
+            raise ConfigError(f"{', '.join(asked)}: expected a beam above 1, got beam 1, which decodes greedily")
+        for name in ("lm_weight", "rescore_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+
+
+class Decoder:
+    """Decodes batches of log-probabilities as ``options`` say, for the tokens of one acoustic model.
+
+    Raises ``DecodeError``, ``ModelError`` or ``ConfigError`` naming a language model, word or option that cannot be
+    used.
+    """
+
+    def __init__(self, options: Decoding, tokenizer: CharTokenizer) -> None:
+        self.options = options
+        self.tokenizer = tokenizer
+        self.fusion: Fusion | None = None
+        ngram = None
+        if options.lm and options.lm_weight:
+            model = load_lm(options.lm, tokenizer)
+            if isinstance(model, Ngram):
+                ngram = model
+            else:
+                self.fusion = Fusion(model.model, options.lm_weight)
+        self.words = None
+        if ngram is not None or options.lexicon or options.hotwords or options.word_bonus:
+            self.words = make_words(
+                tokenizer.encode,
+                tokenizer.vocab_size,
+                tokenizer.space_id,
+                lexicon=read_lexicon(options.lexicon) if options.lexicon else (),
+                ngram=ngram,
+                hotwords=options.hotwords,
+                weight=options.lm_weight,
+                word_bonus=options.word_bonus,
+                unknown_penalty=options.unknown_penalty,
+            )
+        self.rescorer = load_lm(options.rescore, tokenizer) if options.rescore and options.rescore_weight else None
+
+    def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
+        """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
+        if self.options.beam == 1:
+            return decode.greedy(log_probs, lengths)
+        return [nbest[0] for nbest in self.nbest(log_probs, lengths)]
+
+    def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]:
+        """Hypotheses of the beam search, rescored where that is asked for, best first."""
+        options = self.options
+        lists = decode.beam_search(
+            log_probs,
+            lengths,
+            beam=options.beam,
+            token_threshold=options.token_threshold,
+            beam_threshold=options.beam_threshold,
+            words=self.words,
+            lm=self.fusion,
+            nbest=min(options.nbest, options.beam) if self.rescorer else 1,
+            threads=torch.get_num_threads(),
+        )
+        return self._rescore(lists) if self.rescorer else lists
+
+    def _rescore(self, lists: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Add the rescoring model's weighted score to each hypothesis and sort; all are scored in one batch."""
+        flat = [hypothesis for nbest in lists for hypothesis in nbest]
+        if isinstance(self.rescorer, Ngram):
+            scores = np.array([self.rescorer.score(self.tokenizer.decode(h.tokens).split()) for h in flat])
+        else:
+            assert self.rescorer is not None
+            scores = score_sequences(self.rescorer.model, [h.tokens for h in flat])
+        added = iter((self.options.rescore_weight * scores).tolist())
+        rescored = []
+        for nbest in lists:
+            new = [
+                dataclasses.replace(h, score=h.score + more, lm_score=h.lm_score + more)
+                for h, more in zip(nbest, added, strict=False)
+            ]
+            rescored.append(sorted(new, key=lambda h: -h.score))
+        return rescored
+
+
+def load_lm(path: str, tokenizer: CharTokenizer) -> lm.LanguageDirectory | Ngram:
+    """A language model for an acoustic model's tokens. Raises ``DecodeError`` when it has others."""
+    if not Path(path).exists():
+        raise ModelError(f"{path}: no such language model; expected a directory of asr train-lm or an ARPA file")
+    model = lm.load(path)
+    if isinstance(model, lm.LanguageDirectory) and model.tokenizer.symbols != tokenizer.symbols:
+        ours, theirs = ("".join(t.symbols[1:]) for t in (tokenizer, model.tokenizer))
+        raise DecodeError(
+            f"{path}: the language model's tokens are {theirs!r}, the acoustic model's {ours!r}; train it with "
+            "data.tokens=MODEL/tokens.txt"
+        )
+    return model
+
+
+def load_options(folder: Path) -> Decoding:
+    """What a model directory says about decoding, greedy where it says nothing; paths are taken from the directory.
+
+    Raises ``ConfigError`` naming file and key.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return Decoding()
+    options = configs.load_as(Decoding, path)
+    places: dict[str, Any] = {
+        name: str(folder / getattr(options, name)) for name in ("lm", "lexicon", "rescore") if getattr(options, name)
+    }
+    return dataclasses.replace(options, **places)
+
+
+def choose(folder: Path, **given: Any) -> Decoding:
+    """The options of a model directory with those in ``given`` that are not None put over them.
+
+    ``beam=1`` asks for greedy decoding, whatever the directory says; a language model or hot words without a beam get
+    one of 16. Raises ``ConfigError`` as ``load_options`` and for a value out of range.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    if asked.get("beam") == 1:
+        return Decoding(**asked)
+    options = load_options(folder)
+    if "beam" not in asked and options.beam == 1 and any(asked.get(name) for name in WIDE):
+        asked["beam"] = DEFAULT_BEAM
+    return dataclasses.replace(options, **asked)
+
+
+def save_options(folder: Path, options: Decoding) -> None:
+    """Write ``decoding.yaml``, with the language models and the lexicon copied into ``lm/``. Raises ``ModelError``."""
+    try:
+        places: dict[str, Any] = {}
+        for name in ("lm", "lexicon", "rescore"):
+            source = Path(getattr(options, name))
+            if getattr(options, name):
+                places[name] = str(
+                    Path(LM_FOLDER) / f"{name}{''.join(source.suffixes[-2:]) if source.is_file() else ''}"
+                )
+                _copy(source, folder / places[name])
+        with atomic(folder / FILE) as path:
+            path.write_text(configs.dumps(dataclasses.replace(options, **places)), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot save how to decode: {error}") from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists() and source.resolve() == target.resolve():
+        return
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("config.yaml", "tokens.txt", "model.safetensors", "card.json"):
+            if (source / name).is_file():
+                _copy(source / name, target / name)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target) as path:
+        shutil.copyfile(source, path)

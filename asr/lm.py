@@ -1,0 +1,163 @@
+"""Language models as files: directories of recurrent ones, ARPA n-grams; perplexity, and texts that they write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr import config as configs
+from asr.checkpoint import load_card, load_tensors, load_weights
+from asr.decode.fusion import score_sequences
+from asr.decode.ngram import Ngram, read_arpa
+from asr.errors import ConfigError, ModelError
+from asr.files import atomic
+from asr.models.language import BOUNDARY, LanguageConfig, LanguageNetwork, RecurrentLM
+from asr.text import CharTokenizer
+
+SENTENCES = 64
+"""Sentences whose perplexity is measured side by side."""
+
+
+@dataclass(frozen=True)
+class LanguageDirectory:
+    """A loaded directory of a recurrent language model, in evaluation mode."""
+
+    config: LanguageConfig
+    tokenizer: CharTokenizer
+    network: LanguageNetwork
+    card: dict[str, Any]
+    path: Path
+
+    @property
+    def model(self) -> RecurrentLM:
+        """The model as the beam search takes it."""
+        return RecurrentLM(self.network)
+
+
+def save_description(folder: Path, config: LanguageConfig, tokenizer: CharTokenizer) -> None:
+    """Write what is known of a language model before training. Raises ``ModelError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "config.yaml") as path:
+            path.write_text(configs.dumps(config), encoding="utf-8")
+        with atomic(folder / "tokens.txt") as path:
+            tokenizer.save(path)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot write the language model's directory: {error}") from error
+
+
+def load(path: str | Path) -> LanguageDirectory | Ngram:
+    """A directory that ``asr train-lm`` wrote, or an ARPA file.
+
+    Raises ``ModelError`` naming what is missing or damaged, ``DecodeError`` with the line of a malformed ARPA file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return read_arpa(folder)
+    for name in ("config.yaml", "tokens.txt", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: not a language model: {name} is missing")
+    try:
+        config = configs.load_as(LanguageConfig, folder / "config.yaml")
+    except ConfigError as error:
+        raise ModelError(f"{error}; is this an acoustic model?") from error
+    tokenizer = CharTokenizer.load(folder / "tokens.txt", config.text)
+    network = LanguageNetwork(config.model, tokenizer.vocab_size)
+    load_weights(network, load_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
+    return LanguageDirectory(config, tokenizer, network.eval(), load_card(folder), folder)
+
+
+def load_recurrent(path: str | Path) -> LanguageDirectory:
+    """Like ``load``, where only a recurrent model will do. Raises ``ModelError`` for an n-gram too."""
+    if not Path(path).is_dir():
+        raise ModelError(f"{path}: expected the directory of a recurrent language model (asr train-lm)")
+    found = load(path)
+    assert isinstance(found, LanguageDirectory)
+    return found
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood per token, word and character; ends of sentences are predicted and
+    counted as a token and as a word, not as a character. A word n-gram's tokens are words; ``unknown`` ones that it has
+    no probability for are left out."""
+
+    token: float
+    word: float
+    char: float
+    unknown: int = 0
+
+
+def perplexity(model: LanguageDirectory | Ngram, texts: Sequence[str]) -> Perplexity:
+    """Perplexity of sentences, each by itself. Raises ``TextError`` for one that the model's tokens cannot spell."""
+    if isinstance(model, LanguageDirectory):
+        return network_perplexity(model.network, model.tokenizer, texts)
+    known = [[word for word in text.split() if model.id_of(word) >= 0] for text in texts]
+    total = -sum(model.score(words) for words in known)
+    words = sum(len(sentence) + 1 for sentence in known)
+    characters = sum(len(" ".join(sentence)) for sentence in known)
+    per_word = _exp_mean(total, words)
+    unknown = sum(len(text.split()) for text in texts) - sum(map(len, known))
+    return Perplexity(per_word, per_word, _exp_mean(total, characters), unknown)
+
+
+def network_perplexity(network: LanguageNetwork, tokenizer: CharTokenizer, texts: Sequence[str]) -> Perplexity:
+    """``perplexity`` of a network, which is left in evaluation mode."""
+    model = RecurrentLM(network)
+    total, tokens, words, characters = 0.0, 0, 0, 0
+    for at in range(0, len(texts), SENTENCES):
+        group = texts[at : at + SENTENCES]
+        encoded = [tokenizer.encode(text) for text in group]
+        total -= float(score_sequences(model, encoded).sum())
+        tokens += sum(len(ids) + 1 for ids in encoded)
+        words += sum(len(text.split()) + 1 for text in group)
+        characters += sum(len(text) for text in group)
+    return Perplexity(_exp_mean(total, tokens), _exp_mean(total, words), _exp_mean(total, characters))
+
+
+def _exp_mean(total: float, count: int) -> float:
+    return math.exp(min(700.0, total / max(1, count)))
+
+
+def generate(
+    directory: LanguageDirectory, prompt: str = "", *, temperature: float = 1.0, length: int = 200, seed: int = 1
+) -> Iterator[str]:
+    """Symbols that continue ``prompt``, drawn one after the other until the text ends or ``length`` are written.
+
+    ``temperature`` divides the log-probabilities; 0 always takes the likeliest symbol. Raises ``ConfigError`` for a
+    temperature or length below 0, ``TextError`` for a prompt that cannot be spelt.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"temperature: expected 0 or more, got {temperature}")
+    if length < 0:
+        raise ConfigError(f"length: expected 0 or more, got {length}")
+    ids = directory.tokenizer.encode(prompt)
+    # Encoding takes the space off the end, which a prompt may well end in: the next word begins behind it.
+    if prompt.endswith(" ") and ids and directory.tokenizer.space_id is not None:
+        ids.append(directory.tokenizer.space_id)
+    return _draw(directory, ids, temperature, length, np.random.default_rng(seed))
+
+
+def _draw(
+    directory: LanguageDirectory, ids: list[int], temperature: float, length: int, rng: np.random.Generator
+) -> Iterator[str]:
+    model = directory.model
+    state = model.start(1)
+    for token in [BOUNDARY, *ids]:
+        log_probs, state = model.advance(state, np.array([token]))
+    for _ in range(length):
+        row = log_probs[0].astype(np.float64)
+        if temperature:
+            weights = np.exp((row - row.max()) / temperature)
+            token = int(rng.choice(len(row), p=weights / weights.sum()))
+        else:
+            token = int(row.argmax())
+        if token == BOUNDARY:
+            return
+        yield directory.tokenizer.decode([token])
+        log_probs, state = model.advance(state, np.array([token]))

@@ -1,0 +1,155 @@
+"""A recurrent language model over tokens (Mikolov et al. 2010; tied embeddings: Press & Wolf 2017).
+
+Token 0, the acoustic model's blank, which no text contains, stands between sentences: it begins each and ends each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from asr.config import OptimConfig, TextConfig, TrainConfig
+from asr.errors import ConfigError
+from asr.models.cells import make_cell
+
+CELLS = ("rnn", "rnn_relu", "gru", "lstm")
+BOUNDARY = 0
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network: embedding, recurrent layers, output tied to the embedding."""
+
+    cell: str = "lstm"
+    layers: int = 1
+    hidden: int = 256
+    embedding: int = 128
+    dropout: float = 0.3
+    """Of embeddings and of the outputs of the layers."""
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS:
+            raise ConfigError(f"model.cell: expected one of {CELLS}, got {self.cell!r}")
+        for name in ("layers", "hidden", "embedding"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name}: expected > 0, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout: expected 0 <= dropout < 1, got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class TextDataConfig:
+    """Texts and batching. A text is a file with a sentence a line, or a manifest (``.jsonl``)."""
+
+    train: str = ""
+    valid: str = ""
+    tokens: str = ""
+    """``tokens.txt`` of the acoustic model that the language model is for; empty takes the training text's characters,
+    which are the same when both learn from the same transcripts."""
+    batch: int = 32
+    """Sentences, or streams of text, side by side."""
+    bptt: int = 0
+    """Tokens that gradients reach back, the state being carried on (truncated backpropagation through time): for
+    running text. 0: each sentence by itself, from an empty state, as utterances are decoded."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"data.batch: expected > 0, got {self.batch}")
+        if self.bptt < 0:
+            raise ConfigError(f"data.bptt: expected >= 0, got {self.bptt}")
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Everything that determines a language model and its training; saved, resolved, in its directory."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    model: NetworkConfig = field(default_factory=NetworkConfig)
+    data: TextDataConfig = field(default_factory=TextDataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class LanguageNetwork(nn.Module):
+    """Tokens in, log-probabilities of the next token out."""
+
+    def __init__(self, config: NetworkConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, config.embedding)
+        nn.init.normal_(self.embedding.weight, std=config.embedding**-0.5)
+        sizes = [config.embedding] + [config.hidden] * config.layers
+        self.cells = nn.ModuleList(make_cell(config.cell, sizes[i], sizes[i + 1]) for i in range(config.layers))
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(config.hidden, config.embedding)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    @property
+    def parts(self) -> int:
+        """Tensors in one layer's state: hidden and, for an LSTM, cell."""
+        return 2 if self.config.cell == "lstm" else 1
+
+    def empty_state(self, n: int) -> Tensor:
+        """State of ``n`` sequences before their first token, ``(n, layers, parts, hidden)``."""
+        return self.bias.new_zeros(n, self.config.layers, self.parts, self.config.hidden)
+
+    def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """``tokens (B, T)`` and ``state (B, layers, parts, hidden)`` to natural log-probabilities ``(B, T, V)`` of the
+        tokens that follow, float32, and the state after the last one."""
+        x = self.dropout(self.embedding(tokens))
+        following = []
+        for layer, cell in enumerate(self.cells):
+            before = [part.contiguous() for part in state[:, layer].transpose(0, 1)[:, None]]
+            x, after = cell(x, (before[0], before[1]) if self.parts == 2 else before[0])
+            x = self.dropout(x)
+            following.append(torch.cat(after if self.parts == 2 else (after,)).transpose(0, 1))
+        logits = nn.functional.linear(self.project(x), self.embedding.weight, self.bias)
+        return logits.float().log_softmax(dim=-1), torch.stack(following, dim=1)
+
+
+@dataclass(frozen=True)
+class RecurrentState:
+    """``memory (n, layers, parts, hidden)`` of the network and ``ends (n,)``: log-probability that the text ends."""
+
+    memory: Tensor
+    ends: Tensor
+
+
+class RecurrentLM:
+    """A trained network as ``asr.decode.fusion.LanguageModel``: all prefixes in one forward pass."""
+
+    def __init__(self, network: LanguageNetwork) -> None:
+        self.network = network.eval()
+
+    @property
+    def vocab_size(self) -> int:
+        return self.network.vocab_size
+
+    def start(self, n: int) -> RecurrentState:
+        memory = self.network.empty_state(n)
+        return RecurrentState(memory, memory.new_zeros(n))
+
+    def advance(
+        self, state: RecurrentState, tokens: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], RecurrentState]:
+        with torch.inference_mode():
+            column = torch.from_numpy(np.ascontiguousarray(tokens))[:, None].to(state.memory.device)
+            log_probs, memory = self.network(column, state.memory)
+        return log_probs[:, 0].cpu().numpy(), RecurrentState(memory, log_probs[:, 0, BOUNDARY])
+
+    def select(self, state: RecurrentState, indices: npt.NDArray[np.int64]) -> RecurrentState:
+        rows = torch.from_numpy(np.ascontiguousarray(indices)).to(state.memory.device)
+        return RecurrentState(state.memory[rows], state.ends[rows])
+
+    def join(self, states: Sequence[RecurrentState]) -> RecurrentState:
+        return RecurrentState(torch.cat([s.memory for s in states]), torch.cat([s.ends for s in states]))
+
+    def finish(self, state: RecurrentState) -> npt.NDArray[np.float32]:
+        ends: npt.NDArray[np.float32] = state.ends.cpu().numpy()
+        return ends

@@ -1,0 +1,213 @@
+"""From options to words: language models, lexicon, hot words and rescoring as users reach them; tuning; saving."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from corpus import make_config, make_corpus
+
+import asr
+from asr import cli, decoding, lm, manifest, tune
+from asr import config as configs
+from asr.config import TextConfig
+from asr.decoding import Decoder, Decoding
+from asr.errors import ConfigError, DecodeError, ModelError
+from asr.models.language import LanguageConfig
+from asr.text import CharTokenizer
+from asr.train import acoustic, language
+from asr.train.ngram import train_ngram
+
+TOKENIZER = CharTokenizer(["<blank>", " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"], TextConfig())
+TEXTS = ["GORDON CALLED", "GORDON SMITH CALLED", "CALL GORDON"] * 4
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A recurrent model and a 3-gram of the same few sentences, and tokens."""
+    folder = tmp_path_factory.mktemp("lms")
+    (folder / "text").write_text("\n".join(TEXTS) + "\n")
+    TOKENIZER.save(folder / "tokens.txt")
+    tree = {
+        "model": {"hidden": 32, "embedding": 16, "dropout": 0.0},
+        "data": {"train": str(folder / "text"), "tokens": str(folder / "tokens.txt"), "batch": 4},
+        "optim": {"learning_rate": 0.02},
+        "train": {"output": str(folder / "rnn"), "epochs": 30, "threads": 1, "device": "cpu"},
+    }
+    language.train(configs.from_dict(LanguageConfig, tree))
+    train_ngram(folder / "text", folder / "words.arpa", order=3)
+    return folder
+
+
+def posteriors(text, other=None, share=0.0):
+    """Each symbol of ``text`` in a frame and a blank behind it; ``share`` of it goes to the symbols of ``other``."""
+    rows = []
+    for symbol, second in zip(text, other or text, strict=True):
+        row = np.full(TOKENIZER.vocab_size, 1e-4)
+        row[index(symbol)] += 1 - share
+        row[index(second)] += share
+        rows += [row / row.sum(), np.eye(TOKENIZER.vocab_size)[0] * 0.99 + 0.01 / TOKENIZER.vocab_size]
+    matrix = np.log(np.array(rows) / np.array(rows).sum(axis=1, keepdims=True))
+    return torch.from_numpy(matrix)[None].float(), torch.tensor([len(rows)])
+
+
+def index(symbol):
+    return TOKENIZER.symbols.index(symbol)
+
+
+def text_of(options, matrix):
+    return TOKENIZER.decode(Decoder(options, TOKENIZER).decode(*matrix)[0].tokens)
+
+
+MISHEARD = posteriors("JORDON CALLED", "GORDON CALLED", 0.35)
+
+
+def test_each_language_model_mends_what_was_misheard(models):
+    assert text_of(Decoding(), MISHEARD) == "JORDON CALLED"
+    assert text_of(Decoding(beam=8), MISHEARD) == "JORDON CALLED"
+    (models / "words.txt").write_text("GORDON\nCALLED\n")
+    for options in (
+        {"lm": str(models / "rnn")},
+        {"lm": str(models / "words.arpa")},
+        {"lexicon": str(models / "words.txt")},
+        {"hotwords": {"GORDON": 3.0}},
+        {"rescore": str(models / "rnn")},
+        {"rescore": str(models / "words.arpa"), "rescore_weight": 1.0},
+    ):
+        assert text_of(Decoding(beam=8, **options), MISHEARD) == "GORDON CALLED", options
+
+
+def test_weight_zero_is_no_language_model_exactly(models):
+    plain = Decoder(Decoding(beam=8), TOKENIZER).decode(*MISHEARD)
+    for name in ("rnn", "words.arpa"):
+        options = Decoding(beam=8, lm=str(models / name), lm_weight=0.0, rescore=str(models / name), rescore_weight=0.0)
+        assert Decoder(options, TOKENIZER).decode(*MISHEARD) == plain
+
+
+def test_rescoring_adds_the_weighted_score_of_the_whole_text(models):
+    options = Decoding(beam=8, rescore=str(models / "rnn"), rescore_weight=0.7, nbest=5)
+    found = Decoder(options, TOKENIZER).nbest(*MISHEARD)[0]
+    plain = {
+        h.tokens: h.score for h in Decoder(dataclasses.replace(options, rescore=""), TOKENIZER).nbest(*MISHEARD)[0]
+    }
+    network = lm.load_recurrent(models / "rnn")
+    assert len(found) == 5
+    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+    for hypothesis in found:
+        if hypothesis.tokens in plain:
+            added = float(decoding.score_sequences(network.model, [hypothesis.tokens])[0])
+            assert hypothesis.score == pytest.approx(plain[hypothesis.tokens] + 0.7 * added, rel=1e-5)
+
+
+def test_a_closed_vocabulary_and_a_penalty_for_the_rest(models):
+    (models / "few.txt").write_text("GORDON\nCALL\n")
+    closed = Decoding(beam=16, lexicon=str(models / "few.txt"))
+    assert set(text_of(closed, posteriors("JORDON CALLS")).split()) <= {"GORDON", "CALL"}
+    opened = dataclasses.replace(closed, unknown_penalty=-1.0)
+    assert text_of(opened, posteriors("JORDON CALLS")) == "JORDON CALLS"
+
+
+def test_bad_options_are_named(models, tmp_path):
+    for bad, error, message in (
+        ({"beam": 0}, ConfigError, "beam.*0"),
+        ({"beam": 1, "lm": "x"}, ConfigError, "lm: expected a beam above 1"),
+        ({"lm_weight": -1.0}, ConfigError, "lm_weight"),
+        ({"nbest": 0}, ConfigError, "nbest"),
+        ({"rescore_weight": math.nan}, ConfigError, "rescore_weight"),
+    ):
+        with pytest.raises(error, match=message):
+            Decoding(**bad)
+    other = CharTokenizer(["<blank>", " ", *"ABC"], TextConfig())
+    with pytest.raises(DecodeError, match="the language model's tokens are"):
+        Decoder(Decoding(beam=4, lm=str(models / "rnn")), other)
+    with pytest.raises(DecodeError, match="none of the n-gram's words"):
+        Decoder(Decoding(beam=4, lm=str(models / "words.arpa")), CharTokenizer(["<blank>", " ", *"XYZ"], TextConfig()))
+    with pytest.raises(ModelError, match="nowhere"):
+        Decoder(Decoding(beam=4, lm=str(tmp_path / "nowhere")), TOKENIZER)
+    with pytest.raises(DecodeError, match="MÜLLER.*Ü"):
+        Decoder(Decoding(beam=4, hotwords={"MÜLLER": 2.0}), TOKENIZER)
+    (tmp_path / "decoding.yaml").write_text("beam: 4\nbeem: 5\n")
+    with pytest.raises(ConfigError, match=r"decoding\.yaml.*beem"):
+        decoding.load_options(tmp_path)
+
+
+def test_saved_options_come_back_with_their_models(models, tmp_path):
+    (models / "words.txt").write_text("GORDON\nCALLED\n")
+    options = Decoding(
+        beam=8, lm=str(models / "rnn"), lm_weight=0.8, word_bonus=0.5, lexicon=str(models / "words.txt"),
+        rescore=str(models / "words.arpa"), hotwords={"GORDON": 1.0},
+    )  # fmt: skip
+    (tmp_path / "model").mkdir()
+    decoding.save_options(tmp_path / "model", options)
+    found = decoding.load_options(tmp_path / "model")
+    assert {Path(getattr(found, name)).parent for name in ("lm", "lexicon", "rescore")} == {tmp_path / "model" / "lm"}
+    assert dataclasses.replace(found, lm=options.lm, lexicon=options.lexicon, rescore=options.rescore) == options
+    assert Decoder(found, TOKENIZER).decode(*MISHEARD) == Decoder(options, TOKENIZER).decode(*MISHEARD)
+    decoding.save_options(tmp_path / "model", found)  # in place
+    assert decoding.load_options(tmp_path / "model") == found
+
+
+def test_what_is_asked_for_goes_over_what_is_saved(models, tmp_path):
+    decoding.save_options(tmp_path, Decoding(beam=8, lm=str(models / "words.arpa"), lm_weight=0.8))
+    assert decoding.choose(tmp_path, beam=None, lm=None).lm_weight == 0.8
+    assert decoding.choose(tmp_path, beam=1) == Decoding()
+    assert decoding.choose(tmp_path, lm_weight=0.1).beam == 8
+    assert decoding.choose(tmp_path / "none", hotwords={"A": 1.0}).beam == decoding.DEFAULT_BEAM
+    assert decoding.choose(tmp_path / "none") == Decoding()
+
+
+# With an acoustic model
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), train=24, valid=6)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    acoustic.train(make_config(corpus, train={"output": str(folder), "epochs": 12}))
+    text = folder.parent / "text"
+    text.write_text("".join(f"{u.text}\n" for u in manifest.read(corpus / "train.jsonl")))
+    train_ngram(text, folder.parent / "words.arpa", order=2)
+    return folder
+
+
+def test_tuning_finds_the_best_of_its_trials_and_the_model_then_decodes_so(trained, corpus, tmp_path, capsys):
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    arpa = str(trained.parent / "words.arpa")
+    assert cli.main(["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--json", str(before)]) == 0
+    command = ["tune", str(corpus / "valid.jsonl"), "--model", str(trained), "--lm", arpa]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert not (trained / "decoding.yaml").exists()
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    best = next(line for line in lines if line.startswith("best:"))
+    errors = [int(line.rpartition("(")[2].partition("/")[0]) for line in lines if line.startswith("lm_weight")]
+    assert len(errors) > 25
+    assert f"({min(errors)}/" in best
+    assert cli.main(["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--json", str(after)]) == 0
+    assert json.loads(after.read_text())["errors"] == min(errors) <= json.loads(before.read_text())["errors"]
+    again = tmp_path / "again.json"
+    greedy = ["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--beam", "1", "--json", str(again)]
+    assert cli.main(greedy) == 0
+    assert json.loads(again.read_text())["errors"] == json.loads(before.read_text())["errors"]
+    recognizer = asr.load(trained, device="cpu")
+    assert tune.tune(corpus / "valid.jsonl", recognizer, recognizer.decoder.options, beams=(4,))[0].words > 0
+
+
+def test_the_commands_take_hot_words_and_refuse_bad_ones(trained, corpus, capsys):
+    audio = manifest.read(corpus / "valid.jsonl")[0].audio
+    command = ["transcribe", audio, "--model", str(trained)]
+    assert cli.main([*command, "--hotword", "A B:30", "--beam", "8"]) == 0
+    assert "A B" in capsys.readouterr().out
+    for bad, message in (
+        ("A", "expected WORD:BOOST"),
+        ("Z9:3", "Z"),
+    ):
+        assert cli.main([*command, "--hotword", bad]) == 2
+        assert message in capsys.readouterr().err
