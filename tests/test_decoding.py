@@ -127,7 +127,7 @@ def test_bad_options_are_named(models, tmp_path):
         Decoder(Decoding(beam=4, lm=str(models / "words.arpa")), CharTokenizer(["<blank>", " ", *"XYZ"], TextConfig()))
     with pytest.raises(ModelError, match="nowhere"):
         Decoder(Decoding(beam=4, lm=str(tmp_path / "nowhere")), TOKENIZER)
-    with pytest.raises(DecodeError, match="MÜLLER.*Ü"):
+    with pytest.raises(DecodeError, match=r"MÜLLER.*Ü"):
         Decoder(Decoding(beam=4, hotwords={"MÜLLER": 2.0}), TOKENIZER)
     (tmp_path / "decoding.yaml").write_text("beam: 4\nbeem: 5\n")
     with pytest.raises(ConfigError, match=r"decoding\.yaml.*beem"):
