@@ -207,11 +207,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     result = evaluate(
         args.manifest, load(args.model, device=args.device, **cli_language.decoding_options(args)), args.root
     )
+    if args.json:  # first: a closed pipe ends the command at the first line it prints
+        _write_json(args.json, result.to_dict())
     if args.errors:
         _print_errors(result.report)
     print(result.summary())
-    if args.json:
-        _write_json(args.json, result.to_dict())
     return _report_failures([f"{name}: {reason}" for name, reason in result.failures.items()])
 
 
@@ -221,11 +221,11 @@ def _score(args: argparse.Namespace) -> int:
 
     references = scoring.read_transcripts(args.reference, "reference")
     report = scoring.score(references, scoring.read_transcripts(args.hypothesis))
+    if args.json:
+        _write_json(args.json, report.to_dict())
     if args.errors:
         _print_errors(report)
     print(report.summary())
-    if args.json:
-        _write_json(args.json, report.to_dict())
     return OK
 
 

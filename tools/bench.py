@@ -2,6 +2,7 @@
 
     python tools/bench.py transcribe FILE... [--model DIR|NAME] [--threads N] [--repeat N]
     python tools/bench.py train CONF [key=value ...] [--threads N] [--repeat N]
+    python tools/bench.py decode MANIFEST [--model DIR|NAME] [--arpa FILE] [--lm DIR] [--peers-python PYTHON]
 
 ``transcribe`` gives seconds of computing per second of audio, model loading apart: one file after the other, as a
 user's files come, and all in one batch.
@@ -10,6 +11,10 @@ user's files come, and all in one batch.
 features, steps, log, checkpoints), the same steps on features that are ready (the compute limit), and the same
 network with ``pack_padded_sequence``, which on CPU leaves the fused kernels. The three take turns, so that what else
 the machine does hits them alike.
+
+``decode`` gives seconds and WER of this package's beam search and of other packages' on the posteriors of MANIFEST, at
+the same beams and thresholds. The others (extra ``bench``) may live in an environment of their own, whose Python
+``--peers-python`` names.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import bench_decode
 import torch
 from torch import Tensor, nn
 
@@ -156,6 +162,21 @@ def main() -> int:
     command.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
     command.add_argument("--repeat", type=int, default=3, help="epochs timed, after one that is not")
     command.set_defaults(run=train)
+    command = commands.add_parser("decode")
+    command.add_argument("manifest")
+    command.add_argument("--model")
+    command.add_argument("--arpa", help="word n-gram, whose words are the lexicon")
+    command.add_argument("--lm", help="directory of train-lm")
+    command.add_argument("--lm-weight", type=float, default=0.3)
+    command.add_argument("--word-bonus", type=float, default=1.0)
+    command.add_argument("--beams", type=int, nargs="+", default=[16, 64])
+    command.add_argument("--token-threshold", type=float, default=-5.0)
+    command.add_argument("--beam-threshold", type=float, default=10.0)
+    command.add_argument("--long-s", type=float, default=600.0, help="seconds of one long matrix; 0 leaves it out")
+    command.add_argument("--peers-python", default="", help="Python of the other packages' environment")
+    command.add_argument("--threads", type=int, default=1, help="0 leaves torch's choice")
+    command.add_argument("--repeat", type=int, default=5)
+    command.set_defaults(run=bench_decode.decode)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -3,7 +3,8 @@
     python tools/bundle_model.py RUN NAME --evaluation JSON --note "key: text" ...
 
 RUN is a training's output, NAME the name that ``asr.load`` will know it by, JSON what ``asr evaluate --json`` wrote for
-the test set. Notes go into the card as they are: purpose, licence of the data, limits.
+the test set. Where RUN holds tuned options of decoding (``asr tune``), they and their language model come along. Notes
+go into the card as they are: purpose, licence of the data, limits.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ import json
 import sys
 from pathlib import Path
 
-from asr import checkpoint
+from asr import checkpoint, decoding, lm
 from asr.errors import AsrError
 
 ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
 FIGURES = ("wer", "cer", "ser", "errors", "words", "substitutions", "deletions", "insertions", "ci95")
+
+
+def bundle_lm(source: lm.LanguageDirectory, folder: Path) -> None:
+    """A language model's directory, without the paths of the training machine."""
+    data = dataclasses.replace(source.config.data, train="", valid="", tokens="")
+    train = dataclasses.replace(source.config.train, output="exp/lm")
+    lm.save_description(folder, dataclasses.replace(source.config, data=data, train=train), source.tokenizer)
+    checkpoint.save_weights(folder, source.network, source.card, half=True)
 
 
 def main() -> int:
@@ -35,11 +44,18 @@ def main() -> int:
         card = notes | model.card | {"test": {key: evaluation[key] for key in FIGURES}}
         # Paths of the training machine mean nothing to others.
         data = dataclasses.replace(model.config.data, train="", valid="")
-        train = dataclasses.replace(model.config.train, output="exp/model")
+        train = dataclasses.replace(model.config.train, output="exp/model", init="", teacher="")
         config = dataclasses.replace(model.config, data=data, train=train)
         folder = ASSETS / args.name
         checkpoint.save_description(folder, config, model.tokenizer, model.stats)
         checkpoint.save_weights(folder, model.network, card, half=True)
+        if (args.run / decoding.FILE).is_file():
+            options = decoding.load_options(args.run)
+            decoding.save_options(folder, options)
+            for name in filter(None, (options.lm, options.rescore)):
+                source = lm.load(name)
+                if isinstance(source, lm.LanguageDirectory):
+                    bundle_lm(source, folder / decoding.LM_FOLDER / ("lm" if name == options.lm else "rescore"))
         print(checkpoint.describe(checkpoint.load_model(folder)))
     except (AsrError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
