@@ -134,6 +134,17 @@ def blocks(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[int, Sam
             yield file.rate_hz, block
 
 
+def as_mono(samples: npt.ArrayLike, name: str, rate_hz: int, at: int = 0) -> Samples:
+    """A block of a live source as mono float32 ``(n,)``: floats in [-1, 1] or integers, ``(n,)`` or ``(n, C)``.
+
+    ``at`` is the block's first sample, for messages. Raises ``AudioError`` as ``load`` does for arrays.
+    """
+    block = _scaled(_samples(samples, name))
+    if not len(block):
+        return np.zeros(0, np.float32)
+    return _mono(block, _Opened(name, rate_hz, block.shape[1], None), at)
+
+
 def resample(samples: npt.ArrayLike, from_hz: float, to_hz: float, quality: str = "HQ") -> Samples:
     """Band-limited resampling of ``(S,)`` or ``(S, C)`` to ``round(S * to_hz / from_hz)`` float32 samples.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from asr.decode.words import make_words, read_lexicon
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.files import atomic
 from asr.text import CharTokenizer
+
+if TYPE_CHECKING:
+    from asr.decode import BeamSearch
 
 FILE = "decoding.yaml"
 LM_FOLDER = "lm"
@@ -71,6 +75,9 @@ class Decoding:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
 
+Search: TypeAlias = "decode.GreedySearch | BeamSearch"
+
+
 class Decoder:
     """Decodes batches of log-probabilities as ``options`` say, for the tokens of one acoustic model.
 
@@ -109,6 +116,33 @@ class Decoder:
         if self.options.beam == 1:
             return decode.greedy(log_probs, lengths)
         return [nbest[0] for nbest in self.nbest(log_probs, lengths)]
+
+    def search(self) -> Search:
+        """A search over one utterance whose frames come in pieces; ``finish`` ends it."""
+        options = self.options
+        if options.beam == 1:
+            return decode.GreedySearch()
+        return decode.BeamSearch(
+            beam=options.beam,
+            token_threshold=options.token_threshold,
+            beam_threshold=options.beam_threshold,
+            words=self.words,
+            lm=self.fusion,
+        )
+
+    def accept(self, searches: Sequence[Search], matrices: Sequence[torch.Tensor]) -> None:
+        """Feed each search its next frames ``(T, V)``, the language model being asked for all searches at once."""
+        if self.options.beam > 1:
+            decode.accept_all([search for search in searches if isinstance(search, decode.BeamSearch)], matrices)
+            return
+        for search, matrix in zip(searches, matrices, strict=True):
+            search.accept(matrix)
+
+    def finish(self, search: Search) -> Hypothesis:
+        """The final hypothesis of a search, rescored where that is asked for; the search begins anew."""
+        if not self.rescorer:
+            return search.finish()[0]
+        return self._rescore([search.finish(min(self.options.nbest, self.options.beam))])[0][0]
 
     def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]:
         """Hypotheses of the beam search, rescored where that is asked for, best first."""

@@ -35,6 +35,7 @@ LAYERS = {
     "decoding": 6,
     "train": 6,
     "recognizer": 7,
+    "stream": 8,
     "batch": 8,
     "evaluate": 8,
     "tune": 8,

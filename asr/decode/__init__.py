@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from asr.decode.align import align
-from asr.decode.greedy import greedy
+from asr.decode.greedy import GreedySearch, greedy
 from asr.decode.hypothesis import Hypothesis
 
 if TYPE_CHECKING:
-    from asr.decode.beam import BeamSearch, beam_search
+    from asr.decode.beam import BeamSearch, accept_all, beam_search
 
-__all__ = ["BeamSearch", "Hypothesis", "align", "beam_search", "greedy"]
+__all__ = ["BeamSearch", "GreedySearch", "Hypothesis", "accept_all", "align", "beam_search", "greedy"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("BeamSearch", "beam_search"):
+    if name not in ("BeamSearch", "accept_all", "beam_search"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from asr.decode import beam
 

@@ -104,15 +104,7 @@ class BeamSearch:
             DecodeError: not a ``(T, V)`` matrix of normalised log-probabilities, or another ``V`` than before. The
                 search then stands where it stood before the call.
         """
-        batch, lengths = as_batch(log_probs)
-        shape = tuple(np.shape(log_probs))
-        if len(shape) != 2:
-            raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
-        if self._columns is not None and batch.shape[2] != self._columns:
-            raise DecodeError(f"expected {self._columns} columns as in earlier frames, got shape {shape}")
-        check_normalised(batch, lengths, first_frame=self.frames)
-        self._take(batch[0])
-        decode([self])
+        accept_all([self], [log_probs])
 
     def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
         """The likeliest hypotheses of the frames so far, best first; fewer than ``nbest`` where the beam holds fewer.
@@ -140,6 +132,13 @@ class BeamSearch:
         result = self.hypotheses(nbest)
         self.start()
         return result
+
+    def partial(self) -> tuple[Hypothesis, int]:
+        """The best hypothesis so far, as if more were to come, and how many of its tokens will not change any more:
+        those that all prefixes in the beam begin with."""
+        if not self._counts[kernel.ENTRIES]:
+            return Hypothesis(), 0
+        return self._hypothesis(0, 0.0), int(pools.agreed(self._beam, self._nodes, self._counts))
 
     def _take(self, log_probs: npt.NDArray[np.floating]) -> None:
         """Queue checked frames ``(T, V)`` for ``_run``."""
@@ -205,6 +204,26 @@ class BeamSearch:
             ends=found.ends[:keep],
             confidences=found.confidences[:keep],
         )
+
+
+def accept_all(searches: Sequence[BeamSearch], matrices: Sequence[Matrix]) -> None:
+    """``accept`` of several searches, each with frames of its own; a language model is asked for all of them at once.
+
+    Raises ``DecodeError`` as ``accept`` does, before any of the searches has moved.
+    """
+    frames = []
+    for search, log_probs in zip(searches, matrices, strict=True):
+        batch, lengths = as_batch(log_probs)
+        shape = tuple(np.shape(log_probs))
+        if len(shape) != 2:
+            raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
+        if search._columns is not None and batch.shape[2] != search._columns:
+            raise DecodeError(f"expected {search._columns} columns as in earlier frames, got shape {shape}")
+        check_normalised(batch, lengths, first_frame=search.frames)
+        frames.append(batch[0])
+    for search, matrix in zip(searches, frames, strict=True):
+        search._take(matrix)
+    decode(searches)
 
 
 def decode(searches: Sequence[BeamSearch]) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised
+from asr.errors import DecodeError
 
 
 def greedy(log_probs: Matrix, lengths: Lengths = None) -> list[Hypothesis]:
@@ -26,10 +27,69 @@ def greedy(log_probs: Matrix, lengths: Lengths = None) -> list[Hypothesis]:
     """
     batch, frames = as_batch(log_probs, lengths)
     check_normalised(batch, frames)
-    utterances, steps, _ = batch.shape
-    valid = np.arange(steps) < frames[:, None]
     best = batch.argmax(axis=-1)
-    peaks = np.take_along_axis(batch, best[..., None], axis=-1)[..., 0]
+    return _hypotheses(best, np.take_along_axis(batch, best[..., None], axis=-1)[..., 0], frames)
+
+
+class GreedySearch:
+    """Best-path decoding of frames as they come, with the interface of ``asr.decode.BeamSearch``.
+
+    Keeps one token and one posterior per frame until ``finish`` or ``start``.
+    """
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything accepted so far."""
+        self._best: list[npt.NDArray[np.int64]] = []
+        self._peaks: list[npt.NDArray[Any]] = []
+        self._columns: int | None = None
+        self.frames = 0
+        """Frames accepted so far."""
+
+    def accept(self, log_probs: Matrix) -> None:
+        """Decode the next frames ``(T, V)``, ``T`` from 0. Raises ``DecodeError`` as ``BeamSearch.accept``."""
+        batch, lengths = as_batch(log_probs)
+        shape = tuple(np.shape(log_probs))
+        if len(shape) != 2:
+            raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
+        if self._columns is not None and batch.shape[2] != self._columns:
+            raise DecodeError(f"expected {self._columns} columns as in earlier frames, got shape {shape}")
+        check_normalised(batch, lengths, first_frame=self.frames)
+        self._columns = batch.shape[2]
+        best = batch[0].argmax(axis=-1)
+        self._best.append(best)
+        self._peaks.append(np.take_along_axis(batch[0], best[:, None], axis=-1)[:, 0])
+        self.frames += len(best)
+
+    def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
+        """The best path so far, the only one there is. Raises ``DecodeError`` for another ``nbest`` than 1."""
+        if nbest != 1:
+            raise DecodeError(f"expected nbest 1 of greedy decoding, got {nbest}; use a beam")
+        if not self._best:
+            return [Hypothesis()]
+        best, peaks = np.concatenate(self._best)[None], np.concatenate(self._peaks)[None]
+        return _hypotheses(best, peaks, np.array([self.frames]))
+
+    def partial(self) -> tuple[Hypothesis, int]:
+        """The hypothesis so far, and how many of its tokens will not change any more: all of them."""
+        found = self.hypotheses()[0]
+        return found, len(found.tokens)
+
+    def finish(self, nbest: int = 1) -> list[Hypothesis]:
+        """``hypotheses``, then ``start``."""
+        result = self.hypotheses(nbest)
+        self.start()
+        return result
+
+
+def _hypotheses(
+    best: npt.NDArray[np.int64], peaks: npt.NDArray[Any], frames: npt.NDArray[np.int64]
+) -> list[Hypothesis]:
+    """Merge repeats and remove blanks of best paths ``(B, T)``, of which ``frames (B,)`` are valid, with posteriors."""
+    utterances, steps = best.shape
+    valid = np.arange(steps) < frames[:, None]
     scores = np.where(valid, peaks, 0).sum(axis=1, dtype=np.float64)
 
     # A column of blanks on either side, so that a token in the first or last frame begins and ends like any other.

@@ -133,3 +133,20 @@ def trace(place: int, beam: Records, nodes: Records, segments: Records, counts: 
         out[2, at] = segment["end"]
         out[3, at] = segment["peak"]
         before = segment["before"]
+
+
+@kernel
+def agreed(beam: Records, nodes: Records, counts: Numbers) -> int:
+    """Tokens that all prefixes in the beam begin with: the depth of their lowest common ancestor."""
+    common = beam[0]["node"]
+    for at in range(1, counts[ENTRIES]):
+        other = beam[at]["node"]
+        while common != other:
+            if nodes[common]["depth"] > nodes[other]["depth"]:
+                common = nodes[common]["parent"]
+            elif nodes[other]["depth"] > nodes[common]["depth"]:
+                other = nodes[other]["parent"]
+            else:
+                common, other = nodes[common]["parent"], nodes[other]["parent"]
+    depth: int = nodes[common]["depth"]
+    return depth

@@ -8,6 +8,8 @@ length, so that padding follows the valid frames there as well and never enters 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -99,6 +101,21 @@ class RecurrentLayer(nn.Module):
             output = torch.cat([output, reverse_within(backward, lengths)], dim=2)
         return output, following
 
+    def forward_chunk(self, x: Tensor, keep: int, state: State | None = None) -> tuple[Tensor, State]:
+        """A chunk of a stream with some right context: ``(B, T, inputs)``, the first ``keep`` frames being the chunk.
+
+        Returns ``(B, T, output_dim)`` and the forward direction's state behind the chunk. The backward direction begins
+        at the end of the context (latency control, Zhang et al. 2016).
+        """
+        output, following = self._run(self.forward_cell, x[:, :keep], state)
+        if keep < x.shape[1]:
+            ahead, _ = self._run(self.forward_cell, x[:, keep:], following)
+            output = torch.cat([output, ahead], dim=1)
+        if self.backward_cell is not None:
+            backward, _ = self._run(self.backward_cell, x.flip(1), None)
+            output = torch.cat([output, backward.flip(1)], dim=2)
+        return output, following
+
     def _run(self, cell: nn.Module, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         if not self.training or not self.weight_dropout:
             output, following = cell(x, state)
@@ -106,3 +123,23 @@ class RecurrentLayer(nn.Module):
         weights = {"weight_hh_l0": functional.dropout(cell.get_parameter("weight_hh_l0"), self.weight_dropout)}
         output, following = torch.func.functional_call(cell, weights, (x, state))
         return output, following
+
+
+def join_states(states: Sequence[State]) -> State:
+    """The state of several streams advanced together, from that of each."""
+    first = states[0]
+    if isinstance(first, tuple):
+        parts = zip(*states, strict=True)
+        hidden, memory = (torch.cat(list(part), dim=1) for part in parts)
+        return hidden, memory
+    # torch's cells have a leading axis of layers, scans have not.
+    tensors = [state for state in states if isinstance(state, Tensor)]
+    return torch.cat(tensors, dim=first.ndim - 2)
+
+
+def split_state(state: State, count: int) -> list[State]:
+    """The state of each of ``count`` streams, from that of all together."""
+    if isinstance(state, tuple):
+        return list(zip(*(torch.split(part, 1, dim=1) for part in state), strict=True))
+    assert state.shape[state.ndim - 2] == count
+    return list(torch.split(state, 1, dim=state.ndim - 2))

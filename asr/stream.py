@@ -1,0 +1,346 @@
+"""Live recognition: samples in as they come, text out while it is being said.
+
+A stream gives what the whole recording gives: resampler, features, convolutions, recurrent layers and search carry
+their state from block to block, and how the samples are cut into blocks changes nothing. ``StreamBatch`` advances
+many streams with one pass through the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+import torch
+
+from asr import audio, features
+from asr.containers import check_rate
+from asr.decode import Hypothesis
+from asr.errors import AudioError, ConfigError
+from asr.models.encoder import Latency, ModelState, join_states, split_state
+from asr.recognizer import Recognizer, make_transcript
+from asr.transcript import Transcript, Word
+
+# Frames of features that one pass through the network takes at most: what a long block needs is bounded.
+PASS_FRAMES = 2048
+BLANK = 0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """When an utterance of a stream is taken to have ended. Silence is what the model gives blanks for.
+
+    The text before an endpoint is final, and the search begins anew behind it; the network's state goes on.
+    """
+
+    silence_s: float = 0.8
+    """Silence behind speech that ends an utterance."""
+    longest_s: float = 20.0
+    """Length beyond which the next blank frame does, and half as much again beyond which any frame does."""
+
+    def __post_init__(self) -> None:
+        for name in ("silence_s", "longest_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"endpoint.{name}: expected > 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a block of samples has changed.
+
+    ``final``: utterances that have ended. ``text``: the best guess at the one under way, of which the first ``stable``
+    characters will not change any more (a language model's end of sentence apart). ``time_s``: the position in the
+    stream that ``text`` reaches.
+    """
+
+    final: tuple[Transcript, ...]
+    text: str
+    stable: int
+    time_s: float
+
+
+class Stream:
+    """One stream. ``accept`` blocks, then ``finish``; or let a ``StreamBatch`` do both for many.
+
+    Args:
+        recognizer: a model and how to decode.
+        sample_rate_hz: the rate of the samples to come; by default the model's.
+        endpoint: rules that cut the stream into utterances; ``None`` takes it for one, whose text is then that of
+            ``Recognizer.transcribe``.
+        chunk_s, right_s: for a bidirectional model, which works in chunks of so many seconds with so much right
+            context, and answers after both; a unidirectional model needs neither.
+        source: a name for transcripts and messages.
+
+    Raises:
+        ConfigError: a bidirectional model without ``chunk_s``.
+        AudioError: an impossible rate.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        sample_rate_hz: int | None = None,
+        endpoint: Endpoint | None = None,
+        chunk_s: float | None = None,
+        right_s: float = 0.0,
+        source: str = "stream",
+    ) -> None:
+        self.recognizer = recognizer
+        self.source = source
+        self.endpoint = endpoint
+        self.latency = _latency(recognizer, chunk_s, right_s)
+        self.rate_hz = recognizer.sample_rate_hz if sample_rate_hz is None else sample_rate_hz
+        check_rate(self.rate_hz, f"{source}: sample_rate_hz")
+        self._search = recognizer.decoder.search()
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything and begin a new stream."""
+        model_hz = self.recognizer.sample_rate_hz
+        self._resampler = (
+            None if self.rate_hz == model_hz else soxr.ResampleStream(self.rate_hz, model_hz, 1, "float32", "HQ")
+        )
+        self._samples = np.zeros(0, np.float32)
+        self._received = 0
+        self._fed = 0
+        """Frames of features that the network has got."""
+        self._state: ModelState | None = None
+        self._search.start()
+        self._offset = 0
+        """Frame of log-probabilities at which the utterance under way begins."""
+        self._silent = 0
+        self._spoken = False
+        self._finished = False
+
+    @property
+    def time_s(self) -> float:
+        """Seconds that the search has heard."""
+        return (self._offset + self._search.frames) * self.recognizer.frame_s
+
+    def accept(self, samples: npt.ArrayLike) -> Update:
+        """Take the next samples ``(n,)``, mono; floats in [-1, 1] or integers, any number of them.
+
+        Raises ``AudioError`` for another shape or type, for NaN and infinity, and behind ``finish``.
+        """
+        self.push(samples)
+        return advance([self])[0]
+
+    def finish(self) -> Transcript:
+        """End the stream: the transcript of the utterance under way, empty if nothing was said since the last one."""
+        return finish([self])[0]
+
+    def push(self, samples: npt.ArrayLike) -> None:
+        """Take samples without computing anything yet; ``advance`` does."""
+        if self._finished:
+            raise AudioError(f"{self.source}: the stream has been finished; start() begins another")
+        block = audio.as_mono(samples, self.source, self.rate_hz, self._received)
+        self._received += len(block)
+        if self._resampler is not None:
+            block = self._resampler.resample_chunk(block)
+        self._samples = np.concatenate([self._samples, block])
+
+    def close(self) -> None:
+        """No more samples will come: get the resampler's last ones."""
+        if not self._finished and self._resampler is not None:
+            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            self._samples = np.concatenate([self._samples, rest])
+        self._finished = True
+
+    def ready(self) -> int:
+        """Frames of features for the next pass: all at the end; else so many that none waits for a later one."""
+        config = self.recognizer.model.config
+        frames = features.count_frames(len(self._samples), config.features)
+        if not self._finished:
+            # An output frame sees the features up to the first of its own; what comes behind that can wait.
+            factor = config.model.subsampling
+            frames = max(0, (self._fed + frames - 1) // factor * factor + 1 - self._fed) if frames else 0
+        return min(frames, PASS_FRAMES)
+
+    def is_last(self, frames: int) -> bool:
+        """Whether nothing comes behind the next ``frames`` frames."""
+        config = self.recognizer.model.config.features
+        return self._finished and features.count_frames(len(self._samples), config) == frames
+
+    def take(self, frames: int) -> npt.NDArray[np.float32]:
+        """The samples that the next ``frames`` frames are made of; those that no later one needs are dropped."""
+        if not frames:
+            return np.zeros(0, np.float32)
+        config = self.recognizer.model.config.features
+        taken = self._samples[: (frames - 1) * config.hop_samples + config.window_samples]
+        self._samples = self._samples[frames * config.hop_samples :]
+        self._fed += frames
+        return taken
+
+    def cut(self, log_probs: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+        """Log-probabilities ``(T, V)`` cut at endpoints: parts, and whether an utterance ends behind each."""
+        if self.endpoint is None:
+            return [(log_probs, False)]
+        frame_s = self.recognizer.frame_s
+        silence, longest = (math.ceil(x / frame_s) for x in (self.endpoint.silence_s, self.endpoint.longest_s))
+        parts = []
+        start, length = 0, self._search.frames
+        for at, blank in enumerate((log_probs.argmax(dim=1) == BLANK).tolist()):
+            length += 1
+            self._silent = self._silent + 1 if blank else 0
+            self._spoken = self._spoken or not blank
+            ended = self._spoken and self._silent >= silence
+            if ended or (length >= longest and blank) or length >= 1.5 * longest:
+                parts.append((log_probs[start : at + 1], True))
+                start, length, self._silent, self._spoken = at + 1, 0, 0, False
+        parts.append((log_probs[start:], False))
+        return parts
+
+    def end_utterance(self) -> Transcript:
+        """The transcript of the utterance under way; the next one begins here. Times count from the stream's start."""
+        frames = self._search.frames
+        found = _shifted(self.recognizer.decoder.finish(self._search), self._offset)
+        self._offset += frames
+        duration_s = min(self._received / self.rate_hz, self._offset * self.recognizer.frame_s)
+        if self._finished:
+            duration_s = self._received / self.rate_hz
+        recognizer = self.recognizer
+        return make_transcript(found, recognizer.model.tokenizer, recognizer.frame_s, duration_s, self.source)
+
+    def update(self, final: Sequence[Transcript]) -> Update:
+        """What is known now."""
+        hypothesis, stable = self._search.partial()
+        tokenizer = self.recognizer.model.tokenizer
+        text = tokenizer.decode(hypothesis.tokens)
+        agreed = tokenizer.decode(hypothesis.tokens[:stable])
+        return Update(tuple(final), text, len(agreed) if text.startswith(agreed) else 0, self.time_s)
+
+
+def advance(streams: Sequence[Stream]) -> list[Update]:
+    """Decode what has been pushed to streams of one recognizer, those with equally much to do in one pass."""
+    final: list[list[Transcript]] = [[] for _ in streams]
+    for indices in iter(lambda: _next_group(streams), []):
+        matrices = _forward([streams[i] for i in indices])
+        # An endpoint splits a stream's frames; the first parts of all go to the search together, then the second ones.
+        queues = {i: streams[i].cut(matrix) for i, matrix in zip(indices, matrices, strict=True)}
+        while queues:
+            decoder = streams[indices[0]].recognizer.decoder
+            decoder.accept([streams[i]._search for i in queues], [parts[0][0] for parts in queues.values()])
+            for i in list(queues):
+                _, ends = queues[i].pop(0)
+                if ends:
+                    ended = streams[i].end_utterance()
+                    if ended.words:
+                        final[i].append(ended)
+                if not queues[i]:
+                    del queues[i]
+    return [stream.update(done) for stream, done in zip(streams, final, strict=True)]
+
+
+def finish(streams: Sequence[Stream]) -> list[Transcript]:
+    """End streams of one recognizer, together; ``Stream.finish`` of each."""
+    for stream in streams:
+        stream.close()
+    before = [update.final for update in advance(streams)]
+    transcripts = []
+    for stream, done in zip(streams, before, strict=True):
+        last = stream.end_utterance()
+        words: tuple[Word, ...] = sum((t.words for t in done), ()) + last.words
+        transcripts.append(dataclasses.replace(last, text=" ".join(w.text for w in words), words=words))
+    return transcripts
+
+
+class StreamBatch:
+    """Many streams of one recognizer, advanced together.
+
+    ``options`` are those of ``Stream``, for all streams.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        endpoint: Endpoint | None = None,
+        chunk_s: float | None = None,
+        right_s: float = 0,
+    ) -> None:
+        self.recognizer = recognizer
+        self.endpoint = endpoint
+        self.chunk_s, self.right_s = chunk_s, right_s
+
+    def open(self, *, sample_rate_hz: int | None = None, source: str = "stream") -> Stream:
+        """A new stream."""
+        return Stream(
+            self.recognizer,
+            sample_rate_hz=sample_rate_hz,
+            endpoint=self.endpoint,
+            chunk_s=self.chunk_s,
+            right_s=self.right_s,
+            source=source,
+        )
+
+    def accept(self, blocks: Mapping[Stream, npt.ArrayLike]) -> dict[Stream, Update | AudioError]:
+        """Give each stream its block and advance all; a block that is no sound gives its error, and harms no other."""
+        results: dict[Stream, Update | AudioError] = {}
+        good = []
+        for stream, samples in blocks.items():
+            try:
+                stream.push(samples)
+            except AudioError as error:
+                results[stream] = error
+            else:
+                good.append(stream)
+        results.update(zip(good, advance(good), strict=True))
+        return results
+
+
+def _next_group(streams: Sequence[Stream]) -> list[int]:
+    """Streams that can take the same next step: as many frames, from states of the same shape."""
+    groups: dict[object, list[int]] = {}
+    for index, stream in enumerate(streams):
+        ready, state = stream.ready(), stream._state
+        waiting = state is not None and state.waiting is not None and state.waiting.shape[1] > 0
+        last = stream.is_last(ready)
+        if ready or (last and waiting):
+            groups.setdefault((ready, None if state is None else state.shape, last), []).append(index)
+    return max(groups.values(), key=len, default=[])
+
+
+def _forward(streams: Sequence[Stream]) -> list[torch.Tensor]:
+    """Log-probabilities ``(T, V)`` on the CPU of the next frames of features, as many for each of the streams."""
+    recognizer = streams[0].recognizer
+    frames = streams[0].ready()
+    last = streams[0].is_last(frames)
+    samples = torch.from_numpy(np.stack([stream.take(frames) for stream in streams])).to(recognizer.device)
+    with torch.inference_mode():
+        lengths = torch.full((len(streams),), samples.shape[1], device=samples.device)
+        mel, _ = recognizer.log_mel(samples, lengths)
+        states = [stream._state for stream in streams]
+        joined = None if states[0] is None else join_states([state for state in states if state is not None])
+        log_probs, state = recognizer.network.stream(mel, joined, latency=streams[0].latency, last=last)
+    for stream, own in zip(streams, split_state(state, len(streams)), strict=True):
+        stream._state = own
+    return list(log_probs.cpu())
+
+
+def _shifted(hypothesis: Hypothesis, frames: int) -> Hypothesis:
+    return dataclasses.replace(
+        hypothesis,
+        frames=tuple(frame + frames for frame in hypothesis.frames),
+        ends=tuple(end + frames for end in hypothesis.ends),
+    )
+
+
+def _latency(recognizer: Recognizer, chunk_s: float | None, right_s: float) -> Latency | None:
+    """Chunk and right context in subsampled frames, rounded up."""
+    config = recognizer.model.config
+    if not config.model.bidirectional:
+        return None
+    if chunk_s is None:
+        raise ConfigError(
+            "a bidirectional model hears the end before it answers: give chunk_s (such as 0.64) and right_s, "
+            "or use a unidirectional model"
+        )
+    frame_s = config.features.hop_s * config.model.subsampling
+    if not (chunk_s > 0 and right_s >= 0):
+        raise ConfigError(f"expected chunk_s > 0 and right_s >= 0, got {chunk_s} and {right_s}")
+    return Latency(math.ceil(chunk_s / frame_s), math.ceil(right_s / frame_s))
