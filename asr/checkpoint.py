@@ -207,6 +207,9 @@ def describe(model: Model) -> str:
     """A few lines about a model for people: network, input, tokens, and what its card says."""
     config, card = model.config.model, model.card
     direction = "bidirectional" if config.bidirectional else "unidirectional"
+    if config.lookahead:
+        ahead_s = (config.layers - 1) * config.lookahead * model.config.features.hop_s * config.subsampling
+        direction += f" (looking {ahead_s:.2g} s ahead)"
     parameters = sum(p.numel() for p in model.network.parameters())
     rows = {
         "model": f"{model.path}",

@@ -185,6 +185,9 @@ class ModelConfig:
     """Size that each layer's output is projected to linearly; 0 leaves it out."""
     residual: bool = False
     """Add each layer's input to its output where their sizes agree (He et al. 2016)."""
+    lookahead: int = 0
+    """Frames after subsampling that each layer of a unidirectional model but the last may wait for (see
+    ``asr.models.encoder.Lookahead``): the model answers ``(layers - 1) * lookahead`` frames late."""
     dropout: float = 0.3
     """Of the layers' inputs and outputs."""
     locked_dropout: bool = False
@@ -202,6 +205,11 @@ class ModelConfig:
             _check(getattr(self, name) > 0, f"model.{name}: expected > 0, got {getattr(self, name)}")
         for name in ("dropout", "recurrent_dropout", "intermediate_ctc"):
             _check(0 <= getattr(self, name) < 1, f"model.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        _check(self.lookahead >= 0, f"model.lookahead: expected >= 0, got {self.lookahead}")
+        _check(
+            not (self.lookahead and self.bidirectional),
+            "model.lookahead: expected 0 for a bidirectional model, which sees everything",
+        )
         _check(self.projection >= 0, f"model.projection: expected >= 0, got {self.projection}")
         _check(
             self.cell not in SCAN_CELLS or not self.recurrent_dropout,

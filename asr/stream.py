@@ -298,9 +298,8 @@ def _next_group(streams: Sequence[Stream]) -> list[int]:
     groups: dict[object, list[int]] = {}
     for index, stream in enumerate(streams):
         ready, state = stream.ready(), stream._state
-        waiting = state is not None and state.waiting is not None and state.waiting.shape[1] > 0
         last = stream.is_last(ready)
-        if ready or (last and waiting):
+        if ready or (last and state is not None and state.pending):
             groups.setdefault((ready, None if state is None else state.shape, last), []).append(index)
     return max(groups.values(), key=len, default=[])
 

@@ -8,7 +8,7 @@ from asr.config import ModelConfig
 from asr.errors import ConfigError
 from asr.models import scan
 from asr.models.cells import LockedDropout, RecurrentLayer, make_cell, reverse_within
-from asr.models.encoder import AcousticModel
+from asr.models.encoder import AcousticModel, Lookahead
 from asr.models.subsample import Subsampling
 
 LENGTHS = [37, 1, 4, 20, 5, 36]
@@ -40,7 +40,8 @@ def test_reverse_within_reverses_each_row_in_its_own_length():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("subsampling", "upsampling"), [(2, 1), (4, 1), (4, 3)])
 def test_output_does_not_depend_on_batch_mates(kind, bidirectional, subsampling, upsampling):
-    model = make_model(cell=kind, bidirectional=bidirectional, subsampling=subsampling, upsampling=upsampling)
+    options = {"subsampling": subsampling, "upsampling": upsampling, "lookahead": 0 if bidirectional else 2}
+    model = make_model(cell=kind, bidirectional=bidirectional, **options)
     rows, padded, lengths = make_batch()
     # Padding full of noise: nothing behind an utterance may reach it.
     noisy = padded.clone()
@@ -76,8 +77,10 @@ def test_bidirectional_layer_equals_torch_on_packed_sequences(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("subsampling", "upsampling"), [(2, 1), (4, 1), (4, 2)])
 @pytest.mark.parametrize("blocks", [[1] * 30, [30], [7, 1, 1, 13, 3, 5], [0, 2, 0, 28]])
-def test_unidirectional_stream_equals_offline(kind, subsampling, upsampling, blocks):
-    model = make_model(cell=kind, bidirectional=False, subsampling=subsampling, upsampling=upsampling)
+@pytest.mark.parametrize("lookahead", [0, 1, 3, 20])
+def test_unidirectional_stream_equals_offline(kind, subsampling, upsampling, blocks, lookahead):
+    options = {"subsampling": subsampling, "upsampling": upsampling, "lookahead": lookahead, "layers": 3}
+    model = make_model(cell=kind, bidirectional=False, **options)
     _, features, _ = make_batch([30, 30])
     with torch.inference_mode():
         offline, _ = model(features, torch.tensor([30, 30]))
@@ -85,7 +88,25 @@ def test_unidirectional_stream_equals_offline(kind, subsampling, upsampling, blo
         for block in features.split(blocks, dim=1):
             log_probs, state = model.stream(block, state)
             outputs.append(log_probs)
-    torch.testing.assert_close(torch.cat(outputs, dim=1), offline, atol=1e-5, rtol=0)
+            done, heard = sum(x.shape[1] for x in outputs), -(-sum(blocks[: len(outputs)]) // subsampling)
+            assert done == upsampling * max(0, heard - 2 * lookahead)
+        assert state.pending == bool(lookahead)
+        log_probs, state = model.stream(features[:, :0], state, last=True)
+    assert not state.pending
+    torch.testing.assert_close(torch.cat([*outputs, log_probs], dim=1), offline, atol=1e-5, rtol=0)
+
+
+def test_lookahead_is_its_formula_and_sees_no_padding():
+    layer = Lookahead(3, 2)
+    rows = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    weight, bias = layer.mix.weight, layer.mix.bias
+    with torch.no_grad():
+        output = layer(rows, torch.tensor([5, 3]))
+        for row, length in enumerate([5, 3]):
+            for t in range(length):
+                later = rows[row, t + 2] if t + 2 < length else torch.zeros(3)
+                expected = rows[row, t] + torch.relu(weight @ torch.cat([rows[row, t], later]) + bias)
+                torch.testing.assert_close(output[row, t], expected)
 
 
 def test_bidirectional_model_refuses_to_stream():

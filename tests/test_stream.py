@@ -24,13 +24,15 @@ CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 TOKENIZER = CharTokenizer(["<blank>", " ", *"ABCD"], TextConfig())
 
 
-def make_recognizer(tmp_path, cell="lstm", *, bidirectional=False, upsampling=1, subsampling=4, blank=3.0, **decoding):
+def make_recognizer(
+    tmp_path, cell="lstm", *, bidirectional=False, upsampling=1, subsampling=4, lookahead=0, blank=3.0, **decoding
+):
     """A small network with random weights and sharp outputs: hard to follow by chance, and quick."""
     tree = {
         "features": {"mel_bins": 16, "hop_s": 0.0075},
         "model": {
             "cell": cell, "bidirectional": bidirectional, "layers": 2, "hidden": 12, "channels": 3,
-            "upsampling": upsampling, "subsampling": subsampling,
+            "upsampling": upsampling, "subsampling": subsampling, "lookahead": lookahead,
         },
     }  # fmt: skip
     config = configs.from_dict(Config, tree)
@@ -95,9 +97,10 @@ def test_blocks_of_one_sample_give_the_whole(tmp_path, cell):
     seconds=st.floats(0.03, 2.5),
     beam=st.sampled_from([1, 4]),
     factors=st.sampled_from([(4, 1), (2, 1), (4, 2)]),
+    lookahead=st.sampled_from([0, 1, 4]),
 )
-def test_any_blocks_at_any_rate_give_the_whole(tmp_path_factory, cell, sizes, rate, seconds, beam, factors):
-    options = {"subsampling": factors[0], "upsampling": factors[1], "beam": beam}
+def test_any_blocks_at_any_rate_give_the_whole(tmp_path_factory, cell, sizes, rate, seconds, beam, factors, lookahead):
+    options = {"subsampling": factors[0], "upsampling": factors[1], "beam": beam, "lookahead": lookahead}
     recognizer = make_recognizer(tmp_path_factory.getbasetemp(), cell, **options)
     samples = sound(seconds, rate, seed=int(seconds * 1000))
     resampled = audio.load(samples, 16000, source_rate_hz=rate)
@@ -113,14 +116,15 @@ def test_any_blocks_at_any_rate_give_the_whole(tmp_path_factory, cell, sizes, ra
     expected = recognizer.transcribe(samples, sample_rate_hz=rate)
     assert final.text == expected.text
     times, wanted = ([t for w in x.words for t in (w.start_s, w.end_s)] for x in (final, expected))
-    assert times == pytest.approx(wanted)
+    # The end of the last word is at most that of the sound, of which the resampler may lose a part of a sample.
+    assert times == pytest.approx(wanted, abs=1e-3)
     assert final.duration_s == pytest.approx(expected.duration_s, abs=1e-3)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("beam", [1, 4])
-def test_streams_in_a_batch_give_what_each_gives_alone(tmp_path, cell, beam):
-    recognizer = make_recognizer(tmp_path, cell, beam=beam)
+@pytest.mark.parametrize(("beam", "lookahead"), [(1, 0), (4, 0), (4, 3)])
+def test_streams_in_a_batch_give_what_each_gives_alone(tmp_path, cell, beam, lookahead):
+    recognizer = make_recognizer(tmp_path, cell, beam=beam, lookahead=lookahead)
     rng = np.random.default_rng(1)
     rates = [16000, 8000, 16000, 44100, 16000, 16000]
     sounds = [sound(0.5 + 0.4 * i, rate, seed=i) for i, rate in enumerate(rates)]
