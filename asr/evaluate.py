@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from asr import manifest, scoring, text
-from asr.errors import AudioError, ManifestError
+from asr import audio, manifest, scoring, text
+from asr.errors import AudioError, ConfigError, ManifestError
+from asr.manifest import Utterance
 from asr.recognizer import Item, Recognizer
+from asr.stream import StreamBatch, finish
+from asr.transcript import Transcript
+
+STREAMS = 32
+"""Utterances streamed side by side."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,69 @@ def evaluate(path: str | Path, recognizer: Recognizer, root: str | Path | None =
     and counts as an error. Raises ``ManifestError`` when nothing could be transcribed.
     """
     utterances = manifest.read(path, root)
+    items = [Item(u.audio, u.id, u.start_s, u.end_s) for u in utterances]
+    return _scored(path, utterances, recognizer, recognizer.transcribe_many(items))
+
+
+def evaluate_stream(
+    path: str | Path,
+    recognizer: Recognizer,
+    root: str | Path | None = None,
+    *,
+    block_s: float = 0.1,
+    chunk_s: float | None = None,
+    right_s: float = 0.0,
+) -> Evaluation:
+    """As ``evaluate``, each utterance fed to a stream in blocks of ``block_s`` (see ``asr.stream.Stream``).
+
+    Raises ``ConfigError`` for a block of no length or a bidirectional model without ``chunk_s``.
+    """
+    if not block_s > 0:
+        raise ConfigError(f"block_s: expected > 0, got {block_s}")
+    utterances = manifest.read(path, root)
+    batch = StreamBatch(recognizer, chunk_s=chunk_s, right_s=right_s)
+    batch.open()  # a wrong option is refused before any work is done
+    return _scored(path, utterances, recognizer, _streamed(utterances, batch, block_s))
+
+
+def _streamed(
+    utterances: Sequence[Utterance], batch: StreamBatch, block_s: float
+) -> Iterator[tuple[Item, Transcript | AudioError]]:
+    """Transcripts of utterances that are streamed side by side."""
+    rate_hz = batch.recognizer.sample_rate_hz
+    size = max(1, round(block_s * rate_hz))
+    for at in range(0, len(utterances), STREAMS):
+        results: list[tuple[Item, Transcript | AudioError]] = []
+        sounds = {}
+        for utterance in utterances[at : at + STREAMS]:
+            item = Item(utterance.audio, utterance.id, utterance.start_s, utterance.end_s)
+            try:
+                samples = audio.load(item.source, rate_hz, start_s=item.start_s, end_s=item.end_s)
+            except AudioError as error:
+                results.append((item, error))
+            else:
+                sounds[batch.open(source=item.name)] = item, samples
+        longest = max((len(samples) for _, samples in sounds.values()), default=0)
+        for start in range(0, longest, size):
+            batch.accept({s: x[start : start + size] for s, (_, x) in sounds.items() if start < len(x)})
+        finals = finish(list(sounds))
+        yield from results
+        yield from ((item, final) for (item, _), final in zip(sounds.values(), finals, strict=True))
+
+
+def _scored(
+    path: str | Path,
+    utterances: Sequence[Utterance],
+    recognizer: Recognizer,
+    results: Iterable[tuple[Item, Transcript | AudioError]],
+) -> Evaluation:
     rules = recognizer.model.config.text
     references = {u.id: text.normalise(u.text, rules) for u in utterances}
-    items = [Item(u.audio, u.id, u.start_s, u.end_s) for u in utterances]
     hypotheses: dict[str, str] = {}
     failures: dict[str, str] = {}
     audio_s = 0.0
     started = time.perf_counter()
-    results = recognizer.transcribe_many(items)
-    for item, result in tqdm(results, total=len(items), desc="evaluating", disable=None, leave=False):
+    for item, result in tqdm(results, total=len(utterances), desc="evaluating", disable=None, leave=False):
         if isinstance(result, AudioError):
             failures[item.name] = str(result)
         else:
@@ -67,6 +128,7 @@ def evaluate(path: str | Path, recognizer: Recognizer, root: str | Path | None =
             audio_s += result.duration_s
     seconds = time.perf_counter() - started
     if not hypotheses:
-        raise ManifestError(f"{path}: none of {len(items)} utterances could be transcribed: {failures[items[0].name]}")
-    report = scoring.score({name: references[name] for name in hypotheses}, hypotheses)
+        name, reason = next(iter(failures.items()))
+        raise ManifestError(f"{path}: none of {len(utterances)} utterances could be transcribed: {name}: {reason}")
+    report = scoring.score({name: references[name] for name in references if name in hypotheses}, hypotheses)
     return Evaluation(report, failures, audio_s, seconds)

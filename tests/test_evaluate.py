@@ -12,10 +12,11 @@ import soundfile
 
 from asr import cli, manifest, scoring
 from asr.config import TextConfig
-from asr.errors import ManifestError
-from asr.evaluate import evaluate
+from asr.errors import ConfigError, ManifestError
+from asr.evaluate import evaluate, evaluate_stream
 from asr.manifest import Utterance
 from asr.recognizer import Recognizer
+from asr.stream import Stream
 from asr.text import normalise
 
 Bursts = Callable[..., np.ndarray]
@@ -182,3 +183,45 @@ def test_command_refuses_a_report_that_cannot_be_written(
 def test_command_takes_a_beam(model_dir: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", corpus, "--model", model_dir, "--beam", "4") == 0
     assert capsys.readouterr().out.startswith("WER ")
+
+
+@pytest.mark.parametrize("block_s", [0.1, 5.0])
+def test_streamed_utterances_are_those_of_a_stream(recognizer: Recognizer, corpus: Path, block_s: float) -> None:
+    whole = evaluate_stream(corpus, recognizer, block_s=block_s, chunk_s=60.0).report
+    assert whole.to_dict() == evaluate(corpus, recognizer).report.to_dict()
+    chunks = evaluate_stream(corpus, recognizer, block_s=block_s, chunk_s=0.2, right_s=0.1).report
+    for u in manifest.read(corpus):
+        samples = soundfile.read(u.audio, dtype="float32")[0]
+        stream = Stream(recognizer, chunk_s=0.2, right_s=0.1)
+        stream.accept(samples[round(u.start_s * 16000) : None if u.end_s is None else round(u.end_s * 16000)])
+        assert {x.id: x.hypothesis for x in chunks.utterances}[u.id] == stream.finish().text
+    assert chunks.to_dict() != whole.to_dict()
+
+
+def test_streaming_on_the_command_line_reaches_the_network(model_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    rates = []
+    for options in ([], ["--stream", "0.1", "--chunk-s", "60"], ["--stream", "0.1", "--chunk-s", "0.2"]):
+        out = tmp_path / "report.json"
+        assert run("evaluate", corpus, "--model", model_dir, "--json", out, *options) == 0
+        rates.append(json.loads(out.read_text())["utterances"])
+    assert rates[0] == rates[1] != rates[2]
+
+
+def test_a_failure_while_streaming_is_named_and_the_rest_scored(
+    recognizer: Recognizer, corpus: Path, tmp_path: Path
+) -> None:
+    append(corpus, Utterance("lost", str(tmp_path / "lost.wav"), "A", 1.0))
+    result = evaluate_stream(corpus, recognizer, chunk_s=1.0)
+    assert list(result.failures) == ["lost"]
+    assert len(result.report.utterances) == len(TEXTS)
+
+
+def test_streaming_options_that_make_no_sense(
+    recognizer: Recognizer, corpus: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="block_s: expected > 0"):
+        evaluate_stream(corpus, recognizer, block_s=0.0, chunk_s=1.0)
+    with pytest.raises(ConfigError, match="give chunk_s"):
+        evaluate_stream(corpus, recognizer)
+    assert run("evaluate", corpus, "--model", model_dir, "--chunk-s", "1") == 2
+    assert "--chunk-s: expected --stream" in capsys.readouterr().err

@@ -36,11 +36,12 @@ LAYERS = {
     "train": 6,
     "recognizer": 7,
     "stream": 8,
+    "live": 9,
     "batch": 8,
-    "evaluate": 8,
+    "evaluate": 9,
     "tune": 8,
-    "cli_language": 9,
-    "cli": 10,
+    "cli_language": 10,
+    "cli": 11,
 }
 # ``from asr import load`` takes from the recognizer: a public name counts as the module that it comes from.
 HOMES = {f"asr.{name}": home for name, home in asr._HOMES.items()}

@@ -33,7 +33,7 @@ class Lookahead(nn.Module):
         return self._mixed(x, functional.pad(x, (0, 0, 0, self.frames))[:, self.frames :])
 
     def stream(self, x: Tensor, waiting: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-        """The next frames ``(B, T, D)`` behind those ``waiting`` -> the frames that can be given now, those that wait."""
+        """The next frames ``(B, T, D)`` behind those ``waiting`` -> what can be given now, and what waits."""
         x = torch.cat([waiting, x], dim=1)
         if last:
             return self._mixed(x, functional.pad(x, (0, 0, 0, self.frames))[:, self.frames :]), x[:, :0]
@@ -102,8 +102,8 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, list[cells.State | None], list[Tensor]]:
         """The next frames ``(B, T, inputs)`` of a unidirectional stack, and with ``last`` all that still wait.
 
-        Returns the frames ``(B, T', output_dim)`` that can be given now, the layers' states (``None`` before their first
-        frame) and the frames that wait in each lookahead.
+        Returns the frames ``(B, T', output_dim)`` that can be given now, the layers' states (``None`` before their
+        first frame) and the frames that wait in each lookahead.
         """
         following: list[cells.State | None] = []
         held: list[Tensor] = []
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
                 y = norm(projection(y))
                 x = x + y if self.residual and x.shape == y.shape else y
             else:
-                x = x.new_zeros(x.shape[0], 0, norm.normalized_shape[0])
+                x = x.new_zeros(x.shape[0], 0, self.output_dim)
             following.append(layer_state)
             if index < len(lookaheads):
                 before = waiting[index] if waiting else x[:, :0]
@@ -133,8 +133,8 @@ def make_dropout(config: ModelConfig) -> nn.Module:
 class ModelState:
     """Everything a model carries from one block of a stream to the next.
 
-    ``layers``: the recurrent states, ``None`` before a layer's first frame. ``waiting``: frames ``(B, n, D)`` whose right
-    context has not come yet, of each lookahead, or of a bidirectional model as a whole.
+    ``layers``: the recurrent states, ``None`` before a layer's first frame. ``waiting``: frames ``(B, n, D)`` whose
+    right context has not come yet, of each lookahead, or of a bidirectional model as a whole.
     """
 
     subsampling: subsample.State
@@ -229,10 +229,11 @@ class AcousticModel(nn.Module):
 
         Fed in blocks of any size, a unidirectional model returns what ``forward`` returns for the whole. A
         bidirectional one works in the chunks of ``latency``, and gives the same for blocks of any size. What a model
-        still holds, because it looks ahead, comes with the ``last`` block. Raises ``ValueError`` for a bidirectional model without ``latency``.
+        still holds, because it looks ahead, comes with the ``last`` block. Raises ``ValueError`` for a bidirectional
+        model without ``latency``.
         """
         x, subsampling = self.subsampling(features, None if state is None else state.subsampling)
-        layers = [None] * self.config.layers if state is None else state.layers
+        layers: list[cells.State | None] = [None] * self.config.layers if state is None else state.layers
         waiting = [] if state is None else state.waiting
         if not self.config.bidirectional:
             hidden, layers, waiting = self.encoder.stream(self.dropout(self.input_norm(x)), layers, waiting, last)

@@ -100,5 +100,6 @@ def join(device: torch.device) -> Iterator[World]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
+        dist.barrier()  # nobody hangs up while another still listens
     finally:
         dist.destroy_process_group()

@@ -1,0 +1,166 @@
+"""Where live sound comes from, and how its text is shown: files, raw samples on standard input, microphones."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from asr import audio
+from asr.errors import AudioError, ConfigError
+from asr.stream import Stream, Update
+from asr.transcript import Transcript
+
+Block = npt.NDArray[Any]
+
+
+def file_blocks(path: str, block_s: float, *, realtime: bool = False) -> tuple[int, Iterator[Block]]:
+    """A file's rate and its mono samples in blocks of ``block_s``; with ``realtime`` no faster than they were recorded.
+
+    Raises ``AudioError`` for a file that cannot be read, where the damage is met.
+    """
+    source = audio.blocks(path)
+    try:
+        rate_hz, first = next(source)
+    except StopIteration:
+        raise AudioError(f"{path}: expected audio, got no samples") from None
+
+    def cut() -> Iterator[Block]:
+        size = max(1, round(block_s * rate_hz))
+        started, sent = time.monotonic(), 0
+        rest = first
+        while True:
+            while len(rest) >= size:
+                sent += size
+                if realtime:
+                    time.sleep(max(0.0, started + sent / rate_hz - time.monotonic()))
+                yield rest[:size]
+                rest = rest[size:]
+            more = next(source, None)
+            if more is None:
+                break
+            rest = np.concatenate([rest, more[1]])
+        if len(rest):
+            yield rest
+
+    return rate_hz, cut()
+
+
+def pcm_blocks(stream: BinaryIO, rate_hz: int, block_s: float) -> Iterator[Block]:
+    """Raw samples (16 bits, signed, little-endian, mono) from a pipe, as they come; a last half sample is dropped."""
+    wanted = 2 * max(1, round(block_s * rate_hz))
+    read = getattr(stream, "read1", stream.read)
+    rest = b""
+    while data := read(wanted):
+        data = rest + data
+        whole = len(data) // 2 * 2
+        rest = data[whole:]
+        if whole:
+            yield np.frombuffer(data[:whole], "<i2")
+
+
+def microphone_blocks(device: str | None, rate_hz: int, block_s: float) -> Iterator[Block]:
+    """Blocks from a microphone until interrupted.
+
+    Raises ``ConfigError`` with advice where sounddevice or a microphone is missing.
+    """
+    sounddevice = _sounddevice()
+    heard: queue.Queue[Block] = queue.Queue()
+
+    def keep(block: Block, frames: int, clock: Any, status: Any) -> None:
+        heard.put(block[:, 0].copy())
+
+    name = int(device) if device and device.isdigit() else device
+    try:
+        with sounddevice.InputStream(
+            rate_hz, round(block_s * rate_hz), name, channels=1, dtype="float32", callback=keep
+        ):
+            while True:
+                yield heard.get()
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise ConfigError(
+            f"microphone {device or '(default)'}: {error}; asr stream --devices lists what is there"
+        ) from error
+
+
+def devices() -> str:
+    """The microphones there are, a line each. Raises ``ConfigError`` as ``microphone_blocks``."""
+    sounddevice = _sounddevice()
+    found = [
+        f"{number:3}  {device['name']} ({device['max_input_channels']} channels, {device['default_samplerate']:.0f} Hz)"
+        for number, device in enumerate(sounddevice.query_devices())
+        if device["max_input_channels"] > 0
+    ]
+    return "\n".join(found) if found else "no microphone found"
+
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: the package is there, the PortAudio library is not
+        raise ConfigError(
+            f"microphones need sounddevice and PortAudio ({error}): pip install 'asr[mic]', and on Debian "
+            "apt-get install libportaudio2"
+        ) from error
+    return sounddevice
+
+
+class Display:
+    """Shows updates: lines of text that grow on a terminal, whole utterances elsewhere, or JSON lines."""
+
+    def __init__(self, out: TextIO, *, as_json: bool = False) -> None:
+        self.out = out
+        self.as_json = as_json
+        self.growing = out.isatty() and not as_json
+        self._shown: tuple[str, int] = ("", 0)
+
+    def update(self, update: Update) -> None:
+        """Show what a block has changed."""
+        for transcript in update.final:
+            self.final(transcript)
+        if (update.text, update.stable) == self._shown:
+            return
+        self._shown = (update.text, update.stable)
+        if self.as_json:
+            self._json(
+                {"type": "partial", "time_s": round(update.time_s, 3), "text": update.text, "stable": update.stable}
+            )
+        elif self.growing:
+            self._line(update.text, end="")
+
+    def final(self, transcript: Transcript) -> None:
+        """Show an utterance that has ended."""
+        self._shown = ("", 0)
+        if self.as_json:
+            self._json({"type": "final", **transcript.to_dict()})
+        elif transcript.text:
+            self._line(transcript.text, end="\n")
+
+    def _line(self, text: str, end: str) -> None:
+        # Back to the line's start and clear it, on a terminal; the last 200 characters are what one line may show.
+        start = "\r\x1b[K" if self.growing else ""
+        shown = text if end else text[-200:]
+        self.out.write(f"{start}{shown}{end}")
+        self.out.flush()
+
+    def _json(self, tree: dict[str, Any]) -> None:
+        self.out.write(json.dumps(tree, ensure_ascii=False) + "\n")
+        self.out.flush()
+
+
+def run(stream: Stream, blocks: Iterator[Block], display: Display) -> None:
+    """Feed a stream to its end, or until interrupted, and show its text. Raises ``AudioError`` for a bad block."""
+    try:
+        for block in blocks:
+            display.update(stream.accept(block))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the end of a microphone, not an error: what was said so far is shown
+    last = stream.finish()
+    if last.words or stream.endpoint is None:
+        display.final(last)
