@@ -28,7 +28,7 @@ import soundfile
 import soxr
 
 from asr.containers import Reader, check_header, check_rate, mpeg_sync, truncated
-from asr.errors import AudioError
+from asr.errors import AudioError, TooLongError
 
 AUDIO_SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".wv1", ".wv2",
@@ -104,9 +104,10 @@ def load(
     and equals ``load(source)[round(start_s * sample_rate_hz):round(end_s * sample_rate_hz)]``. ``max_duration_s``
     refuses what is longer before decoding it.
 
-    Raises ``AudioError``, naming the file, for: a missing, empty, truncated or corrupt file; a folder; a format that
-    libsndfile does not read; a rate outside 1 to 768 kHz; no channels; no samples; NaN, infinity or samples beyond
-    ``LOUDEST``; bounds outside the audio; an array of another type or shape.
+    Raises ``TooLongError`` for what is longer than ``max_duration_s``, and ``AudioError``, naming the file, for: a
+    missing, empty, truncated or corrupt file; a folder; a format that libsndfile does not read; a rate outside 1 to
+    768 kHz; no channels; no samples; NaN, infinity or samples beyond ``LOUDEST``; bounds outside the audio; an array
+    of another type or shape.
     """
     name = _name(source)
     check_rate(sample_rate_hz, f"{name}: sample_rate_hz")
@@ -132,6 +133,55 @@ def blocks(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[int, Sam
     with _open(source, _name(source)) as file:
         for block in _blocks(file, 0, None):
             yield file.rate_hz, block
+
+
+def stream(
+    source: Source,
+    sample_rate_hz: int = 16000,
+    *,
+    source_rate_hz: int | None = None,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    max_duration_s: float | None = None,
+) -> Iterator[Samples]:
+    """``load`` in blocks of bounded size, for recordings of any length; consecutive, never empty.
+
+    A segment begins and ends at the nearest sample of the file. Raises as ``load`` does, where the damage is met.
+    """
+    name = _name(source)
+    check_rate(sample_rate_hz, f"{name}: sample_rate_hz")
+    if isinstance(source, str | os.PathLike) or not hasattr(source, "__array__"):
+        with _open(source, name, max_duration_s) as file:
+            yield from _stream(file, sample_rate_hz, start_s, end_s, max_duration_s)
+        return
+    samples = _samples(source, name)
+    rate_hz = sample_rate_hz if source_rate_hz is None else source_rate_hz
+    check_rate(rate_hz, f"{name}: source_rate_hz")
+    array = _Opened(name, rate_hz, samples.shape[1], len(samples), array=samples)
+    yield from _stream(array, sample_rate_hz, start_s, end_s, max_duration_s)
+
+
+def _stream(
+    audio: _Opened, to_hz: int, start_s: float, end_s: float | None, max_duration_s: float | None
+) -> Iterator[Samples]:
+    _check_segment(audio, start_s, end_s, max_duration_s)
+    from_hz = audio.rate_hz
+    stop = None if end_s is None else round(end_s * from_hz)
+    most = math.inf if max_duration_s is None else max_duration_s * from_hz
+    resampler = None if from_hz == to_hz else soxr.ResampleStream(from_hz, to_hz, 1, "float32", "HQ")
+    count = 0
+    for block in _blocks(audio, round(start_s * from_hz), stop):
+        count += len(block)
+        if count > most:  # reached only where the header gives no length
+            raise _too_long(audio.name, f"more than {max_duration_s:g} s", cast(float, max_duration_s))
+        out = block if resampler is None else resampler.resample_chunk(block)
+        if len(out):
+            yield out
+    if resampler is not None:
+        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if len(rest):
+            yield rest
+    _check_segment(audio, start_s, end_s, max_duration_s)  # again, now that the end may have been met
 
 
 def as_mono(samples: npt.ArrayLike, name: str, rate_hz: int, at: int = 0) -> Samples:
@@ -259,8 +309,8 @@ def _check_segment(audio: _Opened, start_s: float, end_s: float | None, max_dura
         raise _too_long(name, f"{wanted_s:.3f} s", max_duration_s)
 
 
-def _too_long(name: str, got: str, max_duration_s: float) -> AudioError:
-    return AudioError(f"{name}: expected at most max_duration_s={max_duration_s:g} s of audio, got {got}; cut it")
+def _too_long(name: str, got: str, max_duration_s: float) -> TooLongError:
+    return TooLongError(f"{name}: expected at most max_duration_s={max_duration_s:g} s of audio, got {got}; cut it")
 
 
 # ---------------------------------------------------------------------------------------------------- decoding

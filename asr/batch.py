@@ -68,7 +68,7 @@ def transcribe_files(
     if format not in transcript.FORMATS:
         raise ConfigError(f"format: expected one of {', '.join(transcript.FORMATS)}, got {format!r}")
     jobs, failures = find_jobs(inputs)
-    if output_dir is None and format in ("srt", "vtt") and len(jobs) > 1:
+    if output_dir is None and format in ("srt", "vtt", "textgrid") and len(jobs) > 1:
         raise ConfigError(f"{format} of {len(jobs)} recordings cannot share one stream: give --output-dir")
     outputs = output_paths(jobs, format, output_dir) if output_dir else []
     if output_dir:
@@ -105,7 +105,7 @@ def output_paths(jobs: Sequence[Job], format: str, folder: Path) -> list[Path]:
     taken: dict[Path, str] = {}
     paths = []
     for job in jobs:
-        path = folder / job.output.with_suffix(f".{format}")
+        path = folder / job.output.with_suffix(f".{transcript.SUFFIXES.get(format, format)}")
         if path in taken:
             raise ConfigError(f"{taken[path]} and {job.item.name} would both be written to {path}")
         taken[path] = job.item.name

@@ -56,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     transcribe = commands.add_parser("transcribe", help="files, folders or standard input to text or subtitles")
     transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
-    transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm"))
+    transcribe.add_argument("--max-duration", type=float, metavar="S", help="refuse longer recordings")
+    transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm", "textgrid"))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
     _add_model(transcribe)
     transcribe.set_defaults(run=_transcribe, more="inputs")
@@ -85,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     align = commands.add_parser("align", help="when each word of a recording was said, its words being known")
     align.add_argument("audio", metavar="AUDIO", help="audio file, or - for standard input")
     align.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
-    align.add_argument("--format", default="ctm", choices=("json", "srt", "vtt", "ctm"))
+    align.add_argument("--format", default="ctm", choices=("json", "srt", "vtt", "ctm", "textgrid"))
     align.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
     align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     align.set_defaults(run=_align)
@@ -176,8 +177,9 @@ def _stream(args: argparse.Namespace) -> int:
         raise AsrError("expected FILE, - (standard input) or mic")
     if not args.block_s > 0:
         raise AsrError(f"--block-s: expected > 0, got {args.block_s}")
+    from asr.endpoint import Endpoint
     from asr.recognizer import load
-    from asr.stream import Endpoint, Stream
+    from asr.stream import Stream
 
     recognizer = load(args.model or "stream", device=args.device, **cli_language.decoding_options(args))
     if args.input == "mic":

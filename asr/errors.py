@@ -16,6 +16,10 @@ class AudioError(AsrError):
     """Audio that is missing, unreadable, too short, or holds values that are not sound."""
 
 
+class TooLongError(AudioError):
+    """Audio that is longer than was allowed."""
+
+
 class TextError(AsrError):
     """Text that the tokenizer cannot spell under the rules the config states."""
 

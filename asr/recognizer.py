@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from asr import audio, checkpoint, decode, features
+from asr import audio, checkpoint, decode, features, long
 from asr.decode import Hypothesis
 from asr.decoding import Decoder, Decoding, choose, load_options
 from asr.device import pick_device
-from asr.errors import AudioError, DecodeError
+from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
 from asr.manifest import Utterance
 from asr.text import CharTokenizer
@@ -39,6 +43,13 @@ class Item:
     end_s: float | None = None
 
 
+@dataclass
+class Heard:
+    """Samples at the model's rate that have been read so far."""
+
+    samples: int = 0
+
+
 class Recognizer:
     """A model ready to transcribe.
 
@@ -46,11 +57,24 @@ class Recognizer:
         model: a loaded model directory.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: how to decode; by default as the model directory says, else greedily.
+        max_duration_s: refuse longer recordings; by default there is no limit.
+
+    Recordings beyond ``asr.long.LONG_S`` are read and recognised in pieces, in constant memory.
 
     Raises ``DecodeError`` or ``ModelError`` naming a language model or word that cannot be used.
     """
 
-    def __init__(self, model: checkpoint.Model, *, device: str = "auto", decoding: Decoding | None = None) -> None:
+    def __init__(
+        self,
+        model: checkpoint.Model,
+        *,
+        device: str = "auto",
+        decoding: Decoding | None = None,
+        max_duration_s: float | None = None,
+    ) -> None:
+        if max_duration_s is not None and not max_duration_s > 0:
+            raise ConfigError(f"max_duration_s: expected > 0 or None, got {max_duration_s}")
+        self.max_duration_s = max_duration_s
         self.model = model
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
         self.device = pick_device(device)
@@ -76,11 +100,15 @@ class Recognizer:
 
         Raises ``AudioError`` naming the file when it cannot be read or is shorter than one analysis window.
         """
-        samples = self._load(Item(source), sample_rate_hz)
+        item = Item(rewindable(source))
+        try:
+            samples = self._load(item, sample_rate_hz, long.LONG_S)
+        except TooLongError:
+            return self._transcribe_long(item, sample_rate_hz)
         return self._transcripts([samples], [describe(source)])[0]
 
     def align(self, source: Any, words: str, *, sample_rate_hz: int | None = None) -> Transcript:
-        """When each word of a recording was said, its words being known.
+        """When each word and token of a recording was said, its words being known.
 
         Args:
             source: as for ``transcribe``.
@@ -92,22 +120,34 @@ class Recognizer:
         """
         name = describe(source)
         tokens = self.model.tokenizer.encode(words, name)
-        samples = self._load(Item(source), sample_rate_hz)
-        log_probs, _ = self.log_probs([samples])
+        parts, heard = self._posteriors(Item(rewindable(source)), sample_rate_hz)
         try:
-            hypothesis = decode.align(log_probs[0], tokens)
+            hypothesis = decode.align(torch.cat(list(parts)), tokens)
         except DecodeError as error:
             raise DecodeError(f"{name or 'audio'}: {error}") from error
-        duration_s = len(samples) / self.sample_rate_hz
-        return make_transcript(hypothesis, self.model.tokenizer, self.frame_s, duration_s, source=name)
+        duration_s = heard.samples / self.sample_rate_hz
+        transcript = make_transcript(hypothesis, self.model.tokenizer, self.frame_s, duration_s, source=name)
+        return dataclasses.replace(transcript, tokens=self._tokens(hypothesis, duration_s))
 
-    def transcribe_many(self, items: Iterable[Item]) -> Iterator[tuple[Item, Transcript | AudioError]]:
-        """Transcribe recordings in batches, in order; one that fails gives its error in its place."""
+    def transcribe_many(
+        self, items: Iterable[Item], *, progress: bool = False
+    ) -> Iterator[tuple[Item, Transcript | AudioError]]:
+        """Transcribe recordings in batches, in order; one that fails gives its error in its place.
+
+        With ``progress``, a bar on a terminal shows how far a long recording has come.
+        """
         window: list[tuple[Item, np.ndarray | AudioError]] = []
         window_s = 0.0
         for item in items:
             try:
-                samples = self._load(item)
+                samples = self._load(item, longest_s=long.LONG_S)
+            except TooLongError:
+                yield from self._window(window)
+                window, window_s = [], 0.0
+                try:
+                    yield item, self._transcribe_long(item, progress=progress)
+                except AudioError as error:
+                    yield item, error
             except AudioError as error:
                 window.append((item, error))
             else:
@@ -147,14 +187,93 @@ class Recognizer:
             log_probs, frames = self.log_probs([waveforms[index] for index in batch])
             yield [utterances[index].id for index in batch], log_probs, frames
 
-    def _load(self, item: Item, source_rate_hz: int | None = None) -> np.ndarray:
+    def _tokens(self, hypothesis: Hypothesis, duration_s: float) -> tuple[Word, ...]:
+        tokenizer, step_s = self.model.tokenizer, self.frame_s
+        spoken = zip(hypothesis.tokens, hypothesis.frames, hypothesis.ends, hypothesis.confidences, strict=True)
+        return tuple(
+            Word(tokenizer.decode([token]), min(start * step_s, duration_s), min(end * step_s, duration_s), p)
+            for token, start, end, p in spoken
+            if token != tokenizer.space_id
+        )
+
+    def _load(self, item: Item, source_rate_hz: int | None = None, longest_s: float | None = None) -> np.ndarray:
+        """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either."""
         rate = self.sample_rate_hz
-        samples = audio.load(item.source, rate, source_rate_hz=source_rate_hz, start_s=item.start_s, end_s=item.end_s)
-        if features.count_frames(len(samples), self.model.config.features) == 0:
+        limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
+        try:
+            samples = audio.load(
+                item.source,
+                rate,
+                source_rate_hz=source_rate_hz,
+                start_s=item.start_s,
+                end_s=item.end_s,
+                max_duration_s=min(limits_s, default=None),
+            )
+        except TooLongError as error:
+            if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
+                raise AudioError(str(error)) from error
+            raise
+        self._check_length(item, len(samples))
+        return samples
+
+    def _check_length(self, item: Item, samples: int) -> None:
+        if features.count_frames(samples, self.model.config.features) == 0:
             window_s = self.model.config.features.window_s
             name = describe(item.source) or item.name or "audio"
-            raise AudioError(f"{name}: expected at least {window_s:g} s of audio, got {len(samples) / rate:.4f} s")
-        return samples
+            raise AudioError(
+                f"{name}: expected at least {window_s:g} s of audio, got {samples / self.sample_rate_hz:.4f} s"
+            )
+
+    def _posteriors(self, item: Item, source_rate_hz: int | None = None) -> tuple[Iterator[torch.Tensor], Heard]:
+        """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of what has been heard."""
+        heard = Heard()
+
+        def counted() -> Iterator[np.ndarray]:
+            blocks = audio.stream(
+                item.source,
+                self.sample_rate_hz,
+                source_rate_hz=source_rate_hz,
+                start_s=item.start_s,
+                end_s=item.end_s,
+                max_duration_s=self.max_duration_s,
+            )
+            for block in blocks:
+                heard.samples += len(block)
+                yield block
+            self._check_length(item, heard.samples)
+
+        return long.posteriors(counted(), self.network, self.log_mel, self.log_probs), heard
+
+    def _transcribe_long(self, item: Item, source_rate_hz: int | None = None, *, progress: bool = False) -> Transcript:
+        """A recording in constant memory: see ``asr.long``."""
+        name = item.name or describe(item.source)
+        parts, heard = self._posteriors(item, source_rate_hz)
+        words: list[Word] = []
+        group: list[tuple[int, torch.Tensor]] = []
+        bar = tqdm(desc=name, unit="s", disable=None if progress else True, leave=False)
+        with bar:
+            for start, rows in long.utterances(parts, self.frame_s):
+                group.append((start, rows))
+                if sum(len(rows) for _, rows in group) * self.frame_s >= WINDOW_S or len(group) == WINDOW_ITEMS:
+                    words += self._words(group)
+                    group = []
+                bar.update(round((start + len(rows)) * self.frame_s) - bar.n)
+            words += self._words(group)
+        duration_s = heard.samples / self.sample_rate_hz
+        # The last frame's window may reach a little beyond the end.
+        words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for w in words]
+        return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name)
+
+    def _words(self, group: Sequence[tuple[int, torch.Tensor]]) -> list[Word]:
+        """The words of utterances ``(first row, rows)``, decoded as one batch."""
+        if not group:
+            return []
+        padded = torch.nn.utils.rnn.pad_sequence([rows for _, rows in group], batch_first=True)
+        hypotheses = self.decoder.decode(padded, torch.tensor([len(rows) for _, rows in group]))
+        words: list[Word] = []
+        for (start, _), hypothesis in zip(group, hypotheses, strict=True):
+            words += make_transcript(hypothesis.shifted(start), self.model.tokenizer, self.frame_s, math.inf).words
+        return words
 
     def _window(
         self, window: list[tuple[Item, np.ndarray | AudioError]]
@@ -220,6 +339,21 @@ def make_transcript(
     return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
 
 
+def rewindable(source: Any) -> Any:
+    """A stream that cannot be read twice as a file in memory, under its own name; anything else as it is."""
+    if not hasattr(source, "read") or (hasattr(source, "seekable") and source.seekable()):
+        return source
+    try:
+        content = source.read()
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{describe(source) or 'audio'}: cannot be read: {error}") from error
+    if not isinstance(content, bytes):
+        return source  # a text file, which audio.load refuses by name
+    buffer = io.BytesIO(content)
+    buffer.name = describe(source)
+    return buffer
+
+
 def describe(source: Any) -> str:
     """A name for messages and output: the path, or the file object's name, or nothing for an array."""
     if isinstance(source, str | os.PathLike):
@@ -228,12 +362,15 @@ def describe(source: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def load(model: str | Path | None = None, *, device: str = "auto", **decoding: Any) -> Recognizer:
+def load(
+    model: str | Path | None = None, *, device: str = "auto", max_duration_s: float | None = None, **decoding: Any
+) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
 
-    ``decoding``: options of ``asr.decoding.Decoding``, such as ``beam=16, lm="lm.arpa"``, instead of those that the
-    model directory holds. Raises ``ModelError`` naming what is missing or damaged, and ``ConfigError`` or
-    ``DecodeError`` for a wrong option.
+    ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.decoding.Decoding``, such as
+    ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds. Raises ``ModelError`` naming what is
+    missing or damaged, and ``ConfigError`` or ``DecodeError`` for a wrong option.
     """
     loaded = checkpoint.load_model(model)
-    return Recognizer(loaded, device=device, decoding=choose(loaded.path, **decoding))
+    options = choose(loaded.path, **decoding)
+    return Recognizer(loaded, device=device, decoding=options, max_duration_s=max_duration_s)

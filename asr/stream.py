@@ -19,7 +19,7 @@ import torch
 
 from asr import audio, features
 from asr.containers import check_rate
-from asr.decode import Hypothesis
+from asr.endpoint import Endpoint, Endpointer
 from asr.errors import AudioError, ConfigError
 from asr.models.encoder import Latency, ModelState, join_states, split_state
 from asr.recognizer import Recognizer, make_transcript
@@ -27,25 +27,6 @@ from asr.transcript import Transcript, Word
 
 # Frames of features that one pass through the network takes at most: what a long block needs is bounded.
 PASS_FRAMES = 2048
-BLANK = 0
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """When an utterance of a stream is taken to have ended. Silence is what the model gives blanks for.
-
-    The text before an endpoint is final, and the search begins anew behind it; the network's state goes on.
-    """
-
-    silence_s: float = 0.8
-    """Silence behind speech that ends an utterance."""
-    longest_s: float = 20.0
-    """Length beyond which the next blank frame does, and half as much again beyond which any frame does."""
-
-    def __post_init__(self) -> None:
-        for name in ("silence_s", "longest_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"endpoint.{name}: expected > 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -113,8 +94,7 @@ class Stream:
         self._search.start()
         self._offset = 0
         """Frame of log-probabilities at which the utterance under way begins."""
-        self._silent = 0
-        self._spoken = False
+        self._endpointer = None if self.endpoint is None else Endpointer(self.endpoint, self.recognizer.frame_s)
         self._finished = False
 
     @property
@@ -178,27 +158,12 @@ class Stream:
 
     def cut(self, log_probs: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
         """Log-probabilities ``(T, V)`` cut at endpoints: parts, and whether an utterance ends behind each."""
-        if self.endpoint is None:
-            return [(log_probs, False)]
-        frame_s = self.recognizer.frame_s
-        silence, longest = (math.ceil(x / frame_s) for x in (self.endpoint.silence_s, self.endpoint.longest_s))
-        parts = []
-        start, length = 0, self._search.frames
-        for at, blank in enumerate((log_probs.argmax(dim=1) == BLANK).tolist()):
-            length += 1
-            self._silent = self._silent + 1 if blank else 0
-            self._spoken = self._spoken or not blank
-            ended = self._spoken and self._silent >= silence
-            if ended or (length >= longest and blank) or length >= 1.5 * longest:
-                parts.append((log_probs[start : at + 1], True))
-                start, length, self._silent, self._spoken = at + 1, 0, 0, False
-        parts.append((log_probs[start:], False))
-        return parts
+        return [(log_probs, False)] if self._endpointer is None else self._endpointer.cut(log_probs)
 
     def end_utterance(self) -> Transcript:
         """The transcript of the utterance under way; the next one begins here. Times count from the stream's start."""
         frames = self._search.frames
-        found = _shifted(self.recognizer.decoder.finish(self._search), self._offset)
+        found = self.recognizer.decoder.finish(self._search).shifted(self._offset)
         self._offset += frames
         duration_s = min(self._received / self.rate_hz, self._offset * self.recognizer.frame_s)
         if self._finished:
@@ -319,14 +284,6 @@ def _forward(streams: Sequence[Stream]) -> list[torch.Tensor]:
     for stream, own in zip(streams, split_state(state, len(streams)), strict=True):
         stream._state = own
     return list(log_probs.cpu())
-
-
-def _shifted(hypothesis: Hypothesis, frames: int) -> Hypothesis:
-    return dataclasses.replace(
-        hypothesis,
-        frames=tuple(frame + frames for frame in hypothesis.frames),
-        ends=tuple(end + frames for end in hypothesis.ends),
-    )
 
 
 def _latency(recognizer: Recognizer, chunk_s: float | None, right_s: float) -> Latency | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-# Subtitle conventions: two lines of 42 characters, at most 7 s on screen, a new cue after a pause.
+# Subtitle guidelines: two lines of 42 characters, at most 7 s on screen, a new
+# cue after a pause; on screen for at least a second and long enough to be read, where the next cue leaves the time.
 LINE_CHARACTERS = 42
 CUE_LINES = 2
 CUE_S = 7.0
 PAUSE_S = 1.0
+LEAST_CUE_S = 1.0
+CHARACTERS_PER_S = 17.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,16 @@ class Word:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The text of one recording. ``str()`` gives the text alone."""
+    """The text of one recording. ``str()`` gives the text alone.
+
+    ``tokens``: the words' tokens one by one, with times and confidences, where alignment was asked for.
+    """
 
     text: str
     words: tuple[Word, ...]
     duration_s: float
     source: str = ""
+    tokens: tuple[Word, ...] = ()
 
     @property
     def confidence(self) -> float:
@@ -43,23 +51,25 @@ class Transcript:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; times in seconds."""
-        return {
+        """Plain values for JSON; times in seconds. ``transcript.schema.json`` in ``asr/assets`` describes them."""
+        tree = {
             "format": 1,
             "source": self.source,
             "duration_s": round(self.duration_s, 3),
             "text": self.text,
             "confidence": round(self.confidence, 4),
-            "words": [
-                {
-                    "text": word.text,
-                    "start_s": round(word.start_s, 3),
-                    "end_s": round(word.end_s, 3),
-                    "confidence": round(word.confidence, 4),
-                }
-                for word in self.words
-            ],
+            "words": [_plain(word) for word in self.words],
         }
+        return tree | ({"tokens": [_plain(token) for token in self.tokens]} if self.tokens else {})
+
+
+def _plain(word: Word) -> dict[str, Any]:
+    return {
+        "text": word.text,
+        "start_s": round(word.start_s, 3),
+        "end_s": round(word.end_s, 3),
+        "confidence": round(word.confidence, 4),
+    }
 
 
 def to_txt(transcript: Transcript) -> str:
@@ -86,18 +96,55 @@ def to_ctm(transcript: Transcript) -> str:
 
 def to_srt(transcript: Transcript) -> str:
     """SubRip subtitles."""
-    cues = enumerate(group_cues(transcript.words), start=1)
+    cues = group_cues(transcript.words)
     return "\n".join(
-        f"{number}\n{_clock(cue[0].start_s, ',')} --> {_clock(cue[-1].end_s, ',')}\n{_wrap(cue)}\n"
-        for number, cue in cues
+        f"{number}\n{_clock(start_s, ',')} --> {_clock(end_s, ',')}\n{_wrap(cue)}\n"
+        for number, (cue, (start_s, end_s)) in enumerate(zip(cues, cue_times(cues), strict=True), start=1)
     )
 
 
 def to_vtt(transcript: Transcript) -> str:
     """WebVTT subtitles."""
     cues = group_cues(transcript.words)
-    body = "".join(f"\n{_clock(c[0].start_s, '.')} --> {_clock(c[-1].end_s, '.')}\n{_escape(_wrap(c))}\n" for c in cues)
-    return "WEBVTT\n" + body
+    return "WEBVTT\n" + "".join(
+        f"\n{_clock(start_s, '.')} --> {_clock(end_s, '.')}\n{_escape(_wrap(cue))}\n"
+        for cue, (start_s, end_s) in zip(cues, cue_times(cues), strict=True)
+    )
+
+
+def to_textgrid(transcript: Transcript) -> str:
+    """Praat TextGrid, long form: an interval tier of words, one of tokens where they are known, gaps being empty."""
+    end_s = max([transcript.duration_s, *(w.end_s for w in transcript.words)])
+    tiers = {"words": transcript.words} | ({"tokens": transcript.tokens} if transcript.tokens else {})
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end_s:.6f}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (name, words) in enumerate(tiers.items(), start=1):
+        intervals = _intervals(words, end_s)
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{name}"',
+            "        xmin = 0",
+            f"        xmax = {end_s:.6f}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for place, (start, end, text) in enumerate(intervals, start=1):
+            quoted = text.replace('"', '""')
+            lines += [
+                f"        intervals [{place}]:",
+                f"            xmin = {start:.6f}",
+                f"            xmax = {end:.6f}",
+                f'            text = "{quoted}"',
+            ]
+    return "\n".join(lines) + "\n"
 
 
 FORMATS: dict[str, Callable[[Transcript], str]] = {
@@ -106,7 +153,10 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
     "srt": to_srt,
     "vtt": to_vtt,
     "ctm": to_ctm,
+    "textgrid": to_textgrid,
 }
+SUFFIXES = {"textgrid": "TextGrid"}
+"""Of files, where it is not the format's name."""
 
 
 def group_cues(words: Sequence[Word]) -> list[list[Word]]:
@@ -118,6 +168,36 @@ def group_cues(words: Sequence[Word]) -> list[list[Word]]:
         else:
             cues.append([word])
     return cues
+
+
+def cue_times(cues: Sequence[Sequence[Word]]) -> list[tuple[float, float]]:
+    """When each cue is shown: from its first word on, long enough to be read, and never into the next cue."""
+    times = []
+    for index, cue in enumerate(cues):
+        start_s, spoken_s = cue[0].start_s, cue[-1].end_s
+        characters = len(_wrap(cue))
+        wanted_s = start_s + min(CUE_S, max(LEAST_CUE_S, characters / CHARACTERS_PER_S))
+        limit_s = cues[index + 1][0].start_s if index + 1 < len(cues) else math.inf
+        times.append((start_s, max(spoken_s, min(wanted_s, limit_s))))
+    return times
+
+
+def _intervals(words: Sequence[Word], end_s: float) -> list[tuple[float, float, str]]:
+    """Words as intervals that cover 0 to ``end_s`` without gaps, as Praat wants them."""
+    intervals: list[tuple[float, float, str]] = []
+    at = 0.0
+    for word in words:
+        start, end = max(at, round(word.start_s, 6)), round(word.end_s, 6)
+        if start > at:
+            intervals.append((at, start, ""))
+        if end > start:
+            intervals.append((start, end, word.text))
+            at = end
+        else:
+            at = start
+    if end_s > at or not intervals:
+        intervals.append((at, end_s, ""))
+    return intervals
 
 
 def _belongs(cue: list[Word], word: Word) -> bool:

@@ -175,7 +175,7 @@ def test_every_format(
     body = transcript.FORMATS[name](recognizer.transcribe(files[0]))
     assert capsys.readouterr().out == body
     assert run(files[0], "--format", name, "--output-dir", tmp_path / "out") == 0
-    assert (tmp_path / "out" / f"b.{name}").read_text(encoding="utf-8") == body
+    assert (tmp_path / "out" / f"b.{transcript.SUFFIXES.get(name, name)}").read_text(encoding="utf-8") == body
     assert capsys.readouterr().out == ""
 
 
@@ -361,7 +361,7 @@ def test_the_progress_bar_keeps_out_of_the_text(
 
 
 def test_an_unknown_format_is_refused_by_the_library(recognizer: Recognizer) -> None:
-    with pytest.raises(ConfigError, match="format: expected one of txt, json, srt, vtt, ctm, got 'pdf'"):
+    with pytest.raises(ConfigError, match="format: expected one of txt, json, srt, vtt, ctm, textgrid, got 'pdf'"):
         batch.transcribe_files(recognizer, ["a.wav"], format="pdf")
 
 

@@ -30,6 +30,8 @@ LAYERS = {
     "data": 4,
     "decode": 4,
     "compare": 3,
+    "endpoint": 4,
+    "long": 5,
     "lm": 5,
     "preflight": 5,
     "decoding": 6,

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from asr import cli, live
+from asr.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError
-from asr.stream import Endpoint, Stream, Update
+from asr.stream import Stream, Update
 from asr.transcript import Transcript, Word
 
 

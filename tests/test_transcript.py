@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import asr
 from asr import transcript
 from asr.transcript import FORMATS, Transcript, Word
 
@@ -89,11 +93,16 @@ def test_subtitles_read_back(made: Transcript) -> None:
     assert [word for c in cues for line in c.lines for word in line.split()] == [w.text for w in made.words]
     at = 0
     starts = {round(w.start_s * 1000) for w in made.words}
-    ends = {round(w.end_s * 1000) for w in made.words}
-    for c in cues:
+    last = {round(c[0].start_s * 1000): round(c[-1].end_s * 1000) for c in transcript.group_cues(made.words)}
+    for c, after in itertools.zip_longest(cues, cues[1:]):
         assert at <= c.start_ms < c.end_ms
         assert c.start_ms in starts
-        assert c.end_ms in ends
+        read_ms = max(1000, 1000 * len("\n".join(c.lines)) / 17)
+        assert (
+            c.end_ms
+            == max(last[c.start_ms], min(round(c.start_ms + min(7000, read_ms)), after.start_ms if after else 10**12))
+            or abs(c.end_ms - c.start_ms - read_ms) <= 1
+        )
         at = c.end_ms
         words = [word for line in c.lines for word in line.split()]
         assert len(c.lines) <= 2
@@ -158,7 +167,8 @@ def test_nothing_said() -> None:
 
 def test_known_subtitles() -> None:
     made = spoken(("OH", 0.1, 0.35), ("ONE", 0.4, 0.8), ("TWO", 2.5, 3.0))
-    times = (("00:00:00{}100 --> 00:00:00{}800", "OH ONE"), ("00:00:02{}500 --> 00:00:03{}000", "TWO"))
+    # A second at least, though the words take less.
+    times = (("00:00:00{}100 --> 00:00:01{}100", "OH ONE"), ("00:00:02{}500 --> 00:00:03{}500", "TWO"))
     assert FORMATS["srt"](made) == "\n".join(
         f"{i}\n{at.format(',', ',')}\n{text}\n" for i, (at, text) in enumerate(times, start=1)
     )
@@ -212,6 +222,68 @@ def test_a_pause_begins_a_cue(pause: float, cues: int) -> None:
 def test_a_cue_stays_seven_seconds_at_most() -> None:
     cues = transcript.group_cues(evenly(["A"] * 20, seconds=1.0).words)
     assert [len(c) for c in cues] == [7, 7, 6]
+
+
+def test_a_cue_stays_long_enough_to_be_read_and_never_into_the_next() -> None:
+    full = " ".join(["A" * 20] * 4)
+    made = spoken((full[:41], 0.0, 1.0), ("B", 10.0, 10.1), ("C", 11.5, 11.6))
+    cues = parse_srt(FORMATS["srt"](made))
+    assert [(c.start_ms, c.end_ms) for c in cues] == [(0, 2412), (10000, 11000), (11500, 12500)]
+    hurried = spoken(("B", 10.0, 10.1), ("C" * 42 + "D", 10.2, 10.3), ("E", 11.31, 11.4))
+    assert [(c.start_ms, c.end_ms) for c in parse_srt(FORMATS["srt"](hurried))][-1] == (11310, 12310)
+    crowded = evenly(["A" * 42] * 4, seconds=0.2)
+    assert [(c.start_ms, c.end_ms) for c in parse_srt(FORMATS["srt"](crowded))] == [(0, 400), (400, 5400)]
+
+
+def parse_textgrid(body: str) -> dict[str, list[tuple[float, float, str]]]:
+    """Tiers of a long TextGrid, as Praat reads it: the numbers and quoted strings in order, everything else ignored."""
+    values = [
+        text.replace('""', '"') if quoted else float(number)
+        for quoted, text, number in re.findall(r'("((?:[^"]|"")*)")|(?<=[=] )(-?[\d.]+)', body)
+    ]
+    assert values[:2] == ["ooTextFile", "TextGrid"]
+    _, end, count, *rest = values[2:]
+    tiers = {}
+    for _ in range(int(count)):
+        kind, name, start, last, size, *rest = rest
+        assert (kind, start, last) == ("IntervalTier", 0, end)
+        intervals = [tuple(rest[3 * i : 3 * i + 3]) for i in range(int(size))]
+        rest = rest[3 * int(size) :]
+        # Without gaps or overlaps, from the beginning to the end.
+        assert [a[1] for a in intervals[:-1]] == [b[0] for b in intervals[1:]]
+        assert (intervals[0][0], intervals[-1][1]) == (0, end)
+        tiers[name] = intervals
+    assert not rest
+    return tiers
+
+
+@given(transcripts())
+def test_textgrids_read_back(made: Transcript) -> None:
+    tiers = parse_textgrid(FORMATS["textgrid"](made))
+    words = [interval for interval in tiers["words"] if interval[2]]
+    assert words == [(pytest.approx(w.start_s), pytest.approx(w.end_s), w.text) for w in made.words]
+    assert list(tiers) == ["words"]
+
+
+def test_textgrids_have_a_tier_of_tokens_where_they_are_known() -> None:
+    tokens = (Word("A", 0.1, 0.2, 0.9), Word('"', 0.3, 0.4, 0.8))
+    made = Transcript('A"', (Word('A"', 0.1, 0.4, 0.8),), 0.5, "a.wav", tokens)
+    assert parse_textgrid(FORMATS["textgrid"](made))["tokens"] == [
+        (0, 0.1, ""), (0.1, 0.2, "A"), (0.2, 0.3, ""), (0.3, 0.4, '"'), (0.4, 0.5, ""),
+    ]  # fmt: skip
+    assert json.loads(FORMATS["json"](made))["tokens"][1] == {
+        "text": '"', "start_s": 0.3, "end_s": 0.4, "confidence": 0.8,
+    }  # fmt: skip
+
+
+@given(transcripts())
+def test_json_is_what_its_schema_says(made: Transcript) -> None:
+    schema = json.loads((Path(asr.__file__).parent / "assets" / "transcript.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(FORMATS["json"](made)), schema)
+    for broken in ({"format": 2}, {"duration_s": -1}, {"words": [{"text": "A"}]}, {"confidence": 1.5}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(made.to_dict() | broken, schema)
 
 
 def test_vtt_escapes_markup_and_arrows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -27,3 +28,11 @@ class Hypothesis:
     confidences: tuple[float, ...] = ()
     score: float = 0.0
     lm_score: float = 0.0
+
+    def shifted(self, frames: int) -> Hypothesis:
+        """The same, so many frames later."""
+        return dataclasses.replace(
+            self,
+            frames=tuple(frame + frames for frame in self.frames),
+            ends=tuple(end + frames for end in self.ends),
+        )
