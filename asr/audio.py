@@ -27,8 +27,9 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from asr import media
 from asr.containers import Reader, check_header, check_rate, mpeg_sync, truncated
-from asr.errors import AudioError, TooLongError
+from asr.errors import AudioError, ForeignError, TooLongError
 
 AUDIO_SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".wv1", ".wv2",
@@ -45,6 +46,7 @@ _MAX_CHANNELS = 1024  # libsndfile's own limit
 _BLOCK_VALUES = 2**20
 _UNKNOWN_SAMPLES = 2**63 - 1  # libsndfile's SF_COUNT_MAX: the header gives no length
 _STREAM_BYTES_PER_S = 768_000  # of a pipe under max_duration_s: 48 kHz, 4 channels, 32 bit
+_UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 _FILTER_SAMPLES = 256  # half-length of soxr's HQ filter at the lower rate, rounded up: parity with the whole is 3e-7
 
 Samples: TypeAlias = npt.NDArray[np.float32]
@@ -90,9 +92,10 @@ def load(
     source_rate_hz: int | None = None,
     start_s: float = 0.0,
     end_s: float | None = None,
+    channel: int | None = None,
     max_duration_s: float | None = None,
 ) -> Samples:
-    """Read audio as mono float32 ``(S,)`` in [-1, 1] at ``sample_rate_hz``; channels are averaged.
+    """Read audio as mono float32 ``(S,)`` in [-1, 1] at ``sample_rate_hz``: the channels' mean, or one ``channel``.
 
     ``source`` is a path, a binary file object (read from its start; one that cannot seek, such as
     ``sys.stdin.buffer``, is first read into memory) or an array. Arrays have shape ``(S,)`` or ``(S, C)`` and hold
@@ -117,10 +120,12 @@ def load(
         with _open(source, name, max_duration_s) as file:
             if source_rate_hz not in (None, file.rate_hz):
                 raise AudioError(f"{name}: the file's rate is {file.rate_hz} Hz, but source_rate_hz={source_rate_hz}")
+            _choose(file, channel)
             return _load(file, sample_rate_hz, start_s, end_s, max_duration_s)
     samples = _samples(source, name)
     rate_hz = sample_rate_hz if source_rate_hz is None else source_rate_hz
     array = _Opened(name, rate_hz, samples.shape[1], len(samples), array=samples)
+    _choose(array, channel)
     return _load(array, sample_rate_hz, start_s, end_s, max_duration_s)
 
 
@@ -142,6 +147,7 @@ def stream(
     source_rate_hz: int | None = None,
     start_s: float = 0.0,
     end_s: float | None = None,
+    channel: int | None = None,
     max_duration_s: float | None = None,
 ) -> Iterator[Samples]:
     """``load`` in blocks of bounded size, for recordings of any length; consecutive, never empty.
@@ -152,13 +158,21 @@ def stream(
     check_rate(sample_rate_hz, f"{name}: sample_rate_hz")
     if isinstance(source, str | os.PathLike) or not hasattr(source, "__array__"):
         with _open(source, name, max_duration_s) as file:
+            _choose(file, channel)
             yield from _stream(file, sample_rate_hz, start_s, end_s, max_duration_s)
         return
     samples = _samples(source, name)
     rate_hz = sample_rate_hz if source_rate_hz is None else source_rate_hz
     check_rate(rate_hz, f"{name}: source_rate_hz")
     array = _Opened(name, rate_hz, samples.shape[1], len(samples), array=samples)
+    _choose(array, channel)
     yield from _stream(array, sample_rate_hz, start_s, end_s, max_duration_s)
+
+
+def _choose(audio: _Opened, channel: int | None) -> None:
+    if channel is not None and not 0 <= channel < audio.channels:
+        raise AudioError(f"{audio.name}: channel: expected 0 to {audio.channels - 1}, got {channel}")
+    audio.channel = channel
 
 
 def _stream(
@@ -215,19 +229,21 @@ def resample(samples: npt.ArrayLike, from_hz: float, to_hz: float, quality: str 
 
 
 def find(folder: str | os.PathLike[str]) -> list[Path]:
-    """Audio files (by ``AUDIO_SUFFIXES``, any case) below ``folder``, sorted; hidden files and folders are left out.
+    """Audio files below ``folder``, sorted; hidden files and folders are left out.
 
+    They are told by their endings, in any case: ``AUDIO_SUFFIXES`` and, with PyAV, ``media.SUFFIXES``.
     Raises ``AudioError`` if ``folder``, or a folder below it, cannot be listed.
     """
 
     def fail(error: OSError) -> None:
         raise AudioError(f"{error.filename}: expected a folder that can be listed: {error.strerror}") from error
 
+    suffixes = AUDIO_SUFFIXES + (media.SUFFIXES if media.available() else ())
     found = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = (name for name in files if not name.startswith("."))  # "._a.wav" is macOS metadata, not audio
-        found += [Path(parent, name) for name in visible if name.lower().endswith(AUDIO_SUFFIXES)]
+        found += [Path(parent, name) for name in visible if name.lower().endswith(suffixes)]
     return sorted(found)
 
 
@@ -257,6 +273,8 @@ class _Opened:
     array: npt.NDArray[Any] | None = None
     sound: Any = None
     raw: Any = None
+    channel: int | None = None
+    """The one that is wanted; None: their mean."""
     mpeg_sync: bytes | None = None
     """First two bytes of an MPEG frame, if libsndfile could only guess the length."""
 
@@ -359,6 +377,8 @@ def _seek(audio: _Opened, start: int) -> int:
 
 def _mono(block: npt.NDArray[Any], audio: _Opened, at: int) -> Samples:
     """``(n, C)`` -> float32 ``(n,)``, refusing what is not sound; ``at`` is the block's first sample."""
+    if audio.channel is not None:
+        block = block[:, audio.channel, None]
     peak = max(block.max(), -block.min())  # NaN if there is one, so that the comparison fails
     if not peak <= LOUDEST:
         bad = np.abs(block).max(axis=1)
@@ -397,9 +417,15 @@ def _check_end(audio: _Opened, at: int) -> None:
 def _open(source: Any, name: str, max_duration_s: float | None = None) -> Iterator[_Opened]:
     """A file whose header has been checked, with libsndfile behind it."""
     with _binary(source, name, max_duration_s) as raw:
-        with _naming(name, raw):
-            raw, promised = check_header(raw, name)
-            sound = _SoundFile(raw)
+        promised = None
+        try:
+            with _naming(name, raw):
+                raw, promised = check_header(raw, name)
+                sound: Any = _SoundFile(raw)
+        except ForeignError:
+            if not media.available():
+                raise
+            sound = media.MediaSound(raw, name, _UNKNOWN_SAMPLES)
         with sound:
             check_rate(sound.samplerate, f"{name}: the file's sample rate")
             _check_log(sound, name)
@@ -425,6 +451,8 @@ def _naming(name: str, raw: Reader) -> Iterator[None]:
         yield
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip().rstrip(".")
+        if error.code == _UNRECOGNISED and media.available() and media.knows(raw):
+            raise ForeignError(f"{name}: libsndfile does not read it ({reason})") from error
         raise AudioError(
             f"{name}: cannot be decoded ({reason}): corrupt, truncated or not audio; expected WAV, FLAC, Ogg, MP3, "
             f"SPHERE or another format of libsndfile (others: ffmpeg -i {name} out.wav)"

@@ -13,7 +13,7 @@ import struct
 from contextlib import suppress
 from typing import Any
 
-from asr.errors import AudioError
+from asr.errors import AudioError, ForeignError
 
 MIN_RATE_HZ = 1_000
 MAX_RATE_HZ = 768_000
@@ -86,7 +86,10 @@ def _check_foreign(head: bytes, name: str) -> None:
     """Contents that are recognised but not readable, so that the error can say what to do."""
     for offset, magic, kind in _FOREIGN:
         if head[offset:].startswith(magic):
-            raise AudioError(f"{name}: holds {kind}, which libsndfile does not read; convert: ffmpeg -i {name} out.wav")
+            raise ForeignError(
+                f"{name}: holds {kind}, which libsndfile does not read; pip install 'asr[media]' to read it, or "
+                f"convert: ffmpeg -i {name} out.wav"
+            )
     if head.startswith(b"version https://git-lfs"):
         raise AudioError(f"{name}: holds a Git LFS pointer in place of the audio; fetch it: git lfs pull")
     if head[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):

@@ -16,6 +16,10 @@ class AudioError(AsrError):
     """Audio that is missing, unreadable, too short, or holds values that are not sound."""
 
 
+class ForeignError(AudioError):
+    """Audio in a container or coding that libsndfile does not read."""
+
+
 class TooLongError(AudioError):
     """Audio that is longer than was allowed."""
 

@@ -19,7 +19,7 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from asr import audio, containers
+from asr import audio, containers, media
 from asr.errors import AudioError
 
 RATE = 16000
@@ -928,7 +928,10 @@ def test_digital_silence_is_fine(form: str) -> None:
         (b"ID3", "cannot be decoded"),
     ],
 )
-def test_contents_that_are_not_audio(content: bytes, message: str, tmp_path: Path) -> None:
+def test_contents_that_are_not_audio(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "available", lambda: False)  # tests/test_media.py has it
     path = tmp_path / "thing.wav"
     path.write_bytes(content)
     for use in (audio.load, audio.probe):
@@ -1008,7 +1011,8 @@ def test_mutated_files_load_or_raise_audio_error(data: st.DataObject) -> None:
 # ------------------------------------------------------------------------------------------------- find
 
 
-def test_find(tmp_path: Path) -> None:
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "available", lambda: False)
     for name in ("b/2.flac", "b/10.WAV", "a.mp3", "b/c/d.sph", "b/notes.txt", "._a.wav", ".hidden/a.wav", "z.m4a"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

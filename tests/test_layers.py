@@ -12,6 +12,7 @@ LAYERS = {
     "errors": 0,
     "config": 1,
     "containers": 1,
+    "media": 1,
     "files": 1,
     "archive": 2,
     "audio": 2,

@@ -1,0 +1,111 @@
+"""Sound of films and of formats that libsndfile does not know, through PyAV (extra ``media``)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.errors import AudioError
+
+SUFFIXES = (
+    ".mp4", ".m4a", ".m4v", ".m4b", ".mov", ".3gp", ".mkv", ".mka", ".webm", ".avi", ".wma", ".wmv", ".asf", ".aac",
+    ".ac3", ".amr", ".ape", ".wv", ".tta", ".ts", ".mpg", ".mpeg", ".flv",
+)  # fmt: skip
+"""File endings that are searched for in folders where PyAV is installed."""
+
+
+def available() -> bool:
+    """Whether PyAV is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
+def knows(raw: Any) -> bool:
+    """Whether FFmpeg finds a sound track in what libsndfile does not recognise at all."""
+    import av
+
+    try:
+        raw.seek(0)
+        with av.open(raw, mode="r", metadata_errors="replace") as container:
+            return bool(container.streams.audio)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
+
+
+class MediaSound:
+    """The first sound track of a container, with the part of ``soundfile.SoundFile`` that reading needs.
+
+    Raises ``AudioError`` naming the file when there is none or it cannot be decoded. ``frames`` is unknown: what
+    headers of films say of their length is not exact.
+    """
+
+    format = "MEDIA"
+    extra_info = ""
+
+    def __init__(self, raw: Any, name: str, unknown: int) -> None:
+        import av
+
+        self._av: Any = av
+        self.name = name
+        self.frames = unknown
+        raw.seek(0)
+        with self._naming():
+            self._container = av.open(raw, mode="r", metadata_errors="replace")
+        tracks = self._container.streams.audio
+        if not tracks:
+            self.close()
+            raise AudioError(f"{name}: expected sound, got a film without a sound track")
+        track = tracks[0]
+        self.samplerate = int(track.rate or 0)
+        self.channels = int(track.channels or 0)
+        self.subtype = str(track.codec_context.name).upper()
+        if not self.channels:
+            self.close()
+            raise AudioError(f"{name}: expected sound, got a track without channels")
+        self._resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
+        self._blocks = self._decode(track)
+        self._rest = np.zeros((0, self.channels), np.float32)
+
+    def __enter__(self) -> MediaSound:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the decoder's memory back."""
+        self._container.close()
+
+    def can_seek(self) -> bool:
+        """Never: where a seek lands depends on the format."""
+        return False
+
+    def read(self, count: int, dtype: str = "float32", always_2d: bool = True) -> npt.NDArray[np.float32]:
+        """The next ``count`` samples ``(n, C)``, fewer at the end. Raises ``AudioError`` where the damage is met."""
+        assert (dtype, always_2d) == ("float32", True)
+        parts, have = [self._rest], len(self._rest)
+        while have < count and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+            have += len(block)
+        whole = np.concatenate(parts)
+        self._rest = whole[count:]
+        return whole[:count]
+
+    def _decode(self, track: Any) -> Iterator[npt.NDArray[np.float32]]:
+        with self._naming():
+            for frame in self._container.decode(track):
+                for part in self._resampler.resample(frame):
+                    yield np.asarray(part.to_ndarray().T, np.float32)
+            for part in self._resampler.resample(None):
+                yield np.asarray(part.to_ndarray().T, np.float32)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except self._av.error.FFmpegError as error:
+            raise AudioError(f"{self.name}: cannot be decoded ({error}): corrupt, truncated or not audio") from error
