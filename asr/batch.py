@@ -1,22 +1,36 @@
-"""Transcribing many files: finding them, naming outputs, reporting failures."""
+"""Transcribing many files: finding them, sharing them out, naming outputs, going on after an interruption."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
-from asr import audio, transcript
+from asr import audio, manifest, recognizer, transcript
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import atomic
 from asr.recognizer import Item, Recognizer
+from asr.transcript import Transcript
 
 STDIN = "-"
+SUMMARY = "summary.json"
+CHUNK = 16
+"""Recordings that a process takes at a time."""
+
+Result = tuple[Item, Transcript | AudioError]
 
 
 @dataclass(frozen=True)
@@ -27,82 +41,251 @@ class Job:
     output: Path
 
 
-def find_jobs(inputs: Sequence[str]) -> tuple[list[Job], list[str]]:
-    """The recordings behind file names, folders (searched in depth) and ``-`` (standard input).
+@dataclass
+class Outcome:
+    """What became of many recordings; ``failures`` has a message for each input that gave nothing."""
 
-    Returns the jobs in order and a message for each input that holds none.
+    done: int = 0
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+    audio_s: float = 0.0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        factor = round(self.seconds / self.audio_s, 6) if self.audio_s else None
+        tree = dataclasses.asdict(self) | {"failed": len(self.failures), "real_time_factor": factor}
+        return tree | {"audio_s": round(self.audio_s, 3), "seconds": round(self.seconds, 3)}
+
+
+def find_jobs(
+    inputs: Sequence[str], *, split_channels: bool = False, raw_rate_hz: int | None = None
+) -> tuple[list[Job], list[str]]:
+    """The recordings behind file names, folders (searched in depth), manifests (``.jsonl``) and ``-`` (standard input).
+
+    ``split_channels`` makes a job of each channel. ``raw_rate_hz``: standard input holds raw samples (16 bits, signed,
+    little-endian, mono) at this rate. Returns the jobs in order and a message for each input that holds none.
     """
     jobs: list[Job] = []
     failures: list[str] = []
     for name in inputs:
-        if name == STDIN:
-            jobs.append(Job(Item(io.BytesIO(sys.stdin.buffer.read()), "standard input"), Path("stdin")))
-        elif Path(name).is_dir():
-            try:
-                found = audio.find(name)
-            except AudioError as error:
-                failures.append(str(error))
-                continue
-            if not found:
-                failures.append(f"{name}: no audio file in this folder")
-            jobs += [Job(Item(path, str(path)), path.relative_to(name)) for path in found]
-        else:
-            jobs.append(Job(Item(name, name), Path(Path(name).name)))
-    return jobs, failures
+        try:
+            jobs += _jobs(name, raw_rate_hz)
+        except AsrError as error:
+            failures.append(str(error))
+    if not split_channels:
+        return jobs, failures
+    split: list[Job] = []
+    for job in jobs:
+        try:
+            split += _channels(job)
+        except AudioError as error:
+            failures.append(message(job.item, error))
+    return split, failures
+
+
+def _jobs(name: str, raw_rate_hz: int | None) -> list[Job]:
+    if name == STDIN:
+        content = sys.stdin.buffer.read()
+        if raw_rate_hz is None:
+            return [Job(Item(io.BytesIO(content), "standard input"), Path("stdin"))]
+        samples = np.frombuffer(content[: len(content) // 2 * 2], "<i2")
+        return [Job(Item(samples, "standard input", rate_hz=raw_rate_hz), Path("stdin"))]
+    if Path(name).is_dir():
+        found = audio.find(name)
+        if not found:
+            raise AudioError(f"{name}: no audio file in this folder")
+        return [Job(Item(path, str(path)), path.relative_to(name)) for path in found]
+    if name.endswith(".jsonl"):
+        # Ids may hold anything; as names of files they must stay inside the folder.
+        utterances = manifest.read(name)
+        return [Job(Item(u.audio, u.id, u.start_s, u.end_s), Path(_file_name(u.id))) for u in utterances]
+    return [Job(Item(name, name), Path(Path(name).name))]
+
+
+def _file_name(id: str) -> str:
+    """An utterance's id as the name of a file; the suffix that ``with_suffix`` will replace comes behind it."""
+    return "".join("_" if c in '/\\\0:*?"<>|' else c for c in id) + ".id"
+
+
+def _channels(job: Job) -> list[Job]:
+    source = job.item.source
+    if isinstance(source, np.ndarray):
+        return [job]
+    count = audio.probe(source).channels
+    if count == 1:
+        return [job]
+    jobs = []
+    for channel in range(count):
+        name = f"{job.item.name} (channel {channel + 1})"
+        output = job.output.with_name(f"{job.output.stem}.ch{channel + 1}{job.output.suffix or '.id'}")
+        jobs.append(Job(dataclasses.replace(job.item, name=name, channel=channel), output))
+    return jobs
 
 
 def transcribe_files(
-    recognizer: Recognizer,
+    engine: Recognizer | dict[str, Any],
     inputs: Sequence[str],
     *,
     format: str = "txt",
     output_dir: Path | None = None,
     out: TextIO | None = None,
-) -> list[str]:
-    """Transcribe files, folders and standard input; write to ``output_dir`` or, without one, to ``out`` (stdout).
+    jobs: int = 1,
+    resume: bool = False,
+    split_channels: bool = False,
+    raw_rate_hz: int | None = None,
+) -> Outcome:
+    """Transcribe files, folders, manifests and standard input; write to ``output_dir`` or else to ``out`` (stdout).
 
-    Returns one message per input that failed; the others are written all the same, each as soon as it is ready.
+    Each transcript is written as soon as it is ready, whatever becomes of the others. In ``output_dir`` stands a
+    ``summary.json`` at the end. Under ``torchrun`` each process takes its share, and has a summary of its own.
+
+    Args:
+        engine: a recogniser, or what ``asr.load`` needs to make one (``{"model": ...}``), which ``jobs`` need.
+        inputs: see ``find_jobs``, as ``split_channels`` and ``raw_rate_hz``.
+        format: a key of ``asr.transcript.FORMATS``.
+        jobs: processes that share the recordings, each with a model and its part of the CPUs.
+        resume: leave out recordings whose file is in ``output_dir`` already.
+
     Raises ``ConfigError`` for an unknown format, two inputs with one output file, subtitles of several recordings
     without an ``output_dir``, or an ``output_dir`` that cannot be made.
     """
+    started = time.perf_counter()
     if format not in transcript.FORMATS:
         raise ConfigError(f"format: expected one of {', '.join(transcript.FORMATS)}, got {format!r}")
-    jobs, failures = find_jobs(inputs)
-    if output_dir is None and format in ("srt", "vtt", "textgrid") and len(jobs) > 1:
-        raise ConfigError(f"{format} of {len(jobs)} recordings cannot share one stream: give --output-dir")
-    outputs = output_paths(jobs, format, output_dir) if output_dir else []
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
+    if output_dir is None and resume:
+        raise ConfigError("resume: expected an output folder, in which finished files are found")
+    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if size > 1 and output_dir is None:
+        raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
+    found, failures = find_jobs(inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz)
+    outcome = Outcome(failures=failures if rank == 0 else [])
+    if output_dir is None and format in ("srt", "vtt", "textgrid") and len(found) > 1:
+        raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")
+    outputs = output_paths(found, format, output_dir) if output_dir else [Path()] * len(found)
+    work = list(zip(found, outputs, strict=True))[rank::size]
     if output_dir:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{output_dir}: cannot make the output folder: {error}") from error
+    if resume:
+        count = len(work)
+        work = [(job, path) for job, path in work if not path.exists()]
+        outcome.skipped = count - len(work)
     stream = out or sys.stdout
-    results = recognizer.transcribe_many(job.item for job in jobs)
     # On a terminal the texts themselves show the progress, and a bar would run through them.
-    shown = len(jobs) > 1 and not (output_dir is None and stream.isatty())
-    bar = tqdm(results, total=len(jobs), desc="transcribing", unit="file", disable=None if shown else True)
-    for index, (item, result) in enumerate(bar):
+    shown = not (output_dir is None and stream.isatty())
+    results = _results(engine, [job.item for job, _ in work], jobs, progress=shown)
+    silent = None if shown and len(work) > 1 else True
+    bar = tqdm(results, total=len(work), desc="transcribing", unit="file", disable=silent)
+    for (item, result), (_, path) in zip(bar, work, strict=True):
         if isinstance(result, AudioError):
-            failures.append(message(item, result))
+            outcome.failures.append(message(item, result))
             continue
+        if item.channel is not None:
+            result = dataclasses.replace(result, channel=item.channel + 1)
         body = encodable(transcript.FORMATS[format](result))
         if output_dir:
             try:
-                outputs[index].parent.mkdir(parents=True, exist_ok=True)
-                with atomic(outputs[index]) as path:
-                    path.write_text(body, encoding="utf-8")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic(path) as part:
+                    part.write_text(body, encoding="utf-8")
             except OSError as error:
-                failures.append(f"{item.name}: cannot write {outputs[index]}: {error}")
+                outcome.failures.append(f"{item.name}: cannot write {path}: {error}")
+                continue
         else:
-            prefix = encodable(f"{item.name}: ") if format == "txt" and len(jobs) > 1 else ""
+            prefix = encodable(f"{item.name}: ") if format == "txt" and len(found) > 1 else ""
             stream.write(prefix + body)
             stream.flush()
-    return failures
+        outcome.done += 1
+        outcome.audio_s += result.duration_s
+    outcome.seconds = time.perf_counter() - started
+    if output_dir:
+        _write_summary(output_dir / (SUMMARY if size == 1 else f"summary.{rank + 1}-of-{size}.json"), outcome)
+    return outcome
+
+
+def _results(
+    engine: Recognizer | dict[str, Any], items: Sequence[Item], jobs: int, *, progress: bool
+) -> Iterator[Result]:
+    if jobs > 1 and len(items) > 1:
+        if isinstance(engine, Recognizer):
+            raise ConfigError("jobs: expected what asr.load needs, so that each process can load the model")
+        yield from _parallel(engine, items, jobs)
+        return
+    if not items:
+        return
+    one = engine if isinstance(engine, Recognizer) else recognizer.load(**engine)
+    yield from one.transcribe_many(items, progress=progress)
+
+
+def _parallel(options: dict[str, Any], items: Sequence[Item], jobs: int) -> Iterator[Result]:
+    """Results in order from ``jobs`` processes; what a process that died had in hand fails, and the rest goes on."""
+    recognizer.load(**options)  # what is wrong with the model is said here, not by a process that cannot start
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    size = max(1, min(CHUNK, -(-len(items) // jobs)))
+    chunks = [items[at : at + size] for at in range(0, len(items), size)]
+    done = 0
+    while done < len(chunks):
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _load_worker, (options, threads))
+        try:
+            futures = [pool.submit(_run_worker, chunk) for chunk in chunks[done:]]
+            for future in futures:
+                yield from future.result()
+                done += 1
+        except BrokenProcessPool:
+            # Whose fault it was is not known. The first that is not done goes one by one, the rest anew together.
+            pool.shutdown()
+            yield from _alone(options, chunks[done], threads)
+            done += 1
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone(options: dict[str, Any], items: Sequence[Item], threads: int) -> list[Result]:
+    """Each item in a process of its own, so that one that kills it fails alone."""
+    results: list[Result] = []
+    for item in items:
+        with ProcessPoolExecutor(1, get_context("spawn"), _load_worker, (options, threads)) as pool:
+            try:
+                results += pool.submit(_run_worker, [item]).result()
+            except BrokenProcessPool:
+                died = AudioError(f"{item.name}: the process that transcribed it died (out of memory?)")
+                results.append((item, died))
+    return results
+
+
+_worker: Recognizer | None = None
+
+
+def _load_worker(options: dict[str, Any], threads: int) -> None:
+    global _worker
+    import torch
+
+    torch.set_num_threads(threads)
+    _worker = recognizer.load(**options)
+
+
+def _run_worker(items: Sequence[Item]) -> list[Result]:
+    assert _worker is not None
+    return list(_worker.transcribe_many(items))
+
+
+def _write_summary(path: Path, outcome: Outcome) -> None:
+    try:
+        with atomic(path) as part:
+            text = json.dumps(outcome.to_dict(), indent=2, ensure_ascii=False) + "\n"
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        outcome.failures.append(f"{path}: cannot write: {error}")
 
 
 def output_paths(jobs: Sequence[Job], format: str, folder: Path) -> list[Path]:
     """Where each transcript goes. Raises ``ConfigError`` naming two recordings that would share a file."""
-    taken: dict[Path, str] = {}
+    taken: dict[Path, str] = {folder / SUMMARY: "the summary"}
     paths = []
     for job in jobs:
         path = folder / job.output.with_suffix(f".{transcript.SUFFIXES.get(format, format)}")

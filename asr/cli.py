@@ -56,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     transcribe = commands.add_parser("transcribe", help="files, folders or standard input to text or subtitles")
     transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
+    transcribe.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share the recordings")
+    transcribe.add_argument("--resume", action="store_true", help="leave out what is in --output-dir already")
+    transcribe.add_argument("--channels", default="mix", choices=("mix", "split"), help="one text, or one per channel")
+    transcribe.add_argument("--raw-rate", type=int, metavar="HZ", help="- is raw 16-bit little-endian mono samples")
     transcribe.add_argument("--max-duration", type=float, metavar="S", help="refuse longer recordings")
     transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm", "textgrid"))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
@@ -162,9 +166,19 @@ def _transcribe(args: argparse.Namespace) -> int:
     from asr.batch import transcribe_files
     from asr.recognizer import load
 
-    recognizer = load(args.model, device=args.device, **cli_language.decoding_options(args))
-    failures = transcribe_files(recognizer, args.inputs, format=args.format, output_dir=args.output_dir)
-    return _report_failures(failures)
+    options = {"model": args.model, "device": args.device, "max_duration_s": args.max_duration}
+    options |= cli_language.decoding_options(args)
+    outcome = transcribe_files(
+        load(**options) if args.jobs == 1 else options,
+        args.inputs,
+        format=args.format,
+        output_dir=args.output_dir,
+        jobs=args.jobs,
+        resume=args.resume,
+        split_channels=args.channels == "split",
+        raw_rate_hz=args.raw_rate,
+    )
+    return _report_failures(outcome.failures)
 
 
 def _stream(args: argparse.Namespace) -> int:

@@ -35,12 +35,17 @@ BATCH_S = 90.0
 
 @dataclass(frozen=True)
 class Item:
-    """One recording to transcribe: anything ``asr.audio.load`` takes, a name for messages, and a segment of it."""
+    """One recording to transcribe: anything ``asr.audio.load`` takes, a name for messages, and what of it is meant.
+
+    ``channel``: one channel instead of the mean of all. ``rate_hz``: of an array; by default the model's.
+    """
 
     source: Any
     name: str = ""
     start_s: float = 0.0
     end_s: float | None = None
+    channel: int | None = None
+    rate_hz: int | None = None
 
 
 @dataclass
@@ -100,11 +105,11 @@ class Recognizer:
 
         Raises ``AudioError`` naming the file when it cannot be read or is shorter than one analysis window.
         """
-        item = Item(rewindable(source))
+        item = Item(rewindable(source), rate_hz=sample_rate_hz)
         try:
-            samples = self._load(item, sample_rate_hz, long.LONG_S)
+            samples = self._load(item, long.LONG_S)
         except TooLongError:
-            return self._transcribe_long(item, sample_rate_hz)
+            return self._transcribe_long(item)
         return self._transcripts([samples], [describe(source)])[0]
 
     def align(self, source: Any, words: str, *, sample_rate_hz: int | None = None) -> Transcript:
@@ -120,7 +125,7 @@ class Recognizer:
         """
         name = describe(source)
         tokens = self.model.tokenizer.encode(words, name)
-        parts, heard = self._posteriors(Item(rewindable(source)), sample_rate_hz)
+        parts, heard = self._posteriors(Item(rewindable(source), rate_hz=sample_rate_hz))
         try:
             hypothesis = decode.align(torch.cat(list(parts)), tokens)
         except DecodeError as error:
@@ -140,7 +145,7 @@ class Recognizer:
         window_s = 0.0
         for item in items:
             try:
-                samples = self._load(item, longest_s=long.LONG_S)
+                samples = self._load(item, long.LONG_S)
             except TooLongError:
                 yield from self._window(window)
                 window, window_s = [], 0.0
@@ -196,7 +201,7 @@ class Recognizer:
             if token != tokenizer.space_id
         )
 
-    def _load(self, item: Item, source_rate_hz: int | None = None, longest_s: float | None = None) -> np.ndarray:
+    def _load(self, item: Item, longest_s: float | None = None) -> np.ndarray:
         """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either."""
         rate = self.sample_rate_hz
         limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
@@ -204,9 +209,10 @@ class Recognizer:
             samples = audio.load(
                 item.source,
                 rate,
-                source_rate_hz=source_rate_hz,
+                source_rate_hz=item.rate_hz,
                 start_s=item.start_s,
                 end_s=item.end_s,
+                channel=item.channel,
                 max_duration_s=min(limits_s, default=None),
             )
         except TooLongError as error:
@@ -224,7 +230,7 @@ class Recognizer:
                 f"{name}: expected at least {window_s:g} s of audio, got {samples / self.sample_rate_hz:.4f} s"
             )
 
-    def _posteriors(self, item: Item, source_rate_hz: int | None = None) -> tuple[Iterator[torch.Tensor], Heard]:
+    def _posteriors(self, item: Item) -> tuple[Iterator[torch.Tensor], Heard]:
         """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of what has been heard."""
         heard = Heard()
 
@@ -232,9 +238,10 @@ class Recognizer:
             blocks = audio.stream(
                 item.source,
                 self.sample_rate_hz,
-                source_rate_hz=source_rate_hz,
+                source_rate_hz=item.rate_hz,
                 start_s=item.start_s,
                 end_s=item.end_s,
+                channel=item.channel,
                 max_duration_s=self.max_duration_s,
             )
             for block in blocks:
@@ -244,10 +251,10 @@ class Recognizer:
 
         return long.posteriors(counted(), self.network, self.log_mel, self.log_probs), heard
 
-    def _transcribe_long(self, item: Item, source_rate_hz: int | None = None, *, progress: bool = False) -> Transcript:
+    def _transcribe_long(self, item: Item, *, progress: bool = False) -> Transcript:
         """A recording in constant memory: see ``asr.long``."""
         name = item.name or describe(item.source)
-        parts, heard = self._posteriors(item, source_rate_hz)
+        parts, heard = self._posteriors(item)
         words: list[Word] = []
         group: list[tuple[int, torch.Tensor]] = []
         bar = tqdm(desc=name, unit="s", disable=None if progress else True, leave=False)

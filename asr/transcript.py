@@ -33,7 +33,8 @@ class Word:
 class Transcript:
     """The text of one recording. ``str()`` gives the text alone.
 
-    ``tokens``: the words' tokens one by one, with times and confidences, where alignment was asked for.
+    ``channel``: the one it was heard in, from 1; 0: the mean of all. ``tokens``: the words' tokens one by one, with
+    times and confidences, where alignment was asked for.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Transcript:
     duration_s: float
     source: str = ""
     tokens: tuple[Word, ...] = ()
+    channel: int = 0
 
     @property
     def confidence(self) -> float:
@@ -60,6 +62,8 @@ class Transcript:
             "confidence": round(self.confidence, 4),
             "words": [_plain(word) for word in self.words],
         }
+        if self.channel:
+            tree["channel"] = self.channel
         return tree | ({"tokens": [_plain(token) for token in self.tokens]} if self.tokens else {})
 
 
@@ -89,8 +93,10 @@ def to_ctm(transcript: Transcript) -> str:
     """
     # Fields are separated by blanks, so a name with blanks would shift all of them.
     name = "_".join(PurePath(transcript.source).stem.split()) or "-"
+    channel = max(1, transcript.channel)
     return "".join(
-        f"{name} 1 {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.4f}\n" for w in transcript.words
+        f"{name} {channel} {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.4f}\n"
+        for w in transcript.words
     )
 
 

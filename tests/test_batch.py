@@ -1,0 +1,184 @@
+"""Many recordings: processes that share them, going on where it stopped, channels, manifests, raw samples."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import asr
+from asr import batch, cli, manifest
+from asr.errors import ConfigError
+from asr.manifest import Utterance
+
+
+@pytest.fixture
+def folder(tmp_path, bursts, write_wav):
+    """Seven recordings, the fourth of them damaged."""
+    folder = tmp_path / "in"
+    for i in range(7):
+        write_wav(folder / f"{i}.wav", bursts(1.0 + 0.4 * i, seed=i))
+    (folder / "3.wav").write_bytes((folder / "3.wav").read_bytes()[:5000])
+    return folder
+
+
+@pytest.fixture
+def texts(folder, recognizer):
+    return {f"{i}.txt": recognizer.transcribe(folder / f"{i}.wav").text + "\n" for i in range(7) if i != 3}
+
+
+def run(*args):
+    return cli.main(["transcribe", *map(str, args)])
+
+
+def written(out):
+    return {path.name: path.read_text() for path in out.glob("*.txt")}
+
+
+def summary(out, name="summary.json"):
+    return json.loads((out / name).read_text())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_folder_and_its_summary(folder, texts, model_dir, tmp_path, jobs):
+    out = tmp_path / "out"
+    assert run(folder, "--output-dir", out, "--model", model_dir, "--jobs", jobs) == 1
+    assert written(out) == texts
+    tree = summary(out)
+    assert (tree["done"], tree["failed"], tree["skipped"]) == (6, 1, 0)
+    assert "3.wav: truncated" in tree["failures"][0]
+    assert tree["audio_s"] == pytest.approx(sum(1.0 + 0.4 * i for i in range(7) if i != 3), abs=0.01)
+    assert tree["real_time_factor"] == pytest.approx(tree["seconds"] / tree["audio_s"], rel=0.05)
+
+
+def test_what_is_there_is_left_out(folder, texts, model_dir, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "5.txt").write_text("KEPT\n")
+    assert run(folder, "--output-dir", out, "--model", model_dir, "--resume") == 1
+    assert written(out) == texts | {"5.txt": "KEPT\n"}
+    assert (summary(out)["done"], summary(out)["skipped"]) == (5, 1)
+    assert run(folder, "--output-dir", out, "--model", model_dir, "--resume") == 1
+    assert (summary(out)["done"], summary(out)["skipped"], summary(out)["failed"]) == (0, 6, 1)
+    assert run(folder, "--output-dir", out, "--model", model_dir) == 1
+    assert written(out) == texts
+
+
+def test_a_recording_that_kills_its_process_fails_alone(folder, texts, model_dir, tmp_path, monkeypatch):
+    """One process at a time is killed from within, as the kernel does when memory runs out."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'spawn_main' in ' '.join(sys.orig_argv):\n"
+        "    from asr import audio\n"
+        "    load = audio.load\n"
+        "    def deadly(source, *args, **options):\n"
+        "        if str(source).endswith('5.wav'): os.kill(os.getpid(), 9)\n"
+        "        return load(source, *args, **options)\n"
+        "    audio.load = deadly\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+    monkeypatch.setattr(batch, "CHUNK", 2)
+    out = tmp_path / "out"
+    outcome = batch.transcribe_files({"model": model_dir}, [str(folder)], output_dir=out, jobs=2)
+    del texts["5.txt"]
+    assert written(out) == texts
+    assert len(outcome.failures) == 2
+    assert any("5.wav: the process that transcribed it died" in failure for failure in outcome.failures)
+
+
+def test_processes_of_torchrun_share_a_manifest(folder, texts, model_dir, tmp_path, monkeypatch):
+    path = tmp_path / "all.jsonl"
+    manifest.write(path, [Utterance(f"id/{i}", str(folder / f"{i}.wav"), "", 1.0 + 0.4 * i) for i in range(7)])
+    out = tmp_path / "out"
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank, status in enumerate((1, 0, 0)):
+        monkeypatch.setenv("RANK", str(rank))
+        assert run(path, "--output-dir", out, "--model", model_dir) == status
+    assert written(out) == {f"id_{name}": text for name, text in texts.items()}
+    parts = [summary(out, f"summary.{rank}-of-3.json") for rank in (1, 2, 3)]
+    assert [part["done"] for part in parts] == [2, 2, 2]
+    assert sum(part["failed"] for part in parts) == 1
+    assert run(path, "--model", model_dir) == 2
+
+
+def test_segments_of_a_manifest(folder, recognizer, model_dir, tmp_path, capsys):
+    path = tmp_path / "some.jsonl"
+    manifest.write(path, [Utterance("a", str(folder / "6.wav"), "", 1.5, start_s=0.5, end_s=2.0)])
+    assert run(path, "--model", model_dir, "--format", "json") == 0
+    tree = json.loads(capsys.readouterr().out)
+    samples = soundfile.read(folder / "6.wav", dtype="float32")[0][8000:32000]
+    assert (tree["source"], tree["text"]) == ("a", recognizer.transcribe(samples).text)
+    path.write_text("{}\n")
+    assert run(path, "--model", model_dir) == 1
+    assert "some.jsonl" in capsys.readouterr().err
+
+
+def test_channels_apart_or_together(recognizer, model_dir, tmp_path, bursts, capsys):
+    left, right = bursts(2.0, seed=1), bursts(2.0, seed=2)
+    path = tmp_path / "two.wav"
+    soundfile.write(path, np.stack([left, right], axis=1), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "one.wav", left, 16000, subtype="FLOAT")
+    out = tmp_path / "out"
+    assert run(path, tmp_path / "one.wav", "--channels", "split", "--output-dir", out, "--model", model_dir) == 0
+    expected = [recognizer.transcribe(x).text + "\n" for x in (left, right)]
+    assert written(out) == {"two.ch1.txt": expected[0], "two.ch2.txt": expected[1], "one.txt": expected[0]}
+    assert run(path, "--channels", "split", "--format", "ctm", "--model", model_dir) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {(line[0], line[1]) for line in lines} == {("two", "1"), ("two", "2")}
+    assert run(path, "--channels", "mix", "--model", model_dir) == 0
+    assert capsys.readouterr().out.strip() == recognizer.transcribe(path).text
+    assert run(tmp_path / "gone.wav", "--channels", "split", "--model", model_dir) == 1
+    assert "gone.wav: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_raw_samples_on_standard_input(recognizer, model_dir, bursts, monkeypatch, capsys, rate):
+    samples = (bursts(2.0, seed=3, rate_hz=rate) * 32767).astype("<i2")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(samples.tobytes() + b"\0")))
+    assert run("-", "--raw-rate", rate, "--model", model_dir) == 0
+    assert capsys.readouterr().out.strip() == recognizer.transcribe(samples, sample_rate_hz=rate).text
+
+
+def test_a_longest_duration(folder, texts, model_dir, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(folder, "--output-dir", out, "--model", model_dir, "--max-duration", 2.0) == 1
+    assert set(written(out)) == {"0.txt", "1.txt", "2.txt"}
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4
+    assert sum("expected at most max_duration_s=2 s" in line for line in errors) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--jobs", "0"], "jobs: expected 1 or more"),
+        (["--resume"], "resume: expected an output folder"),
+        (["--max-duration", "-1"], "max_duration_s: expected > 0"),
+    ],
+)
+def test_options_that_make_no_sense(folder, model_dir, capsys, arguments, message):
+    assert run(folder, "--model", model_dir, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_named_before_processes_start(folder, tmp_path):
+    with pytest.raises(asr.AsrError, match="nowhere"):
+        batch.transcribe_files({"model": tmp_path / "nowhere"}, [str(folder)], output_dir=tmp_path / "out", jobs=2)
+    with pytest.raises(ConfigError, match="jobs: expected what"):
+        batch.transcribe_files(object.__new__(asr.Recognizer), [str(folder)], jobs=2)
+
+
+def test_a_summary_is_not_overwritten_by_a_recording_of_that_name(tmp_path, model_dir, bursts, write_wav, capsys):
+    path = write_wav(tmp_path / "summary.wav", bursts(1.0))
+    assert run(path, "--format", "json", "--output-dir", tmp_path / "out", "--model", model_dir) == 2
+    assert "the summary and" in capsys.readouterr().err
+    assert Path(path).exists()
