@@ -2,10 +2,14 @@
 
     python tools/bench.py transcribe FILE... [--model DIR|NAME] [--threads N] [--repeat N]
     python tools/bench.py train CONF [key=value ...] [--threads N] [--repeat N]
+    python tools/bench.py stream FILE... [--model DIR|NAME] [--threads N] [--streams N]
     python tools/bench.py decode MANIFEST [--model DIR|NAME] [--arpa FILE] [--lm DIR] [--peers-python PYTHON]
 
 ``transcribe`` gives seconds of computing per second of audio, model loading apart: one file after the other, as a
-user's files come, and all in one batch.
+user's files come, and all in one batch; with ``--pocketsphinx`` (pip install pocketsphinx) its time for the same files.
+
+``stream`` gives the time that one stream needs for each block, and the lags of many streams that are advanced together
+while their blocks arrive on a simulated clock.
 
 ``train`` gives audio seconds per second of training, on the epochs of CONF: the real loop (reading, augmentation,
 features, steps, log, checkpoints), the same steps on features that are ready (the compute limit), and the same
@@ -30,10 +34,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bench_decode
+import bench_stream
 import torch
 from torch import Tensor, nn
 
 import asr
+from asr import audio
 from asr import config as configs
 from asr.config import Config
 from asr.data import Batch
@@ -53,7 +59,24 @@ def transcribe(args: argparse.Namespace) -> int:
     print(f"{len(args.files)} files, {audio_s:.1f} s of audio, {torch.get_num_threads()} threads, load {load_s:.2f} s")
     for name, seconds in (("one by one", single), ("batched", batch)):
         print(f"{name:>11}: {seconds:.3f} s = {seconds / audio_s:.4f} x real time")
+    if args.pocketsphinx:
+        seconds = pocketsphinx_time(args.files)
+        print(f"pocketsphinx: {seconds:.3f} s = {seconds / audio_s:.4f} x real time, {seconds / single:.1f} x as long")
     return 0
+
+
+def pocketsphinx_time(files: list[str]) -> float:
+    """Seconds that pocketsphinx takes for the files with its default English model, loading it apart."""
+    import pocketsphinx
+
+    decoder = pocketsphinx.Decoder(samprate=16000, loglevel="FATAL")
+    samples = [(32767 * audio.load(path, 16000).clip(-1, 1)).astype("<i2").tobytes() for path in files]
+    started = time.perf_counter()
+    for content in samples:
+        decoder.start_utt()
+        decoder.process_raw(content, full_utt=True)
+        decoder.end_utt()
+    return time.perf_counter() - started
 
 
 def run_batch(recognizer: Recognizer, files: list[str]) -> None:
@@ -155,7 +178,11 @@ def main() -> int:
     command.add_argument("--model")
     command.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
     command.add_argument("--repeat", type=int, default=5)
+    command.add_argument("--pocketsphinx", action="store_true", help="the same files with pocketsphinx, its own model")
     command.set_defaults(run=transcribe)
+    command = commands.add_parser("stream")
+    bench_stream.add_arguments(command)
+    command.set_defaults(run=bench_stream.run)
     command = commands.add_parser("train")
     command.add_argument("config", metavar="CONF")
     command.add_argument("overrides", nargs="*", metavar="key=value")
