@@ -95,6 +95,24 @@ def build_parser() -> argparse.ArgumentParser:
     align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     align.set_defaults(run=_align)
 
+    segment = commands.add_parser("segment", help="cut a long recording with its text into utterances to train on")
+    segment.add_argument("audio", metavar="AUDIO", help="audio file")
+    segment.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
+    segment.add_argument("output", type=Path, metavar="OUT.jsonl", help="manifest to write")
+    segment.add_argument("--speaker", default="", help="who speaks, for the manifest")
+    segment.add_argument("--shortest", type=float, default=2.0, metavar="S", help="utterance (default: 2)")
+    segment.add_argument("--longest", type=float, default=15.0, metavar="S", help="utterance (default: 15)")
+    segment.add_argument(
+        "--least-confidence",
+        type=float,
+        default=0.2,
+        metavar="P",
+        help="leave out what is less sure (default: 0.2)",
+    )
+    segment.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
+    segment.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    segment.set_defaults(run=_segment)
+
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
@@ -212,14 +230,37 @@ def _align(args: argparse.Namespace) -> int:
     from asr import transcript
     from asr.recognizer import load
 
-    try:
-        words = Path(args.words).read_text(encoding="utf-8") if os.path.isfile(args.words) else args.words
-    except (OSError, UnicodeDecodeError) as error:
-        raise AsrError(f"{args.words}: cannot read the text: {error}") from error
+    words = _words(args.words)
     source = sys.stdin.buffer if args.audio == "-" else args.audio
     result = load(args.model, device=args.device).align(source, words)
     sys.stdout.write(transcript.FORMATS[args.format](result))
     return OK
+
+
+def _words(text: str) -> str:
+    """The words themselves, or those in a file of that name."""
+    try:
+        return Path(text).read_text(encoding="utf-8") if os.path.isfile(text) else text
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsrError(f"{text}: cannot read the text: {error}") from error
+
+
+def _segment(args: argparse.Namespace) -> int:
+    _check_parent(args.output)
+    from asr import manifest
+    from asr.recognizer import load
+    from asr.segment import segment
+
+    aligned = load(args.model, device=args.device).align(args.audio, _words(args.words))
+    bounds = {"shortest_s": args.shortest, "longest_s": args.longest, "least_confidence": args.least_confidence}
+    name = Path(args.audio)
+    cut = segment(aligned, str(name.absolute()), name.stem, speaker=args.speaker, **bounds)
+    manifest.write(args.output, cut.kept)
+    print(f"{args.output}: {len(cut.kept)} utterances, {sum(u.duration_s for u in cut.kept):.1f} s")
+    doubtful = [
+        f"{args.audio}: {u.start_s:.2f} to {u.end_s:.2f} s hardly heard, left out: {u.text}" for u in cut.doubtful
+    ]
+    return _report_failures(doubtful)
 
 
 def _train(args: argparse.Namespace) -> int:

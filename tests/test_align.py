@@ -117,3 +117,15 @@ def test_bad_input_is_named(tmp_path, capsys):
     assert "gone.wav" in capsys.readouterr().err
     with pytest.raises(TextError):
         asr.load(device="cpu").align(SAMPLE, "4")
+
+
+def test_hundreds_of_tokens():
+    """More states than a byte can count."""
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(1, 5, 400).tolist()
+    matrix = np.full((1000, 5), np.log(0.01))
+    rows = np.sort(rng.choice(500, 400, replace=False)) * 2  # a frame between any two
+    matrix[:, 0] = np.log(0.96)
+    matrix[rows] = np.log(0.01)
+    matrix[rows, tokens] = np.log(0.96)
+    assert align(matrix, tokens).frames == tuple(rows.tolist())

@@ -31,6 +31,7 @@ LAYERS = {
     "data": 4,
     "decode": 4,
     "compare": 3,
+    "segment": 3,
     "endpoint": 4,
     "long": 5,
     "lm": 5,

@@ -82,5 +82,5 @@ def _viterbi(matrix: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> 
     path = np.empty(frames, dtype=np.int64)
     for frame in range(frames - 1, -1, -1):
         path[frame] = state
-        state -= moves[frame, state]
+        state -= int(moves[frame, state])
     return path, score

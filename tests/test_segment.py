@@ -1,0 +1,89 @@
+"""Cutting recordings into utterances: nothing lost, no word cut, pauses preferred; the command on real speech."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asr
+from asr import audio, cli, manifest
+from asr.errors import ConfigError
+from asr.segment import segment
+from asr.transcript import Transcript, Word
+
+ROOT = Path(__file__).parent.parent
+
+
+@st.composite
+def aligned(draw):
+    words, at = [], 0.0
+    steps = st.tuples(st.floats(0, 3), st.floats(0.05, 1.5), st.floats(0, 1))
+    for number, (pause, length, confidence) in enumerate(draw(st.lists(steps, max_size=60))):
+        words.append(Word(f"W{number}", at + pause, at + pause + length, confidence))
+        at += pause + length
+    return Transcript(" ".join(w.text for w in words), tuple(words), at + draw(st.floats(0, 2)) + 0.1, "x.wav")
+
+
+@given(aligned(), st.floats(0.1, 4), st.floats(4, 20), st.floats(0, 1))
+def test_utterances_are_the_recording(whole, shortest, longest, least):
+    cut = segment(whole, "x.wav", "x", shortest_s=shortest, longest_s=longest, least_confidence=least)
+    utterances = sorted([*cut.kept, *cut.doubtful], key=lambda u: u.start_s)
+    assert " ".join(u.text for u in utterances) == whole.text
+    assert len({u.id for u in utterances}) == len(utterances)
+    if not whole.words:
+        assert utterances == []
+        return
+    assert (utterances[0].start_s, utterances[-1].end_s) == (0, pytest.approx(whole.duration_s, abs=1e-3))
+    words = {w.text: w for w in whole.words}
+    for before, after in itertools.pairwise(utterances):
+        assert before.end_s == after.start_s
+    for u in utterances:
+        inside = [words[name] for name in u.text.split()]
+        assert u.start_s <= inside[0].start_s + 1e-3
+        assert inside[-1].end_s <= u.end_s + 1e-3
+        assert u.end_s - u.start_s <= longest + 1e-3 or len(inside) == 1
+        sure = np.mean([w.confidence for w in inside]) >= least
+        assert (u in cut.kept) == sure
+
+
+def test_the_longest_pauses_are_cut():
+    times = [(0.5, 1), (1.2, 2), (4, 5), (5.1, 6), (8, 9)]
+    whole = Transcript("A B C D E", tuple(Word(t, a, b, 1) for t, (a, b) in zip("ABCDE", times, strict=True)), 10.0)
+    cut = segment(whole, "x.wav", "x", shortest_s=1.0, longest_s=5.0).kept
+    assert [(u.id, u.start_s, u.end_s, u.text) for u in cut] == [
+        ("x-1", 0.0, 3.0, "A B"), ("x-2", 3.0, 7.0, "C D"), ("x-3", 7.0, 10.0, "E"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"shortest_s": 0}, {"shortest_s": 9, "longest_s": 8}, {"least_confidence": 2}])
+def test_bounds_that_contradict(options):
+    with pytest.raises(ConfigError, match="expected"):
+        segment(Transcript("", (), 1.0), "x.wav", "x", **options)
+
+
+def test_the_command_cuts_a_long_recording(tmp_path, capsys):
+    said = audio.load(ROOT / "egs" / "sample.wav", 16000)
+    words = (ROOT / "egs" / "sample.txt").read_text(encoding="utf-8").split()
+    soundfile.write(tmp_path / "long.wav", np.concatenate([said, np.zeros(8000, np.float32)] * 25), 16000)
+    (tmp_path / "long.txt").write_text(" ".join(words * 25) + "\n")
+    out = tmp_path / "cut.jsonl"
+    command = ["segment", str(tmp_path / "long.wav"), str(tmp_path / "long.txt"), str(out), "--speaker", "anna"]
+    assert cli.main(command) == 0
+    assert "utterances" in capsys.readouterr().out
+    utterances = manifest.read(out)
+    assert len(utterances) > 5
+    assert all(u.end_s - u.start_s <= 15.001 and u.speaker == "anna" for u in utterances)
+    recognizer = asr.load(beam=1)
+    for u in utterances[:4]:
+        samples = audio.load(u.audio, 16000, start_s=u.start_s, end_s=u.end_s)
+        assert recognizer.transcribe(samples).text == u.text
+    # Words that nobody said are doubtful, and said to be.
+    (tmp_path / "long.txt").write_text(" ".join([*words * 12, *["ZULU", "QUEBEC"] * 20, *words * 12]) + "\n")
+    assert cli.main([*command, "--least-confidence", "0.5"]) == 1
+    assert "hardly heard" in capsys.readouterr().err
+    assert json.loads(out.read_text().splitlines()[0])["text"]
