@@ -33,6 +33,7 @@ def add_commands(commands: Any) -> None:
     perplexity = commands.add_parser("perplexity", help="perplexity of a language model on a text")
     perplexity.add_argument("lm", metavar="LM", help="directory of train-lm, or an ARPA file")
     perplexity.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
+    perplexity.add_argument("--adapt", type=float, default=0.0, metavar="RATE", help="learn from each sentence (0.1)")
     perplexity.set_defaults(run=_perplexity)
 
     generate = commands.add_parser("generate", help="let a recurrent language model write")
@@ -66,6 +67,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--beam", type=int, metavar="K", help="beam width; 1 is greedy")
     group.add_argument("--lm", metavar="LM", help="directory of train-lm, or an ARPA file (.arpa, .gz)")
     group.add_argument("--lm-weight", type=float, metavar="W", help="weight of its logarithms (default: 0.5)")
+    group.add_argument("--lm-adapt", type=float, metavar="RATE", help="let it learn from what is recognised (0.1)")
     group.add_argument("--word-bonus", type=float, metavar="B", help="added for each word, natural logarithm")
     group.add_argument("--lexicon", metavar="FILE", help="the words that may be recognised, one a line")
     group.add_argument("--unknown-penalty", type=float, metavar="P", help="allow other words, at this cost (negative)")
@@ -116,7 +118,7 @@ def _perplexity(args: argparse.Namespace) -> int:
     from asr.train.ngram import read_sentences
 
     texts = read_sentences(args.text)
-    figures = lm.perplexity(lm.load(args.lm), texts)
+    figures = lm.perplexity(lm.load(args.lm), texts, adapt=args.adapt)
     print(f"perplexity per token {figures.token:.3f}, per word {figures.word:.3f}, per character {figures.char:.3f}")
     if figures.unknown:
         print(f"{figures.unknown} words are unknown to the model and not counted")

@@ -21,6 +21,7 @@ from asr.decode.ngram import Ngram
 from asr.decode.words import make_words, read_lexicon
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.files import atomic
+from asr.models.language import Adapter
 from asr.text import CharTokenizer
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Decoding:
     lm: str = ""
     """Language model in the search: a directory of ``asr train-lm``, or an ARPA file."""
     lm_weight: float = 0.5
+    lm_adapt: float = 0.0
+    """Rate at which a recurrent language model learns from what has been recognised, such as 0.1; 0 leaves it as it
+    is. Utterances are then decoded one after the other."""
     word_bonus: float = 0.0
     """Added for each word; positive against deletions, negative against insertions."""
     lexicon: str = ""
@@ -70,7 +74,7 @@ class Decoding:
         asked = [name for name in WIDE if getattr(self, name)]
         if self.beam == 1 and asked:
             raise ConfigError(f"{', '.join(asked)}: expected a beam above 1, got beam 1, which decodes greedily")
-        for name in ("lm_weight", "rescore_weight"):
+        for name in ("lm_weight", "lm_adapt", "rescore_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
@@ -89,13 +93,20 @@ class Decoder:
         self.options = options
         self.tokenizer = tokenizer
         self.fusion: Fusion | None = None
+        self.adapter: Adapter | None = None
         ngram = None
         if options.lm and options.lm_weight:
             model = load_lm(options.lm, tokenizer)
+            if isinstance(model, lm.KenlmNgram):
+                raise DecodeError(f"{options.lm}: a KenLM binary can rescore only; the search needs its ARPA file")
             if isinstance(model, Ngram):
                 ngram = model
             else:
-                self.fusion = Fusion(model.model, options.lm_weight)
+                if options.lm_adapt:
+                    self.adapter = Adapter(model.network, options.lm_adapt)
+                self.fusion = Fusion(self.adapter.model if self.adapter else model.model, options.lm_weight)
+        if options.lm_adapt and self.adapter is None:
+            raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
         self.words = None
         if ngram is not None or options.lexicon or options.hotwords or options.word_bonus:
             self.words = make_words(
@@ -115,7 +126,13 @@ class Decoder:
         """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
         if self.options.beam == 1:
             return decode.greedy(log_probs, lengths)
-        return [nbest[0] for nbest in self.nbest(log_probs, lengths)]
+        if self.adapter is None:
+            return [nbest[0] for nbest in self.nbest(log_probs, lengths)]
+        found = []
+        for row in range(len(lengths)):
+            found.append(self.nbest(log_probs[row : row + 1, : int(lengths[row])], lengths[row : row + 1])[0][0])
+            self.adapter.learn(found[-1].tokens)
+        return found
 
     def search(self) -> Search:
         """A search over one utterance whose frames come in pieces; ``finish`` ends it."""
@@ -140,9 +157,13 @@ class Decoder:
 
     def finish(self, search: Search) -> Hypothesis:
         """The final hypothesis of a search, rescored where that is asked for; the search begins anew."""
-        if not self.rescorer:
-            return search.finish()[0]
-        return self._rescore([search.finish(min(self.options.nbest, self.options.beam))])[0][0]
+        if self.rescorer:
+            best = self._rescore([search.finish(min(self.options.nbest, self.options.beam))])[0][0]
+        else:
+            best = search.finish()[0]
+        if self.adapter is not None:
+            self.adapter.learn(best.tokens)
+        return best
 
     def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]:
         """Hypotheses of the beam search, rescored where that is asked for, best first."""
@@ -163,7 +184,7 @@ class Decoder:
     def _rescore(self, lists: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
         """Add the rescoring model's weighted score to each hypothesis and sort; all are scored in one batch."""
         flat = [hypothesis for nbest in lists for hypothesis in nbest]
-        if isinstance(self.rescorer, Ngram):
+        if isinstance(self.rescorer, Ngram | lm.KenlmNgram):
             scores = np.array([self.rescorer.score(self.tokenizer.decode(h.tokens).split()) for h in flat])
         else:
             assert self.rescorer is not None
@@ -179,7 +200,7 @@ class Decoder:
         return rescored
 
 
-def load_lm(path: str, tokenizer: CharTokenizer) -> lm.LanguageDirectory | Ngram:
+def load_lm(path: str, tokenizer: CharTokenizer) -> lm.LanguageDirectory | Ngram | lm.KenlmNgram:
     """A language model for an acoustic model's tokens. Raises ``DecodeError`` when it has others."""
     if not Path(path).exists():
         raise ModelError(f"{path}: no such language model; expected a directory of asr train-lm or an ARPA file")

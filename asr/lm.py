@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from asr import config as configs
 from asr.checkpoint import load_card, load_tensors, load_weights
 from asr.decode.fusion import score_sequences
-from asr.decode.ngram import Ngram, read_arpa
+from asr.decode.ngram import LN10, Ngram, read_arpa
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic
-from asr.models.language import BOUNDARY, LanguageConfig, LanguageNetwork, RecurrentLM
+from asr.models.language import BOUNDARY, Adapter, LanguageConfig, LanguageNetwork, RecurrentLM
 from asr.text import CharTokenizer
 
+KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
 SENTENCES = 64
 """Sentences whose perplexity is measured side by side."""
 
@@ -51,14 +54,47 @@ def save_description(folder: Path, config: LanguageConfig, tokenizer: CharTokeni
         raise ModelError(f"{folder}: cannot write the language model's directory: {error}") from error
 
 
-def load(path: str | Path) -> LanguageDirectory | Ngram:
-    """A directory that ``asr train-lm`` wrote, or an ARPA file.
+class KenlmNgram:
+    """A binary file of KenLM (extra ``lm``): for rescoring and perplexity. The search needs the ARPA file.
+
+    Raises ``ModelError`` where the package is missing or cannot read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import kenlm
+        except ImportError as error:
+            raise ModelError(f"{path}: a KenLM binary needs the kenlm package: pip install 'asr[lm]'") from error
+        try:
+            self._model = kenlm.Model(str(path))
+        except (OSError, RuntimeError) as error:
+            raise ModelError(f"{path}: kenlm cannot read it: {error}") from error
+        self.order: int = self._model.order
+
+    def id_of(self, word: str) -> int:
+        """-1 for a word that the model does not know, 0 for any other."""
+        return 0 if word in self._model else -1
+
+    def score(self, words: Sequence[str]) -> float:
+        """Natural logarithm of the probability of a sentence, its end included."""
+        return float(self._model.score(" ".join(words))) * LN10
+
+
+def is_kenlm(path: Path) -> bool:
+    """Whether a file begins as KenLM's binaries do."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
+    return False
+
+
+def load(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
+    """A directory that ``asr train-lm`` wrote, an ARPA file, or a binary file of KenLM.
 
     Raises ``ModelError`` naming what is missing or damaged, ``DecodeError`` with the line of a malformed ARPA file.
     """
     folder = Path(path)
     if not folder.is_dir():
-        return read_arpa(folder)
+        return KenlmNgram(folder) if is_kenlm(folder) else read_arpa(folder)
     for name in ("config.yaml", "tokens.txt", "model.safetensors"):
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: not a language model: {name} is missing")
@@ -93,10 +129,21 @@ class Perplexity:
     unknown: int = 0
 
 
-def perplexity(model: LanguageDirectory | Ngram, texts: Sequence[str]) -> Perplexity:
-    """Perplexity of sentences, each by itself. Raises ``TextError`` for one that the model's tokens cannot spell."""
+def perplexity(
+    model: LanguageDirectory | Ngram | KenlmNgram, texts: Sequence[str], *, adapt: float = 0.0
+) -> Perplexity:
+    """Perplexity of sentences, each by itself.
+
+    With ``adapt``, a rate such as 0.1, a recurrent model learns from each sentence behind it (dynamic evaluation, see
+    ``asr.models.language.Adapter``). Raises ``TextError`` for a sentence that the model's tokens cannot spell and
+    ``ConfigError`` for a model that cannot adapt.
+    """
     if isinstance(model, LanguageDirectory):
+        if adapt:
+            return _dynamic_perplexity(model, texts, adapt)
         return network_perplexity(model.network, model.tokenizer, texts)
+    if adapt:
+        raise ConfigError("adapt: expected a recurrent language model, got an n-gram, which learns nothing here")
     known = [[word for word in text.split() if model.id_of(word) >= 0] for text in texts]
     total = -sum(model.score(words) for words in known)
     words = sum(len(sentence) + 1 for sentence in known)
@@ -117,6 +164,19 @@ def network_perplexity(network: LanguageNetwork, tokenizer: CharTokenizer, texts
         tokens += sum(len(ids) + 1 for ids in encoded)
         words += sum(len(text.split()) + 1 for text in group)
         characters += sum(len(text) for text in group)
+    return Perplexity(_exp_mean(total, tokens), _exp_mean(total, words), _exp_mean(total, characters))
+
+
+def _dynamic_perplexity(model: LanguageDirectory, texts: Sequence[str], rate: float) -> Perplexity:
+    adapter = Adapter(model.network, rate)
+    total, tokens = 0.0, 0
+    for text in tqdm(texts, desc="sentences", disable=None, leave=False):
+        ids = model.tokenizer.encode(text)
+        total -= float(score_sequences(adapter.model, [ids])[0])
+        tokens += len(ids) + 1
+        adapter.learn(ids)
+    words = sum(len(text.split()) + 1 for text in texts)
+    characters = sum(len(text) for text in texts)
     return Perplexity(_exp_mean(total, tokens), _exp_mean(total, words), _exp_mean(total, characters))
 
 

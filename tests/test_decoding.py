@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,96 @@ def test_the_commands_take_hot_words_and_refuse_bad_ones(trained, corpus, capsys
     ):
         assert cli.main([*command, "--hotword", bad]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_kenlm_binary_rescores_like_its_arpa_file(models, tmp_path):
+    pytest.importorskip("kenlm")
+    # kenlm reads ARPA files by the same call as its binaries, which only its compiled tools can write.
+    binary, arpa = lm.KenlmNgram(models / "words.arpa"), lm.load(models / "words.arpa")
+    for text in ("GORDON CALLED", "CALL CALL SMITH", ""):
+        assert binary.score(text.split()) == pytest.approx(arpa.score(text.split()), abs=1e-4)
+    assert (binary.id_of("GORDON"), binary.id_of("NOBODY"), binary.order) == (0, -1, 3)
+    assert dataclasses.astuple(lm.perplexity(binary, TEXTS)) == pytest.approx(
+        dataclasses.astuple(lm.perplexity(arpa, TEXTS)), rel=1e-4
+    )
+    decoder = Decoder(Decoding(beam=8, rescore=str(models / "words.arpa"), rescore_weight=2.0), TOKENIZER)
+    same = Decoder(Decoding(beam=8), TOKENIZER)
+    same.rescorer, same.options = binary, decoder.options
+    matrix = posteriors("GORDEN CALLED", "GORDON CALLED", 0.4)
+    ours, theirs = (d.decode(*matrix)[0] for d in (decoder, same))
+    assert ours.tokens == theirs.tokens
+    assert TOKENIZER.decode(ours.tokens) == "GORDON CALLED"
+
+
+def test_a_kenlm_binary_is_told_by_its_first_bytes(models, tmp_path, monkeypatch):
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(lm.KENLM_MAGIC + b" format version 5\n\0" + bytes(100))
+    assert lm.is_kenlm(broken)
+    assert not lm.is_kenlm(models / "words.arpa")
+    with pytest.raises(ModelError, match=r"broken\.bin: kenlm cannot read it"):
+        lm.load(broken)
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    with pytest.raises(ModelError, match=r"broken\.bin: .*pip install 'asr\[lm\]'"):
+        lm.load(broken)
+
+
+def test_a_kenlm_binary_in_the_search_is_refused(models, monkeypatch):
+    pytest.importorskip("kenlm")
+    monkeypatch.setattr(lm, "load", lambda path: lm.KenlmNgram(models / "words.arpa"))
+    with pytest.raises(DecodeError, match="can rescore only; the search needs its ARPA"):
+        Decoder(Decoding(beam=8, lm=str(models / "words.arpa")), TOKENIZER)
+
+
+def test_the_model_learns_from_what_is_recognised(models):
+    """A name it has never seen becomes likelier each time it is heard clearly, and is then preferred."""
+    options = Decoding(beam=8, lm=str(models / "rnn"), lm_weight=0.4)
+    clear, unclear = posteriors("ZELDA CALLED"), posteriors("GORDON CALLED", "ZELDA  CALLED", 0.7)
+    batch = [clear[0][0]] * 30 + [unclear[0][0]]
+    matrix = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+    lengths = torch.tensor([len(m) for m in batch])
+    texts = {}
+    for rate in (0.0, 0.3):
+        decoder = Decoder(dataclasses.replace(options, lm_adapt=rate), TOKENIZER)
+        found = decoder.decode(matrix, lengths)
+        assert {TOKENIZER.decode(h.tokens) for h in found[:-1]} == {"ZELDA CALLED"}
+        texts[rate] = TOKENIZER.decode(found[-1].tokens)
+        lms = [h.lm_score for h in found[:-1]]
+        assert (lms[-1] > lms[0] + 1) == bool(rate)
+        # A search that is fed frame by frame learns in the same way.
+        live = Decoder(dataclasses.replace(options, lm_adapt=rate), TOKENIZER)
+        search = live.search()
+        for row in range(3):
+            live.accept([search], [batch[row]])
+            assert live.finish(search).lm_score == pytest.approx(found[row].lm_score, abs=1e-4)
+    assert texts[0.0].startswith("GORDON")
+    assert texts[0.3].startswith("ZELDA")
+    # The model that was loaded is not touched.
+    again = Decoder(options, TOKENIZER).decode(*clear)[0]
+    assert again.lm_score == pytest.approx(Decoder(options, TOKENIZER).decode(*clear)[0].lm_score)
+
+
+def test_learning_lowers_the_perplexity_of_a_text_that_repeats_itself(models, capsys):
+    directory = lm.load(models / "rnn")
+    text = ["ZELDA AND MAX SING"] * 20
+    plain, adapted = (lm.perplexity(directory, text, adapt=rate).token for rate in (0.0, 0.1))
+    assert adapted < 0.7 * plain
+    assert lm.perplexity(directory, text).token == plain
+    path = models / "text"
+    assert cli.main(["perplexity", str(models / "rnn"), str(path), "--adapt", "0.1"]) == 0
+    assert "perplexity per token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"lm": "words.arpa", "lm_adapt": 0.1}, DecodeError, "expected a recurrent language model"),
+        ({"lm_adapt": 0.1}, DecodeError, "expected a recurrent language model"),
+        ({"lm": "rnn", "lm_adapt": -1.0}, ConfigError, "lm_adapt: expected 0 or more"),
+    ],
+)
+def test_what_cannot_learn_is_said(models, options, error, message):
+    places = {name: str(models / value) if name == "lm" else value for name, value in options.items()}
+    with pytest.raises(error, match=message):
+        Decoder(Decoding(beam=8, **places), TOKENIZER)
+    with pytest.raises(ConfigError, match="adapt"):
+        lm.perplexity(lm.load(models / "words.arpa"), TEXTS, adapt=0.1)

@@ -5,6 +5,8 @@ Token 0, the acoustic model's blank, which no text contains, stands between sent
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -153,3 +155,41 @@ class RecurrentLM:
     def finish(self, state: RecurrentState) -> npt.NDArray[np.float32]:
         ends: npt.NDArray[np.float32] = state.ends.cpu().numpy()
         return ends
+
+
+class Adapter:
+    """Dynamic evaluation (Krause et al. 2018): a copy of a network that learns from what has just been read.
+
+    After each sentence one step of gradient descent at ``rate`` on its mean negative log-likelihood, the gradient's
+    norm clipped to 1, and a step of ``DECAY`` back towards where the network began. ``model`` is the copy.
+
+    Raises ``ConfigError`` for a rate that is not above 0 and finite.
+    """
+
+    DECAY = 0.002
+
+    def __init__(self, network: LanguageNetwork, rate: float) -> None:
+        if not 0 < rate < math.inf:
+            raise ConfigError(f"adapt: expected a rate above 0, got {rate}")
+        self.rate = rate
+        self.network = copy.deepcopy(network).eval().requires_grad_(True)
+        self.model = RecurrentLM(self.network)
+        self._origin = [parameter.detach().clone() for parameter in self.network.parameters()]
+
+    def learn(self, tokens: Sequence[int]) -> None:
+        """Take a sentence ``(n,)`` of token ids in; an empty one says nothing."""
+        if not len(tokens):
+            return
+        ids = torch.tensor([BOUNDARY, *tokens, BOUNDARY], device=self.network.bias.device)
+        with torch.inference_mode(False), torch.enable_grad():
+            log_probs, _ = self.network(ids[None, :-1], self.network.empty_state(1))
+            loss = nn.functional.nll_loss(log_probs[0], ids[1:])
+            parameters = list(self.network.parameters())
+            gradients = torch.autograd.grad(loss, parameters)
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        if not torch.isfinite(norm):
+            return
+        step = self.rate / max(1.0, float(norm))
+        with torch.no_grad():
+            for parameter, gradient, origin in zip(parameters, gradients, self._origin, strict=True):
+                parameter.add_(gradient, alpha=-step).lerp_(origin, self.DECAY)
