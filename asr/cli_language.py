@@ -59,6 +59,49 @@ def add_commands(commands: Any) -> None:
     tune.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
     add_decoding(tune)
     tune.set_defaults(run=_tune)
+    _add_calibrate(commands)
+
+
+def _add_calibrate(commands: Any) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit confidences to held-out speech",
+        description="Fits word confidences on a manifest of speakers that were not trained on, for greedy decoding and "
+        "for the beam search, and saves them into the model directory (confidence.json).",
+    )
+    calibrate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest of held-out speakers")
+    calibrate.add_argument("--model", required=True, metavar="DIR", help="model directory")
+    calibrate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
+    calibrate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    calibrate.add_argument("--save-to", type=Path, metavar="DIR", help="save into another model directory")
+    calibrate.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
+    calibrate.add_argument("--plot", type=Path, metavar="PNG", help="draw reliability diagrams")
+    add_decoding(calibrate)
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from asr import calibrate, confidence, plot
+    from asr.checkpoint import load_model
+    from asr.decoding import Decoding, choose
+    from asr.recognizer import Recognizer
+
+    if args.plot:
+        plot.require()
+    model = load_model(args.model)
+    wide = choose(model.path, **decoding_options(args))
+    fits = []
+    for options in [Decoding()] + ([wide] if wide.beam > 1 else []):
+        recognizer = Recognizer(model, device=args.device, decoding=options)
+        fits.append(calibrate.calibrate(args.manifest, recognizer, args.root))
+        print(fits[-1].summary())
+    if args.plot:
+        calibrate.draw(fits, args.plot)
+    if not args.dry_run:
+        folder = args.save_to or model.path
+        confidence.save(folder, confidence.load(folder) | {fit.kind: fit.calibration for fit in fits})
+        print(f"saved: {folder / confidence.FILE}")
+    return OK
 
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:

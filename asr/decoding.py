@@ -124,14 +124,19 @@ class Decoder:
 
     def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
         """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
+        return [found[0] for found in self.lists(log_probs, lengths)]
+
+    def lists(self, log_probs: torch.Tensor, lengths: torch.Tensor, count: int = 1) -> list[list[Hypothesis]]:
+        """As ``decode``, up to ``count`` hypotheses of each row, best first; greedy decoding has one."""
         if self.options.beam == 1:
-            return decode.greedy(log_probs, lengths)
+            return [[hypothesis] for hypothesis in decode.greedy(log_probs, lengths)]
         if self.adapter is None:
-            return [nbest[0] for nbest in self.nbest(log_probs, lengths)]
+            return self.nbest(log_probs, lengths, count)
         found = []
         for row in range(len(lengths)):
-            found.append(self.nbest(log_probs[row : row + 1, : int(lengths[row])], lengths[row : row + 1])[0][0])
-            self.adapter.learn(found[-1].tokens)
+            matrix = log_probs[row : row + 1, : int(lengths[row])]
+            found.append(self.nbest(matrix, lengths[row : row + 1], count)[0])
+            self.adapter.learn(found[-1][0].tokens)
         return found
 
     def search(self) -> Search:
@@ -155,17 +160,20 @@ class Decoder:
         for search, matrix in zip(searches, matrices, strict=True):
             search.accept(matrix)
 
-    def finish(self, search: Search) -> Hypothesis:
-        """The final hypothesis of a search, rescored where that is asked for; the search begins anew."""
+    def finish(self, search: Search, count: int = 1) -> list[Hypothesis]:
+        """The final hypotheses of a search, at least one, rescored where that is asked for; the search begins anew."""
+        found = search.finish(1 if self.options.beam == 1 else self._depth(count))
         if self.rescorer:
-            best = self._rescore([search.finish(min(self.options.nbest, self.options.beam))])[0][0]
-        else:
-            best = search.finish()[0]
+            found = self._rescore([found])[0]
         if self.adapter is not None:
-            self.adapter.learn(best.tokens)
-        return best
+            self.adapter.learn(found[0].tokens)
+        return found
 
-    def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[Hypothesis]]:
+    def _depth(self, count: int) -> int:
+        """Hypotheses to ask the search for."""
+        return min(max(count, self.options.nbest if self.rescorer else 1), self.options.beam)
+
+    def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor, count: int = 1) -> list[list[Hypothesis]]:
         """Hypotheses of the beam search, rescored where that is asked for, best first."""
         options = self.options
         lists = decode.beam_search(
@@ -176,7 +184,7 @@ class Decoder:
             beam_threshold=options.beam_threshold,
             words=self.words,
             lm=self.fusion,
-            nbest=min(options.nbest, options.beam) if self.rescorer else 1,
+            nbest=self._depth(count),
             threads=torch.get_num_threads(),
         )
         return self._rescore(lists) if self.rescorer else lists

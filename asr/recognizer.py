@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from asr import audio, checkpoint, decode, features, long
+from asr import audio, checkpoint, confidence, decode, features, long
 from asr.decode import Hypothesis
 from asr.decoding import Decoder, Decoding, choose, load_options
 from asr.device import pick_device
@@ -82,6 +82,7 @@ class Recognizer:
         self.max_duration_s = max_duration_s
         self.model = model
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
+        self.calibration = confidence.load(model.path).get("greedy" if self.decoder.options.beam == 1 else "beam")
         self.device = pick_device(device)
         self.network = model.network.to(self.device)
         self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
@@ -276,10 +277,10 @@ class Recognizer:
         if not group:
             return []
         padded = torch.nn.utils.rnn.pad_sequence([rows for _, rows in group], batch_first=True)
-        hypotheses = self.decoder.decode(padded, torch.tensor([len(rows) for _, rows in group]))
+        found = self.decoder.lists(padded, torch.tensor([len(rows) for _, rows in group]), self.depth)
         words: list[Word] = []
-        for (start, _), hypothesis in zip(group, hypotheses, strict=True):
-            words += make_transcript(hypothesis.shifted(start), self.model.tokenizer, self.frame_s, math.inf).words
+        for (start, _), hypotheses in zip(group, found, strict=True):
+            words += self.transcript([h.shifted(start) for h in hypotheses], math.inf).words
         return words
 
     def _window(
@@ -309,13 +310,64 @@ class Recognizer:
         return batches
 
     def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
-        hypotheses = self.decoder.decode(*self.log_probs(waveforms))
+        found = self.decoder.lists(*self.log_probs(waveforms), self.depth)
         return [
-            make_transcript(
-                hypothesis, self.model.tokenizer, self.frame_s, len(waveform) / self.sample_rate_hz, source=name
-            )
-            for hypothesis, waveform, name in zip(hypotheses, waveforms, names, strict=True)
+            self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name)
+            for hypotheses, waveform, name in zip(found, waveforms, names, strict=True)
         ]
+
+    @property
+    def depth(self) -> int:
+        """Hypotheses of a search that ``transcript`` needs."""
+        return confidence.NBEST if self.calibration is not None and self.calibration.share else 1
+
+    def transcript(self, hypotheses: Sequence[Hypothesis], duration_s: float, source: str = "") -> Transcript:
+        """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them."""
+        made = make_transcript(hypotheses[0], self.model.tokenizer, self.frame_s, duration_s, source)
+        if self.calibration is None:
+            return made
+        words = [
+            dataclasses.replace(word, confidence=self.calibration.apply(p, s))
+            for word, (_, p, s) in zip(made.words, self.evidence(hypotheses), strict=True)
+        ]
+        return dataclasses.replace(made, words=tuple(words))
+
+    def evidence(self, hypotheses: Sequence[Hypothesis]) -> list[tuple[str, float, float]]:
+        """What confidences are made of: each word of the best hypothesis, the posterior of its least certain token,
+        and the share of the hypotheses' probability that agrees (see ``asr.confidence``)."""
+        lists = [spans(hypothesis, self.model.tokenizer) for hypothesis in hypotheses]
+        rivals = [
+            (h.score, [(x.text, x.start, x.end) for x in words]) for h, words in zip(hypotheses, lists, strict=True)
+        ]
+        return [
+            (x.text, x.confidence, confidence.share((x.text, x.start, x.end), rivals) if len(rivals) > 1 else 1.0)
+            for x in lists[0]
+        ]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A word of a hypothesis in frames ``start`` to ``end - 1``."""
+
+    text: str
+    start: int
+    end: int
+    confidence: float
+
+
+def spans(hypothesis: Hypothesis, tokenizer: CharTokenizer) -> list[Span]:
+    """Words of a hypothesis: tokens between spaces, with the confidence of the least certain one."""
+    words: list[Span] = []
+    positions: list[int] = []
+    for position, token in enumerate([*hypothesis.tokens, tokenizer.space_id]):
+        if token != tokenizer.space_id:
+            positions.append(position)
+        elif positions:
+            text = tokenizer.decode([hypothesis.tokens[p] for p in positions])
+            certainty = min(hypothesis.confidences[p] for p in positions)
+            words.append(Span(text, hypothesis.frames[positions[0]], hypothesis.ends[positions[-1]], certainty))
+            positions = []
+    return words
 
 
 def make_transcript(
@@ -326,23 +378,10 @@ def make_transcript(
     A word lasts from the first frame of its first token to the last of its last one; its confidence is that of its
     least certain token.
     """
-    words: list[Word] = []
-    positions: list[int] = []
-
-    def close() -> None:
-        if positions:
-            text = tokenizer.decode([hypothesis.tokens[p] for p in positions])
-            start_s = min(hypothesis.frames[positions[0]] * frame_s, duration_s)
-            end_s = min(hypothesis.ends[positions[-1]] * frame_s, duration_s)
-            words.append(Word(text, start_s, end_s, min(hypothesis.confidences[p] for p in positions)))
-            positions.clear()
-
-    for position, token in enumerate(hypothesis.tokens):
-        if token == tokenizer.space_id:
-            close()
-        else:
-            positions.append(position)
-    close()
+    words = [
+        Word(x.text, min(x.start * frame_s, duration_s), min(x.end * frame_s, duration_s), x.confidence)
+        for x in spans(hypothesis, tokenizer)
+    ]
     return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
 
 

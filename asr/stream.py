@@ -22,7 +22,7 @@ from asr.containers import check_rate
 from asr.endpoint import Endpoint, Endpointer
 from asr.errors import AudioError, ConfigError
 from asr.models.encoder import Latency, ModelState, join_states, split_state
-from asr.recognizer import Recognizer, make_transcript
+from asr.recognizer import Recognizer
 from asr.transcript import Transcript, Word
 
 # Frames of features that one pass through the network takes at most: what a long block needs is bounded.
@@ -163,13 +163,13 @@ class Stream:
     def end_utterance(self) -> Transcript:
         """The transcript of the utterance under way; the next one begins here. Times count from the stream's start."""
         frames = self._search.frames
-        found = self.recognizer.decoder.finish(self._search).shifted(self._offset)
+        recognizer = self.recognizer
+        found = [h.shifted(self._offset) for h in recognizer.decoder.finish(self._search, recognizer.depth)]
         self._offset += frames
-        duration_s = min(self._received / self.rate_hz, self._offset * self.recognizer.frame_s)
+        duration_s = min(self._received / self.rate_hz, self._offset * recognizer.frame_s)
         if self._finished:
             duration_s = self._received / self.rate_hz
-        recognizer = self.recognizer
-        return make_transcript(found, recognizer.model.tokenizer, recognizer.frame_s, duration_s, self.source)
+        return recognizer.transcript(found, duration_s, self.source)
 
     def update(self, final: Sequence[Transcript]) -> Update:
         """What is known now."""

@@ -1,0 +1,110 @@
+"""Fitting confidences to held-out speech, and showing how far they were and are off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from asr import confidence, manifest, plot, scoring, text
+from asr.confidence import Calibration, Reliability
+from asr.errors import ManifestError
+from asr.recognizer import Recognizer
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A calibration, and how well confidences agree with being right before and after.
+
+    ``after`` is cross-validated: each utterance's words with a calibration fitted on other utterances.
+    """
+
+    kind: str
+    calibration: Calibration
+    words: int
+    right: int
+    before: Reliability
+    after: Reliability
+
+    def summary(self) -> str:
+        """A line for people."""
+        return (
+            f"{self.kind}: {self.words} words, {100 * self.right / self.words:.1f} % right; expected calibration error "
+            f"{100 * self.before.ece:.1f} % before, {100 * self.after.ece:.1f} % after; Brier score "
+            f"{self.before.brier:.4f} before, {self.after.brier:.4f} after"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the means of empty bins are null."""
+        tree = asdict(self)
+        for name in ("before", "after"):
+            for key in ("confidences", "accuracies"):
+                tree[name][key] = [None if np.isnan(x) else x for x in tree[name][key]]
+        return tree
+
+
+def calibrate(path: str | Path, recognizer: Recognizer, root: str | Path | None = None) -> Fit:
+    """Fit the recogniser's confidences on a manifest of speakers that its model has not heard.
+
+    Raises ``ManifestError`` when nothing can be read, or what was said is all right, all wrong or too little.
+    """
+    utterances = manifest.read(path, root)
+    references = {u.id: text.normalise(u.text, recognizer.model.config.text) for u in utterances}
+    evidence: dict[str, list[tuple[str, float, float]]] = {}
+    bar = tqdm(recognizer.posteriors(utterances), total=len(utterances), desc="posteriors", disable=None, leave=False)
+    for ids, log_probs, frames in bar:
+        for id, found in zip(ids, recognizer.decoder.lists(log_probs, frames, confidence.NBEST), strict=True):
+            evidence[id] = recognizer.evidence(found)
+    if not evidence:
+        raise ManifestError(f"{path}: none of {len(utterances)} utterances could be read")
+    hypotheses = {id: " ".join(word for word, _, _ in words) for id, words in evidence.items()}
+    report = scoring.score({id: references[id] for id in evidence}, hypotheses)
+    rows = np.array(
+        [
+            (fold % FOLDS, p, s, float(reference == word))
+            for fold, u in enumerate(report.utterances)
+            for (reference, word), (_, p, s) in zip([x for x in u.alignment if x[1]], evidence[u.id], strict=True)
+        ]
+    ).reshape(-1, 4)
+    folds, p, s, right = rows.T
+    fitted = confidence.fit(p, s, right)
+    crossed = np.zeros(len(p))
+    for fold in range(FOLDS):
+        inside = folds == fold
+        if inside.any():
+            other = _fit_or(fitted, p[~inside], s[~inside], right[~inside])
+            crossed[inside] = [other.apply(a, b) for a, b in zip(p[inside], s[inside], strict=True)]
+    kind = "greedy" if recognizer.decoder.options.beam == 1 else "beam"
+    before, after = confidence.reliability(p, right), confidence.reliability(crossed, right)
+    return Fit(kind, fitted, len(p), int(right.sum()), before, after)
+
+
+def _fit_or(whole: Calibration, p: np.ndarray, s: np.ndarray, right: np.ndarray) -> Calibration:
+    """A fit to some of the words, or the whole one where they are too few."""
+    try:
+        return confidence.fit(p, s, right)
+    except ManifestError:
+        return whole
+
+
+def draw(fits: Sequence[Fit], path: Path) -> None:
+    """Reliability diagrams: the share of right words against confidence. Raises ``PlotError``."""
+    figure, axes = plot.page(1, len(fits))
+    for ax, fit in zip(axes, fits, strict=False):
+        ax.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for name, measured in (("before", fit.before), ("after", fit.after)):
+            filled = [i for i, count in enumerate(measured.counts) if count]
+            sizes = [10 + 200 * measured.counts[i] / fit.words for i in filled]
+            x, y = ([values[i] for i in filled] for values in (measured.confidences, measured.accuracies))
+            ax.plot(x, y, linewidth=1)
+            ax.scatter(x, y, s=sizes, label=f"{name}: calibration error {100 * measured.ece:.1f} %")
+        ax.set(xlabel="confidence", ylabel="share of words that are right", title=f"{fit.kind}, {fit.words} words")
+        ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        ax.legend(fontsize="small")
+    plot.save(figure, path)
