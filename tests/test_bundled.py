@@ -73,3 +73,44 @@ def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path):
     # Other CPUs round otherwise: a word may fall to the other side.
     assert result.report.errors == pytest.approx(card["errors"], abs=2)
     assert card["wer"] == card["errors"] / card["words"]
+
+
+def run_example(monkeypatch, name, *arguments):
+    """Run an example as a command; its exit status."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    try:
+        runpy.run_path(str(ROOT / "egs" / name), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_the_alignment_example_prints_letters_and_writes_a_textgrid(capsys, monkeypatch, tmp_path):
+    grid = tmp_path / "sample.TextGrid"
+    assert not run_example(monkeypatch, "align.py", ROOT / "egs" / "sample.wav", REFERENCE, grid)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[5] for line in lines] == REFERENCE.split()
+    assert grid.read_text().count("text = ") > 2 * len(REFERENCE.split())
+    assert "no such file" in run_example(monkeypatch, "align.py", "nowhere.wav", "A")
+
+
+def test_the_decoding_example_shows_every_way(capsys, monkeypatch, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("ENTER FOUR FIVE NINE TWO\nRUBOUT ONE TWO THREE\n" * 3)
+    command = [ROOT / "egs" / "sample.wav", "--text", text, "--hotword", "FOUR:3"]
+    assert not run_example(monkeypatch, "decode_with_lm.py", *command)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(line.endswith(REFERENCE) for line in lines)
+    assert "no such file" in run_example(monkeypatch, "decode_with_lm.py", "nowhere.wav")
+
+
+@pytest.mark.parametrize(("options", "suffix", "mark"), [([], ".srt", ",180 -->"), (["--vtt"], ".vtt", ".180 -->")])
+def test_the_subtitles_example_writes_next_to_the_file(capsys, monkeypatch, tmp_path, options, suffix, mark):
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes((ROOT / "egs" / "sample.wav").read_bytes())
+    assert run_example(monkeypatch, "subtitles.py", tmp_path / "gone.wav", talk, *options) == 1
+    assert "gone.wav: no such file" in capsys.readouterr().err
+    written = talk.with_suffix(suffix).read_text()
+    assert mark in written
+    assert REFERENCE in written.replace("\n", " ")

@@ -1,0 +1,26 @@
+"""Live recognition in ten lines: samples in as they come, text out while it is being said.
+
+    python egs/stream.py recording.wav
+
+Any source of mono samples will do in place of the file: a socket, a microphone, a telephone line.
+"""
+
+import sys
+
+import soundfile
+
+import asr
+from asr.endpoint import Endpoint
+from asr.stream import Stream
+
+with soundfile.SoundFile(sys.argv[1]) as file:
+    live = Stream(asr.load("stream"), sample_rate_hz=file.samplerate, endpoint=Endpoint(silence_s=0.6))
+    for block in file.blocks(file.samplerate // 10, always_2d=True):
+        update = live.accept(block)  # a tenth of a second
+        for utterance in update.final:
+            print(f"{utterance.words[0].start_s:7.2f} s  {utterance.text}")
+        if update.text and sys.stdout.isatty():
+            print(f"{update.time_s:7.2f} s  {update.text}", end="\r")
+    last = live.finish()
+    if last.words:
+        print(f"{last.words[0].start_s:7.2f} s  {last.text}")
