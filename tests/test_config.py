@@ -153,6 +153,7 @@ RANGES = {
     "model.layers": ([0], [1]),
     "model.hidden": ([0, -4], [1]),
     "model.projection": ([-1], [0, 128]),
+    "model.lookahead": ([-1, 3], [0]),  # 3: the default is bidirectional, which needs none
     "model.dropout": ([-0.1, 1.0, math.nan], [0.0, 0.99]),
     "model.recurrent_dropout": ([-0.1, 1.0, math.nan], [0.0, 0.99]),
     "model.intermediate_ctc": ([-0.1, 1.0, math.nan], [0.0, 0.5]),

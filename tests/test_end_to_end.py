@@ -193,6 +193,9 @@ def test_transcribe_writes_the_good_files_and_reports_the_bad_ones(
     assert len(errors) == 3
     for name in ("cut.flac", "text.wav", "missing.wav"):
         assert sum(name in line for line in errors) == 1
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["done"], summary["failed"]) == (6, 3)
+    (out / "summary.json").unlink()
     names = {f"{utterances[5].id}.json", *(f"sub/{u.id}.json" for u in utterances[:5])}
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
     hypotheses = {u["id"]: u["hypothesis"] for u in evaluation[0]["utterances"]}

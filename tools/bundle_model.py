@@ -3,7 +3,8 @@
     python tools/bundle_model.py RUN NAME --evaluation JSON --note "key: text" ...
 
 RUN is a training's output, NAME the name that ``asr.load`` will know it by, JSON what ``asr evaluate --json`` wrote for
-the test set. Where RUN holds tuned options of decoding (``asr tune``), they and their language model come along. Notes
+the test set. Where RUN holds tuned options of decoding (``asr tune``), they and their language model come along, and so
+do calibrated confidences (``asr calibrate``). Notes
 go into the card as they are: purpose, licence of the data, limits.
 """
 
@@ -15,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-from asr import checkpoint, decoding, lm
+from asr import checkpoint, confidence, decoding, lm
 from asr.errors import AsrError
 
 ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
@@ -56,6 +57,7 @@ def main() -> int:
                 source = lm.load(name)
                 if isinstance(source, lm.LanguageDirectory):
                     bundle_lm(source, folder / decoding.LM_FOLDER / ("lm" if name == options.lm else "rescore"))
+        confidence.save(folder, confidence.load(args.run))
         print(checkpoint.describe(checkpoint.load_model(folder)))
     except (AsrError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
