@@ -114,8 +114,7 @@ class BeamSearch:
         Raises:
             DecodeError: ``nbest`` below 1 or above the beam.
         """
-        if _positive("nbest", nbest) > self._width:
-            raise DecodeError(f"expected nbest of at most the beam ({self._width}), got {nbest}; use a wider beam")
+        self._check_nbest(nbest)
         entries = self._beam[: self._counts[kernel.ENTRIES]]
         if not self._fused:
             return [self._hypothesis(place, 0.0) for place in range(min(nbest, entries.size))]
@@ -126,6 +125,10 @@ class BeamSearch:
             return [self._hypothesis(place, float(ends[place])) for place in best]
         # Nothing ends where a word of the closed lexicon does: the best prefix, without its unfinished word.
         return [self._without_last_word(self._hypothesis(0, 0.0))]
+
+    def _check_nbest(self, nbest: int) -> None:
+        if _positive("nbest", nbest) > self._width:
+            raise DecodeError(f"expected nbest of at most the beam ({self._width}), got {nbest}; use a wider beam")
 
     def finish(self, nbest: int = 1) -> list[Hypothesis]:
         """``hypotheses``, then ``start``."""
@@ -291,7 +294,7 @@ def beam_search(
         beam=beam, token_threshold=token_threshold, blank_threshold=blank_threshold, beam_threshold=beam_threshold,
         words=words, lm=lm,
     )  # fmt: skip
-    search.hypotheses(nbest)  # a wrong nbest is refused before any work is done
+    search._check_nbest(nbest)
     batch, frames = as_batch(log_probs, lengths)
     check_normalised(batch, frames)
     matrices = [matrix[:length] for matrix, length in zip(batch, frames.tolist(), strict=True)]
@@ -311,7 +314,11 @@ def beam_search(
         decode([each])
         return each.hypotheses(nbest)
 
-    if _positive("threads", threads) == 1:
+    if _positive("threads", threads) == 1 and len(matrices) == 1:  # the usual call: no second set of pools
+        search._take(matrices[0])
+        decode([search])
+        return [search.hypotheses(nbest)]
+    if threads == 1:
         return [run(matrix) for matrix in matrices]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(run, matrices))
