@@ -9,7 +9,7 @@ import yaml
 
 import asr
 from asr import checkpoint, cli
-from asr.evaluate import evaluate
+from asr.evaluate import evaluate, evaluate_stream
 from asr.recognizer import load
 
 ROOT = Path(__file__).parent.parent
@@ -50,29 +50,43 @@ def test_the_example_prints_words_and_goes_on_after_a_bad_file(capsys, monkeypat
     assert [line.split()[-1] for line in printed.out.splitlines()[1:]] == REFERENCE.split()
 
 
-def test_it_is_small_and_holds_no_path_of_the_machine_that_made_it():
-    folder = checkpoint.locate(None)
-    assert sum(path.stat().st_size for path in folder.rglob("*")) <= 12e6
+@pytest.mark.parametrize(("name", "size"), [(None, 12e6), ("stream", 14e6)])
+def test_it_is_small_and_holds_no_path_of_the_machine_that_made_it(name, size):
+    folder = checkpoint.locate(name)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= size
     for path in folder.rglob("*.yaml"):
         for section in yaml.safe_load(path.read_text()).values():
             values = section.values() if isinstance(section, dict) else [section]
             assert not [v for v in values if isinstance(v, str) and v.startswith(("/", "data/"))], path
 
 
-def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path):
+@pytest.mark.parametrize("name", [None, "stream"])
+def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path, name):
     archive = asr_data("an4_sphere.tar.gz")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["prepare.py", "--source", str(archive), str(tmp_path)])
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(ROOT / "recipes" / "an4" / "prepare.py"), run_name="__main__")
     assert stop.value.code == 0
-    recognizer = load(device="cpu")
-    result = evaluate(tmp_path / "test.jsonl", recognizer)
+    recognizer = load(name, device="cpu")
+    manifest = tmp_path / "test.jsonl"
+    result = evaluate_stream(manifest, recognizer, block_s=0.1) if name else evaluate(manifest, recognizer)
     card = recognizer.model.card["test"]
     assert (result.report.words, len(result.report.utterances), result.failures) == (773, 130, {})
     # Other CPUs round otherwise: a word may fall to the other side.
     assert result.report.errors == pytest.approx(card["errors"], abs=2)
     assert card["wer"] == card["errors"] / card["words"]
+
+
+def test_the_streaming_model_hears_the_sample_as_it_comes(capsys, monkeypatch):
+    recognizer = asr.load("stream", device="cpu")
+    assert not recognizer.model.config.model.bidirectional
+    sample = ROOT / "egs" / "sample.wav"
+    assert recognizer.transcribe(sample).text == REFERENCE
+    assert cli.main(["stream", str(sample)]) == 0
+    assert capsys.readouterr().out == REFERENCE + "\n"
+    assert not run_example(monkeypatch, "stream.py", sample)
+    assert capsys.readouterr().out.strip().endswith(REFERENCE)
 
 
 def run_example(monkeypatch, name, *arguments):

@@ -57,7 +57,8 @@ def main() -> int:
                 source = lm.load(name)
                 if isinstance(source, lm.LanguageDirectory):
                     bundle_lm(source, folder / decoding.LM_FOLDER / ("lm" if name == options.lm else "rescore"))
-        confidence.save(folder, confidence.load(args.run))
+        if calibrations := confidence.load(args.run):
+            confidence.save(folder, calibrations)
         print(checkpoint.describe(checkpoint.load_model(folder)))
     except (AsrError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
