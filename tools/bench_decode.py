@@ -123,10 +123,10 @@ def recurrent(
     }
 
     def together() -> list[Hypothesis]:
-        return [nbest[0] for nbest in decoders.beam_search(batch, lengths, beam=16, lm=fusion, **limits)]
+        return [nbest[0] for nbest in decoders.beam_search(batch, lengths, lm=fusion, **limits)]
 
     def single() -> list[Hypothesis]:
-        return [decoders.beam_search(m, beam=16, lm=alone, **limits)[0][0] for m in matrices]
+        return [decoders.beam_search(m, lm=alone, **limits)[0][0] for m in matrices]
 
     print("\nbeam 16, RNN LM")
     fast, slow = measure(together, args.repeat, recognizer), measure(single, 1, recognizer)
