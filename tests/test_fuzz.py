@@ -32,8 +32,8 @@ def test_mutants_are_the_same_for_a_seed(fuzz, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     made = [[fuzz.mutant(tmp_path / name, number, seed=3).read_bytes() for number in range(12)] for name in ("a", "b")]
-    # Ogg streams bear a random serial number.
-    same = [a == b for a, b in zip(*made, strict=True) if not a.startswith(b"OggS")]
+    # Ogg streams bear a random serial number, peaks of floats in WAV the time.
+    same = [a == b for a, b in zip(*made, strict=True) if b"OggS" not in a and b"PEAK" not in a]
     assert len(same) > 4
     assert all(same)
 
@@ -45,7 +45,7 @@ def test_mutants_are_the_same_for_a_seed(fuzz, tmp_path):
         ("time.sleep(60)", "hung"),
         ("raise ValueError('odd')", "raised: ValueError: odd"),
         ("raise asr.AsrError('something is wrong')", "unclear: something"),
-        ("self.hold = b'1' * (300 << 20)", "memory rose"),
+        ("self.hold = b'1' * (1000 << 20)", "memory rose"),
     ],
 )
 def test_each_kind_of_trouble_is_found(fuzz, model_dir, tmp_path, monkeypatch, trouble, reason):
