@@ -126,12 +126,20 @@ class Recognizer:
         """
         name = describe(source)
         tokens = self.model.tokenizer.encode(words, name)
-        parts, heard = self._posteriors(Item(rewindable(source), rate_hz=sample_rate_hz))
+        item = Item(rewindable(source), rate_hz=sample_rate_hz)
         try:
-            hypothesis = decode.align(torch.cat(list(parts)), tokens)
+            samples = self._load(item, long.LONG_S)
+        except TooLongError:
+            parts, heard = self._posteriors(item)
+            matrix = torch.cat(list(parts))
+            duration_s = heard.samples / self.sample_rate_hz
+        else:
+            matrix = self.log_probs([samples])[0][0]
+            duration_s = len(samples) / self.sample_rate_hz
+        try:
+            hypothesis = decode.align(matrix, tokens)
         except DecodeError as error:
             raise DecodeError(f"{name or 'audio'}: {error}") from error
-        duration_s = heard.samples / self.sample_rate_hz
         transcript = make_transcript(hypothesis, self.model.tokenizer, self.frame_s, duration_s, source=name)
         return dataclasses.replace(transcript, tokens=self._tokens(hypothesis, duration_s))
 
@@ -146,6 +154,8 @@ class Recognizer:
         window_s = 0.0
         for item in items:
             try:
+                if (source := rewindable(item.source)) is not item.source:
+                    item = dataclasses.replace(item, source=source)
                 samples = self._load(item, long.LONG_S)
             except TooLongError:
                 yield from self._window(window)

@@ -205,7 +205,10 @@ def test_a_pipe_is_read_once(recognizer, bursts, write_wav, tmp_path, short_piec
         def readinto(self, buffer):
             return self.file.readinto(buffer)
 
-    assert recognizer.transcribe(Pipe()).text == recognizer.transcribe(path).text
+    expected = recognizer.transcribe(path)
+    assert recognizer.transcribe(Pipe()).text == expected.text
+    ((item, result),) = recognizer.transcribe_many([Item(Pipe(), "pipe")])
+    assert (item.name, result.text) == ("pipe", expected.text)
 
 
 def test_alignment_of_a_long_recording(recognizer, bursts, short_pieces):
