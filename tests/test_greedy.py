@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.decode import Hypothesis, beam_search, greedy
+from asr.decode import GreedySearch, Hypothesis, beam_search, greedy
 from asr.errors import DecodeError
 
 DECODERS = [pytest.param(greedy, id="greedy"), pytest.param(beam_search, id="beam")]
@@ -186,3 +186,28 @@ def test_import_costs_neither_numba_nor_torch() -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(ImportError):
         from asr.decode import bean_search  # type: ignore[attr-defined]  # noqa: F401
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 10**6),
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    vocabulary=st.integers(2, 4),
+)
+def test_frames_in_any_pieces_give_the_whole(seed: int, sizes: list[int], vocabulary: int) -> None:
+    logits = np.random.default_rng(seed).normal(scale=3, size=(sum(sizes), vocabulary))
+    matrix = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    search = GreedySearch()
+    at = 0
+    for size in sizes:
+        search.accept(matrix[at : at + size])
+        at += size
+        whole = greedy(matrix[:at])[0]
+        partial, stable = search.partial()
+        assert (partial.tokens, partial.frames, partial.ends) == (whole.tokens, whole.frames, whole.ends)
+        assert partial.confidences == pytest.approx(whole.confidences)
+        assert partial.score == pytest.approx(whole.score)
+        assert stable == len(whole.tokens)
+        assert search.frames == at
+    assert search.finish()[0].tokens == greedy(matrix)[0].tokens
+    assert search.finish()[0].tokens == ()

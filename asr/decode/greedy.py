@@ -34,7 +34,7 @@ def greedy(log_probs: Matrix, lengths: Lengths = None) -> list[Hypothesis]:
 class GreedySearch:
     """Best-path decoding of frames as they come, with the interface of ``asr.decode.BeamSearch``.
 
-    Keeps one token and one posterior per frame until ``finish`` or ``start``.
+    What stands in front of a blank is settled at once: a look at the text costs no more in a long stream.
     """
 
     def __init__(self) -> None:
@@ -42,8 +42,11 @@ class GreedySearch:
 
     def start(self) -> None:
         """Forget everything accepted so far."""
-        self._best: list[npt.NDArray[np.int64]] = []
-        self._peaks: list[npt.NDArray[Any]] = []
+        self._settled = Hypothesis()
+        self._settled_frames = 0
+        self._best = np.empty(0, np.int64)
+        self._peaks = np.empty(0)
+        """Best path and its posteriors behind the last blank."""
         self._columns: int | None = None
         self.frames = 0
         """Frames accepted so far."""
@@ -59,18 +62,35 @@ class GreedySearch:
         check_normalised(batch, lengths, first_frame=self.frames)
         self._columns = batch.shape[2]
         best = batch[0].argmax(axis=-1)
-        self._best.append(best)
-        self._peaks.append(np.take_along_axis(batch[0], best[:, None], axis=-1)[:, 0])
+        self._best = np.concatenate([self._best, best])
+        self._peaks = np.concatenate([self._peaks, np.take_along_axis(batch[0], best[:, None], axis=-1)[:, 0]])
         self.frames += len(best)
+        blanks = np.flatnonzero(best == BLANK)
+        if blanks.size:
+            end = len(self._best) - len(best) + int(blanks[-1]) + 1
+            self._settled = self._joined(self._best[:end], self._peaks[:end])
+            self._settled_frames += end
+            self._best, self._peaks = self._best[end:], self._peaks[end:]
+
+    def _joined(self, best: npt.NDArray[np.int64], peaks: npt.NDArray[Any]) -> Hypothesis:
+        """What is settled, and what these frames behind it say."""
+        if not len(best):
+            return self._settled
+        before = self._settled
+        more = _hypotheses(best[None], peaks[None], np.array([len(best)]))[0].shifted(self._settled_frames)
+        return Hypothesis(
+            before.tokens + more.tokens,
+            before.frames + more.frames,
+            before.ends + more.ends,
+            before.confidences + more.confidences,
+            before.score + more.score,
+        )
 
     def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
         """The best path so far, the only one there is. Raises ``DecodeError`` for another ``nbest`` than 1."""
         if nbest != 1:
             raise DecodeError(f"expected nbest 1 of greedy decoding, got {nbest}; use a beam")
-        if not self._best:
-            return [Hypothesis()]
-        best, peaks = np.concatenate(self._best)[None], np.concatenate(self._peaks)[None]
-        return _hypotheses(best, peaks, np.array([self.frames]))
+        return [self._joined(self._best, self._peaks)]
 
     def partial(self) -> tuple[Hypothesis, int]:
         """The hypothesis so far, and how many of its tokens will not change any more: all of them."""
