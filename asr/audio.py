@@ -17,7 +17,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias, cast
@@ -112,21 +112,8 @@ def load(
     768 kHz; no channels; no samples; NaN, infinity or samples beyond ``LOUDEST``; bounds outside the audio; an array
     of another type or shape.
     """
-    name = _name(source)
-    check_rate(sample_rate_hz, f"{name}: sample_rate_hz")
-    if source_rate_hz is not None:
-        check_rate(source_rate_hz, f"{name}: source_rate_hz")
-    if isinstance(source, str | os.PathLike) or not hasattr(source, "__array__"):
-        with _open(source, name, max_duration_s) as file:
-            if source_rate_hz not in (None, file.rate_hz):
-                raise AudioError(f"{name}: the file's rate is {file.rate_hz} Hz, but source_rate_hz={source_rate_hz}")
-            _choose(file, channel)
-            return _load(file, sample_rate_hz, start_s, end_s, max_duration_s)
-    samples = _samples(source, name)
-    rate_hz = sample_rate_hz if source_rate_hz is None else source_rate_hz
-    array = _Opened(name, rate_hz, samples.shape[1], len(samples), array=samples)
-    _choose(array, channel)
-    return _load(array, sample_rate_hz, start_s, end_s, max_duration_s)
+    with _open_any(source, sample_rate_hz, source_rate_hz, channel, max_duration_s) as audio:
+        return _load(audio, sample_rate_hz, start_s, end_s, max_duration_s)
 
 
 def blocks(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[int, Samples]]:
@@ -154,25 +141,8 @@ def stream(
 
     A segment begins and ends at the nearest sample of the file. Raises as ``load`` does, where the damage is met.
     """
-    name = _name(source)
-    check_rate(sample_rate_hz, f"{name}: sample_rate_hz")
-    if isinstance(source, str | os.PathLike) or not hasattr(source, "__array__"):
-        with _open(source, name, max_duration_s) as file:
-            _choose(file, channel)
-            yield from _stream(file, sample_rate_hz, start_s, end_s, max_duration_s)
-        return
-    samples = _samples(source, name)
-    rate_hz = sample_rate_hz if source_rate_hz is None else source_rate_hz
-    check_rate(rate_hz, f"{name}: source_rate_hz")
-    array = _Opened(name, rate_hz, samples.shape[1], len(samples), array=samples)
-    _choose(array, channel)
-    yield from _stream(array, sample_rate_hz, start_s, end_s, max_duration_s)
-
-
-def _choose(audio: _Opened, channel: int | None) -> None:
-    if channel is not None and not 0 <= channel < audio.channels:
-        raise AudioError(f"{audio.name}: channel: expected 0 to {audio.channels - 1}, got {channel}")
-    audio.channel = channel
+    with _open_any(source, sample_rate_hz, source_rate_hz, channel, max_duration_s) as audio:
+        yield from _stream(audio, sample_rate_hz, start_s, end_s, max_duration_s)
 
 
 def _stream(
@@ -411,6 +381,30 @@ def _check_end(audio: _Opened, at: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- opening
+
+
+@contextmanager
+def _open_any(
+    source: Source, to_hz: int, source_rate_hz: int | None, channel: int | None, max_duration_s: float | None
+) -> Iterator[_Opened]:
+    """A file, or an array with its rate, of which ``channel`` is wanted."""
+    name = _name(source)
+    check_rate(to_hz, f"{name}: sample_rate_hz")
+    if source_rate_hz is not None:
+        check_rate(source_rate_hz, f"{name}: source_rate_hz")
+    with ExitStack() as stack:
+        if isinstance(source, str | os.PathLike) or not hasattr(source, "__array__"):
+            audio = stack.enter_context(_open(source, name, max_duration_s))
+            if source_rate_hz not in (None, audio.rate_hz):
+                raise AudioError(f"{name}: the file's rate is {audio.rate_hz} Hz, but source_rate_hz={source_rate_hz}")
+        else:
+            samples = _samples(source, name)
+            rate_hz = to_hz if source_rate_hz is None else source_rate_hz
+            audio = _Opened(name, rate_hz, samples.shape[1], len(samples), array=samples)
+        if channel is not None and not 0 <= channel < audio.channels:
+            raise AudioError(f"{name}: channel: expected 0 to {audio.channels - 1}, got {channel}")
+        audio.channel = channel
+        yield audio
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def _jobs(name: str, raw_rate_hz: int | None) -> list[Job]:
     if name.endswith(".jsonl"):
         # Ids may hold anything; as names of files they must stay inside the folder.
         utterances = manifest.read(name)
-        return [Job(Item(u.audio, u.id, u.start_s, u.end_s), Path(_file_name(u.id))) for u in utterances]
+        return [Job(Item.of(u), Path(_file_name(u.id))) for u in utterances]
     return [Job(Item(name, name), Path(Path(name).name))]
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from asr import confidence, manifest, plot, scoring, text
+from asr import confidence, plot, scoring
 from asr.confidence import Calibration, Reliability
 from asr.errors import ManifestError
 from asr.recognizer import Recognizer
+from asr.tune import held_out
 
 FOLDS = 5
 
@@ -54,15 +54,11 @@ def calibrate(path: str | Path, recognizer: Recognizer, root: str | Path | None 
 
     Raises ``ManifestError`` when nothing can be read, or what was said is all right, all wrong or too little.
     """
-    utterances = manifest.read(path, root)
-    references = {u.id: text.normalise(u.text, recognizer.model.config.text) for u in utterances}
+    posteriors, references = held_out(path, recognizer, root)
     evidence: dict[str, list[tuple[str, float, float]]] = {}
-    bar = tqdm(recognizer.posteriors(utterances), total=len(utterances), desc="posteriors", disable=None, leave=False)
-    for ids, log_probs, frames in bar:
+    for ids, log_probs, frames in posteriors:
         for id, found in zip(ids, recognizer.decoder.lists(log_probs, frames, confidence.NBEST), strict=True):
             evidence[id] = recognizer.evidence(found)
-    if not evidence:
-        raise ManifestError(f"{path}: none of {len(utterances)} utterances could be read")
     hypotheses = {id: " ".join(word for word, _, _ in words) for id, words in evidence.items()}
     report = scoring.score({id: references[id] for id in evidence}, hypotheses)
     rows = np.array(

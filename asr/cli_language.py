@@ -51,33 +51,29 @@ def add_commands(commands: Any) -> None:
         description="Tries settings on a manifest of speakers that were not trained on, and saves the best into the "
         "model directory (decoding.yaml and lm/), where transcribe and evaluate find them.",
     )
-    tune.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest of held-out speakers")
-    tune.add_argument("--model", required=True, metavar="DIR", help="model directory")
-    tune.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
-    tune.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    tune.add_argument("--save-to", type=Path, metavar="DIR", help="save into another model directory than --model")
-    tune.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
-    add_decoding(tune)
+    _add_held_out(tune)
     tune.set_defaults(run=_tune)
-    _add_calibrate(commands)
 
-
-def _add_calibrate(commands: Any) -> None:
     calibrate = commands.add_parser(
         "calibrate",
         help="fit confidences to held-out speech",
         description="Fits word confidences on a manifest of speakers that were not trained on, for greedy decoding and "
         "for the beam search, and saves them into the model directory (confidence.json).",
     )
-    calibrate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest of held-out speakers")
-    calibrate.add_argument("--model", required=True, metavar="DIR", help="model directory")
-    calibrate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
-    calibrate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    calibrate.add_argument("--save-to", type=Path, metavar="DIR", help="save into another model directory")
-    calibrate.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
     calibrate.add_argument("--plot", type=Path, metavar="PNG", help="draw reliability diagrams")
-    add_decoding(calibrate)
+    _add_held_out(calibrate)
     calibrate.set_defaults(run=_calibrate)
+
+
+def _add_held_out(command: argparse.ArgumentParser) -> None:
+    """Arguments of commands that fit something to held-out speech and save it with the model."""
+    command.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest of held-out speakers")
+    command.add_argument("--model", required=True, metavar="DIR", help="model directory")
+    command.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    command.add_argument("--save-to", type=Path, metavar="DIR", help="save into another model directory than --model")
+    command.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
+    add_decoding(command)
 
 
 def _calibrate(args: argparse.Namespace) -> int:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from asr.decode.matrix import BLANK
 from asr.errors import ConfigError
-
-BLANK = 0
 
 
 @dataclass(frozen=True)

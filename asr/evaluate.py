@@ -58,7 +58,7 @@ def evaluate(path: str | Path, recognizer: Recognizer, root: str | Path | None =
     and counts as an error. Raises ``ManifestError`` when nothing could be transcribed.
     """
     utterances = manifest.read(path, root)
-    items = [Item(u.audio, u.id, u.start_s, u.end_s) for u in utterances]
+    items = [Item.of(u) for u in utterances]
     return _scored(path, utterances, recognizer, recognizer.transcribe_many(items))
 
 
@@ -93,7 +93,7 @@ def _streamed(
         results: list[tuple[Item, Transcript | AudioError]] = []
         sounds = {}
         for utterance in utterances[at : at + STREAMS]:
-            item = Item(utterance.audio, utterance.id, utterance.start_s, utterance.end_s)
+            item = Item.of(utterance)
             try:
                 samples = audio.load(item.source, rate_hz, start_s=item.start_s, end_s=item.end_s)
             except AudioError as error:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asr.endpoint import BLANK, Endpoint, Endpointer
+from asr.decode.matrix import BLANK
+from asr.endpoint import Endpoint, Endpointer
 from asr.features import LogMel
 from asr.models.encoder import AcousticModel, ModelState
 

@@ -47,6 +47,11 @@ class Item:
     channel: int | None = None
     rate_hz: int | None = None
 
+    @classmethod
+    def of(cls, utterance: Utterance) -> Item:
+        """A manifest's utterance, named by its id."""
+        return cls(utterance.audio, utterance.id, utterance.start_s, utterance.end_s)
+
 
 @dataclass
 class Heard:
@@ -198,16 +203,16 @@ class Recognizer:
         waveforms: dict[int, np.ndarray] = {}
         for index, utterance in enumerate(utterances):
             with contextlib.suppress(AudioError):
-                waveforms[index] = self._load(Item(utterance.audio, utterance.id, utterance.start_s, utterance.end_s))
+                waveforms[index] = self._load(Item.of(utterance))
         for batch in self._batches(waveforms):
             log_probs, frames = self.log_probs([waveforms[index] for index in batch])
             yield [utterances[index].id for index in batch], log_probs, frames
 
     def _tokens(self, hypothesis: Hypothesis, duration_s: float) -> tuple[Word, ...]:
-        tokenizer, step_s = self.model.tokenizer, self.frame_s
+        tokenizer = self.model.tokenizer
         spoken = zip(hypothesis.tokens, hypothesis.frames, hypothesis.ends, hypothesis.confidences, strict=True)
         return tuple(
-            Word(tokenizer.decode([token]), min(start * step_s, duration_s), min(end * step_s, duration_s), p)
+            Span(tokenizer.decode([token]), start, end, p).word(self.frame_s, duration_s)
             for token, start, end, p in spoken
             if token != tokenizer.space_id
         )
@@ -357,12 +362,18 @@ class Recognizer:
 
 @dataclass(frozen=True)
 class Span:
-    """A word of a hypothesis in frames ``start`` to ``end - 1``."""
+    """A word or token of a hypothesis in frames ``start`` to ``end - 1``."""
 
     text: str
     start: int
     end: int
     confidence: float
+
+    def word(self, frame_s: float, duration_s: float) -> Word:
+        """The same in seconds; the last frame's window may reach beyond the end of the recording."""
+        return Word(
+            self.text, min(self.start * frame_s, duration_s), min(self.end * frame_s, duration_s), self.confidence
+        )
 
 
 def spans(hypothesis: Hypothesis, tokenizer: CharTokenizer) -> list[Span]:
@@ -388,10 +399,7 @@ def make_transcript(
     A word lasts from the first frame of its first token to the last of its last one; its confidence is that of its
     least certain token.
     """
-    words = [
-        Word(x.text, min(x.start * frame_s, duration_s), min(x.end * frame_s, duration_s), x.confidence)
-        for x in spans(hypothesis, tokenizer)
-    ]
+    words = [span.word(frame_s, duration_s) for span in spans(hypothesis, tokenizer)]
     return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
 
 

@@ -64,7 +64,7 @@ def tune(
         ManifestError: no utterance could be read.
         AsrError: as ``Decoder``.
     """
-    posteriors, references = _posteriors(path, recognizer, root)
+    posteriors, references = held_out(path, recognizer, root)
     trials: list[Trial] = []
     seen: set[tuple[float, float, int]] = set()
     bar = tqdm(desc="settings", unit="setting", disable=None, leave=False)
@@ -99,10 +99,13 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     return min(trials, key=lambda trial: (trial.cost, trial.options.beam))
 
 
-def _posteriors(
+def held_out(
     path: str | Path, recognizer: Recognizer, root: str | Path | None
 ) -> tuple[list[tuple[list[str], torch.Tensor, torch.Tensor]], dict[str, str]]:
-    """Batches of (ids, log-probabilities, frames), and the references."""
+    """Posteriors of a manifest in batches of (ids, log-probabilities, frames), and its references by id.
+
+    Raises ``ManifestError`` when no utterance could be read.
+    """
     utterances = manifest.read(path, root)
     references = {u.id: text.normalise(u.text, recognizer.model.config.text) for u in utterances}
     batches = []

@@ -4,8 +4,7 @@
 
 RUN is a training's output, NAME the name that ``asr.load`` will know it by, JSON what ``asr evaluate --json`` wrote for
 the test set. Where RUN holds tuned options of decoding (``asr tune``), they and their language model come along, and so
-do calibrated confidences (``asr calibrate``). Notes
-go into the card as they are: purpose, licence of the data, limits.
+do calibrated confidences (``asr calibrate``). Notes go into the card as they are: purpose, licence of the data, limits.
 """
 
 from __future__ import annotations

@@ -29,16 +29,18 @@ class Lookahead(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """``(B, T, D)`` of which ``lengths`` ``(B,)`` frames are valid -> ``(B, T, D)``, independent of padding."""
         valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None].to(x.device)
-        x = x * valid[:, :, None]
-        return self._mixed(x, functional.pad(x, (0, 0, 0, self.frames))[:, self.frames :])
+        return self._to_the_end(x * valid[:, :, None])
 
     def stream(self, x: Tensor, waiting: Tensor, last: bool) -> tuple[Tensor, Tensor]:
         """The next frames ``(B, T, D)`` behind those ``waiting`` -> what can be given now, and what waits."""
         x = torch.cat([waiting, x], dim=1)
         if last:
-            return self._mixed(x, functional.pad(x, (0, 0, 0, self.frames))[:, self.frames :]), x[:, :0]
+            return self._to_the_end(x), x[:, :0]
         ready = max(0, x.shape[1] - self.frames)
         return self._mixed(x[:, :ready], x[:, self.frames :]), x[:, ready:]
+
+    def _to_the_end(self, x: Tensor) -> Tensor:
+        return self._mixed(x, functional.pad(x, (0, 0, 0, self.frames))[:, self.frames :])
 
     def _mixed(self, now: Tensor, later: Tensor) -> Tensor:
         mixed: Tensor = now + torch.relu(self.mix(torch.cat([now, later], dim=2)))
@@ -82,20 +84,24 @@ class Encoder(nn.Module):
         following: list[cells.State | None] = []
         middle = x
         lookaheads = list(self.lookaheads)
-        for index, (layer, projection, norm) in enumerate(zip(self.layers, self.projections, self.norms, strict=True)):
+        for index, layer in enumerate(self.layers):
             before = None if state is None else state[index]
             if keep is None:
                 y, layer_state = layer(x, lengths, before)
             else:
                 y, layer_state = cast(cells.RecurrentLayer, layer).forward_chunk(x, keep, before)
-            y = self.dropout(norm(projection(y)))
-            x = x + y if self.residual and x.shape == y.shape else y
+            x = self._behind(index, x, y)
             if index < len(lookaheads):
                 x = lookaheads[index](x, lengths)
             following.append(layer_state)
             if index == self.middle:
                 middle = x
         return x, middle, following
+
+    def _behind(self, index: int, x: Tensor, y: Tensor) -> Tensor:
+        """What layer ``index`` with input ``x`` and output ``y`` passes on."""
+        y = self.dropout(self.norms[index](self.projections[index](y)))
+        return x + y if self.residual and x.shape == y.shape else y
 
     def stream(
         self, x: Tensor, state: Sequence[cells.State | None], waiting: Sequence[Tensor], last: bool
@@ -108,12 +114,11 @@ class Encoder(nn.Module):
         following: list[cells.State | None] = []
         held: list[Tensor] = []
         lookaheads = [cast(Lookahead, module) for module in self.lookaheads]
-        for index, (layer, projection, norm) in enumerate(zip(self.layers, self.projections, self.norms, strict=True)):
+        for index, layer in enumerate(self.layers):
             layer_state = state[index]
             if x.shape[1]:
                 y, layer_state = layer(x, torch.empty(0), layer_state)  # lengths: all rows are full
-                y = norm(projection(y))
-                x = x + y if self.residual and x.shape == y.shape else y
+                x = self._behind(index, x, y)
             else:
                 x = x.new_zeros(x.shape[0], 0, self.output_dim)
             following.append(layer_state)
