@@ -156,14 +156,18 @@ def perplexity(
 def network_perplexity(network: LanguageNetwork, tokenizer: CharTokenizer, texts: Sequence[str]) -> Perplexity:
     """``perplexity`` of a network, which is left in evaluation mode."""
     model = RecurrentLM(network)
-    total, tokens, words, characters = 0.0, 0, 0, 0
+    total, tokens = 0.0, 0
     for at in range(0, len(texts), SENTENCES):
-        group = texts[at : at + SENTENCES]
-        encoded = [tokenizer.encode(text) for text in group]
+        encoded = [tokenizer.encode(text) for text in texts[at : at + SENTENCES]]
         total -= float(score_sequences(model, encoded).sum())
         tokens += sum(len(ids) + 1 for ids in encoded)
-        words += sum(len(text.split()) + 1 for text in group)
-        characters += sum(len(text) for text in group)
+    return _figures(total, tokens, texts)
+
+
+def _figures(total: float, tokens: int, texts: Sequence[str]) -> Perplexity:
+    """Perplexities of ``texts``, whose ``tokens``, ends included, have a negative log-likelihood of ``total``."""
+    words = sum(len(text.split()) + 1 for text in texts)
+    characters = sum(len(text) for text in texts)
     return Perplexity(_exp_mean(total, tokens), _exp_mean(total, words), _exp_mean(total, characters))
 
 
@@ -175,9 +179,7 @@ def _dynamic_perplexity(model: LanguageDirectory, texts: Sequence[str], rate: fl
         total -= float(score_sequences(adapter.model, [ids])[0])
         tokens += len(ids) + 1
         adapter.learn(ids)
-    words = sum(len(text.split()) + 1 for text in texts)
-    characters = sum(len(text) for text in texts)
-    return Perplexity(_exp_mean(total, tokens), _exp_mean(total, words), _exp_mean(total, characters))
+    return _figures(total, tokens, texts)
 
 
 def _exp_mean(total: float, count: int) -> float:
