@@ -80,8 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     stream.add_argument("--endpoint-s", type=float, default=0.8, metavar="S", help="pause that ends an utterance")
     stream.add_argument("--longest-s", type=float, default=20.0, metavar="S", help="longest utterance (default: 20)")
     stream.add_argument("--no-endpoints", action="store_true", help="one utterance, as transcribe takes it")
-    stream.add_argument("--chunk-s", type=float, metavar="S", help="chunks of a bidirectional model, such as 0.64")
-    stream.add_argument("--right-s", type=float, default=0.0, metavar="S", help="its right context, such as 0.64")
+    _add_chunks(stream)
     stream.add_argument("--microphone", metavar="DEVICE", help="number or name of a microphone")
     stream.add_argument("--devices", action="store_true", help="list the microphones and stop")
     _add_model(stream)
@@ -91,8 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     align.add_argument("audio", metavar="AUDIO", help="audio file, or - for standard input")
     align.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
     align.add_argument("--format", default="ctm", choices=("json", "srt", "vtt", "ctm", "textgrid"))
-    align.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
-    align.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_model(align, decoding=False)
     align.set_defaults(run=_align)
 
     segment = commands.add_parser("segment", help="cut a long recording with its text into utterances to train on")
@@ -109,8 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="P",
         help="leave out what is less sure (default: 0.2)",
     )
-    segment.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
-    segment.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_model(segment, decoding=False)
     segment.set_defaults(run=_segment)
 
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
@@ -144,8 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
     evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
     evaluate.add_argument("--stream", type=float, metavar="BLOCK_S", help="stream the audio, in blocks such as 0.1")
-    evaluate.add_argument("--chunk-s", type=float, metavar="S", help="chunks of a bidirectional model, such as 0.64")
-    evaluate.add_argument("--right-s", type=float, default=0.0, metavar="S", help="its right context, such as 0.64")
+    _add_chunks(evaluate)
     _add_model(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -174,10 +170,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser, *, decoding: bool = True) -> None:
     parser.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    cli_language.add_decoding(parser)
+    if decoding:
+        cli_language.add_decoding(parser)
+
+
+def _add_chunks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--chunk-s", type=float, metavar="S", help="chunks of a bidirectional model, such as 0.64")
+    parser.add_argument("--right-s", type=float, default=0.0, metavar="S", help="its right context, such as 0.64")
 
 
 def _transcribe(args: argparse.Namespace) -> int:
