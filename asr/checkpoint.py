@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from asr import config as configs
+from asr import tokenizers
 from asr.config import Config
 from asr.errors import ModelError
 from asr.features import FeatureStats
 from asr.files import atomic
 from asr.models.encoder import AcousticModel
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 
 DEFAULT_MODEL = "an4"
 
@@ -110,21 +111,22 @@ class Model:
     """A loaded model directory. ``network`` is in evaluation mode, float32."""
 
     config: Config
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     stats: FeatureStats
     network: AcousticModel
     card: dict[str, Any]
     path: Path
 
 
-def save_description(folder: Path, config: Config, tokenizer: CharTokenizer, stats: FeatureStats) -> None:
+def save_description(folder: Path, config: Config, tokenizer: Tokenizer, stats: FeatureStats) -> None:
     """Write the parts of a model directory that are known before training. Raises ``ModelError``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "config.yaml") as path:
             path.write_text(configs.dumps(config), encoding="utf-8")
-        with atomic(folder / "tokens.txt") as path:
-            tokenizer.save(path)
+        for name, content in tokenizer.files().items():
+            with atomic(folder / name) as path:
+                path.write_bytes(content)
         with atomic(folder / "stats.json") as path:
             stats.save(path)
     except OSError as error:
@@ -179,7 +181,7 @@ def load_model(model: str | Path | None = None) -> Model:
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: not a model directory: {name} is missing")
     config = configs.load(folder / "config.yaml")
-    tokenizer = CharTokenizer.load(folder / "tokens.txt", config.text)
+    tokenizer = tokenizers.load(folder / "tokens.txt", config.text)
     stats = FeatureStats.load(folder / "stats.json")
     if len(stats.mean) != config.features.mel_bins:
         raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
@@ -217,10 +219,18 @@ def describe(model: Model) -> str:
         f"{parameters / 1e6:.2f} million parameters",
         "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
         f"one output per {model.config.output_frame_s * 1000:g} ms",
-        "tokens": f"{model.tokenizer.vocab_size} (blank and {''.join(model.tokenizer.symbols[1:])!r})",
+        "tokens": f"{model.tokenizer.vocab_size} (blank and {_symbols(model.tokenizer)})",
     }
     rows |= {name: _one_line(value) for name, value in card.items()}
     return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
+
+
+def _symbols(tokenizer: Tokenizer) -> str:
+    """All characters, or the first few of longer symbols."""
+    if tokenizer.config.tokenizer == "char":
+        return repr("".join(tokenizer.symbols[1:]))
+    more = ", …" if tokenizer.vocab_size > 11 else ""
+    return f"{tokenizer.config.tokenizer} tokens {', '.join(tokenizer.symbols[1:11])}{more}"
 
 
 def _one_line(value: Any) -> str:

@@ -38,17 +38,32 @@ class TextConfig:
     """How transcripts become token ids."""
 
     tokenizer: str = "char"
+    """``char``, ``bpe`` (pieces of words), ``word`` or ``phone`` (see ``asr.tokenizers``)."""
+    bpe_size: int = 500
+    """Pieces that ``bpe`` learns, single characters among them."""
+    lexicon: str = ""
+    """Pronunciations for ``phone``, a file in CMUdict's format."""
+    g2p: bool = False
+    """Have a model guess the phones of English words that the lexicon lacks (extra ``phones``)."""
     case: str = "upper"
     """``upper``, ``lower`` or ``keep``."""
     unknown: str = "error"
-    """What an unknown character does: ``error`` (named with its utterance) or ``space`` (becomes a word boundary)."""
+    """What an unknown character (or word, for ``word`` and ``phone``) does: ``error`` (named with its utterance) or
+    ``space`` (becomes a word boundary)."""
     replace: dict[str, str] = field(default_factory=dict)
     """Strings replaced before anything else, such as ``{"-": " ", "é": "e"}``."""
     alphabet: str = ""
     """The characters of the model, without blank; empty takes those of the training transcripts."""
 
     def __post_init__(self) -> None:
-        _check(self.tokenizer == "char", f"text.tokenizer: expected 'char', got {self.tokenizer!r}")
+        kinds = ("char", "bpe", "word", "phone")
+        _check(self.tokenizer in kinds, f"text.tokenizer: expected one of {kinds}, got {self.tokenizer!r}")
+        _check(self.bpe_size > 1, f"text.bpe_size: expected > 1, got {self.bpe_size}")
+        _check(
+            bool(self.lexicon) == (self.tokenizer == "phone"),
+            f"text.lexicon: expected a file with text.tokenizer=phone, and only with it, got {self.lexicon!r}",
+        )
+        _check(not self.g2p or self.tokenizer == "phone", "text.g2p: expected false without text.tokenizer=phone")
         _check(self.case in ("upper", "lower", "keep"), f"text.case: expected upper, lower or keep, got {self.case!r}")
         _check(self.unknown in ("error", "space"), f"text.unknown: expected error or space, got {self.unknown!r}")
         _check("" not in self.replace, "text.replace: an empty string cannot be replaced")
@@ -295,6 +310,9 @@ class TrainConfig:
     """Share of the loss that they earn."""
     teacher_delay_s: float = 0.15
     """How much later than the teacher the model gives them: one that cannot look ahead has to wait."""
+    consistency: float = 0.0
+    """Weight of the disagreement between the posteriors of two differently masked views of each utterance (CR-CTC, Yao
+    et al. 2024); 0 trains on one view, at half the cost of a step."""
     epochs: int = 60
     seed: int = 1
     threads: int = 0
@@ -324,6 +342,7 @@ class TrainConfig:
         _check(self.threads >= 0, f"train.threads: expected >= 0, got {self.threads}")
         _check(0 <= self.teacher_share <= 1, f"train.teacher_share: expected 0 to 1, got {self.teacher_share}")
         _check(0 <= self.teacher_delay_s <= 10, f"train.teacher_delay_s: expected 0 to 10, got {self.teacher_delay_s}")
+        _check(0 <= self.consistency <= 10, f"train.consistency: expected 0 to 10, got {self.consistency}")
         _check(0 <= self.ema < 1, f"train.ema: expected 0 <= ema < 1, got {self.ema}")
         kinds = ("fp32", "bf16", "fp16")
         _check(self.precision in kinds, f"train.precision: expected one of {kinds}, got {self.precision!r}")

@@ -29,7 +29,7 @@ T = TypeVar("T")
 # Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
 LENGTH_JITTER = 0.1
 # Streams of random numbers: what is drawn for one purpose must not repeat what was drawn for another.
-SPEED_STREAM, MASK_STREAM, ORDER_STREAM, COLOUR_STREAM, DISTORT_STREAM = range(5)
+SPEED_STREAM, MASK_STREAM, ORDER_STREAM, COLOUR_STREAM, DISTORT_STREAM, VIEW_STREAM = range(6)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Batch:
     """Padded waveforms with their labels, on the CPU.
 
     ``samples`` ``(B, S)`` float32, ``lengths`` ``(B,)`` int64; ``tokens`` ``(sum of token_lengths,)`` int64,
-    concatenated; ``token_lengths`` ``(B,)`` int64; ``masks`` ``(B, M, 2)`` int64 and, meaningful in training only,
-    ``colours`` ``(B, 3)`` float32 (see ``draw_masks`` and ``draw_colour`` of ``asr.augment``).
+    concatenated; ``token_lengths`` ``(B,)`` int64. For training only: ``masks``, ``(B, M, 2)`` int64 for each view of the
+    batch (two with ``train.consistency``, else one), and ``colours`` ``(B, 3)`` float32 (see ``draw_masks`` and
+    ``draw_colour`` of ``asr.augment``).
     """
 
     ids: tuple[str, ...]
@@ -54,7 +55,7 @@ class Batch:
     lengths: Tensor
     tokens: Tensor
     token_lengths: Tensor
-    masks: Tensor
+    masks: tuple[Tensor, ...]
     colours: Tensor
 
     @property
@@ -85,7 +86,7 @@ class Dataset:
     def __init__(
         self,
         utterances: Sequence[Utterance],
-        tokenizer: text.CharTokenizer,
+        tokenizer: text.Tokenizer,
         config: Config,
         *,
         training: bool,
@@ -199,7 +200,8 @@ class Dataset:
         """Read and assemble one batch; utterances that cannot be read are named to ``warn``; ``None`` if all fail."""
         config = self.config
         rate = config.features.sample_rate_hz
-        good: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+        streams = (MASK_STREAM, VIEW_STREAM) if config.train.consistency else (MASK_STREAM,)
+        good: list[tuple[int, np.ndarray, list[np.ndarray], np.ndarray]] = []
         for example in examples:
             utterance = self.utterances[example.index]
             try:
@@ -215,12 +217,13 @@ class Dataset:
             if reason := self._misfit(len(samples) / rate, self.labels[example.index]):
                 self.warn(f"{utterance.id}: left out of this batch: {reason}")
                 continue
-            masks = np.zeros((0, 2), dtype=np.int64)
+            masks: list[np.ndarray] = []
             colours = np.zeros(3, dtype=np.float32)
             if self.training:
-                rng = self._rng(epoch, MASK_STREAM, example.index)
                 frames = features.count_frames(len(samples), config.features)
-                masks = augment.draw_masks(frames, config.features.mel_bins, config.augment, rng)
+                for stream in streams:
+                    rng = self._rng(epoch, stream, example.index)
+                    masks.append(augment.draw_masks(frames, config.features.mel_bins, config.augment, rng))
                 colours = augment.draw_colour(config.augment, self._rng(epoch, COLOUR_STREAM, example.index))
             good.append((example.index, samples, masks, colours))
         if not good:
@@ -237,7 +240,9 @@ class Dataset:
             lengths=torch.tensor(lengths),
             tokens=torch.tensor([token for label in labels for token in label], dtype=torch.int64),
             token_lengths=torch.tensor([len(label) for label in labels]),
-            masks=torch.from_numpy(np.stack([masks for *_, masks, _ in good])),
+            masks=tuple(
+                torch.from_numpy(np.stack(view)) for view in zip(*(masks for *_, masks, _ in good), strict=True)
+            ),
             colours=torch.from_numpy(np.stack([colours for *_, colours in good])),
         )
 

@@ -22,7 +22,7 @@ from asr.decode.words import make_words, read_lexicon
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.files import atomic
 from asr.models.language import Adapter
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 
 if TYPE_CHECKING:
     from asr.decode import BeamSearch
@@ -89,7 +89,7 @@ class Decoder:
     used.
     """
 
-    def __init__(self, options: Decoding, tokenizer: CharTokenizer) -> None:
+    def __init__(self, options: Decoding, tokenizer: Tokenizer) -> None:
         self.options = options
         self.tokenizer = tokenizer
         self.fusion: Fusion | None = None
@@ -208,7 +208,7 @@ class Decoder:
         return rescored
 
 
-def load_lm(path: str, tokenizer: CharTokenizer) -> lm.LanguageDirectory | Ngram | lm.KenlmNgram:
+def load_lm(path: str, tokenizer: Tokenizer) -> lm.LanguageDirectory | Ngram | lm.KenlmNgram:
     """A language model for an acoustic model's tokens. Raises ``DecodeError`` when it has others."""
     if not Path(path).exists():
         raise ModelError(f"{path}: no such language model; expected a directory of asr train-lm or an ARPA file")

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from asr import audio, manifest, scoring, text
+from asr import audio, manifest, scoring
 from asr.errors import AudioError, ConfigError, ManifestError
 from asr.manifest import Utterance
 from asr.recognizer import Item, Recognizer
@@ -114,8 +114,7 @@ def _scored(
     recognizer: Recognizer,
     results: Iterable[tuple[Item, Transcript | AudioError]],
 ) -> Evaluation:
-    rules = recognizer.model.config.text
-    references = {u.id: text.normalise(u.text, rules) for u in utterances}
+    references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
     hypotheses: dict[str, str] = {}
     failures: dict[str, str] = {}
     audio_s = 0.0

@@ -13,13 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from asr import config as configs
+from asr import tokenizers
 from asr.checkpoint import load_card, load_tensors, load_weights
 from asr.decode.fusion import score_sequences
 from asr.decode.ngram import LN10, Ngram, read_arpa
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic
 from asr.models.language import BOUNDARY, Adapter, LanguageConfig, LanguageNetwork, RecurrentLM
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 
 KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
 SENTENCES = 64
@@ -31,7 +32,7 @@ class LanguageDirectory:
     """A loaded directory of a recurrent language model, in evaluation mode."""
 
     config: LanguageConfig
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     network: LanguageNetwork
     card: dict[str, Any]
     path: Path
@@ -42,14 +43,15 @@ class LanguageDirectory:
         return RecurrentLM(self.network)
 
 
-def save_description(folder: Path, config: LanguageConfig, tokenizer: CharTokenizer) -> None:
+def save_description(folder: Path, config: LanguageConfig, tokenizer: Tokenizer) -> None:
     """Write what is known of a language model before training. Raises ``ModelError``."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "config.yaml") as path:
             path.write_text(configs.dumps(config), encoding="utf-8")
-        with atomic(folder / "tokens.txt") as path:
-            tokenizer.save(path)
+        for name, content in tokenizer.files().items():
+            with atomic(folder / name) as path:
+                path.write_bytes(content)
     except OSError as error:
         raise ModelError(f"{folder}: cannot write the language model's directory: {error}") from error
 
@@ -102,7 +104,7 @@ def load(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
         config = configs.load_as(LanguageConfig, folder / "config.yaml")
     except ConfigError as error:
         raise ModelError(f"{error}; is this an acoustic model?") from error
-    tokenizer = CharTokenizer.load(folder / "tokens.txt", config.text)
+    tokenizer = tokenizers.load(folder / "tokens.txt", config.text)
     network = LanguageNetwork(config.model, tokenizer.vocab_size)
     load_weights(network, load_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
     return LanguageDirectory(config, tokenizer, network.eval(), load_card(folder), folder)
@@ -153,7 +155,7 @@ def perplexity(
     return Perplexity(per_word, per_word, _exp_mean(total, characters), unknown)
 
 
-def network_perplexity(network: LanguageNetwork, tokenizer: CharTokenizer, texts: Sequence[str]) -> Perplexity:
+def network_perplexity(network: LanguageNetwork, tokenizer: Tokenizer, texts: Sequence[str]) -> Perplexity:
     """``perplexity`` of a network, which is left in evaluation mode."""
     model = RecurrentLM(network)
     total, tokens = 0.0, 0

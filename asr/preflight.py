@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from asr import audio, manifest, plot, text
+from asr import audio, manifest, plot, text, tokenizers
 from asr.config import Config
 from asr.data import output_frames
 from asr.errors import ConfigError, ManifestError, TextError
@@ -203,7 +203,7 @@ def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence
     return report
 
 
-def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> text.CharTokenizer:
+def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> text.Tokenizer:
     """The alphabet that training would use."""
     texts = [entry.utterance.text for entry in entries]
     source = config.data.train
@@ -212,9 +212,13 @@ def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> t
             texts = [u.text for _, u in manifest.scan(source) if isinstance(u, Utterance)]
         # Half a surrogate pair is no character: it must not become one of the alphabet, and is found as unknown.
         texts = [words for words in texts if words.isascii() or _encodable(words)]
-        if not config.text.alphabet and not any(text.normalise(words, config.text) for words in texts):
+        if (
+            config.text.tokenizer != "phone"
+            and not config.text.alphabet
+            and not any(text.normalise(words, config.text) for words in texts)
+        ):
             return text.CharTokenizer([text.BLANK, " "], config.text)
-        return text.CharTokenizer.from_texts(texts, config.text)
+        return tokenizers.from_texts(texts, config.text)
     except (ManifestError, TextError) as error:
         raise ConfigError(
             f"the alphabet cannot be had: {error}; set text.alphabet, or let data.train name the training manifest"
@@ -225,7 +229,7 @@ def _encodable(words: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in words)
 
 
-def _spell(report: Report, entries: Iterable[_Entry], config: Config, tokenizer: text.CharTokenizer) -> None:
+def _spell(report: Report, entries: Iterable[_Entry], config: Config, tokenizer: text.Tokenizer) -> None:
     for entry in entries:
         words = entry.utterance.text
         report.characters.update(text.normalise(words, config.text))

@@ -23,7 +23,7 @@ from asr.device import pick_device
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
 from asr.manifest import Utterance
-from asr.text import CharTokenizer
+from asr.text import Tokenizer
 from asr.transcript import Transcript, Word
 
 # Audio decoded together before it is sorted by length and cut into batches.
@@ -376,23 +376,18 @@ class Span:
         )
 
 
-def spans(hypothesis: Hypothesis, tokenizer: CharTokenizer) -> list[Span]:
-    """Words of a hypothesis: tokens between spaces, with the confidence of the least certain one."""
+def spans(hypothesis: Hypothesis, tokenizer: Tokenizer) -> list[Span]:
+    """Words of a hypothesis, with the confidence of their least certain token."""
     words: list[Span] = []
-    positions: list[int] = []
-    for position, token in enumerate([*hypothesis.tokens, tokenizer.space_id]):
-        if token != tokenizer.space_id:
-            positions.append(position)
-        elif positions:
-            text = tokenizer.decode([hypothesis.tokens[p] for p in positions])
-            certainty = min(hypothesis.confidences[p] for p in positions)
-            words.append(Span(text, hypothesis.frames[positions[0]], hypothesis.ends[positions[-1]], certainty))
-            positions = []
+    for positions in tokenizer.words(hypothesis.tokens):
+        text = tokenizer.decode([hypothesis.tokens[p] for p in positions])
+        certainty = min(hypothesis.confidences[p] for p in positions)
+        words.append(Span(text, hypothesis.frames[positions[0]], hypothesis.ends[positions[-1]], certainty))
     return words
 
 
 def make_transcript(
-    hypothesis: Hypothesis, tokenizer: CharTokenizer, frame_s: float, duration_s: float, source: str = ""
+    hypothesis: Hypothesis, tokenizer: Tokenizer, frame_s: float, duration_s: float, source: str = ""
 ) -> Transcript:
     """Words with times and confidences from token ids with frames.
 

@@ -1,4 +1,4 @@
-"""Text: normalisation and the character tokenizer.
+"""Text: normalisation, what tokenizers have in common, and the character tokenizer (the others: ``asr.tokenizers``).
 
 Token id 0 is the CTC blank. A text is normalised by the rules the config states before it is spelt, and a character
 outside the alphabet is either an error that names the utterance or becomes a word boundary: nothing is dropped in
@@ -7,6 +7,7 @@ silence.
 
 from __future__ import annotations
 
+import abc
 import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -43,7 +44,73 @@ def min_frames(ids: Sequence[int]) -> int:
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
-class CharTokenizer:
+class Tokenizer(abc.ABC):
+    """Texts to token ids and back. ``symbols``: the symbol of every id in order, ``"<blank>"`` first."""
+
+    symbols: tuple[str, ...]
+    config: TextConfig
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of symbols, blank included: the ``V`` of the model's output."""
+        return len(self.symbols)
+
+    @property
+    def space_id(self) -> int | None:
+        """Id of the token between words, or None for a tokenizer without one."""
+        return None
+
+    @abc.abstractmethod
+    def encode(self, text: str, utterance: str = "") -> list[int]:
+        """Ids of the normalised ``text``; never contains blank.
+
+        Raises ``TextError`` naming ``utterance`` and what cannot be spelt when ``config.unknown`` is ``error``; with
+        ``space`` it becomes a word boundary.
+        """
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``, blanks left out. Repeats stay: collapsing CTC paths is the decoders' work.
+
+        Raises ``TextError`` for an id outside ``0 .. vocab_size - 1``.
+        """
+        ids = [int(i) for i in ids]
+        bad = [i for i in ids if not 0 <= i < self.vocab_size]
+        if bad:
+            raise TextError(f"token id {bad[0]}: expected 0 to {self.vocab_size - 1}; is this the model's tokens.txt?")
+        return self.join([self.symbols[i] for i in ids if i > 0])
+
+    @abc.abstractmethod
+    def join(self, symbols: Sequence[str]) -> str:
+        """The text that the symbols spell."""
+
+    @abc.abstractmethod
+    def words(self, ids: Sequence[int]) -> list[list[int]]:
+        """Positions in ``ids`` of the tokens of each word; tokens between words belong to none."""
+
+    def reference(self, text: str) -> str:
+        """What a recogniser without a fault would print of a transcript: what hypotheses are scored against."""
+        return normalise(text, self.config)
+
+    @abc.abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """What a model directory holds of the tokenizer, by file name; ``asr.tokenizers.load`` reads it."""
+
+    def symbol_list(self) -> bytes:
+        """``tokens.txt``: UTF-8, one symbol a line, line number = id from 0, the space as ``<space>``."""
+        lines = [SPACE if symbol == " " else symbol for symbol in self.symbols]
+        return ("\n".join(lines) + "\n").encode()
+
+
+def read_symbols(path: str | Path) -> list[str]:
+    """The symbols of a ``tokens.txt``. Raises ``ModelError``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot read the symbol list: {error}") from error
+    return [" " if line == SPACE else line for line in text.removesuffix("\n").split("\n")]
+
+
+class CharTokenizer(Tokenizer):
     """Characters (single code points) to ids and back.
 
     ``symbols``: the symbol of every id in order, ``"<blank>"`` first, the space as ``" "``.
@@ -60,21 +127,10 @@ class CharTokenizer:
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols) if i > 0}
 
     @property
-    def vocab_size(self) -> int:
-        """Number of symbols, blank included: the ``V`` of the model's output."""
-        return len(self.symbols)
-
-    @property
     def space_id(self) -> int | None:
-        """Id of the space, or None for an alphabet without one."""
         return self._ids.get(" ")
 
     def encode(self, text: str, utterance: str = "") -> list[int]:
-        """Ids of the normalised ``text``; never contains blank.
-
-        Raises ``TextError`` naming ``utterance`` and the character when one is not in the alphabet and
-        ``config.unknown`` is ``error``; with ``space`` it becomes a word boundary.
-        """
         text = normalise(text, self.config)
         unknown = set(text).difference(self._ids)
         if unknown and self.config.unknown == "error":
@@ -83,16 +139,20 @@ class CharTokenizer:
             text = " ".join("".join(" " if c in unknown else c for c in text).split())
         return [self._ids[c] for c in text]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The symbols of ``ids`` joined, blanks left out. Repeats stay: collapsing CTC paths is the decoders' work.
+    def join(self, symbols: Sequence[str]) -> str:
+        return "".join(symbols)
 
-        Raises ``TextError`` for an id outside ``0 .. vocab_size - 1``.
-        """
-        ids = [int(i) for i in ids]
-        bad = [i for i in ids if not 0 <= i < self.vocab_size]
-        if bad:
-            raise TextError(f"token id {bad[0]}: expected 0 to {self.vocab_size - 1}; is this the model's tokens.txt?")
-        return "".join(self.symbols[i] for i in ids if i > 0)
+    def words(self, ids: Sequence[int]) -> list[list[int]]:
+        found: list[list[int]] = [[]]
+        for position, token in enumerate(ids):
+            if token == self.space_id:
+                found.append([])
+            else:
+                found[-1].append(position)
+        return [positions for positions in found if positions]
+
+    def files(self) -> dict[str, bytes]:
+        return {"tokens.txt": self.symbol_list()}
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], config: TextConfig) -> CharTokenizer:
@@ -108,19 +168,10 @@ class CharTokenizer:
             raise TextError("expected texts to take the alphabet from, got none that is not empty; set text.alphabet")
         return cls([BLANK, *sorted(found)], config)
 
-    def save(self, path: str | Path) -> None:
-        """Write ``tokens.txt``: UTF-8, one symbol a line, line number = id from 0, the space as ``<space>``."""
-        lines = [SPACE if symbol == " " else symbol for symbol in self.symbols]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-
     @classmethod
     def load(cls, path: str | Path, config: TextConfig) -> CharTokenizer:
-        """Read what ``save`` wrote. Raises ``ModelError`` naming file and line."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: cannot read the symbol list: {error}") from error
-        symbols = [" " if line == SPACE else line for line in text.removesuffix("\n").split("\n")]
+        """Read a ``tokens.txt``. Raises ``ModelError`` naming file and line."""
+        symbols = read_symbols(path)
         fault = _fault(symbols, config)
         if fault:
             raise ModelError(f"{path}:{fault[0] + 1}: {fault[1]}")

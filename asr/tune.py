@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from asr import manifest, scoring, text
+from asr import manifest, scoring
 from asr.decoding import Decoder, Decoding
 from asr.errors import ManifestError
 from asr.recognizer import Recognizer
@@ -107,7 +107,7 @@ def held_out(
     Raises ``ManifestError`` when no utterance could be read.
     """
     utterances = manifest.read(path, root)
-    references = {u.id: text.normalise(u.text, recognizer.model.config.text) for u in utterances}
+    references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
     batches = []
     bar = tqdm(recognizer.posteriors(utterances), total=len(utterances), desc="posteriors", disable=None, leave=False)
     for names, log_probs, frames in bar:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import asr
-from asr import augment, checkpoint, manifest, preflight, scoring
+from asr import augment, checkpoint, manifest, preflight, scoring, tokenizers
 from asr.config import Config
 from asr.data import Batch, Dataset, Example
 from asr.decode.greedy import greedy
@@ -26,7 +26,6 @@ from asr.errors import AudioError, ConfigError, TrainingError
 from asr.features import FeatureStats, LogMel, measure_stats
 from asr.manifest import Utterance
 from asr.models.encoder import AcousticModel
-from asr.text import CharTokenizer, normalise
 from asr.train import distributed, finetune, loop
 from asr.train.distributed import World
 
@@ -79,9 +78,9 @@ class AcousticTask:
         self.warn_shared_speakers(train_set, valid_set)
         if self.resuming:
             # The ids of the run so far, whatever has become of the manifest.
-            self.tokenizer = CharTokenizer.load(self.folder / "tokens.txt", config.text)
+            self.tokenizer = tokenizers.load(self.folder / "tokens.txt", config.text)
         else:
-            self.tokenizer = CharTokenizer.from_texts([u.text for u in train_set], config.text)
+            self.tokenizer = tokenizers.from_texts([u.text for u in train_set], config.text)
         self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
         self.source = None if self.resuming else finetune.load(config)
@@ -169,9 +168,12 @@ class AcousticTask:
         """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
         if training:
             features, frames = self._distorted(batch)
-            return augment.apply_masks(features, batch.masks.to(self.device), self.config.augment.time_masks), frames
+            return self._masked(features, batch.masks[0]), frames
         features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
         return features, frames
+
+    def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
+        return augment.apply_masks(features, masks.to(self.device), self.config.augment.time_masks)
 
     def _distorted(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features for training before any of them are masked."""
@@ -186,15 +188,16 @@ class AcousticTask:
         """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
         with torch.no_grad():
             whole, frames = self._distorted(batch)
-            features = augment.apply_masks(whole, batch.masks.to(self.device), self.config.augment.time_masks)
+            features = torch.cat([self._masked(whole, masks) for masks in batch.masks])
+        views = len(batch.masks)
         share, smoothing = self.config.model.intermediate_ctc, self.config.optim.label_smoothing
         half = HALF.get(self.config.train.precision)
         middle = None
         with torch.autocast(self.device.type, half, enabled=half is not None):
             if share:
-                log_probs, middle, lengths = self.model.forward_deep(features, frames)
+                log_probs, middle, lengths = self.model.forward_deep(features, frames.repeat(views))
             else:
-                log_probs, lengths = self.network(features, frames)
+                log_probs, lengths = self.network(features, frames.repeat(views))
         loss = ctc_loss(log_probs, lengths, batch).sum()
         if middle is not None:
             loss = torch.lerp(loss, ctc_loss(middle, lengths, batch).sum(), share)
@@ -202,11 +205,14 @@ class AcousticTask:
             with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=half is not None):
                 taught, _ = self.teacher.network(whole, frames)  # it sees what the masks hide from the learner
             delay = round(self.config.train.teacher_delay_s / self.config.output_frame_s)
-            taught_loss = distillation_loss(log_probs, taught, lengths, delay).sum()
+            taught_loss = distillation_loss(log_probs, taught.repeat(views, 1, 1), lengths, delay).sum()
             loss = torch.lerp(loss, taught_loss, self.config.train.teacher_share)
         if smoothing:
             loss = torch.lerp(loss, uniform_loss(log_probs, lengths).sum(), smoothing)
-        return loss
+        if views == 2:
+            swapped = log_probs.detach().roll(len(frames), dims=0)
+            loss = loss + self.config.train.consistency * distillation_loss(log_probs, swapped, lengths, 0).sum()
+        return loss / views
 
     def audio_s(self, batch: Batch) -> float:
         return batch.total_samples / self.config.features.sample_rate_hz
@@ -232,7 +238,7 @@ class AcousticTask:
             hypotheses |= others
         loss_sum, tokens = self.world.sum(loss_sum, token_sum)
         texts = {u.id: u.text for u in self.valid_data.utterances}
-        references = {name: normalise(texts[name], self.config.text) for name in hypotheses}
+        references = {name: self.tokenizer.reference(texts[name]) for name in hypotheses}
         report = scoring.score(references, hypotheses)
         return {"loss": loss_sum / max(tokens, 1), "wer": report.wer, "cer": report.cer}
 
@@ -283,12 +289,16 @@ class AcousticTask:
 
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """CTC loss ``(B,)`` of each utterance, float32 natural logs; infinite where the label cannot fit."""
+    """CTC loss ``(B,)`` of each utterance, float32 natural logs; infinite where the label cannot fit.
+
+    ``log_probs`` may hold the batch several times, one view behind the other.
+    """
+    views = len(log_probs) // len(batch.ids)
     return functional.ctc_loss(
         log_probs.transpose(0, 1),
-        batch.tokens.to(log_probs.device),
+        batch.tokens.to(log_probs.device).repeat(views),
         lengths,
-        batch.token_lengths.to(log_probs.device),
+        batch.token_lengths.to(log_probs.device).repeat(views),
         reduction="none",
     )
 

@@ -12,7 +12,7 @@ from asr.checkpoint import Model
 from asr.config import Config
 from asr.errors import ConfigError
 from asr.models.encoder import AcousticModel
-from asr.text import CharTokenizer
+from asr.text import BLANK, Tokenizer
 
 # Keys of the section ``model`` that do not change the shape or the meaning of the weights.
 FREE = {"dropout", "locked_dropout", "recurrent_dropout", "intermediate_ctc"}
@@ -42,7 +42,7 @@ def load(config: Config) -> Model | None:
     return source
 
 
-def load_teacher(config: Config, tokenizer: CharTokenizer) -> Model | None:
+def load_teacher(config: Config, tokenizer: Tokenizer) -> Model | None:
     """The model whose posteriors are learnt, None without one.
 
     Raises ``ModelError`` when it cannot be loaded and ``ConfigError`` when its features, its frames or its tokens are
@@ -63,13 +63,15 @@ def load_teacher(config: Config, tokenizer: CharTokenizer) -> Model | None:
     return teacher
 
 
-def copy_weights(source: Model, network: AcousticModel, tokenizer: CharTokenizer) -> list[str]:
+def copy_weights(source: Model, network: AcousticModel, tokenizer: Tokenizer) -> list[str]:
     """Give ``network`` the weights of ``source``, the output layer's token by token.
 
     Returns the tokens that ``source`` does not know: their rows stay as they are.
     """
     weights = source.network.state_dict()
     known = {symbol: index for index, symbol in enumerate(source.tokenizer.symbols)}
+    if source.config.text.tokenizer != tokenizer.config.tokenizer:
+        known = {BLANK: 0}  # an A among words is another thing than an A among letters
     pairs = [(index, known[symbol]) for index, symbol in enumerate(tokenizer.symbols) if symbol in known]
     ours, theirs = torch.tensor(pairs).T
     with torch.no_grad():

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import asr
-from asr import checkpoint, lm, manifest
+from asr import checkpoint, lm, manifest, tokenizers
 from asr.device import pick_device
 from asr.errors import ConfigError, TextError, TrainingError
 from asr.models.language import BOUNDARY, LanguageConfig, LanguageNetwork
-from asr.text import CharTokenizer, normalise
+from asr.text import Tokenizer, normalise
 from asr.train import loop
 
 PADDING = -100
@@ -84,9 +84,9 @@ class LanguageTask:
             raise ConfigError("data.train: expected the path of a text, got nothing")
         texts = read_texts(config.data.train)
         if config.data.tokens:
-            self.tokenizer = CharTokenizer.load(config.data.tokens, config.text)
+            self.tokenizer = tokenizers.load(config.data.tokens, config.text)
         else:
-            self.tokenizer = CharTokenizer.from_texts(texts.values(), config.text)
+            self.tokenizer = tokenizers.from_texts(texts.values(), config.text)
         self.sentences = encode(texts, self.tokenizer)
         self.held_out: dict[str, str] = {}
         if config.data.valid:
@@ -210,7 +210,7 @@ def read_texts(path: str) -> dict[str, str]:
     return texts
 
 
-def encode(texts: dict[str, str], tokenizer: CharTokenizer) -> list[list[int]]:
+def encode(texts: dict[str, str], tokenizer: Tokenizer) -> list[list[int]]:
     """Token ids of each text. Raises ``TextError`` naming the first that cannot be spelt."""
     try:
         return [tokenizer.encode(text, name) for name, text in texts.items()]

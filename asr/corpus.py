@@ -1,0 +1,368 @@
+"""From a public archive to manifests: what the recipes share.
+
+A recipe is a folder ``recipes/<name>/`` with ``corpus.yaml``, which states what the corpus is and where it is had (see
+``Corpus``), and ``prepare.py``, which reads its layout and ends in ``sys.exit(corpus.main(__file__, read))``. All else
+is here: download with checksum and resumption, safe unpacking, finding a local copy, durations, held-out speakers,
+manifests and figures. ``docs/new_recipe.md`` shows one being written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import soundfile
+from tqdm import tqdm
+
+from asr import archive, audio, config, manifest
+from asr.errors import AsrError, AudioError, ConfigError, ManifestError
+from asr.manifest import Utterance
+
+STATUSES = {
+    "complete": "run on the whole corpus",
+    "part": "run on a part of the corpus",
+    "fixture": "tested on made-up files in the corpus's layout",
+}
+EXTENSIONS = tuple(
+    f".{name}"
+    for name in (
+        "wav",
+        "flac",
+        "opus",
+        "ogg",
+        "mp3",
+        "sph",
+        "wv1",
+        "aiff",
+        *sorted(map(str.lower, soundfile.available_formats())),
+    )
+)
+OVERRUN_S = 0.5
+"""How far a segment may reach beyond its recording: transcripts round, and it is cut there."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file to download. ``subset`` is its name for ``--subset``; ``into`` the folder that it is unpacked to."""
+
+    url: str
+    subset: str = ""
+    sha256: str = ""
+    megabytes: float = 100.0
+    """Size of the download; one that is a tenth larger is refused."""
+    unpacked_megabytes: float = 0.0
+    """Size of its contents, if it is more than twice ``megabytes``; one that is a tenth larger is refused."""
+    members: int = 1_000_000
+    into: str = ""
+
+    @property
+    def max_bytes(self) -> int:
+        return int(1.1e6 * self.megabytes)
+
+    @property
+    def max_unpacked_bytes(self) -> int:
+        return int(1.1e6 * (self.unpacked_megabytes or 2 * self.megabytes))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """``corpus.yaml``: what a corpus is, for ``asr recipes`` and for ``main``."""
+
+    title: str
+    language: str
+    hours: float
+    licence: str
+    homepage: str
+    status: str
+    contains: str
+    """A path, ``*`` allowed, that tells the corpus's folder from others, such as ``etc/an4_train.fileids``."""
+    archives: tuple[Archive, ...] = ()
+    """What can be downloaded; nothing for a corpus that must be licensed, or asked for."""
+    how_to_get: str = ""
+    """What to do where there is nothing to download."""
+    utterances: dict[str, int] = field(default_factory=dict)
+    """Utterances of each set of the whole corpus."""
+    content_sha256: str = ""
+    """``asr.archive.digest`` of the files that the recipe names as its contents."""
+    valid_speakers: int = 0
+    """Training speakers to hold out: the set ``train`` becomes ``full``, ``train`` and ``valid``. 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ConfigError(f"status: expected one of {', '.join(STATUSES)}, got {self.status!r}")
+        if not self.archives and not self.how_to_get:
+            raise ConfigError("expected archives or how_to_get, got neither")
+
+    @property
+    def megabytes(self) -> float:
+        return sum(a.megabytes for a in self.archives)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a recipe knows of one utterance; its duration is measured by ``main``.
+
+    ``audio`` may lack its extension: see ``find_audio``. ``start_s`` and ``end_s`` as in a manifest.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    speaker: str = ""
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+Read = Callable[[Path, argparse.Namespace], Mapping[str, Iterable[Item]]]
+"""``read(folder, args)`` gives the sets of the corpus in ``folder`` by name, such as ``train`` and ``test``."""
+
+
+def load(folder: Path) -> Corpus:
+    """The description of the recipe in ``folder``. Raises ``ConfigError``."""
+    return config.load_as(Corpus, folder / "corpus.yaml")
+
+
+def recipes(folder: Path) -> dict[str, Corpus]:
+    """The recipes in ``folder`` by name, sorted. Raises ``ConfigError``, also where there are none."""
+    found = {path.parent.name: load(path.parent) for path in sorted(folder.glob("*/corpus.yaml"))}
+    if not found:
+        raise ConfigError(f"{folder}: expected recipes (folders with a corpus.yaml), found none")
+    return found
+
+
+def find_audio(stem: Path) -> Path:
+    """The audio file of this name, with any extension that libsndfile reads: corpora come re-encoded.
+
+    ``stem`` is a path without its extension, or with one: that file is taken first. Raises ``AudioError``.
+    """
+    if stem.is_file():
+        return stem
+    for name in (stem, stem.with_suffix("")):
+        for extension in EXTENSIONS:
+            path = name.with_name(name.name + extension)
+            if path.is_file():
+                return path
+    raise AudioError(f"{stem}: no audio file of this name (with any of the extensions that libsndfile reads)")
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The lines of a text file of the corpus that are not blank, stripped. Raises ``ManifestError``."""
+    try:
+        text = path.read_text(encoding=encoding)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot read: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
+    """Lines of ``key rest``, as Kaldi's files have them. Raises ``ManifestError``, also for a key that is there twice."""
+    table: dict[str, str] = {}
+    for line in read_lines(path, encoding):
+        key, *rest = line.split(maxsplit=1)
+        if key in table:
+            raise ManifestError(f"{path}: {key!r} is there twice")
+        table[key] = rest[0] if rest else ""
+    return table
+
+
+def same_keys(folder: Path, **tables: Mapping[str, object]) -> None:
+    """Raise ``ManifestError`` unless the tables have the same keys, naming the first that one of them lacks."""
+    for name, table in tables.items():
+        missing = set().union(*tables.values()) - set(table)
+        if missing:
+            raise ManifestError(f"{folder / name}: nothing for {min(missing)!r} (and {len(missing) - 1} more)")
+
+
+def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: Path) -> Path:
+    """The folder that holds the corpus: a local one, or ``out/raw`` with its archives fetched and unpacked.
+
+    ``sources`` are folders, archives or addresses; none means the addresses of ``corpus``, of ``subsets`` only if any
+    are named. What is unpacked already is taken. Raises ``AsrError``.
+    """
+    raw = out / "raw"
+    wanted = [Archive(source, megabytes=1e6) for source in sources if not Path(source).is_dir()]
+    folders = [Path(source) for source in sources if Path(source).is_dir()]
+    if len(folders) > 1 or (folders and wanted):
+        raise ManifestError("--source: expected one folder, or archives; several folders are not joined")
+    if folders:
+        return locate(folders[0], corpus.contains)
+    if sources:
+        # Files of the names that corpus.yaml knows come with its limits, checksums and folders.
+        known = {a.url.rsplit("/", 1)[-1]: a for a in corpus.archives}
+        wanted = [dataclasses.replace(known.get(a.url.rsplit("/", 1)[-1], a), url=a.url) for a in wanted]
+    else:
+        names = {a.subset for a in corpus.archives}
+        for name in subsets:
+            if name not in names:
+                raise ManifestError(
+                    f"--subset: expected any of {', '.join(sorted(names - {''})) or 'none'}, got {name!r}"
+                )
+        wanted = [a for a in corpus.archives if not subsets or a.subset in subsets]
+        if not wanted:
+            raise ManifestError(f"nothing to download: {corpus.how_to_get}; then pass its folder with --source")
+    for item in wanted:
+        # The mark is written behind the contents: a run that was killed begins this archive again.
+        mark = raw / f".{hashlib.sha256(item.url.rsplit('/', 1)[-1].encode()).hexdigest()[:16]}.unpacked"
+        if mark.exists():
+            continue
+        file = Path(item.url)
+        if archive.is_url(item.url):
+            name = item.url.rsplit("/", 1)[-1]
+            file = archive.fetch(item.url, out / name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
+        archive.unpack_into(file, raw / item.into, max_bytes=item.max_unpacked_bytes, max_members=item.members)
+        mark.touch()
+        if archive.is_url(item.url):
+            file.unlink()
+    return locate(raw, corpus.contains)
+
+
+def locate(folder: Path, contains: str) -> Path:
+    """``folder`` or the first folder up to two below it that holds the path ``contains``. Raises ``ManifestError``."""
+    for pattern in ("", "*/", "*/*/"):
+        for path in sorted(folder.glob(pattern)) if pattern else [folder]:
+            if path.is_dir() and next(path.glob(contains), None) is not None:
+                return path
+    raise ManifestError(f"{folder}: expected a folder that holds {contains}, in it or up to two folders below it")
+
+
+def measure(items: Sequence[Item], workers: int = 8, name: str = "") -> tuple[list[Utterance], dict[str, str]]:
+    """Items as utterances, in their order, and what is wrong with the others, by id.
+
+    The headers of the audio files are read in ``workers`` threads, each file once.
+    """
+
+    def info(path: Path) -> tuple[Path, float] | AudioError:
+        try:
+            found = find_audio(path)
+            return found, audio.probe(found).duration_s
+        except AudioError as error:
+            return error
+
+    paths = list(dict.fromkeys(item.audio for item in items))
+    with ThreadPoolExecutor(workers) as pool:
+        known = dict(
+            zip(
+                paths,
+                tqdm(pool.map(info, paths), f"measuring {name}", len(paths), disable=None, leave=False),
+                strict=True,
+            )
+        )
+    utterances, failures = [], {}
+    for item in items:
+        answer = known[item.audio]
+        if isinstance(answer, AudioError):
+            failures[item.id] = str(answer)
+            continue
+        path, whole_s = answer
+        end_s = item.end_s
+        if end_s is not None and whole_s < end_s <= whole_s + OVERRUN_S:
+            end_s = whole_s
+        if item.start_s >= (end_s or whole_s) or (end_s or 0.0) > whole_s:
+            failures[item.id] = f"{path}: {item.start_s:g} to {item.end_s} s, and it lasts {whole_s:.2f} s"
+            continue
+        duration_s = (whole_s if end_s is None else end_s) - item.start_s
+        try:
+            utterances.append(Utterance(item.id, str(path), item.text, duration_s, item.speaker, item.start_s, end_s))
+        except ManifestError as error:
+            failures[item.id] = str(error)
+    return utterances, failures
+
+
+def main(
+    file: str,
+    read: Read,
+    *,
+    contents: Callable[[Path], Iterable[str]] | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run the recipe whose ``prepare.py`` is ``file``; returns the exit status (0 done, 1 some failed, 2 not done).
+
+    ``contents(folder)`` names the files that ``content_sha256`` is over. ``OUT/<set>.jsonl`` is written for every set,
+    and ``OUT/statistics.json``. One utterance that cannot be used is named and does not keep the others back.
+    """
+    folder = Path(file).parent
+    name = folder.name
+    try:
+        corpus = load(folder)
+        parser = argparse.ArgumentParser(
+            prog=f"recipes/{name}/prepare.py", description=f"{corpus.title}: from its archives to manifests in OUT"
+        )
+        parser.add_argument("out", type=Path, metavar="OUT", help="folder for the manifests (and what is unpacked)")
+        parser.add_argument(
+            "--source", action="append", default=[], metavar="PATH", help="folder or archive that you have already"
+        )
+        parser.add_argument(
+            "--subset", action="append", default=[], metavar="NAME", help="archive to download (default: all)"
+        )
+        parser.add_argument("--limit", type=int, metavar="N", help="at most N utterances a set, to try the recipe")
+        if corpus.valid_speakers:
+            parser.add_argument(
+                "--valid-speakers", type=int, default=corpus.valid_speakers, help="training speakers held out"
+            )
+        if add_arguments:
+            add_arguments(parser)
+        args = parser.parse_args(argv)
+        return _prepare(corpus, read, contents, args)
+    except (AsrError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _prepare(
+    corpus: Corpus, read: Read, contents: Callable[[Path], Iterable[str]] | None, args: argparse.Namespace
+) -> int:
+    args.out.mkdir(parents=True, exist_ok=True)
+    unpacked_before = (args.out / "raw").exists()
+    folder = obtain(corpus, args.source, args.subset, args.out)
+    if corpus.content_sha256 and contents:
+        try:
+            found = archive.digest(folder, contents(folder))
+            if found != corpus.content_sha256:
+                raise ManifestError(f"{folder}: its contents have SHA-256 {found}, expected {corpus.content_sha256}")
+        except AsrError:
+            # The next run must not find what this one unpacked and refused.
+            if not unpacked_before:
+                shutil.rmtree(args.out / "raw", ignore_errors=True)
+            raise
+    sets: dict[str, list[Utterance]] = {}
+    failures: dict[str, str] = {}
+    for name, items in read(folder, args).items():
+        listed = list(items)
+        if args.limit:
+            step = max(1, len(listed) // args.limit)
+            listed = listed[::step][: args.limit]
+        sets[name], failed = measure(listed, name=name)
+        failures |= failed
+    sets = {name: utterances for name, utterances in sets.items() if utterances}
+    if not sets:
+        reason = f"; the first, {next(iter(failures.items()))}" if failures else ""
+        raise ManifestError(f"{folder}: no utterance can be used{reason}")
+    whole = {name: len(utterances) for name, utterances in sets.items()}
+    if corpus.valid_speakers and "train" in sets:
+        full = sets.pop("train")
+        train, valid = manifest.split_by_speaker(full, args.valid_speakers, seed=1)
+        sets = {"full": full, "train": train, "valid": valid, **sets}
+    figures = {}
+    for name, utterances in sets.items():
+        path = args.out / f"{name}.jsonl"
+        manifest.write(path, utterances)
+        statistics = manifest.statistics(utterances)
+        figures[name] = dataclasses.asdict(statistics)
+        print(f"{path}: {statistics}")
+    for name, count in whole.items():
+        expected = corpus.utterances.get(name, count)
+        if count != expected:
+            print(f"{name}: {count} of the corpus's {expected} utterances", file=sys.stderr)
+    (args.out / "statistics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    for key, reason in failures.items():
+        print(f"error: {key}: left out: {reason}", file=sys.stderr)
+    return 1 if failures else 0

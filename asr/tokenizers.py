@@ -1,0 +1,290 @@
+"""Tokenizers other than characters: pieces of words, words, and phones; and how one is made and loaded.
+
+``text.tokenizer`` chooses: ``char`` (``asr.text``), ``bpe`` (Sennrich et al. 2016, through sentencepiece), ``word``
+(a token is what stands between spaces: small vocabularies, and transcripts that are phones already) and ``phone`` (a
+lexicon in CMUdict's format; what it lacks is spelt by the ``g2p-en`` package where ``text.g2p`` allows it). Id 0 is the
+CTC blank in all.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from asr.config import TextConfig
+from asr.errors import ConfigError, ModelError, TextError
+from asr.text import BLANK, CharTokenizer, Tokenizer, normalise, read_symbols
+
+WORD_START = "\u2581"
+"""What sentencepiece puts in front of a piece that begins a word."""
+VARIANT = re.compile(r"\(\d+\)$")
+
+
+class BpeTokenizer(Tokenizer):
+    """Pieces of words, from a sentencepiece model (``tokens.model``).
+
+    Raises ``TextError`` for bytes that are no such model, or one whose id 0 is not the unknown piece.
+    """
+
+    def __init__(self, model: bytes, config: TextConfig) -> None:
+        import sentencepiece
+
+        self.config = config
+        self.model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise TextError(f"not a sentencepiece model: {error}") from error
+        if self._processor.unk_id() != 0 or self._processor.bos_id() >= 0 or self._processor.eos_id() >= 0:
+            raise TextError("the sentencepiece model has other special pieces than one for the unknown, of id 0")
+        pieces = [self._processor.id_to_piece(i) for i in range(1, self._processor.get_piece_size())]
+        self.symbols = (BLANK, *pieces)
+        # sentencepiece has a piece for every character it has seen.
+        self._characters = {piece for piece in pieces if len(piece) == 1} | {" "}
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], config: TextConfig) -> BpeTokenizer:
+        """Learn ``config.bpe_size`` pieces, or as many as the texts give. Raises ``TextError``."""
+        import sentencepiece
+
+        sentences = [text for text in (normalise(t, config) for t in texts) if text]
+        if not sentences:
+            raise TextError("expected texts to learn pieces of words from, got none that is not empty")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=config.bpe_size,
+                hard_vocab_limit=False,
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                unk_id=0,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                max_sentence_length=1 << 20,
+                num_threads=1,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            raise TextError(
+                f"text.bpe_size={config.bpe_size}: sentencepiece cannot learn the pieces: {error}"
+            ) from error
+        return cls(model.getvalue(), config)
+
+    def encode(self, text: str, utterance: str = "") -> list[int]:
+        text = normalise(text, self.config)
+        unknown = set(text) - self._characters
+        if unknown and self.config.unknown == "error":
+            raise TextError(
+                f"{_where(utterance, text)}: {min(unknown)!r} is in none of the model's pieces; "
+                "map it with text.replace, or set text.unknown=space"
+            )
+        if unknown:
+            text = " ".join("".join(" " if c in unknown else c for c in text).split())
+        return list(self._processor.encode(text))
+
+    def join(self, symbols: Sequence[str]) -> str:
+        return "".join(symbols).replace(WORD_START, " ").removeprefix(" ")
+
+    def words(self, ids: Sequence[int]) -> list[list[int]]:
+        found: list[list[int]] = []
+        for position, token in enumerate(ids):
+            symbol = self.symbols[token]
+            if symbol.startswith(WORD_START) or not found:
+                found.append([])
+            if symbol != WORD_START:
+                found[-1].append(position)
+        return [positions for positions in found if positions]
+
+    def files(self) -> dict[str, bytes]:
+        return {"tokens.txt": self.symbol_list(), "tokens.model": self.model}
+
+
+class WordTokenizer(Tokenizer):
+    """A token for each word, or whatever else stands between spaces. Raises ``TextError`` for unusable symbols."""
+
+    def __init__(self, symbols: Sequence[str], config: TextConfig) -> None:
+        if not symbols or symbols[0] != BLANK:
+            raise TextError(f"symbol 0: expected {BLANK} first, got {symbols[0] if symbols else 'nothing'!r}")
+        for index, symbol in enumerate(symbols):
+            if not symbol or symbol.split() != [symbol]:
+                raise TextError(f"symbol {index}: expected something without spaces, got {symbol!r}")
+        if len(set(symbols)) < len(symbols):
+            twice = next(symbol for index, symbol in enumerate(symbols) if symbol in symbols[:index])
+            raise TextError(f"symbol {twice!r} is there twice")
+        if len(symbols) == 1:
+            raise TextError("expected symbols after the blank, got none")
+        self.symbols = tuple(symbols)
+        self.config = config
+        self._ids = {symbol: i for i, symbol in enumerate(self.symbols) if i > 0}
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], config: TextConfig) -> WordTokenizer:
+        """The words of ``texts``, sorted. Raises ``TextError`` where there are none."""
+        found = {word for text in texts for word in normalise(text, config).split()}
+        if not found:
+            raise TextError("expected texts to take the words from, got none that is not empty")
+        return cls([BLANK, *sorted(found)], config)
+
+    def encode(self, text: str, utterance: str = "") -> list[int]:
+        words = normalise(text, self.config).split()
+        unknown = [word for word in words if word not in self._ids]
+        if unknown and self.config.unknown == "error":
+            raise TextError(
+                f"{_where(utterance, text)}: {unknown[0]!r} is not one of the {self.vocab_size - 1} words of the "
+                "vocabulary; map it with text.replace, or set text.unknown=space to leave such words out"
+            )
+        return [self._ids[word] for word in words if word in self._ids]
+
+    def join(self, symbols: Sequence[str]) -> str:
+        return " ".join(symbols)
+
+    def words(self, ids: Sequence[int]) -> list[list[int]]:
+        return [[position] for position in range(len(ids))]
+
+    def files(self) -> dict[str, bytes]:
+        return {"tokens.txt": self.symbol_list()}
+
+
+class PhoneTokenizer(WordTokenizer):
+    """Phones of the words of a text by a lexicon; decoded text is phones, so that its WER is the phone error rate.
+
+    ``lexicon``: phones of each word, written as in ``config.case``. Stress marks (``AH0``) are left out.
+    """
+
+    def __init__(self, symbols: Sequence[str], lexicon: dict[str, tuple[str, ...]], config: TextConfig) -> None:
+        super().__init__(symbols, config)
+        self.lexicon = lexicon
+        self._g2p: Any = None
+
+    @classmethod
+    def from_lexicon(cls, path: str | Path, config: TextConfig) -> PhoneTokenizer:
+        """All phones of a lexicon. Raises ``TextError``."""
+        lexicon = read_lexicon(path, config)
+        return cls([BLANK, *sorted({phone for phones in lexicon.values() for phone in phones})], lexicon, config)
+
+    def encode(self, text: str, utterance: str = "") -> list[int]:
+        phones: list[str] = []
+        for word in normalise(text, self.config).split():
+            spelt = self.lexicon.get(word)
+            if spelt is None and self.config.g2p:
+                spelt = self.lexicon[word] = self._spell(word)
+            if not spelt and self.config.unknown == "error":
+                raise TextError(
+                    f"{_where(utterance, text)}: the lexicon has no {word!r}; add it, or set text.g2p=true to have a "
+                    "model guess, or text.unknown=space to leave such words out"
+                )
+            phones += spelt or ()
+        try:
+            return [self._ids[phone] for phone in phones]
+        except KeyError as error:
+            raise TextError(f"{_where(utterance, text)}: {error} is not one of the model's phones") from error
+
+    def _spell(self, word: str) -> tuple[str, ...]:
+        if self._g2p is None:
+            self._g2p = letter_to_sound()
+        return tuple(phone for phone in self._g2p(word.lower()) if phone in self._ids)
+
+    def reference(self, text: str) -> str:
+        return self.decode(self.encode(text))
+
+    def files(self) -> dict[str, bytes]:
+        lines = [f"{word}  {' '.join(phones)}\n" for word, phones in sorted(self.lexicon.items()) if phones]
+        return {"tokens.txt": self.symbol_list(), "lexicon.txt": "".join(lines).encode()}
+
+
+def read_lexicon(path: str | Path, config: TextConfig) -> dict[str, tuple[str, ...]]:
+    """A lexicon in CMUdict's format: ``WORD  P1 P2 …``, ``;;;`` before comments, the first of variants ``WORD(1)``.
+
+    Words get the case rule of ``config``, phones lose their stress marks. Raises ``TextError`` naming file and line.
+    """
+    lexicon: dict[str, tuple[str, ...]] = {}
+    try:
+        # CMUdict itself is Latin-1; its words are ASCII but for a handful.
+        data = Path(path).read_bytes()
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+    except OSError as error:
+        raise TextError(f"text.lexicon: {path}: cannot read: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith(";;;") or not line.strip():
+            continue
+        word, *phones = line.split("#")[0].split() if not line.startswith("#") else line.split()
+        if not phones:
+            raise TextError(f"{path}:{number}: expected 'WORD  PHONES', got {line.strip()!r}")
+        key = normalise(VARIANT.sub("", word), config)
+        lexicon.setdefault(key, tuple(phone.rstrip("012") or phone for phone in phones))
+    if not lexicon:
+        raise TextError(f"{path}: expected lines of 'WORD  PHONES', got none")
+    return lexicon
+
+
+def letter_to_sound() -> Any:
+    """``spell(word)``: phones (CMUdict's, without stress) of an English word in lower case, by ``g2p-en``'s network.
+
+    Raises ``ConfigError`` where the package is missing.
+    """
+    try:
+        import nltk
+
+        # Imported, g2p-en looks for dictionaries on the network; its network for single words needs none of them.
+        download, nltk.download = nltk.download, lambda *args, **kwargs: False
+        try:
+            from g2p_en import G2p
+        finally:
+            nltk.download = download
+    except ImportError as error:
+        raise ConfigError("text.g2p needs the g2p-en package: pip install 'asr[phones]'") from error
+
+    class Network(G2p):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.graphemes = ["<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
+            self.g2idx = {letter: index for index, letter in enumerate(self.graphemes)}
+            vowels = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
+            plain = "B CH D DH F G HH JH K L M N NG P R S SH T TH UW V W Y Z ZH"
+            phones = sorted([v + stress for v in vowels.split() for stress in "012"] + plain.split())
+            self.idx2p = dict(enumerate(["<pad>", "<unk>", "<s>", "</s>", *phones]))
+            self.load_variables()
+
+    network = Network()
+    return lambda word: [phone.rstrip("012") for phone in network.predict(word) if phone[0].isalpha()]
+
+
+def from_texts(texts: Iterable[str], config: TextConfig) -> Tokenizer:
+    """The tokenizer that ``config`` asks for, made of the training transcripts. Raises ``TextError``."""
+    if config.tokenizer == "phone":
+        return PhoneTokenizer.from_lexicon(config.lexicon, config)
+    kind: Any = {"char": CharTokenizer, "bpe": BpeTokenizer, "word": WordTokenizer}[config.tokenizer]
+    made: Tokenizer = kind.from_texts(texts, config)
+    return made
+
+
+def load(path: str | Path, config: TextConfig) -> Tokenizer:
+    """The tokenizer whose ``tokens.txt`` is at ``path``, its other files beside it. Raises ``ModelError``."""
+    path = Path(path)
+    if config.tokenizer == "char":
+        return CharTokenizer.load(path, config)
+    try:
+        symbols = read_symbols(path)
+        if config.tokenizer == "word":
+            return WordTokenizer(symbols, config)
+        if config.tokenizer == "phone":
+            return PhoneTokenizer(symbols, read_lexicon(path.with_name("lexicon.txt"), config), config)
+        made = BpeTokenizer(path.with_name("tokens.model").read_bytes(), config)
+    except (TextError, OSError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    if list(made.symbols) != symbols:
+        raise ModelError(f"{path}: its symbols are not those of {path.with_name('tokens.model')}")
+    return made
+
+
+def _where(utterance: str, text: str) -> str:
+    return f"utterance {utterance}" if utterance else f"text {text[:60]!r}"

@@ -1,0 +1,80 @@
+"""Free Spoken Digit Dataset: 3,000 recordings of single digits, six speakers, 8 kHz.
+
+    python recipes/fsdd/prepare.py [--source DIR|ARCHIVE] OUT
+
+Raw layout: ``recordings/{digit}_{speaker}_{index}.wav``. The official test set is the indices 0 to 4.
+
+Writes ``full`` and ``test`` (official, the same six speakers); ``train`` and ``valid`` (``full`` without and with the
+indices 5 to 9); ``leave/SPEAKER/train`` and ``leave/SPEAKER/test`` for each of the six; and connected digits: strings
+of three to seven recordings of one speaker with pauses of 50 to 400 ms between and around them, joined by chance (a
+seed) from the recordings of ``full`` (``connected/full``) or of ``test`` (``connected/test``), as audio files in
+``OUT/connected/``. ``all`` is ``full`` and ``connected/full``.
+"""
+
+import random
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from asr import audio, corpus
+from asr.corpus import Item
+
+DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
+RATE_HZ = 8000
+SHORTEST, LONGEST = 3, 7
+PAUSE_S = 0.05, 0.4
+STRINGS = {"full": 150, "test": 40}
+"""Connected strings a speaker."""
+SEED = 1
+
+
+def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+    """The sets of single digits, and the strings, whose audio is written."""
+    everything = []
+    for path in sorted((folder / "recordings").glob("*_*_*.wav")):
+        digit, speaker, _ = path.stem.split("_")
+        everything.append(Item(path.stem, path, DIGITS[int(digit)], speaker))
+
+    def pick(low: int, high: int) -> list[Item]:
+        return [item for item in everything if low <= int(item.id.rsplit("_", 1)[1]) < high]
+
+    sets = {"full": pick(5, 1000), "train": pick(10, 1000), "valid": pick(5, 10), "test": pick(0, 5)}
+    for speaker in sorted({item.speaker for item in everything}):
+        sets[f"leave/{speaker}/train"] = [item for item in everything if item.speaker != speaker]
+        sets[f"leave/{speaker}/test"] = [item for item in everything if item.speaker == speaker]
+    for name in STRINGS:
+        sets[f"connected/{name}"] = list(connect(sets[name], name, args.out / "connected" / name))
+    sets["all"] = sets["full"] + sets["connected/full"]
+    return sets
+
+
+def connect(items: list[Item], name: str, out: Path) -> list[Item]:
+    """Strings of digits of one speaker, each from different recordings, written to ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{SEED} {name}")
+    strings = []
+    for speaker in sorted({item.speaker for item in items}):
+        own = [item for item in items if item.speaker == speaker]
+        for number in range(STRINGS[name]):
+            parts = rng.sample(own, rng.randint(SHORTEST, LONGEST))
+            pieces = [silence(rng)]
+            for part in parts:
+                pieces += [audio.load(part.audio, RATE_HZ), silence(rng)]
+            path = out / f"{speaker}_{number}.wav"
+            soundfile.write(path, np.concatenate(pieces), RATE_HZ, subtype="PCM_16")
+            text = " ".join(part.text for part in parts)
+            strings.append(Item(f"{name}_{speaker}_{number}", path, text, speaker))
+    return strings
+
+
+def silence(rng: random.Random) -> np.ndarray:
+    """A pause, not quite digital silence."""
+    length = round(rng.uniform(*PAUSE_S) * RATE_HZ)
+    return np.random.default_rng(rng.getrandbits(32)).normal(0, 1e-4, length).astype(np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(corpus.main(__file__, read))
