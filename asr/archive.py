@@ -51,13 +51,18 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArchiveError(f"{target}: cannot write: {error}") from error
+    try:
         for attempt in range(1, ATTEMPTS + 1):
             done = part.stat().st_size if part.exists() else 0
             if _download(url, part, max_bytes, target.name):
                 break
             # A server that gives nothing new twice has no more to give.
             if attempt == ATTEMPTS or part.stat().st_size <= done:
-                raise ArchiveError(f"{url}: cut short at {part.stat().st_size} bytes; run it again to go on from there")
+                size = part.stat().st_size
+                _discard(part, unless_resumable=True)
+                raise ArchiveError(f"{url}: cut short at {size} bytes; try again")
         found = file_sha256(part)
         if sha256 and found != sha256:
             _discard(part)
@@ -65,6 +70,7 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
         part.replace(target)
         _discard(part)
     except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as error:
+        _discard(part, unless_resumable=True)
         hint = "download it by other means and pass the file with --source"
         raise ArchiveError(f"{url}: cannot download: {error}; {hint}") from error
     return target
@@ -96,6 +102,7 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
         total = done + int(answer.headers.get("Content-Length") or 0)
         sized = "Content-Length" in answer.headers
         if total > max_bytes:
+            _discard(part)
             raise ArchiveError(f"{url}: {total} bytes, expected at most {max_bytes}")
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         if version and not version.startswith("W/"):
@@ -108,6 +115,7 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
                 while block := answer.read(BLOCK):
                     done += len(block)
                     if done > max_bytes:
+                        _discard(part)
                         raise ArchiveError(f"{url}: more than {max_bytes} bytes came, stopped")
                     file.write(block)
                     bar.update(len(block))
@@ -118,9 +126,13 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
     return not sized or done == total
 
 
-def _discard(part: Path) -> None:
+def _discard(part: Path, *, unless_resumable: bool = False) -> None:
+    """Remove a part of a download, unless something of it is there and the server named its version."""
+    mark = part.with_name(part.name + ".version")
+    if unless_resumable and mark.exists() and part.exists() and part.stat().st_size:
+        return
     part.unlink(missing_ok=True)
-    part.with_name(part.name + ".version").unlink(missing_ok=True)
+    mark.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -9,44 +9,30 @@ manifests and figures. ``docs/new_recipe.md`` shows one being written.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
-from tqdm import tqdm
-
-from asr import archive, audio, config, manifest
-from asr.errors import AsrError, AudioError, ConfigError, ManifestError
+from asr import archive, config, manifest
+from asr.errors import AsrError, ConfigError, ManifestError
+from asr.layouts import Item, find_audio, measure, read_lines, read_table, same_keys
 from asr.manifest import Utterance
 
+__all__ = ["Archive", "Corpus", "Item", "find_audio", "main", "read_lines", "read_table", "same_keys"]
+
+SHOWN = 5
+"""Utterances left out that are named on the terminal; ``OUT/left_out.txt`` has all."""
 STATUSES = {
     "complete": "run on the whole corpus",
     "part": "run on a part of the corpus",
     "fixture": "tested on made-up files in the corpus's layout",
 }
-EXTENSIONS = tuple(
-    f".{name}"
-    for name in (
-        "wav",
-        "flac",
-        "opus",
-        "ogg",
-        "mp3",
-        "sph",
-        "wv1",
-        "aiff",
-        *sorted(map(str.lower, soundfile.available_formats())),
-    )
-)
-OVERRUN_S = 0.5
-"""How far a segment may reach beyond its recording: transcripts round, and it is cut there."""
 
 
 @dataclass(frozen=True)
@@ -106,21 +92,6 @@ class Corpus:
         return sum(a.megabytes for a in self.archives)
 
 
-@dataclass(frozen=True)
-class Item:
-    """What a recipe knows of one utterance; its duration is measured by ``main``.
-
-    ``audio`` may lack its extension: see ``find_audio``. ``start_s`` and ``end_s`` as in a manifest.
-    """
-
-    id: str
-    audio: Path
-    text: str
-    speaker: str = ""
-    start_s: float = 0.0
-    end_s: float | None = None
-
-
 Read = Callable[[Path, argparse.Namespace], Mapping[str, Iterable[Item]]]
 """``read(folder, args)`` gives the sets of the corpus in ``folder`` by name, such as ``train`` and ``test``."""
 
@@ -136,49 +107,6 @@ def recipes(folder: Path) -> dict[str, Corpus]:
     if not found:
         raise ConfigError(f"{folder}: expected recipes (folders with a corpus.yaml), found none")
     return found
-
-
-def find_audio(stem: Path) -> Path:
-    """The audio file of this name, with any extension that libsndfile reads: corpora come re-encoded.
-
-    ``stem`` is a path without its extension, or with one: that file is taken first. Raises ``AudioError``.
-    """
-    if stem.is_file():
-        return stem
-    for name in (stem, stem.with_suffix("")):
-        for extension in EXTENSIONS:
-            path = name.with_name(name.name + extension)
-            if path.is_file():
-                return path
-    raise AudioError(f"{stem}: no audio file of this name (with any of the extensions that libsndfile reads)")
-
-
-def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    """The lines of a text file of the corpus that are not blank, stripped. Raises ``ManifestError``."""
-    try:
-        text = path.read_text(encoding=encoding)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
-    """Lines of ``key rest``, as Kaldi's files have them. Raises ``ManifestError``, also for a key that is there twice."""
-    table: dict[str, str] = {}
-    for line in read_lines(path, encoding):
-        key, *rest = line.split(maxsplit=1)
-        if key in table:
-            raise ManifestError(f"{path}: {key!r} is there twice")
-        table[key] = rest[0] if rest else ""
-    return table
-
-
-def same_keys(folder: Path, **tables: Mapping[str, object]) -> None:
-    """Raise ``ManifestError`` unless the tables have the same keys, naming the first that one of them lacks."""
-    for name, table in tables.items():
-        missing = set().union(*tables.values()) - set(table)
-        if missing:
-            raise ManifestError(f"{folder / name}: nothing for {min(missing)!r} (and {len(missing) - 1} more)")
 
 
 def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: Path) -> Path:
@@ -208,6 +136,10 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         wanted = [a for a in corpus.archives if not subsets or a.subset in subsets]
         if not wanted:
             raise ManifestError(f"nothing to download: {corpus.how_to_get}; then pass its folder with --source")
+    if len(wanted) == 1 and raw.is_dir():
+        # Into an empty place one archive comes whole or not at all: what is there is complete.
+        with contextlib.suppress(ManifestError):
+            return locate(raw, corpus.contains)
     for item in wanted:
         # The mark is written behind the contents: a run that was killed begins this archive again.
         mark = raw / f".{hashlib.sha256(item.url.rsplit('/', 1)[-1].encode()).hexdigest()[:16]}.unpacked"
@@ -231,49 +163,6 @@ def locate(folder: Path, contains: str) -> Path:
             if path.is_dir() and next(path.glob(contains), None) is not None:
                 return path
     raise ManifestError(f"{folder}: expected a folder that holds {contains}, in it or up to two folders below it")
-
-
-def measure(items: Sequence[Item], workers: int = 8, name: str = "") -> tuple[list[Utterance], dict[str, str]]:
-    """Items as utterances, in their order, and what is wrong with the others, by id.
-
-    The headers of the audio files are read in ``workers`` threads, each file once.
-    """
-
-    def info(path: Path) -> tuple[Path, float] | AudioError:
-        try:
-            found = find_audio(path)
-            return found, audio.probe(found).duration_s
-        except AudioError as error:
-            return error
-
-    paths = list(dict.fromkeys(item.audio for item in items))
-    with ThreadPoolExecutor(workers) as pool:
-        known = dict(
-            zip(
-                paths,
-                tqdm(pool.map(info, paths), f"measuring {name}", len(paths), disable=None, leave=False),
-                strict=True,
-            )
-        )
-    utterances, failures = [], {}
-    for item in items:
-        answer = known[item.audio]
-        if isinstance(answer, AudioError):
-            failures[item.id] = str(answer)
-            continue
-        path, whole_s = answer
-        end_s = item.end_s
-        if end_s is not None and whole_s < end_s <= whole_s + OVERRUN_S:
-            end_s = whole_s
-        if item.start_s >= (end_s or whole_s) or (end_s or 0.0) > whole_s:
-            failures[item.id] = f"{path}: {item.start_s:g} to {item.end_s} s, and it lasts {whole_s:.2f} s"
-            continue
-        duration_s = (whole_s if end_s is None else end_s) - item.start_s
-        try:
-            utterances.append(Utterance(item.id, str(path), item.text, duration_s, item.speaker, item.start_s, end_s))
-        except ManifestError as error:
-            failures[item.id] = str(error)
-    return utterances, failures
 
 
 def main(
@@ -363,6 +252,18 @@ def _prepare(
         if count != expected:
             print(f"{name}: {count} of the corpus's {expected} utterances", file=sys.stderr)
     (args.out / "statistics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    for key, reason in failures.items():
-        print(f"error: {key}: left out: {reason}", file=sys.stderr)
-    return 1 if failures else 0
+    return _report(failures, args.out / "left_out.txt")
+
+
+def _report(failures: Mapping[str, str], path: Path) -> int:
+    """Name the utterances that are left out: the first ones on the terminal, all in ``path``."""
+    path.unlink(missing_ok=True)
+    lines = [f"{key}: {reason}" for key, reason in failures.items()]
+    if not lines:
+        return 0
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for line in lines[:SHOWN]:
+        print(f"error: left out: {line}", file=sys.stderr)
+    if len(lines) > SHOWN:
+        print(f"error: {len(lines) - SHOWN} more utterances left out; {path} names all", file=sys.stderr)
+    return 1

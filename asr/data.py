@@ -45,8 +45,8 @@ class Batch:
     """Padded waveforms with their labels, on the CPU.
 
     ``samples`` ``(B, S)`` float32, ``lengths`` ``(B,)`` int64; ``tokens`` ``(sum of token_lengths,)`` int64,
-    concatenated; ``token_lengths`` ``(B,)`` int64. For training only: ``masks``, ``(B, M, 2)`` int64 for each view of the
-    batch (two with ``train.consistency``, else one), and ``colours`` ``(B, 3)`` float32 (see ``draw_masks`` and
+    concatenated; ``token_lengths`` ``(B,)`` int64. For training only: ``masks``, ``(B, M, 2)`` int64 for each view of
+    the batch (two with ``train.consistency``, else one), and ``colours`` ``(B, 3)`` float32 (see ``draw_masks`` and
     ``draw_colour`` of ``asr.augment``).
     """
 

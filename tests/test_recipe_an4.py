@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import io
 import shutil
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+from recipe import load_recipe
 
 from asr import archive, audio, manifest
+from asr import corpus as corpora
 from asr.errors import ManifestError
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "an4" / "prepare.py"
@@ -53,32 +54,24 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return corpus
 
 
-def load_recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("an4_prepare", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def recipe() -> ModuleType:
+    return load_recipe("an4")
 
 
 @pytest.fixture
-def recipe(original: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The recipe's module, expecting the small corpus."""
-    module = load_recipe()
+def prepare(recipe: ModuleType, original: Path, monkeypatch: pytest.MonkeyPatch) -> Prepare:
+    """``prepare(OUT, …)`` runs the recipe with these arguments, expecting the small corpus."""
     names = [p.relative_to(original).as_posix() for p in original.rglob("*") if p.is_file()]
-    monkeypatch.setattr(module, "EXPECTED", {"train": 12, "test": 6})
-    monkeypatch.setattr(module, "CONTENT_SHA256", archive.digest(original, names))
-    return module
-
-
-@pytest.fixture
-def prepare(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Prepare:
-    """``prepare(OUT, …)`` runs the recipe's ``main`` with these arguments."""
+    known = corpora.load(RECIPE.parent)
+    small = dataclasses.replace(
+        known, utterances={"train": 12, "test": 6}, content_sha256=archive.digest(original, names)
+    )
+    monkeypatch.setattr(corpora, "load", lambda folder: small)
 
     def run(*args: str | Path) -> int:
-        monkeypatch.setattr(sys, "argv", [str(RECIPE), "--valid-speakers", "1", *map(str, args)])
-        return int(recipe.main())
+        argv = ["--valid-speakers", "1", *map(str, args)]
+        return corpora.main(str(RECIPE), recipe.read, contents=recipe.contents, argv=argv)
 
     return run
 
@@ -152,28 +145,27 @@ def test_a_folder_with_the_corpus(prepare: Prepare, original: Path, tmp_path: Pa
     assert all(Path(u.audio).resolve().is_relative_to(original) for u in sets["test"])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "full.jsonl",
+        "statistics.json",
         "test.jsonl",
         "train.jsonl",
         "valid.jsonl",
     ]
 
 
-def test_download(
-    prepare: Prepare, recipe: ModuleType, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download(prepare: Prepare, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = pack(original, tmp_path / ARCHIVE)
     urls: list[str] = []
 
-    def fetch(url: str, target: Path, *, max_bytes: int) -> Path:
+    def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None) -> Path:
         urls.append(url)
         assert source.stat().st_size < max_bytes
         return Path(shutil.copy(source, target))
 
-    monkeypatch.setattr(recipe.archive, "fetch", fetch)
+    monkeypatch.setattr(archive, "fetch", fetch)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ARCHIVE).write_bytes(b"left by something else")
     assert prepare(tmp_path / "out") == 0
-    assert urls == [recipe.URL]
+    assert urls == [corpora.load(RECIPE.parent).archives[0].url]
     check(tmp_path / "out", 12)
     assert prepare(tmp_path / "out") == 0
     assert len(urls) == 1
@@ -181,7 +173,7 @@ def test_download(
 
 def refused(prepare: Prepare, source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line of its error; no manifest is written."""
-    assert prepare("--source", source, out) == 1
+    assert prepare("--source", source, out) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert not list(out.glob("*.jsonl"))
@@ -223,12 +215,12 @@ def test_missing_files(prepare: Prepare, corpus: Path, tmp_path: Path, capsys: p
     (corpus / "wav" / "an4_clstk" / "fash" / "an0-fash-b.sph").unlink()
     assert "an0-fash-b.sph: cannot read" in refused(prepare, corpus, tmp_path / "out", capsys)
     fileids = corpus / "etc" / "an4_train.fileids"
-    fileids.write_text("".join(fileids.read_text().splitlines(keepends=True)[:-1]))
-    assert "expected 12 train utterances, got 11" in refused(prepare, corpus, tmp_path / "out", capsys)
-    fileids.unlink()
-    assert "an4_train.fileids: cannot read" in refused(prepare, corpus, tmp_path / "out", capsys)
+    fileids.write_text("".join(fileids.read_text().splitlines(keepends=True)[1:]))
+    assert "SHA-256" in refused(prepare, corpus, tmp_path / "out", capsys)
+    (corpus / "etc" / "an4_test.fileids").unlink()
+    assert "an4_test.fileids: cannot read" in refused(prepare, corpus, tmp_path / "out", capsys)
     shutil.rmtree(corpus / "etc")
-    assert "expected a folder with etc/ and wav/" in refused(prepare, corpus, tmp_path / "out", capsys)
+    assert "expected a folder that holds etc/an4_train.fileids" in refused(prepare, corpus, tmp_path / "out", capsys)
 
 
 def test_a_source_that_is_not_there(prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,10 +249,10 @@ def test_a_missing_transcript_is_named(recipe: ModuleType, corpus: Path) -> None
     gone = [line for line in lines if "(an4-mmxg-b)" in line]
     path.write_text("\n".join(line for line in lines if line not in gone))
     with pytest.raises(ManifestError, match=r"an4_test\.transcription: no transcript of .*an4-mmxg-b"):
-        recipe.read_subset(corpus, "test")
+        list(recipe.read_set(corpus, "test"))
     path.write_text(lines[0] + "\n\nYES no id\n")
     with pytest.raises(ManifestError, match=r"an4_test\.transcription:\d+: expected 'WORDS \(id\)'"):
-        recipe.read_subset(corpus, "test")
+        list(recipe.read_set(corpus, "test"))
 
 
 @pytest.mark.parametrize(
@@ -282,13 +274,13 @@ def test_transcript_lines(recipe: ModuleType, line: str, text: str, id: str) -> 
 def test_held_out_speakers_that_leave_nothing(
     prepare: Prepare, original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
-    assert prepare("--source", original, "--valid-speakers", str(count), tmp_path / "out") == 1
+    assert prepare("--source", original, "--valid-speakers", str(count), tmp_path / "out") == 2
     assert f"expected 1 to 3 of 4, got {count}" in capsys.readouterr().err
 
 
-def test_the_real_corpus(asr_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_corpus(asr_data: Callable[[str], Path], tmp_path: Path) -> None:
     """All 948 + 130 utterances, 773 test words, and the same manifests from archive and folders."""
-    recipe = load_recipe()
+    recipe = load_recipe("an4")
     written = []
     out = tmp_path / "out"
     for source, folder in (
@@ -297,15 +289,15 @@ def test_the_real_corpus(asr_data: Callable[[str], Path], tmp_path: Path, monkey
         (out / "raw", tmp_path / "out2"),
         (out / "raw" / "an4", tmp_path / "out2"),
     ):
-        monkeypatch.setattr(sys, "argv", [str(RECIPE), "--source", str(source), str(folder)])
-        assert recipe.main() == 0
+        argv = ["--source", str(source), str(folder)]
+        assert corpora.main(str(RECIPE), recipe.read, contents=recipe.contents, argv=argv) == 0
         written.append({name: manifest.read(folder / f"{name}.jsonl") for name in ("train", "valid", "test")})
     assert all(sets == written[0] for sets in written)
     sets = check(out, 948)
     assert manifest.statistics(sets["test"]).words == 773
     assert len(sets["test"]) == 130
     assert len({u.speaker for u in sets["train"] + sets["valid"]}) == 74
-    assert len({u.speaker for u in sets["valid"]}) == recipe.VALID_SPEAKERS
+    assert len({u.speaker for u in sets["valid"]}) == corpora.load(RECIPE.parent).valid_speakers
     assert len({u.speaker for u in sets["test"]}) == 10
     letters = set().union(*(u.text for utterances in sets.values() for u in utterances))
     assert letters <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")

@@ -1,0 +1,300 @@
+"""How corpora lay out recordings and transcripts: what recipes and ``asr init`` read.
+
+Each reader gives ``Item``s: utterances whose durations are not known yet; ``measure`` makes utterances of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from tqdm import tqdm
+
+from asr import audio
+from asr.errors import AudioError, ManifestError
+from asr.manifest import Utterance
+
+EXTENSIONS = tuple(
+    f".{name}"
+    for name in (
+        "wav",
+        "flac",
+        "opus",
+        "ogg",
+        "mp3",
+        "sph",
+        "wv1",
+        "aiff",
+        *sorted(map(str.lower, soundfile.available_formats())),
+    )
+)
+OVERRUN_S = 0.5
+"""How far a segment may reach beyond its recording: transcripts round, and it is cut there."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a recipe knows of one utterance; its duration is measured by ``main``.
+
+    ``audio`` may lack its extension: see ``find_audio``. ``start_s`` and ``end_s`` as in a manifest.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    speaker: str = ""
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+def find_audio(stem: Path) -> Path:
+    """The audio file of this name, with any extension that libsndfile reads: corpora come re-encoded.
+
+    ``stem`` is a path without its extension, or with one: that file is taken first. Raises ``AudioError``.
+    """
+    if stem.is_file():
+        return stem
+    for name in (stem, stem.with_suffix("")):
+        for extension in EXTENSIONS:
+            path = name.with_name(name.name + extension)
+            if path.is_file():
+                return path
+    raise AudioError(f"{stem}: no audio file of this name (with any of the extensions that libsndfile reads)")
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The lines of a text file of the corpus that are not blank, stripped. Raises ``ManifestError``."""
+    try:
+        text = path.read_text(encoding=encoding)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot read: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
+    """Lines of ``key rest``, as Kaldi's files have them. Raises ``ManifestError``, also for a key that comes twice."""
+    table: dict[str, str] = {}
+    for line in read_lines(path, encoding):
+        key, *rest = line.split(maxsplit=1)
+        if key in table:
+            raise ManifestError(f"{path}: {key!r} is there twice")
+        table[key] = rest[0] if rest else ""
+    return table
+
+
+def same_keys(folder: Path, **tables: Mapping[str, object]) -> None:
+    """Raise ``ManifestError`` unless the tables have the same keys, naming the first that one of them lacks."""
+    for name, table in tables.items():
+        missing = set().union(*tables.values()) - set(table)
+        if missing:
+            raise ManifestError(f"{folder / name}: nothing for {min(missing)!r} (and {len(missing) - 1} more)")
+
+
+def measure(items: Sequence[Item], workers: int = 8, name: str = "") -> tuple[list[Utterance], dict[str, str]]:
+    """Items as utterances, in their order, and what is wrong with the others, by id.
+
+    The headers of the audio files are read in ``workers`` threads, each file once.
+    """
+
+    def info(path: Path) -> tuple[Path, float] | AudioError:
+        try:
+            found = find_audio(path)
+            return found, audio.probe(found).duration_s
+        except AudioError as error:
+            return error
+
+    paths = list(dict.fromkeys(item.audio for item in items))
+    with ThreadPoolExecutor(workers) as pool:
+        known = dict(
+            zip(
+                paths,
+                tqdm(pool.map(info, paths), f"measuring {name}", len(paths), disable=None, leave=False),
+                strict=True,
+            )
+        )
+    utterances, failures = [], {}
+    for item in items:
+        answer = known[item.audio]
+        if isinstance(answer, AudioError):
+            failures[item.id] = str(answer)
+            continue
+        path, whole_s = answer
+        end_s = item.end_s
+        if end_s is not None and whole_s < end_s <= whole_s + OVERRUN_S:
+            end_s = whole_s
+        if item.start_s >= (end_s or whole_s) or (end_s or 0.0) > whole_s:
+            failures[item.id] = f"{path}: {item.start_s:g} to {item.end_s} s, and it lasts {whole_s:.2f} s"
+            continue
+        duration_s = (whole_s if end_s is None else end_s) - item.start_s
+        try:
+            utterances.append(Utterance(item.id, str(path), item.text, duration_s, item.speaker, item.start_s, end_s))
+        except ManifestError as error:
+            failures[item.id] = str(error)
+    return utterances, failures
+
+
+def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
+    """A Kaldi data directory: ``text``, ``wav.scp``, and ``segments`` and ``utt2spk`` where they are there.
+
+    Relative audio paths are taken from ``root`` (default: ``folder``, or the nearest folder above it that has the first
+    of them). Raises ``ManifestError``, also for a ``wav.scp`` that runs commands.
+    """
+    texts, recordings = read_table(folder / "text"), read_table(folder / "wav.scp")
+    speakers = read_table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
+    for name, path in recordings.items():
+        if path.endswith("|"):
+            raise ManifestError(f"{folder / 'wav.scp'}: {name!r} is the output of a command, which is not run: {path}")
+    if root is None:
+        first = next(iter(recordings.values()), "")
+        above = (folder, *folder.absolute().parents[:3])
+        root = next((path for path in above if first and (path / first).exists()), folder)
+    if not (folder / "segments").is_file():
+        same_keys(folder, text=texts, **{"wav.scp": recordings})
+        return [Item(key, root / recordings[key], texts[key], speakers.get(key, "")) for key in texts]
+    items = []
+    for key, line in read_table(folder / "segments").items():
+        fields = line.split()
+        if len(fields) != 3 or fields[0] not in recordings:
+            raise ManifestError(
+                f"{folder / 'segments'}: {key}: expected a recording of wav.scp and two times, got {line!r}"
+            )
+        start_s, end_s = (_seconds(field, folder / "segments", key) for field in fields[1:])
+        if key not in texts:
+            raise ManifestError(f"{folder / 'text'}: nothing for {key!r}")
+        items.append(Item(key, root / recordings[fields[0]], texts[key], speakers.get(key, ""), start_s, end_s))
+    return items
+
+
+def _seconds(field: str, path: Path, key: str) -> float:
+    try:
+        return float(field)
+    except ValueError as error:
+        raise ManifestError(f"{path}: {key}: expected seconds, got {field!r}") from error
+
+
+def librispeech(folder: Path) -> list[Item]:
+    """A subset of LibriSpeech's layout: ``SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside the audio."""
+    items = []
+    for path in sorted(folder.glob("*/*/*.trans.txt")):
+        for key, text in read_table(path).items():
+            items.append(Item(key, path.with_name(key), text, key.split("-")[0]))
+    return items
+
+
+def ljspeech(path: Path) -> list[Item]:
+    """LJSpeech's ``metadata.csv`` (``id|text|normalised text``, or without the last) with the audio in ``wavs/``."""
+    items = []
+    for number, line in enumerate(read_lines(path), start=1):
+        name, _, texts = line.partition("|")
+        if not texts:
+            raise ManifestError(f"{path}:{number}: expected 'id|text' or 'id|text|normalised text', got {line!r}")
+        items.append(Item(name, path.parent / "wavs" / name, texts.split("|")[-1]))
+    return items
+
+
+def common_voice(path: Path) -> list[Item]:
+    """A table of Common Voice (``train.tsv``, …) with its audio in ``clips/``; the speaker is the client."""
+    items = []
+    for row in table(path):
+        if not row.get("path") or row.get("sentence") is None:
+            raise ManifestError(f"{path}: expected columns path and sentence, got {', '.join(row)}")
+        clip = row["path"]
+        items.append(
+            Item(Path(clip).stem, path.parent / "clips" / clip, row["sentence"], row.get("client_id", "")[:16])
+        )
+    return items
+
+
+def nemo(path: Path) -> list[Item]:
+    """A manifest of NeMo: JSON lines with ``audio_filepath``, ``text``, and perhaps ``offset`` and ``duration``."""
+    items = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            row = json.loads(line)
+            name = row["audio_filepath"]
+            start_s = float(row.get("offset") or 0.0)
+            end_s = start_s + float(row["duration"]) if "offset" in row and "duration" in row else None
+            key = f"{Path(name).stem}-{number}"
+            items.append(Item(key, path.parent / name, str(row["text"]), str(row.get("speaker", "")), start_s, end_s))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(
+                f"{path}:{number}: expected audio_filepath and text as JSON, got {line[:60]!r}: {error}"
+            ) from error
+    return items
+
+
+def table(path: Path) -> Iterator[dict[str, str]]:
+    """Rows of a CSV or TSV file with a header line, by column. Raises ``ManifestError``."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            # Common Voice does not quote in its TSV, and has sentences with a single quotation mark.
+            quoting: Any = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
+            head = file.readline()
+            file.seek(0)
+            delimiter = max("\t;|,", key=head.count)
+            for row in csv.DictReader(file, delimiter=delimiter, quoting=quoting):
+                if None in row or None in row.values():
+                    raise ManifestError(f"{path}: a line with another number of columns than the first: {row}")
+                yield {str(key).strip(): value.strip() for key, value in row.items()}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot read the table: {error}") from error
+
+
+CUE = re.compile(r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)\s*-->\s*(?:(\d+):)?(\d+):(\d+)[.,](\d+)")
+
+
+def subtitles(path: Path, sound: Path) -> list[Item]:
+    """Cues of a SubRip or WebVTT file as utterances of the recording ``sound``; formatting is left out."""
+    items: list[Item] = []
+    lines = [*(line.strip() for line in _text(path).splitlines()), ""]
+    index = 0
+    while index < len(lines):
+        match = CUE.search(lines[index])
+        index += 1
+        if not match:
+            continue
+        words = []
+        while lines[index]:
+            words.append(re.sub(r"<[^>]*>|\{[^}]*\}", "", lines[index]))
+            index += 1
+        start_s, end_s = (_clock(match.groups()[at : at + 4]) for at in (0, 4))
+        text = " ".join(" ".join(words).split())
+        if text and end_s > start_s:
+            items.append(Item(f"{path.stem}-{len(items) + 1:04}", sound, text, "", start_s, end_s))
+    return items
+
+
+def _clock(fields: Sequence[str | None]) -> float:
+    hours, minutes, seconds, part = (field or "0" for field in fields)
+    return 3600 * int(hours) + 60 * int(minutes) + int(seconds) + float(f"0.{part}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot read: {error}") from error
+
+
+def by_name(items: Iterable[Item], shares: Mapping[str, float]) -> dict[str, list[Item]]:
+    """Sets of about these shares, the speakers apart where they are named, drawn by a checksum of the name.
+
+    What is drawn for a speaker (or an utterance) does not depend on the others: a corpus that grows keeps its test set.
+    """
+    sets: dict[str, list[Item]] = {name: [] for name in shares}
+    for item in items:
+        place = zlib.crc32((item.speaker or item.id).encode()) / 2**32 * sum(shares.values())
+        names = iter(shares)
+        name = next(names)
+        while (place := place - shares[name]) >= 0:
+            name = next(names)
+        sets[name].append(item)
+    return sets

@@ -1,0 +1,32 @@
+"""LJ Speech: one woman reads seven books.
+
+    python recipes/ljspeech/prepare.py [--source DIR|ARCHIVE] OUT
+
+Raw layout:
+
+    LJSpeech-1.1/metadata.csv            LJ001-0001|Printing, in the only sense …|the same, numbers written out
+    LJSpeech-1.1/wavs/LJ001-0001.wav     22.05 kHz
+
+There is no official split: ``test`` and ``valid`` are 5 % of the utterances each, by a checksum of their names. One
+speaker reads all of it, so the figures tell nothing about other speakers.
+"""
+
+import dataclasses
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from asr import corpus, layouts
+from asr.corpus import Item
+from asr.spoken import spoken
+
+
+def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+    """The three sets, their texts as they are spoken."""
+    items = [dataclasses.replace(i, text=spoken(i.text)) for i in layouts.ljspeech(folder / "metadata.csv")]
+    sets = layouts.by_name(items, {"train": 0.9, "valid": 0.05, "test": 0.05})
+    return {name: [dataclasses.replace(i, speaker="LJ") for i in part] for name, part in sets.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(corpus.main(__file__, read))
