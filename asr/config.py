@@ -282,6 +282,9 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     """Largest global gradient norm."""
+    layer_decay: float = 1.0
+    """Learning rate of each layer over that of the one above it: below 1, what a trained model hears first changes
+    least (Howard & Ruder 2018). 1: all the same."""
     label_smoothing: float = 0.0
     """Share of the loss that wants every frame's posteriors uniform (Szegedy et al. 2016)."""
 
@@ -293,6 +296,7 @@ class OptimConfig:
         _check(0 <= decay < math.inf, f"optim.weight_decay: expected >= 0 and finite, got {decay}")
         _check(all(0 <= b < 1 for b in self.betas), f"optim.betas: expected 0 <= beta < 1, got {self.betas}")
         _check(self.clip_norm > 0, f"optim.clip_norm: expected > 0, got {self.clip_norm}")
+        _check(0 < self.layer_decay <= 1, f"optim.layer_decay: expected > 0 and <= 1, got {self.layer_decay}")
         smoothing = self.label_smoothing
         _check(0 <= smoothing < 1, f"optim.label_smoothing: expected 0 <= label_smoothing < 1, got {smoothing}")
 
@@ -304,6 +308,8 @@ class TrainConfig:
     output: str = "exp/model"
     init: str = ""
     """Model directory, or bundled model, whose weights are the first ones; empty draws them at random."""
+    freeze: int = 0
+    """Parts, from the input, that stay as ``init`` has them: 1 the convolutions, 2 the first recurrent layer too, …"""
     teacher: str = ""
     """Model directory, or bundled model, whose posteriors the model learns beside the labels (Hinton et al. 2015)."""
     teacher_share: float = 0.5
@@ -340,6 +346,10 @@ class TrainConfig:
             _check(getattr(self, name) > 0, f"train.{name}: expected > 0, got {getattr(self, name)}")
         _check(0 <= self.seed < 2**32, f"train.seed: expected 0 to 2**32 - 1, got {self.seed}")
         _check(self.threads >= 0, f"train.threads: expected >= 0, got {self.threads}")
+        _check(
+            self.freeze == 0 or (self.freeze > 0 and bool(self.init)),
+            f"train.freeze: expected 0, or parts to keep of a trained model (train.init), got {self.freeze}",
+        )
         _check(0 <= self.teacher_share <= 1, f"train.teacher_share: expected 0 to 1, got {self.teacher_share}")
         _check(0 <= self.teacher_delay_s <= 10, f"train.teacher_delay_s: expected 0 to 10, got {self.teacher_delay_s}")
         _check(0 <= self.consistency <= 10, f"train.consistency: expected 0 to 10, got {self.consistency}")
@@ -367,6 +377,14 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        most = self.model.layers + 1
+        _check(
+            self.train.freeze <= most,
+            f"train.freeze: expected at most {most}, the convolutions and {self.model.layers} layers: the output layer "
+            f"has to learn; got {self.train.freeze}",
+        )
 
     @property
     def output_frame_s(self) -> float:

@@ -60,7 +60,8 @@ def spoken(text: str, language: str = "en") -> str:
         pattern = r"\b(" + "|".join(sorted(words, key=len, reverse=True)) + r")\.(?=\s|,|$)"
         text = re.sub(pattern, lambda m: words[m[1].lower()] + " ", text, flags=re.IGNORECASE)
     for sign, word in CURRENCIES.get(language, {}).items():
-        text = re.sub(re.escape(sign) + r"\s*(\d[\d.,]*)", lambda m, word=word: f"{m[1]} {word} ", text)  # type: ignore[misc]
+        amount = r"(\d(?:[\d.,]*\d)?)"
+        text = re.sub(rf"{re.escape(sign)}\s*{amount}|{amount}\s*{re.escape(sign)}", rf"\g<1>\g<2> {word} ", text)
     for sign, word in SYMBOLS.get(language, {}).items():
         text = text.replace(sign, word)
     text = _numbers(text, language)

@@ -116,7 +116,8 @@ def test_the_file_is_named_for_its_own_errors_only(tmp_path):
 
 
 RANGES = {
-    "text.tokenizer": (["bpe"], ["char"]),
+    "text.tokenizer": (["syllable"], ["char", "bpe", "word"]),
+    "text.bpe_size": ([1, -3], [2, 5000]),
     "text.case": (["title"], ["upper", "lower", "keep"]),
     "text.unknown": (["drop"], ["error", "space"]),
     "text.replace": ([{"": "x"}], [{}, {"-": " "}]),
@@ -168,9 +169,12 @@ RANGES = {
     "optim.weight_decay": ([-0.1, math.inf], [0.0]),
     "optim.betas": ([[0.9, 1.0], [-0.1, 0.9]], [[0.0, 0.999]]),
     "optim.clip_norm": ([0.0, math.nan], [math.inf]),
+    "optim.layer_decay": ([0.0, -1.0, 1.1, math.nan], [0.5, 1.0]),
     "optim.label_smoothing": ([-0.1, 1.0, math.nan], [0.0, 0.2]),
     "train.teacher_share": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "train.teacher_delay_s": ([-0.1, 11.0, math.nan], [0.0, 10.0]),
+    "train.consistency": ([-0.1, 11.0, math.nan], [0.0, 0.2]),
+    "train.freeze": ([-1, 1], [0]),  # 1: there is no train.init to keep anything of
     "train.epochs": ([0], [1]),
     "train.seed": ([-1, 2**32], [0, 2**32 - 1]),
     "train.threads": ([-1], [0, 64]),
@@ -182,6 +186,8 @@ RANGES = {
     "train.max_bad_steps": ([0], [1]),
 }
 FREE = {
+    "text.lexicon",  # only with text.tokenizer=phone, see tests/test_tokenizers.py
+    "text.g2p",
     "text.alphabet",
     "augment.reverb_dir",
     "augment.noise_dir",

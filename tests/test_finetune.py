@@ -9,7 +9,8 @@ from corpus import make_config, make_corpus
 
 from asr import checkpoint, manifest
 from asr.errors import ConfigError, ModelError
-from asr.train import acoustic
+from asr.train import acoustic, loop
+from asr.train.process import stop_request
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +145,74 @@ def test_a_teacher_of_another_kind_is_refused(corpus, trained, tmp_path):
     )
     with pytest.raises(ConfigError, match="has the tokens"):
         acoustic.train(make_config(corpus, train=train, data={"train": str(tmp_path / "train.jsonl"), "valid": ""}))
+
+
+# What of a trained model changes
+
+
+def test_frozen_parts_stay_and_the_rest_learns(corpus, trained, tmp_path):
+    acoustic.train(follow(corpus, tmp_path, trained, train={"freeze": 2}))
+    before, after = (checkpoint.load_model(path).network.state_dict() for path in (trained, tmp_path / "run"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"output.weight", "output.bias"}
+
+
+def test_lower_layers_move_less(corpus, trained, tmp_path):
+    def moved(name, decay):
+        config = follow(
+            corpus, tmp_path, trained, optim={"layer_decay": decay}, train={"output": str(tmp_path / name), "epochs": 2}
+        )
+        acoustic.train(config)
+        before, after = (checkpoint.load_model(path).network.state_dict() for path in (trained, tmp_path / name))
+        parts = {"low": "subsampling.", "middle": "encoder.", "top": "output."}
+        return {
+            part: sum(float((after[n] - before[n]).abs().sum()) for n in before if n.startswith(prefix))
+            for part, prefix in parts.items()
+        }
+
+    even, slow = moved("even", 1.0), moved("slow", 0.1)
+    # Adam's steps are as long as the rate says: a hundredth, a tenth, and all of it.
+    assert slow["low"] / even["low"] < 0.05
+    assert 0.05 < slow["middle"] / even["middle"] < 0.2
+    assert slow["top"] / even["top"] > 0.5
+
+
+def test_frozen_training_resumes(corpus, trained, tmp_path):
+    sections = {"train": {"freeze": 1, "epochs": 2}, "data": {"valid": ""}, "optim": {"layer_decay": 0.5}}
+    acoustic.train(follow(corpus, tmp_path, trained, **sections))
+    whole = checkpoint.load_model(tmp_path / "run").network.state_dict()
+    (tmp_path / "run").rename(tmp_path / "whole")
+    config = follow(corpus, tmp_path, trained, **sections)
+    torch.manual_seed(config.train.seed)
+    task = acoustic.AcousticTask(config)
+    run = loop.Run(task, config, tmp_path / "run")
+    checkpoint.save_description(tmp_path / "run", config, task.tokenizer, task.stats)
+    with stop_request() as stop:
+        run.epoch(stop)
+    run.save()
+    run.log.close()
+    acoustic.train(config, resume=True)
+    again = checkpoint.load_model(tmp_path / "run").network.state_dict()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"freeze": 1}, "init"),
+        ({"freeze": 3, "init": "an4"}, "at most 2"),
+        ({"freeze": -1, "init": "x"}, "expected 0"),
+    ],
+)
+def test_what_cannot_be_frozen(corpus, train, message):
+    with pytest.raises(ConfigError, match=f"train.freeze: .*{message}"):
+        make_config(corpus, train=train)
+
+
+def test_tokens_of_another_kind_are_learnt_anew(corpus, trained, tmp_path, capsys):
+    """A letter among words is another thing than the letter."""
+    utterances = manifest.read(corpus / "train.jsonl")
+    manifest.write(tmp_path / "train.jsonl", [dataclasses.replace(u, text="A B") for u in utterances])
+    data = {"train": str(tmp_path / "train.jsonl"), "valid": ""}
+    acoustic.AcousticTask(follow(corpus, tmp_path, trained, data=data, text={"tokenizer": "word"}))
+    assert "does not know 'A', 'B': learnt anew" in capsys.readouterr().err

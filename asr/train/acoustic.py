@@ -98,6 +98,7 @@ class AcousticTask:
         if self.teacher is not None:
             self.teacher.network.to(self.device).requires_grad_(False)
         self.model = model.to(self.device)
+        self.rate_factors = finetune.rate_factors(model, config)
         self.network: nn.Module = self.model
         if config.train.compile:
             for part in (model.subsampling, model.encoder):

@@ -84,6 +84,26 @@ def copy_weights(source: Model, network: AcousticModel, tokenizer: Tokenizer) ->
     return [symbol for symbol in tokenizer.symbols if symbol not in known]
 
 
+def rate_factors(network: AcousticModel, config: Config) -> dict[str, float]:
+    """What the learning rate of each parameter is multiplied by: 0 for those that ``train.freeze`` keeps.
+
+    A parameter ``n`` parts below the output layer gets ``optim.layer_decay ** n``. The parts are the convolutions, each
+    recurrent layer, and the output layer.
+    """
+    top = config.model.layers + 1
+    factors = {}
+    for name, _ in network.named_parameters():
+        first, *rest = name.split(".")
+        if first in ("subsampling", "input_norm"):
+            depth = 0
+        elif first == "encoder":
+            depth = next((int(word) + 1 for word in rest if word.isdigit()), top - 1)
+        else:
+            depth = top
+        factors[name] = 0.0 if depth < config.train.freeze else config.optim.layer_decay ** (top - depth)
+    return factors
+
+
 def _by_token(parameter: Tensor, upsampling: int) -> Tensor:
     """View of an output parameter ``(upsampling * V, ...)`` as ``(upsampling, V, ...)``."""
     return parameter.view(upsampling, -1, *parameter.shape[1:])

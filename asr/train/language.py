@@ -95,6 +95,7 @@ class LanguageTask:
         trainee = Trainee(LanguageNetwork(config.model, self.tokenizer.vocab_size), config.data.batch)
         self.trainee = trainee.to(self.device)
         self.network: nn.Module = self.trainee
+        self.rate_factors: dict[str, float] = {}
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Sentences of each batch; or, of running text, the batch's number, since all share one order."""

@@ -67,6 +67,8 @@ class Task(Protocol):
     """What is trained: its network, batches, loss, validation and how its model directory is written."""
 
     network: nn.Module
+    rate_factors: dict[str, float]
+    """What the learning rate of each parameter is multiplied by, by its name: 1 if it is not here; 0 keeps it as it is."""
     criterion: str
     """The validation figure that decides which weights are kept: the smallest wins."""
 
@@ -175,10 +177,17 @@ class Run:
         averaged = config.train.ema or config.train.average_epochs
         self.average = copy.deepcopy(self.network).requires_grad_(False) if averaged else None
         # Norms and biases are not shrunk: decay would pull them to 0, which means nothing for them.
-        matrices = [p for p in self.network.parameters() if p.ndim > 1]
-        vectors = [p for p in self.network.parameters() if p.ndim <= 1]
         optim = config.optim
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = []
+        named = [(task.rate_factors.get(name, 1.0), p) for name, p in self.network.named_parameters()]
+        for factor in sorted({factor for factor, _ in named}):
+            mine = [parameter for other, parameter in named if other == factor]
+            if factor == 0:
+                for parameter in mine:
+                    parameter.requires_grad_(False)
+                continue
+            groups.append({"params": [p for p in mine if p.ndim > 1], "factor": factor})
+            groups.append({"params": [p for p in mine if p.ndim <= 1], "factor": factor, "weight_decay": 0.0})
         self.optimiser = torch.optim.AdamW(
             groups,
             lr=optim.learning_rate,
@@ -247,7 +256,7 @@ class Run:
             return math.nan
         progress.audio_s += audio_s
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
         loss_value = 0.0
         if batch is not None:

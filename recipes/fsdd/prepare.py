@@ -8,18 +8,19 @@ Writes ``full`` and ``test`` (official, the same six speakers); ``train`` and ``
 indices 5 to 9); ``leave/SPEAKER/train`` and ``leave/SPEAKER/test`` for each of the six; and connected digits: strings
 of three to seven recordings of one speaker with pauses of 50 to 400 ms between and around them, joined by chance (a
 seed) from the recordings of ``full`` (``connected/full``) or of ``test`` (``connected/test``), as audio files in
-``OUT/connected/``. ``all`` is ``full`` and ``connected/full``.
+``OUT/connected/``. ``all`` is ``full`` and ``connected/full``. With ``--an4 data/an4/segments.jsonl`` (see that recipe)
+``leave/SPEAKER/mixed`` is the five speakers' recordings and AN4's digits, said by 74 others.
 """
 
 import random
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from asr import audio, corpus
+from asr import audio, corpus, manifest
 from asr.corpus import Item
 
 DIGITS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
@@ -29,6 +30,10 @@ PAUSE_S = 0.05, 0.4
 STRINGS = {"full": 150, "test": 40}
 """Connected strings a speaker."""
 SEED = 1
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--an4", metavar="MANIFEST", help="AN4's utterances, whose digits go into leave/SPEAKER/mixed")
 
 
 def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
@@ -42,9 +47,15 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
         return [item for item in everything if low <= int(item.id.rsplit("_", 1)[1]) < high]
 
     sets = {"full": pick(5, 1000), "train": pick(10, 1000), "valid": pick(5, 10), "test": pick(0, 5)}
+    others = []
+    for u in manifest.read(args.an4) if args.an4 else ():
+        if u.text and set(u.text.split()) <= set(DIGITS):
+            others.append(Item(u.id, Path(u.audio), u.text, u.speaker, u.start_s, u.end_s))
     for speaker in sorted({item.speaker for item in everything}):
         sets[f"leave/{speaker}/train"] = [item for item in everything if item.speaker != speaker]
         sets[f"leave/{speaker}/test"] = [item for item in everything if item.speaker == speaker]
+        if others:
+            sets[f"leave/{speaker}/mixed"] = sets[f"leave/{speaker}/train"] + others
     for name in STRINGS:
         sets[f"connected/{name}"] = list(connect(sets[name], name, args.out / "connected" / name))
     sets["all"] = sets["full"] + sets["connected/full"]
@@ -77,4 +88,4 @@ def silence(rng: random.Random) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(corpus.main(__file__, read, add_arguments=add_arguments))
