@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import asr
-from asr import cli_language
+from asr import cli_corpus, cli_language
 from asr.errors import AsrError
 
 # Exit status: everything worked; some inputs failed, the others are done; nothing was done.
@@ -145,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    cli_corpus.add_commands(commands)
     cli_language.add_commands(commands)
 
     score = commands.add_parser("score", help="score a hypothesis file against a reference file")

@@ -451,7 +451,12 @@ def load_as(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T
 
 def dumps(config: Any) -> str:
     """YAML text of a config dataclass; ``from_dict(type(config), yaml.safe_load(text))`` gives it back."""
-    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump(to_dict(config))
+
+
+def dump(tree: Mapping[str, Any]) -> str:
+    """YAML text of a mapping of plain values."""
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -284,6 +284,11 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: cannot read: {error}") from error
 
 
+def checksum(name: str) -> float:
+    """A number from 0 to 1 that is the same for the same name everywhere, and as good as random."""
+    return zlib.crc32(name.encode(errors="surrogateescape")) / 2**32
+
+
 def by_name(items: Iterable[Item], shares: Mapping[str, float]) -> dict[str, list[Item]]:
     """Sets of about these shares, the speakers apart where they are named, drawn by a checksum of the name.
 
@@ -291,7 +296,7 @@ def by_name(items: Iterable[Item], shares: Mapping[str, float]) -> dict[str, lis
     """
     sets: dict[str, list[Item]] = {name: [] for name in shares}
     for item in items:
-        place = zlib.crc32((item.speaker or item.id).encode()) / 2**32 * sum(shares.values())
+        place = checksum(item.speaker or item.id) * sum(shares.values())
         names = iter(shares)
         name = next(names)
         while (place := place - shares[name]) >= 0:

@@ -68,7 +68,7 @@ class Task(Protocol):
 
     network: nn.Module
     rate_factors: dict[str, float]
-    """What the learning rate of each parameter is multiplied by, by its name: 1 if it is not here; 0 keeps it as it is."""
+    """What the learning rate of a parameter is multiplied by, by its name; 1 if it is not here, 0 keeps it as it is."""
     criterion: str
     """The validation figure that decides which weights are kept: the smallest wins."""
 

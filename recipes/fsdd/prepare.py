@@ -47,10 +47,11 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
         return [item for item in everything if low <= int(item.id.rsplit("_", 1)[1]) < high]
 
     sets = {"full": pick(5, 1000), "train": pick(10, 1000), "valid": pick(5, 10), "test": pick(0, 5)}
-    others = []
-    for u in manifest.read(args.an4) if args.an4 else ():
-        if u.text and set(u.text.split()) <= set(DIGITS):
-            others.append(Item(u.id, Path(u.audio), u.text, u.speaker, u.start_s, u.end_s))
+    others = [
+        Item(u.id, Path(u.audio), u.text, u.speaker, u.start_s, u.end_s)
+        for u in (manifest.read(args.an4) if args.an4 else ())
+        if u.text and set(u.text.split()) <= set(DIGITS)
+    ]
     for speaker in sorted({item.speaker for item in everything}):
         sets[f"leave/{speaker}/train"] = [item for item in everything if item.speaker != speaker]
         sets[f"leave/{speaker}/test"] = [item for item in everything if item.speaker == speaker]

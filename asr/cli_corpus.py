@@ -1,0 +1,102 @@
+"""Commands about corpora: recipes, a project of one's own, export; arguments only, like ``asr.cli``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from asr.errors import AsrError
+
+OK, SOME_FAILED = 0, 1
+SHOWN = 10
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser's subparsers."""
+    recipes = commands.add_parser("recipes", help="the corpora that there are recipes for")
+    recipes.add_argument("--folder", type=Path, metavar="DIR", help="where the recipes are (default: recipes/)")
+    recipes.set_defaults(run=_recipes)
+
+    init = commands.add_parser(
+        "init",
+        help="manifests and a configuration for a folder of recordings with transcripts",
+        description="Understands transcripts or subtitles beside the audio, tables (CSV, TSV, JSON lines), Kaldi data, "
+        "and the layouts of LibriSpeech, LJSpeech, Common Voice and NeMo. Says what it took and what it left out. Exit "
+        "status: 0 all was taken, 1 something was left out, 2 nothing was written.",
+    )
+    init.add_argument("folder", type=Path, metavar="DIR", help="recordings and transcripts; nothing in it is changed")
+    init.add_argument("--output", type=Path, metavar="OUT", help="folder for what is written (default: data/NAME)")
+    init.add_argument(
+        "--language", default="en", metavar="CODE", help="writes numbers out (default: en; none: no change)"
+    )
+    init.add_argument(
+        "--init", default="", metavar="MODEL", help="go on from this model, such as an4: little data does"
+    )
+    init.add_argument("--force", action="store_true", help="replace what --output holds already")
+    init.set_defaults(run=_init)
+
+    export = commands.add_parser("export", help="a manifest in the format of another toolkit")
+    export.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest")
+    export.add_argument("output", type=Path, metavar="OUT", help="folder (kaldi) or file (nemo) to write")
+    export.add_argument("--format", choices=("kaldi", "nemo"), required=True)
+    export.set_defaults(run=_export)
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    from asr import corpus
+
+    folder = args.folder
+    if folder is None:
+        # Beside the package in a checkout, or in the working directory.
+        places = (Path("recipes"), Path(__file__).parent.parent / "recipes")
+        folder = next((place for place in places if place.is_dir()), places[0])
+    rows = [("recipe", "corpus", "hours", "download", "status", "licence")]
+    for name, found in corpus.recipes(folder).items():
+        size = f"{found.megabytes / 1000:.1f} GB" if found.megabytes >= 1000 else f"{found.megabytes:.0f} MB"
+        rows.append(
+            (
+                name,
+                f"{found.title}: {found.language}",
+                f"{found.hours:g}",
+                size if found.archives else "by hand",
+                corpus.STATUSES[found.status],
+                found.licence,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return OK
+
+
+def _init(args: argparse.Namespace) -> int:
+    out = args.output or Path("data") / args.folder.absolute().name
+    if (out / "train.yaml").exists() and not args.force:
+        raise AsrError(f"{out}: holds a project already; --force replaces it, --output takes another folder")
+    from asr import init
+
+    project = init.start(args.folder, out, language="" if args.language == "none" else args.language, init=args.init)
+    for line in project.lines:
+        print(line)
+    left_out = [f"{name}: {reason}" for name, reason in project.left_out.items()]
+    path = out / "left_out.txt"
+    path.unlink(missing_ok=True)
+    if left_out:
+        path.write_text("\n".join(left_out) + "\n", encoding="utf-8")
+        print(f"{len(left_out)} left out (all of them in {path}):", file=sys.stderr)
+        for line in left_out[:SHOWN]:
+            print(f"  {line}", file=sys.stderr)
+    print(f"next: asr train {project.config}")
+    return SOME_FAILED if left_out else OK
+
+
+def _export(args: argparse.Namespace) -> int:
+    from asr import export, manifest
+
+    utterances = manifest.read(args.manifest)
+    write = {"kaldi": export.to_kaldi, "nemo": export.to_nemo}[args.format]
+    write(utterances, args.output)
+    print(f"{args.output}: {len(utterances)} utterances")
+    return OK

@@ -1,0 +1,254 @@
+"""From a folder of recordings and transcripts to a training that runs: manifests and a configuration (``asr init``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr import audio, checkpoint, config, detect, layouts, manifest, preflight
+from asr.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    FeatureConfig,
+    ModelConfig,
+    OptimConfig,
+    TextConfig,
+    TrainConfig,
+)
+from asr.detect import Found
+from asr.errors import AudioError, ManifestError, TextError
+from asr.layouts import Item
+from asr.manifest import Utterance
+from asr.preflight import ERROR, Report
+from asr.spoken import spoken
+
+SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
+LEAST_SPEAKERS = 5
+"""Speakers from which sets are split by speaker; fewer cannot be spared."""
+LEAST_UTTERANCES = 10
+SIZES = (
+    # hours up to, layers, hidden, seconds a batch, epochs
+    (0.3, 2, 128, 20, 80),
+    (3.0, 3, 256, 45, 60),
+    (20.0, 4, 320, 90, 50),
+    (100.0, 4, 512, 200, 40),
+    (math.inf, 5, 640, 400, 25),
+)
+"""What recipes of such corpora use."""
+WORD_VOCABULARY = 60
+"""Up to so many different words in transcripts of one or two words each, a token is a word."""
+PIECES_HOURS = 100.0
+"""From here on there is text enough to learn pieces of words from."""
+FAST_FILL = 0.45
+"""Share of the frames that the labels of fast speech may need before frames become shorter (docs/experiments.md)."""
+PROBED = 50
+ALWAYS = {"model": ("cell", "bidirectional", "layers", "hidden", "dropout"), "data": ("batch_s",), "train": ("epochs",)}
+"""Keys that the configuration names even where they are the default."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """What ``start`` wrote and why; ``lines`` says it to people. ``reports`` are the preflight's, by set."""
+
+    config: Path
+    sets: dict[str, list[Utterance]]
+    found: Found
+    reports: dict[str, Report]
+    lines: tuple[str, ...]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        return self.found.left_out
+
+
+def start(folder: str | Path, out: str | Path, *, language: str = "en", init: str = "") -> Project:
+    """Understand ``folder`` and write ``out/{train,valid,test}.jsonl`` and ``out/train.yaml``.
+
+    ``language``: whose rules write numbers and abbreviations out (``asr.spoken``), empty to keep the texts as they are.
+    ``init``: a trained model to start from; the configuration then has its features and its network.
+    Raises ``ManifestError`` where the layout is not understood or no utterance can be used.
+    """
+    folder, out = Path(folder), Path(out)
+    found = detect.detect(folder)
+    lines = [f"{folder}: {found.kind}", *found.remarks]
+    sets = {name: _measured(items, found) for name, items in found.sets.items()}
+    sets = {name: _spoken(utterances, language, found, lines) for name, utterances in sets.items()}
+    if not any(sets.values()):
+        reason = next(iter(found.left_out.items()), ("", ""))
+        raise ManifestError(f"{folder}: no utterance can be used; the first, {reason[0]}: {reason[1]}")
+    sets = _split(sets, lines)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, utterances in sets.items():
+        manifest.write(out / f"{name}.jsonl", utterances)
+    chosen = choose(sets["train"], out, init=init, valid="valid" in sets, lines=lines)
+    reports = {}
+    for name in list(sets):
+        path = out / f"{name}.jsonl"
+        report = preflight.check(path, chosen)
+        bad = {f.id: f.message for f in report.findings if preflight.KINDS[f.kind][0] == ERROR}
+        kept = [u for u in sets[name] if u.id not in bad]
+        found.left_out.update(bad)
+        if not kept:
+            raise ManifestError(f"{path}: no utterance can be used; the first, {next(iter(bad.items()))}")
+        sets[name], reports[name] = kept, report
+        manifest.write(path, kept)
+        lines.append(f"{path}: {manifest.statistics(kept)}")
+    path = out / "train.yaml"
+    path.write_text(_yaml(chosen), encoding="utf-8")
+    return Project(path, sets, found, reports, tuple(lines))
+
+
+def _measured(items: list[Item], found: Found) -> list[Utterance]:
+    utterances, failures = layouts.measure(items)
+    found.left_out.update(failures)
+    return utterances
+
+
+def _spoken(utterances: list[Utterance], language: str, found: Found, lines: list[str]) -> list[Utterance]:
+    """Texts as they are said; a first one that changed is shown."""
+    if not language:
+        return utterances
+    changed = []
+    for utterance in utterances:
+        try:
+            text = spoken(utterance.text, language)
+        except TextError as error:
+            found.left_out[utterance.id] = str(error)
+            continue
+        if not text:
+            found.left_out[utterance.id] = f"no words in {utterance.text!r}"
+            continue
+        changed.append(dataclasses.replace(utterance, text=text))
+    before = {u.id: u.text for u in utterances}
+    example = next((u for u in changed if u.text != before[u.id]), None)
+    if example and not any(line.startswith("texts are written") for line in lines):
+        lines.append(f"texts are written as they are spoken ({language}): {before[example.id]!r} is {example.text!r}")
+    return changed
+
+
+def _split(sets: dict[str, list[Utterance]], lines: list[str]) -> dict[str, list[Utterance]]:
+    """Train, valid and test: those of the folder, or by speaker, or by utterance."""
+    rest = sets.pop("", [])
+    if "train" in sets or not rest:
+        if rest:
+            sets["train"] = sets.get("train", []) + rest
+        if "train" not in sets:
+            raise ManifestError(f"expected training data, got only {', '.join(sets)}")
+        lines.append(f"sets as the folder names them: {', '.join(name for name in SHARES if sets.get(name))}")
+        named = {name: sets[name] for name in SHARES if sets.get(name)}
+        if "valid" in named:
+            return named
+        drawn = _draw(named["train"], {"train": 0.9, "valid": 0.1}, lines)
+        return {**drawn, **({"test": named["test"]} if "test" in named else {})}
+    missing = {name: share for name, share in SHARES.items() if name not in sets}
+    return {**_draw(rest, missing, lines), **sets}
+
+
+def _draw(utterances: list[Utterance], shares: dict[str, float], lines: list[str]) -> dict[str, list[Utterance]]:
+    speakers = sorted({u.speaker for u in utterances if u.speaker})
+    if len(utterances) < LEAST_UTTERANCES:
+        lines.append(f"{len(utterances)} utterances are too few to hold any out: nothing will be measured")
+        return {"train": utterances}
+    if len(speakers) >= LEAST_SPEAKERS and all(u.speaker for u in utterances):
+        taken: dict[str, str] = {}
+        rest = utterances
+        for name in [name for name in shares if name != "train"]:
+            count = max(1, round(shares[name] * len(speakers)))
+            rest, held = manifest.split_by_speaker(rest, count, seed=1)
+            taken |= {u.speaker: name for u in held}
+        lines.append(f"sets by speaker, {len(speakers)} of them: nobody is in two")
+        return {name: [u for u in utterances if taken.get(u.speaker, "train") == name] for name in shares}
+    known = f"{len(speakers)} speakers are too few to be kept apart" if speakers else "no speakers are known"
+    lines.append(f"sets by utterance ({known}): the error rate will be that of voices the model has heard")
+    order = sorted(utterances, key=lambda u: layouts.checksum(u.id))
+    bounds: dict[str, str] = {}
+    for name in [name for name in shares if name != "train"]:
+        count = max(1, round(shares[name] * len(utterances)))
+        bounds |= {u.id: name for u in order[:count]}
+        order = order[count:]
+    return {name: [u for u in utterances if bounds.get(u.id, "train") == name] for name in shares}
+
+
+def choose(train: list[Utterance], out: Path, *, init: str = "", valid: bool = True, lines: list[str]) -> Config:
+    """Tokenizer, features, model size and schedule for these training utterances; the reasons go to ``lines``."""
+    hours = sum(u.duration_s for u in train) / 3600
+    layers, hidden, batch_s, epochs = next(size[1:] for size in SIZES if hours <= size[0])
+    if valid_path := (out / "valid.jsonl" if valid else None):
+        lines.append(f"{valid_path} chooses the weights to keep")
+    data = DataConfig(train=str(out / "train.jsonl"), valid=str(valid_path or ""), batch_s=float(batch_s))
+    training = TrainConfig(output=str(out / "model"), consistency=0.2, epochs=epochs, ema=0.998, init=init)
+    augmentation = AugmentConfig(warp=0.12, tilt_db=4.0, time_masks=4)
+    if init:
+        source = checkpoint.load_model(init)
+        lines.append(f"the model goes on from {init}: its features, its network, {source.config.text.tokenizer} tokens")
+        return Config(
+            text=source.config.text,
+            features=source.config.features,
+            augment=augmentation,
+            model=source.config.model,
+            data=data,
+            optim=OptimConfig(learning_rate=5e-4, layer_decay=0.8),
+            train=dataclasses.replace(training, epochs=max(10, epochs // 3), ema=0.99),
+        )
+    text = _text(train, hours, lines)
+    features = _features(train, text, lines)
+    model = ModelConfig(layers=layers, hidden=hidden)
+    lines.append(f"{hours:.2f} h to train on: {layers} x {hidden} bidirectional LSTM, {epochs} epochs")
+    return Config(text=text, features=features, augment=augmentation, model=model, data=data, train=training)
+
+
+def _text(train: list[Utterance], hours: float, lines: list[str]) -> TextConfig:
+    words = Counter(word for u in train for word in u.text.split())
+    shouting = all(u.text == u.text.upper() for u in train)
+    case = "upper" if shouting else "lower"
+    mean = sum(words.values()) / len(train)
+    if len(words) <= WORD_VOCABULARY and mean <= 2 and min(words.values()) > 1:
+        lines.append(f"{len(words)} different words, {mean:.1f} in an utterance: a token is a word")
+        return TextConfig(tokenizer="word", case=case, unknown="space")
+    letters = {c for word in words for c in (word.upper() if shouting else word.lower())}
+    if hours >= PIECES_HOURS and len(letters) < 100:
+        lines.append(f"{hours:.0f} h: a token is a piece of a word, 1,000 of them")
+        return TextConfig(tokenizer="bpe", bpe_size=1000, case=case, unknown="space")
+    lines.append(f"{len(letters)} different characters: a token is a character")
+    return TextConfig(case=case, unknown="space")
+
+
+def _features(train: list[Utterance], text: TextConfig, lines: list[str]) -> FeatureConfig:
+    rates = []
+    for utterance in train[:: max(1, len(train) // PROBED)]:
+        try:
+            rates.append(audio.probe(utterance.audio).sample_rate_hz)
+        except AudioError:
+            continue
+    values: dict[str, float] = {}
+    if rates and max(rates) < 16000:
+        lines.append(f"audio of {max(rates)} Hz: so are the features")
+        values = {"sample_rate_hz": max(rates), "high_hz": max(rates) / 2}
+    if text.tokenizer == "char":
+        fill = sorted(
+            0.04 * (len(u.text) + sum(a == b for a, b in zip(u.text, u.text[1:], strict=False))) / u.duration_s
+            for u in train
+        )
+        if fill[int(0.95 * (len(fill) - 1))] > FAST_FILL:
+            lines.append("fast speech: 30 ms a label instead of 40")
+            values["hop_s"] = 0.0075
+    return config.from_dict(FeatureConfig, values)
+
+
+def _yaml(chosen: Config) -> str:
+    """What differs from the defaults, as a recipe's configuration is written."""
+    tree = {}
+    for name, section in config.to_dict(chosen).items():
+        default = config.to_dict(getattr(Config(), name))
+        named = ALWAYS.get(name, ())
+        changed = {key: value for key, value in section.items() if value != default[key] or key in named}
+        if changed:
+            tree[name] = changed
+    return (
+        "# Written by asr init. asr train runs it as it is; docs/training.md tells what each key means.\n"
+        + config.dump(tree)
+    )

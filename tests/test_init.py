@@ -1,0 +1,347 @@
+"""``asr init``: folders of many layouts, what is made of them, and that it trains; export to other toolkits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from corpus import tones
+
+from asr import checkpoint, cli, config, detect, export, init, layouts, manifest
+from asr.errors import ManifestError
+from asr.manifest import Utterance
+
+WORDS = ("AB C", "CA", "B AC", "ABC", "C B A", "BA CA", "AC", "CB B", "A", "BB C")
+
+
+def record(path: Path, text: str = "AB C", seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tones(text, seed), 8000)
+
+
+def speak(folder: Path, speakers: int = 6, each: int = 3) -> list[tuple[Path, str, str]]:
+    """Recordings in a folder for each speaker: path, text, speaker."""
+    made = []
+    for s in range(speakers):
+        for n in range(each):
+            text = WORDS[(s * each + n) % len(WORDS)]
+            path = folder / f"spk{s}" / f"s{s}-{n}.wav"
+            record(path, text, s)
+            made.append((path, text, f"spk{s}"))
+    return made
+
+
+def by_id(found: detect.Found) -> dict[str, tuple[str, str]]:
+    return {item.id: (item.text, item.speaker) for item in found.items}
+
+
+def test_transcripts_beside_recordings(tmp_path: Path) -> None:
+    for index, (path, text, _) in enumerate(speak(tmp_path)):
+        path.with_suffix(".lab" if index % 2 else ".txt").write_text(f"{text}\n")
+    record(tmp_path / "spk0" / "alone.wav")
+    (tmp_path / "spk0" / "s0-1.lab").write_text(" \n")
+    found = detect.detect(tmp_path)
+    assert "6 folders are taken for speakers" in found.remarks
+    assert by_id(found)["spk1-s1-0"] == (WORDS[3], "spk1")
+    assert found.left_out == {
+        str(tmp_path / "spk0" / "alone.wav"): "no transcript",
+        "spk0-s0-1": "its transcript is empty",
+    }
+    assert len(found.items) == 17
+
+
+def test_transcripts_in_another_folder(tmp_path: Path) -> None:
+    """As in VCTK; a name that is there twice is not guessed at."""
+    for name in ("a", "b", "c"):
+        record(tmp_path / "wav" / f"{name}.wav")
+        (tmp_path / "txt").mkdir(exist_ok=True)
+        (tmp_path / "txt" / f"{name}.txt").write_text("AB")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "c.txt").write_text("CC")
+    found = detect.detect(tmp_path)
+    assert sorted(by_id(found)) == ["wav-a", "wav-b"]
+    assert found.left_out == {str(tmp_path / "wav" / "c.wav"): "no transcript"}
+
+
+def test_folders_that_name_the_sets(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test-clean"):
+        for path, text, _ in speak(tmp_path / name, speakers=2):
+            path.with_suffix(".txt").write_text(text)
+    found = detect.detect(tmp_path)
+    assert {name: len(items) for name, items in found.sets.items()} == {"train": 6, "valid": 6, "test": 6}
+    assert {item.speaker for item in found.sets["valid"]} == {"spk0", "spk1"}
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+@pytest.mark.parametrize(
+    "columns",
+    [("path", "sentence", "client_id"), ("wav_filename", "transcript", "speaker"), ("Audio File", "Text", "spk")],
+)
+def test_tables_with_any_sensible_columns(tmp_path: Path, separator: str, columns: tuple[str, str, str]) -> None:
+    rows = [separator.join(("number", *columns))]
+    for index, (path, text, speaker) in enumerate(speak(tmp_path)):
+        rows.append(separator.join((str(index), str(path.relative_to(tmp_path)), text, speaker)))
+    suffix = ".tsv" if separator == "\t" else ".csv"
+    (tmp_path / f"data{suffix}").write_text("\n".join(rows) + "\n")
+    found = detect.detect(tmp_path)
+    assert len(found.items) == 18
+    assert by_id(found)["spk1-s1-0"] == (WORDS[3], "spk1")
+    assert columns[1] in found.remarks[0]
+
+
+def test_a_table_with_segments_and_sets(tmp_path: Path) -> None:
+    record(tmp_path / "long.wav", "ABC ABC")
+    rows = [{"audio": "long.wav", "text": "ABC", "start": at, "end": at + 0.3, "split": s, "speaker": "x"}
+            for at, s in ((0.0, "train"), (0.4, "validation"))]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = detect.detect(tmp_path)
+    (first,), (second,) = found.sets["train"], found.sets["valid"]
+    assert (first.start_s, first.end_s, second.start_s) == (0.0, 0.3, 0.4)
+    assert first.id != second.id
+
+
+def test_common_voice(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        record(tmp_path / "clips" / f"{name}.wav")
+        (tmp_path / f"{name}.tsv").write_text(f'client_id\tpath\tsentence\tage\nme{name}\t{name}.wav\tAB "C\t\n')
+    (tmp_path / "reported.tsv").write_text("sentence\treason\nx\ty\n")
+    found = detect.detect(tmp_path)
+    assert {name: items[0].speaker for name, items in found.sets.items()} == {
+        "train": "metrain", "valid": "medev", "test": "metest",
+    }  # fmt: skip
+    assert found.items[0].text == 'AB "C'
+    assert "no columns of audio and text" in found.left_out[str(tmp_path / "reported.tsv")]
+
+
+def test_ljspeech_and_librispeech(tmp_path: Path) -> None:
+    record(tmp_path / "lj" / "wavs" / "LJ1.wav")
+    (tmp_path / "lj" / "metadata.csv").write_text("LJ1|A 1|A one\n")
+    assert by_id(detect.detect(tmp_path / "lj")) == {"LJ1": ("A one", "")}
+    record(tmp_path / "ls" / "dev-clean" / "7" / "1" / "7-1-0000.flac")
+    (tmp_path / "ls" / "dev-clean" / "7" / "1" / "7-1.trans.txt").write_text("7-1-0000 A ONE\n")
+    found = detect.detect(tmp_path / "ls")
+    assert by_id(found) == {"7-1-0000": ("A ONE", "7")}
+    assert list(found.sets) == ["valid"]
+
+
+SRT = """\ufeff1
+00:00:00,100 --> 00:00:00,400
+<i>AB</i>
+C
+
+2
+00:00:00,500 --> 00:00:00,800
+{\\an8}CA
+
+3
+00:00:01,000 --> 00:00:01,200
+
+"""
+
+
+def test_subtitles(tmp_path: Path) -> None:
+    record(tmp_path / "talk.wav", "ABC ABC ABC ABC")
+    (tmp_path / "talk.srt").write_text(SRT)
+    record(tmp_path / "show.wav", "ABC ABC ABC ABC")
+    (tmp_path / "show.vtt").write_text("WEBVTT\n\nNOTE x\n\n00:00.100 --> 00:00.300 align:start\nBB\n")
+    found = detect.detect(tmp_path)
+    assert by_id(found) == {
+        "show-0001": ("BB", "show"), "talk-0001": ("AB C", "talk"), "talk-0002": ("CA", "talk"),
+    }  # fmt: skip
+    assert (found.items[1].start_s, found.items[1].end_s) == (0.1, 0.4)
+
+
+def test_what_is_not_understood(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    with pytest.raises(ManifestError, match="1 audio files, and no transcripts that are understood"):
+        detect.detect(tmp_path)
+    with pytest.raises(ManifestError, match="expected a folder"):
+        detect.detect(tmp_path / "gone")
+    (tmp_path / "wav.scp").write_text("a sox x.wav |\n")
+    (tmp_path / "text").write_text("a A\n")
+    with pytest.raises(ManifestError, match="is the output of a command, which is not run"):
+        detect.detect(tmp_path)
+
+
+# What is made of it
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    for path, text, _ in speak(tmp_path / "own", speakers=10, each=3):
+        path.with_suffix(".txt").write_text(text.lower())
+    return tmp_path / "own"
+
+
+def test_init_writes_what_trains(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "spk3" / "broken.wav").write_bytes(b"RIFF")
+    (own / "spk3" / "broken.txt").write_text("A")
+    record(own / "spk4" / "short.wav", "A")
+    (own / "spk4" / "short.txt").write_text("ABCABCABCABCABCABC")
+    out = tmp_path / "out"
+    assert cli.main(["init", str(own), "--output", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "10 folders are taken for speakers" in printed.out
+    assert "sets by speaker, 10 of them: nobody is in two" in printed.out
+    assert "audio of 8000 Hz: so are the features" in printed.out
+    assert f"next: asr train {out / 'train.yaml'}" in printed.out
+    assert "spk3-broken: " in printed.err
+    assert "spk4-short: " in printed.err
+    sets = {name: manifest.read(out / f"{name}.jsonl") for name in ("train", "valid", "test")}
+    assert {name: len({u.speaker for u in s}) for name, s in sets.items()} == {"train": 8, "valid": 1, "test": 1}
+    assert sum(map(len, sets.values())) == 30
+    small = ["model.layers=1", "model.hidden=8", "model.channels=2", "train.epochs=1", "train.device=cpu"]
+    assert cli.main(["train", str(out / "train.yaml"), *small]) == 0
+    assert checkpoint.load_model(out / "model").config.features.sample_rate_hz == 8000
+    assert cli.main(["init", str(own), "--output", str(out)]) == 2
+    assert "holds a project already; --force" in capsys.readouterr().err
+    assert cli.main(["init", str(own), "--output", str(out), "--force"]) == 1
+
+
+def test_the_default_folder_is_below_data(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "own"]) == 0
+    assert {p.name for p in (tmp_path / "data" / "own").iterdir()} == {
+        "train.jsonl", "valid.jsonl", "test.jsonl", "train.yaml",
+    }  # fmt: skip
+
+
+def test_sets_of_few_speakers_are_drawn_by_utterance(tmp_path: Path) -> None:
+    for path, text, _ in speak(tmp_path / "own", speakers=2, each=10):
+        path.with_suffix(".txt").write_text(text)
+    project = init.start(tmp_path / "own", tmp_path / "out")
+    assert {name: len(s) for name, s in project.sets.items()} == {"train": 16, "valid": 2, "test": 2}
+    assert any("voices the model has heard" in line for line in project.lines)
+    again = init.start(tmp_path / "own", tmp_path / "out2")
+    assert again.sets == project.sets
+
+
+def test_very_few_utterances_are_all_for_training(tmp_path: Path) -> None:
+    for path, text, _ in speak(tmp_path / "own", speakers=1, each=4):
+        path.with_suffix(".txt").write_text(text)
+    project = init.start(tmp_path / "own", tmp_path / "out")
+    assert list(project.sets) == ["train"]
+    assert config.load(project.config).data.valid == ""
+
+
+def make(hours: float, texts: list[str], seconds: float = 4.0) -> list[Utterance]:
+    count = round(hours * 3600 / seconds)
+    return [Utterance(f"u{i}", "/none.wav", texts[i % len(texts)], seconds, f"s{i % 9}") for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("hours", "texts", "tokenizer", "hidden"),
+    [
+        (0.1, ["yes", "no", "yes please"], "word", 128),
+        (1.0, [f"sentence number {chr(97 + i)}" for i in range(26)], "char", 256),
+        (10.0, [f"sentence number {chr(97 + i)}" for i in range(26)], "char", 320),
+        (150.0, [f"sentence number {chr(97 + i)}" for i in range(26)], "bpe", 640),
+        (150.0, ["".join(chr(0x4E00 + 40 * i + j) for j in range(20)) for i in range(100)], "char", 640),
+    ],
+)
+def test_what_is_chosen(tmp_path: Path, hours: float, texts: list[str], tokenizer: str, hidden: int) -> None:
+    lines: list[str] = []
+    chosen = init.choose(make(hours, texts), tmp_path, lines=lines)
+    assert (chosen.text.tokenizer, chosen.model.hidden) == (tokenizer, hidden)
+    assert lines
+
+
+def test_fast_speech_gets_shorter_frames(tmp_path: Path) -> None:
+    slow, fast = (init.choose(make(0.5, ["some words here"], s), tmp_path, lines=[]) for s in (4.0, 1.0))
+    assert (slow.features.hop_s, fast.features.hop_s) == (0.010, 0.0075)
+
+
+def test_from_a_trained_model(own: Path, tmp_path: Path, model_dir: Path) -> None:
+    project = init.start(own, tmp_path / "out", init=str(model_dir))
+    chosen, source = config.load(project.config), checkpoint.load_model(model_dir).config
+    assert chosen.train.init == str(model_dir)
+    assert (chosen.model, chosen.features) == (source.model, source.features)
+    assert chosen.optim.layer_decay < 1
+
+
+# Export
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    for name in ("b", "a"):
+        record(tmp_path / f"{name}.wav", "ABC ABC")
+    return [
+        Utterance("x1", str(tmp_path / "b.wav"), "AB C", 0.8, "tom"),
+        Utterance("ann-1", str(tmp_path / "a.wav"), "CA É", 0.8, "ann"),
+    ]
+
+
+def test_kaldi_there_and_back(utterances: list[Utterance], tmp_path: Path) -> None:
+    export.to_kaldi(utterances, tmp_path / "kaldi")
+    lines = {p.name: p.read_text().splitlines() for p in (tmp_path / "kaldi").iterdir()}
+    assert lines["text"] == ["ann-1 CA É", "tom-x1 AB C"]
+    assert lines["spk2utt"] == ["ann ann-1", "tom tom-x1"]
+    assert "segments" not in lines
+    assert all(lines[name] == sorted(lines[name]) for name in lines)
+    back = {item.id: (item.audio, item.text, item.speaker) for item in layouts.kaldi(tmp_path / "kaldi")}
+    assert back["tom-x1"] == (Path(utterances[0].audio), "AB C", "tom")
+
+
+def test_kaldi_segments_there_and_back(tmp_path: Path) -> None:
+    record(tmp_path / "long.wav", "ABC ABC")
+    cut = [Utterance(f"s-{i}", str(tmp_path / "long.wav"), "A", 0.2, "s", 0.3 * i, 0.3 * i + 0.2) for i in range(2)]
+    export.to_kaldi(cut, tmp_path / "kaldi")
+    back, failures = layouts.measure(layouts.kaldi(tmp_path / "kaldi"))
+    assert not failures
+    assert [(u.id, u.audio, u.start_s, u.end_s) for u in back] == [(u.id, u.audio, u.start_s, u.end_s) for u in cut]
+
+
+def test_kaldi_reads_other_audio_through_ffmpeg(tmp_path: Path) -> None:
+    export.to_kaldi([Utterance("a", "/data/it's a.flac", "A", 1.0)], tmp_path)
+    assert (tmp_path / "wav.scp").read_text() == "a ffmpeg -v error -nostdin -i '/data/it'\"'\"'s a.flac' -f wav - |\n"
+
+
+def test_kaldi_refuses_names_with_spaces(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="utterance a: Kaldi's names have no spaces, got 'tom b'"):
+        export.to_kaldi([Utterance("a", "/a.wav", "A", 1.0, "tom b")], tmp_path)
+
+
+def test_nemo_there_and_back(utterances: list[Utterance], tmp_path: Path) -> None:
+    cut = [*utterances, Utterance("c", utterances[0].audio, "C", 0.2, "tom", 0.1, 0.3)]
+    export.to_nemo(cut, tmp_path / "nemo.json")
+    back = layouts.nemo(tmp_path / "nemo.json")
+    assert [(str(i.audio), i.text, i.speaker) for i in back] == [(u.audio, u.text.lower(), u.speaker) for u in cut]
+    assert (back[2].start_s, back[2].end_s) == (0.1, pytest.approx(0.3))
+    assert len(detect.detect(tmp_path).items) == 3
+
+
+@pytest.mark.parametrize("format", ["kaldi", "nemo"])
+def test_export_by_command(
+    utterances: list[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    manifest.write(tmp_path / "m.jsonl", utterances)
+    assert cli.main(["export", str(tmp_path / "m.jsonl"), str(tmp_path / "to"), "--format", format]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'to'}: 2 utterances\n"
+    (tmp_path / "file").touch()
+    assert cli.main(["export", str(tmp_path / "m.jsonl"), str(tmp_path / "file" / "x"), "--format", format]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_recipes_by_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for folder in (Path(__file__).parent.parent, tmp_path):  # in a checkout, and elsewhere with the checkout installed
+        monkeypatch.chdir(folder)
+        assert cli.main(["recipes"]) == 0
+        head, *rows = capsys.readouterr().out.splitlines()
+        assert head.split() == ["recipe", "corpus", "hours", "download", "status", "licence"]
+        assert next(row for row in rows if row.startswith("an4")).endswith("BSD style")
+    assert cli.main(["recipes", "--folder", str(tmp_path)]) == 2
+    assert "expected recipes" in capsys.readouterr().err
+
+
+def test_real_speech(asr_data: Callable[[str], Path], tmp_path: Path) -> None:
+    project = init.start(asr_data("VCTK-Corpus"), tmp_path / "out")
+    assert sum(map(len, project.sets.values())) == 503
+    assert not project.left_out
+    assert np.isclose(sum(u.duration_s for s in project.sets.values() for u in s) / 3600, 0.43, atol=0.01)
