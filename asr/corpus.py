@@ -136,7 +136,7 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         wanted = [a for a in corpus.archives if not subsets or a.subset in subsets]
         if not wanted:
             raise ManifestError(f"nothing to download: {corpus.how_to_get}; then pass its folder with --source")
-    if len(wanted) == 1 and raw.is_dir():
+    if len(wanted) == 1 and len(corpus.archives) <= 1 and raw.is_dir():
         # Into an empty place one archive comes whole or not at all: what is there is complete.
         with contextlib.suppress(ManifestError):
             return locate(raw, corpus.contains)
@@ -149,11 +149,17 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         if archive.is_url(item.url):
             name = item.url.rsplit("/", 1)[-1]
             file = archive.fetch(item.url, out / name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
+        elif item.sha256 and file.is_file() and (found := archive.file_sha256(file)) != item.sha256:
+            raise ManifestError(
+                f"{file}: SHA-256 is {found}, expected {item.sha256}; an archive that was packed anew can be unpacked "
+                "by hand and its folder passed with --source"
+            )
         archive.unpack_into(file, raw / item.into, max_bytes=item.max_unpacked_bytes, max_members=item.members)
         mark.touch()
         if archive.is_url(item.url):
             file.unlink()
-    return locate(raw, corpus.contains)
+    # One of several that do not belong together (languages, say) has a folder to itself.
+    return locate(raw / wanted[0].into if len(wanted) == 1 else raw, corpus.contains)
 
 
 def locate(folder: Path, contains: str) -> Path:

@@ -157,6 +157,17 @@ def test_downloads_are_checked_unpacked_and_joined(recipe: Callable[..., int], t
     assert recipe(tmp_path / "out", extra=extra) == 0
 
 
+def test_one_of_several_archives_at_a_time(recipe: Callable[..., int], tmp_path: Path, server: str) -> None:
+    """Languages, say: each has its own folder, and the first does not stand for the second."""
+    lines = ["archives:"]
+    for name, speakers in (("polish", 2), ("german", 3)):
+        pack(tmp_path / "www" / f"{name}.tar.gz", tones=make(tmp_path / name, speakers))
+        lines.append(f"  - {{url: '{server}/{name}.tar.gz', subset: {name}, into: {name}}}")
+    for name, count in (("polish", 4), ("german", 6), ("polish", 4)):
+        assert recipe("--subset", name, tmp_path / "out", extra="\n".join(lines) + "\n") == 0
+        assert len(manifest.read(tmp_path / "out" / "train.jsonl")) == count
+
+
 def test_a_wrong_checksum(
     recipe: Callable[..., int], tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +175,17 @@ def test_a_wrong_checksum(
     assert recipe(tmp_path / "out", extra=f"archives: [{{url: '{server}/a.tar.gz', sha256: '{'0' * 64}'}}]\n") == 2
     assert "expected 0000" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_local_archive_that_is_not_the_published_one(
+    recipe: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pack(tmp_path / "a.tar.gz", tones=make(tmp_path / "source"))
+    extra = f"archives: [{{url: 'https://example.org/a.tar.gz', sha256: '{'0' * 64}'}}]\n"
+    assert recipe("--source", path, tmp_path / "out", extra=extra) == 2
+    assert "expected 0000" in capsys.readouterr().err
+    path.rename(tmp_path / "mine.tar.gz")  # under another name nothing is known of it
+    assert recipe("--source", tmp_path / "mine.tar.gz", tmp_path / "out", extra=extra) == 0
 
 
 @pytest.mark.parametrize("limit", ["megabytes: 0.0001", "members: 3"])

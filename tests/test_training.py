@@ -148,7 +148,7 @@ def test_the_task_loss_is_a_sum_and_blind_to_the_size_of_the_batch(corpus, tmp_p
 
 def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
     task = acoustic.AcousticTask(run_config(corpus, tmp_path, augment={"speeds": [1.0]}))
-    batch = next(b for b in task.batches(task.plan(0), 0) if (b.masks[..., 0] < b.masks[..., 1]).any())
+    batch = next(b for b in task.batches(task.plan(0), 0) if (b.masks[0][..., 0] < b.masks[0][..., 1]).any())
     seen = []
     monkeypatch.setattr(
         task.network, "forward", lambda x, frames: seen.append(x) or (torch.zeros(len(x), 99, 5), frames)
@@ -158,7 +158,7 @@ def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
     plain, _ = task.log_mel(batch.samples, batch.lengths)
     changed = (seen[0] != plain).any(-1)
     time_masks = task.config.augment.time_masks
-    for row, masks in enumerate(batch.masks.tolist()):
+    for row, masks in enumerate(batch.masks[0].tolist()):
         assert all(not seen[0][row, first:last].any() for first, last in masks[:time_masks])
         assert all(not seen[0][row, :, first:last].any() for first, last in masks[time_masks:])
     assert changed.any()
@@ -191,6 +191,50 @@ def test_the_middle_layer_earns_its_share_of_the_loss(corpus, tmp_path):
         _, middle, lengths = task.model.forward_deep(features, frames)
         middle_loss = acoustic.ctc_loss(middle, lengths, batch).sum()
     assert losses[1] == pytest.approx(0.75 * losses[0] + 0.25 * middle_loss.item(), rel=1e-5)
+
+
+def test_two_views_learn_each_others_posteriors(corpus, tmp_path):
+    """The loss is the mean of the views' own and of what each says to the other, whose posteriors are fixed."""
+    config = run_config(
+        corpus, tmp_path, model={"dropout": 0.0}, train={"consistency": 0.3}, augment={"freq_mask_bins": 8}
+    )
+    task = acoustic.AcousticTask(config)
+    batch = next(b for b in task.batches(task.plan(0), 0) if not torch.equal(*b.masks))
+    task.network.train()
+    loss = task.loss(batch)
+    loss.backward()
+    features, frames = task._distorted(batch)
+    outputs = []
+    for masks in batch.masks:
+        log_probs, lengths = task.network(task._masked(features, masks), frames)
+        outputs.append(log_probs)
+    ctc = sum(acoustic.ctc_loss(x, lengths, batch).sum() for x in outputs)
+    a, b = outputs
+    cross = 0.0
+    for mine, theirs in ((a, b), (b, a)):
+        for row, length in enumerate(lengths.tolist()):
+            cross = cross - (theirs[row, :length].detach().exp() * mine[row, :length]).sum()
+    expected = (ctc + 0.3 * cross) / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    grads = [p.grad.clone() for p in task.network.parameters()]
+    task.network.zero_grad()
+    expected.backward()
+    for ours, p in zip(grads, task.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, p.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_consistent_training_learns_and_is_the_same_again(corpus, tmp_path):
+    weights = []
+    for name in ("a", "b"):
+        config = run_config(
+            corpus,
+            tmp_path,
+            train={"consistency": 0.2, "epochs": 3, "output": str(tmp_path / name)},
+            data={"workers": 1 + (name == "b")},
+        )
+        acoustic.train(config)
+        weights.append(checkpoint.load_model(tmp_path / name).network.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_label_smoothing_is_the_share_of_a_uniform_target(corpus, tmp_path):

@@ -189,8 +189,8 @@ class AcousticTask:
         """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
         with torch.no_grad():
             whole, frames = self._distorted(batch)
-            features = torch.cat([self._masked(whole, masks) for masks in batch.masks])
-        views = len(batch.masks)
+            features = torch.cat([self._masked(whole, masks) for masks in batch.masks] or [whole])
+        views = len(features) // len(whole)
         share, smoothing = self.config.model.intermediate_ctc, self.config.optim.label_smoothing
         half = HALF.get(self.config.train.precision)
         middle = None
