@@ -99,7 +99,7 @@ def _librispeech(folder: Path) -> Found | None:
 
 def _ljspeech(folder: Path) -> Found | None:
     path = folder / "metadata.csv"
-    if not path.is_file() or not (folder / "wavs").is_dir() or "|" not in path.open(encoding="utf-8").readline():
+    if not path.is_file() or not (folder / "wavs").is_dir() or "|" not in "".join(layouts.read_lines(path)[:1]):
         return None
     return Found("LJSpeech's layout", {"": layouts.ljspeech(path)}, ["one speaker is assumed"])
 

@@ -12,6 +12,7 @@ from asr import config as configs
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError, TrainingError
 from asr.models.language import CELLS, LanguageConfig, LanguageNetwork, NetworkConfig, RecurrentLM
+from asr.text import CharTokenizer
 from asr.train import language, loop
 
 SENTENCES = ["ONE TWO THREE", "TWO THREE ONE", "THREE ONE TWO", "ONE TWO", "TWO THREE"] * 6
@@ -69,7 +70,7 @@ def test_steps_with_carried_state_equal_the_whole_sequence(cell):
 def test_perplexity_is_that_of_the_definition():
     torch.manual_seed(2)
     network = LanguageNetwork(NetworkConfig(hidden=7, embedding=5), 4).eval()
-    tokenizer = lm.CharTokenizer(["<blank>", " ", "A", "B"], TextConfig())
+    tokenizer = CharTokenizer(["<blank>", " ", "A", "B"], TextConfig())
     total = 0.0
     for ids in ([2, 1, 3, 3], [3]):
         row = torch.tensor([[0, *ids]])

@@ -23,7 +23,7 @@ import soundfile
 from asr import audio, corpus, manifest
 from asr.corpus import Item
 
-DIGITS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
+DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 RATE_HZ = 8000
 SHORTEST, LONGEST = 3, 7
 PAUSE_S = 0.05, 0.4
