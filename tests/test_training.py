@@ -1014,3 +1014,20 @@ def test_differences_lists_nested_keys_and_skips_those_that_do_not_matter():
 
 def test_the_errors_are_of_this_package():
     assert issubclass(TrainingError, AsrError)
+
+
+def test_two_trainings_in_one_run_directory_are_refused(corpus, tmp_path):
+    """While one trains; and not for ever: a killed one does not leave a lock behind."""
+    config = run_config(corpus, tmp_path, train={"epochs": 30})
+    first = start(train_process, config, False, 0.2)
+    while not (tmp_path / "run" / "log.jsonl").exists() and first.is_alive():
+        time.sleep(0.05)
+    assert first.is_alive()
+    with pytest.raises(TrainingError, match=r"run: (another process is training in it|holds a training run)"):
+        acoustic.train(config)
+    with pytest.raises(TrainingError, match="run: another process is training in it"):
+        acoustic.train(config, resume=True)
+    first.kill()
+    first.join()
+    with process.alone(tmp_path / "run"):
+        pass

@@ -29,7 +29,7 @@ from asr.files import sweep
 from asr.models.language import LanguageConfig
 from asr.train.distributed import World
 from asr.train.log import RunLog
-from asr.train.process import StopRequest, keep_freed_memory, stop_request
+from asr.train.process import StopRequest, alone, keep_freed_memory, stop_request
 from asr.train.schedule import learning_rate
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -125,17 +125,19 @@ def fit(
     """Train ``task`` as ``config`` says, into ``folder``; with ``resume``, go on from its checkpoint if there is one.
 
     SIGINT and SIGTERM end the run after the current step with a checkpoint, as ``KeyboardInterrupt``.
-    Raises ``TrainingError`` as ``check_folder`` does, or after ``train.max_bad_steps`` skipped steps in a row.
+    Raises ``TrainingError`` as ``check_folder`` does, where another process trains in ``folder``, or after
+    ``train.max_bad_steps`` skipped steps in a row.
     """
     keep_freed_memory()
     check_folder(folder, config, resume=resume)
-    run = Run(task, config, folder, world)
-    if run.world.first:
-        sweep(folder)
-    if run.checkpoint.exists():
-        run.load()
-    with contextlib.closing(run.log):
-        return run.train()
+    with alone(folder) if world is None or world.first else contextlib.nullcontext():
+        run = Run(task, config, folder, world)
+        if run.world.first:
+            sweep(folder)
+        if run.checkpoint.exists():
+            run.load()
+        with contextlib.closing(run.log):
+            return run.train()
 
 
 def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool) -> None:

@@ -1,13 +1,17 @@
-"""The process that trains: requests to stop, and memory."""
+"""The process that trains: requests to stop, memory, and its run directory."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from asr.errors import TrainingError
 
 
 @dataclass
@@ -51,3 +55,29 @@ def keep_freed_memory() -> None:
         libc.mallopt(ctypes.c_int(-3), ctypes.c_int(2**30))  # M_MMAP_THRESHOLD
     except (OSError, AttributeError):
         return
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a run directory against other trainings. Raises ``TrainingError`` where another process holds it.
+
+    The lock is the kernel's and goes with the process, however that ends. Where there is none (Windows, some network
+    file systems) nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(f"{folder}: another process is training in it; choose another train.output") from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
