@@ -128,6 +128,42 @@ def test_ljspeech_and_librispeech(tmp_path: Path) -> None:
     assert list(found.sets) == ["valid"]
 
 
+def test_kaldi_data(tmp_path: Path) -> None:
+    """Sets by folder, segments, speakers, and audio relative to a folder above, as corpora on disk have it."""
+    record(tmp_path / "audio" / "long.wav", "ABC ABC ABC")
+    for name in ("train", "dev_clean"):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        (folder / "wav.scp").write_text("rec1 audio/long.wav\n")
+        (folder / "segments").write_text("s1-a rec1 0.0 0.4\ns1-b rec1 0.5 0.9\n")
+        (folder / "text").write_text("s1-a ABC\ns1-b BA C\n")
+        (folder / "utt2spk").write_text("s1-a s1\ns1-b s1\n")
+    found = detect.detect(tmp_path)
+    assert {name: len(items) for name, items in found.sets.items()} == {"train": 2, "valid": 2}
+    assert by_id(found)["s1-b"] == ("BA C", "s1")
+    utterances, failures = layouts.measure(found.sets["train"])
+    assert not failures
+    assert [(u.start_s, u.end_s) for u in utterances] == [(0.0, 0.4), (0.5, 0.9)]
+    assert found.left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "match"),
+    [
+        ("segments", "s1-a rec2 0 1", "s1-a: expected a recording of wav.scp and two times"),
+        ("segments", "s1-a rec1 0 x", "s1-a: expected seconds, got 'x'"),
+        ("segments", "s1-z rec1 0 1", "text: nothing for 's1-z'"),
+    ],
+)
+def test_kaldi_data_that_is_broken(tmp_path: Path, name: str, line: str, match: str) -> None:
+    record(tmp_path / "long.wav")
+    (tmp_path / "wav.scp").write_text("rec1 long.wav\n")
+    (tmp_path / "text").write_text("s1-a ABC\n")
+    (tmp_path / name).write_text(f"{line}\n")
+    with pytest.raises(ManifestError, match=match):
+        detect.detect(tmp_path)
+
+
 SRT = """\ufeff1
 00:00:00,100 --> 00:00:00,400
 <i>AB</i>
