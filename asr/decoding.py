@@ -65,6 +65,8 @@ class Decoding:
     """Tokens below it open no prefix; ``-7`` is faster and seldom changes a word."""
     beam_threshold: float = math.inf
     """Prefixes that score less than the best by more are dropped."""
+    blank_threshold: float = -0.001
+    """A frame whose blank is above it is taken as blank for certain, which most frames are; 0 takes none for it."""
 
     def __post_init__(self) -> None:
         if self.beam < 1:
@@ -148,6 +150,7 @@ class Decoder:
             beam=options.beam,
             token_threshold=options.token_threshold,
             beam_threshold=options.beam_threshold,
+            blank_threshold=options.blank_threshold,
             words=self.words,
             lm=self.fusion,
         )
@@ -182,6 +185,7 @@ class Decoder:
             beam=options.beam,
             token_threshold=options.token_threshold,
             beam_threshold=options.beam_threshold,
+            blank_threshold=options.blank_threshold,
             words=self.words,
             lm=self.fusion,
             nbest=self._depth(count),

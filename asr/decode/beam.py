@@ -88,6 +88,7 @@ class BeamSearch:
         self._table = np.empty(2 * size, np.int32)
         self._segments = np.empty(size, kernel.SEGMENT)
         self._counts = np.zeros(kernel.COUNTS, np.int64)
+        self._offset = np.zeros(1)
         self._rows = Rows(4 * self._width if self._fused else 0, self._width)
         self._block = np.empty((0, 0))
         pools.start(self._beam, self._nodes, self._table, self._counts, self._rows.owners, self._words)
@@ -163,7 +164,7 @@ class BeamSearch:
             done = kernel.advance(
                 self._block, self._thresholds, self._beam, self._nodes, self._table, self._segments, self._counts,
                 self._rows.values, self._rows.limits, self._rows.owners, self._rows.pending, self._words,
-                self._lm is not None,
+                self._lm is not None, self._offset,
             )  # fmt: skip
             self._block = self._block[done:]
             if len(self._block):
@@ -194,7 +195,7 @@ class BeamSearch:
         tokens, frames, ends = out[:3].astype(np.int64).tolist()
         confidences = np.minimum(np.exp(out[3]), 1).tolist()
         lm_score = float(entry["bonus"]) + end
-        score = float(entry["total"]) + lm_score
+        score = float(entry["total"]) + float(self._offset[0]) + lm_score
         return Hypothesis(tuple(tokens), tuple(frames), tuple(ends), tuple(confidences), score, lm_score)
 
     def _without_last_word(self, found: Hypothesis) -> Hypothesis:

@@ -537,6 +537,7 @@ def _next_beam(
 def advance(
     log_probs: Numbers, thresholds: Numbers, beam: Records, nodes: Records, table: Numbers, segments: Records,
     counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers, words: Words, pause: bool,
+    offset: Numbers,
 ) -> int:  # fmt: skip
     """Decode frames ``(T, V)`` until none are left, the pools might overflow, or (``pause``) the caller must add to
     the rows of ``pending`` nodes; return how many were decoded. Without rows there are no language models."""
@@ -554,15 +555,22 @@ def advance(
     first_child = np.empty(width, np.int64)
     next_child = np.empty(width, np.int64)
     taken = np.full(columns, NONE, np.int64)
+    resting = False
     for frame in range(frames):
         # A frame makes at most `width` nodes and two segments per prefix: one merged in `stay`, one extended.
         if counts[NODES] + width > nodes.size or counts[SEGMENTS] + 2 * width > segments.size:
             return frame
         row = log_probs[frame]
         if row[BLANK] > blank_threshold:
-            for at in range(counts[ENTRIES]):
-                end_in_blank(beam[at], row[BLANK], counts[FRAME])
+            # A certain blank multiplies all masses alike: that goes into the offset, and after the first of a run of
+            # such frames there is nothing else to do.
+            offset[0] += row[BLANK]
+            if not resting:
+                for at in range(counts[ENTRIES]):
+                    end_in_blank(beam[at], 0.0, counts[FRAME])
+                resting = True
         else:
+            resting = False
             if fused:
                 give_rows(beam, nodes, counts, rows, limits, owners, pending, words)
                 if pause and counts[PENDING]:
