@@ -124,9 +124,7 @@ def save_description(folder: Path, config: Config, tokenizer: Tokenizer, stats: 
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "config.yaml") as path:
             path.write_text(configs.dumps(config), encoding="utf-8")
-        for name, content in tokenizer.files().items():
-            with atomic(folder / name) as path:
-                path.write_bytes(content)
+        tokenizers.save(folder, tokenizer)
         with atomic(folder / "stats.json") as path:
             stats.save(path)
     except OSError as error:

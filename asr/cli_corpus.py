@@ -80,14 +80,11 @@ def _init(args: argparse.Namespace) -> int:
     project = init.start(args.folder, out, language="" if args.language == "none" else args.language, init=args.init)
     for line in project.lines:
         print(line)
-    left_out = [f"{name}: {reason}" for name, reason in project.left_out.items()]
-    path = out / "left_out.txt"
-    path.unlink(missing_ok=True)
+    left_out = list(project.left_out.items())
     if left_out:
-        path.write_text("\n".join(left_out) + "\n", encoding="utf-8")
-        print(f"{len(left_out)} left out (all of them in {path}):", file=sys.stderr)
-        for line in left_out[:SHOWN]:
-            print(f"  {line}", file=sys.stderr)
+        print(f"{len(left_out)} left out (all of them in {out / init.LEFT_OUT}):", file=sys.stderr)
+        for name, reason in left_out[:SHOWN]:
+            print(f"  {name}: {reason}", file=sys.stderr)
     print(f"next: asr train {project.config}")
     return SOME_FAILED if left_out else OK
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from asr import archive, config, manifest
 from asr.errors import AsrError, ConfigError, ManifestError
-from asr.layouts import Item, find_audio, measure, read_lines, read_table, same_keys
+from asr.layouts import Item, find_audio, measure, probe, read_lines, read_table, same_keys, write_left_out
 from asr.manifest import Utterance
 
 __all__ = ["Archive", "Corpus", "Item", "find_audio", "main", "read_lines", "read_table", "same_keys"]
@@ -48,6 +48,11 @@ class Archive:
     """Size of its contents, if it is more than twice ``megabytes``; one that is a tenth larger is refused."""
     members: int = 1_000_000
     into: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the file, without its address or folder."""
+        return self.url.rsplit("/", 1)[-1]
 
     @property
     def max_bytes(self) -> int:
@@ -124,8 +129,8 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         return locate(folders[0], corpus.contains)
     if sources:
         # Files of the names that corpus.yaml knows come with its limits, checksums and folders.
-        known = {a.url.rsplit("/", 1)[-1]: a for a in corpus.archives}
-        wanted = [dataclasses.replace(known.get(a.url.rsplit("/", 1)[-1], a), url=a.url) for a in wanted]
+        known = {a.name: a for a in corpus.archives}
+        wanted = [dataclasses.replace(known.get(a.name, a), url=a.url) for a in wanted]
     else:
         names = {a.subset for a in corpus.archives}
         for name in subsets:
@@ -142,13 +147,12 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
             return locate(raw, corpus.contains)
     for item in wanted:
         # The mark is written behind the contents: a run that was killed begins this archive again.
-        mark = raw / f".{hashlib.sha256(item.url.rsplit('/', 1)[-1].encode()).hexdigest()[:16]}.unpacked"
+        mark = raw / f".{hashlib.sha256(item.name.encode()).hexdigest()[:16]}.unpacked"
         if mark.exists():
             continue
         file = Path(item.url)
         if archive.is_url(item.url):
-            name = item.url.rsplit("/", 1)[-1]
-            file = archive.fetch(item.url, out / name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
+            file = archive.fetch(item.url, out / item.name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
         elif item.sha256 and file.is_file() and (found := archive.file_sha256(file)) != item.sha256:
             raise ManifestError(
                 f"{file}: SHA-256 is {found}, expected {item.sha256}; an archive that was packed anew can be unpacked "
@@ -228,14 +232,14 @@ def _prepare(
             if not unpacked_before:
                 shutil.rmtree(args.out / "raw", ignore_errors=True)
             raise
+    listed = {name: list(items) for name, items in read(folder, args).items()}
+    if args.limit:
+        listed = {name: items[:: max(1, len(items) // args.limit)][: args.limit] for name, items in listed.items()}
+    lengths = probe([item for items in listed.values() for item in items])
     sets: dict[str, list[Utterance]] = {}
     failures: dict[str, str] = {}
-    for name, items in read(folder, args).items():
-        listed = list(items)
-        if args.limit:
-            step = max(1, len(listed) // args.limit)
-            listed = listed[::step][: args.limit]
-        sets[name], failed = measure(listed, name=name)
+    for name, items in listed.items():
+        sets[name], failed = measure(items, lengths)
         failures |= failed
     sets = {name: utterances for name, utterances in sets.items() if utterances}
     if not sets:
@@ -263,13 +267,9 @@ def _prepare(
 
 def _report(failures: Mapping[str, str], path: Path) -> int:
     """Name the utterances that are left out: the first ones on the terminal, all in ``path``."""
-    path.unlink(missing_ok=True)
-    lines = [f"{key}: {reason}" for key, reason in failures.items()]
-    if not lines:
-        return 0
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = write_left_out(path, failures)
     for line in lines[:SHOWN]:
         print(f"error: left out: {line}", file=sys.stderr)
     if len(lines) > SHOWN:
         print(f"error: {len(lines) - SHOWN} more utterances left out; {path} names all", file=sys.stderr)
-    return 1
+    return 1 if lines else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -114,10 +114,12 @@ def _tables(folder: Path) -> Found | None:
         except AsrError as error:
             left_out[str(path)] = str(error)
             continue
-        columns = _columns(rows[0]) if rows else {}
+        # Of all rows: in JSON lines each names what it has, and only segments have an offset.
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = _columns(names)
         if not {"audio", "text"} <= columns.keys():
             if rows:
-                left_out[str(path)] = f"no columns of audio and text among {', '.join(list(rows[0])[:8])}"
+                left_out[str(path)] = f"no columns of audio and text among {', '.join(list(names)[:8])}"
             continue
         used.append(f"{path.name}: {', '.join(f'{theirs} as {ours}' for ours, theirs in columns.items())}")
         for number, row in enumerate(rows, start=1):
@@ -141,12 +143,15 @@ def _rows(path: Path) -> Iterator[Mapping[str, object]]:
         if not isinstance(row, dict):
             raise ManifestError(f"{path}:{number}: expected a JSON object on each line")
         if "offset" in row and "duration" in row and "end" not in row:  # NeMo's
-            row["end"] = float(row["offset"]) + float(row["duration"])
+            try:
+                row["end"] = float(row["offset"]) + float(row["duration"])
+            except (TypeError, ValueError) as error:
+                raise ManifestError(f"{path}:{number}: offset and duration: expected seconds: {error}") from error
         yield row
 
 
-def _columns(row: Mapping[str, object]) -> dict[str, str]:
-    lower = {str(name).lower().strip().replace(" ", "_"): str(name) for name in row}
+def _columns(theirs: Iterable[str]) -> dict[str, str]:
+    lower = {str(name).lower().strip().replace(" ", "_"): str(name) for name in theirs}
     found: dict[str, str] = {}
     for ours, names in COLUMNS.items():
         name = next((lower[candidate] for candidate in names if candidate in lower), None)
@@ -167,7 +172,7 @@ def _item(
         left_out[f"{path}:{number}"] = "no path"
         return None
     places = (path.parent / name, path.parent / "clips" / name, path.parent / "wavs" / name, path.parent.parent / name)
-    audio = next((place for place in places if _exists(place)), places[0])
+    audio = next(filter(None, map(_located, places)), places[0])
     key = value("id") or f"{Path(name).with_suffix('')}".replace("/", "-").strip(".-")
     try:
         start_s, end_s = float(value("start_s") or 0), float(value("end_s")) if value("end_s") else None
@@ -177,12 +182,11 @@ def _item(
     return Item(key, audio, value("text"), value("speaker")[:32], start_s, end_s)
 
 
-def _exists(path: Path) -> bool:
+def _located(path: Path) -> Path | None:
     try:
-        layouts.find_audio(path)
+        return layouts.find_audio(path)
     except AsrError:
-        return False
-    return True
+        return None
 
 
 def _unique(sets: dict[str, list[Item]]) -> None:

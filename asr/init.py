@@ -46,6 +46,7 @@ PIECES_HOURS = 100.0
 FAST_FILL = 0.45
 """Share of the frames that the labels of fast speech may need before frames become shorter (docs/experiments.md)."""
 PROBED = 50
+LEFT_OUT = "left_out.txt"
 ALWAYS = {"model": ("cell", "bidirectional", "layers", "hidden", "dropout"), "data": ("batch_s",), "train": ("epochs",)}
 """Keys that the configuration names even where they are the default."""
 
@@ -66,7 +67,7 @@ class Project:
 
 
 def start(folder: str | Path, out: str | Path, *, language: str = "en", init: str = "") -> Project:
-    """Understand ``folder`` and write ``out/{train,valid,test}.jsonl`` and ``out/train.yaml``.
+    """Understand ``folder`` and write ``out/{train,valid,test}.jsonl``, ``out/train.yaml`` and ``out/left_out.txt``.
 
     ``language``: whose rules write numbers and abbreviations out (``asr.spoken``), empty to keep the texts as they are.
     ``init``: a trained model to start from; the configuration then has its features and its network.
@@ -97,6 +98,7 @@ def start(folder: str | Path, out: str | Path, *, language: str = "en", init: st
         sets[name], reports[name] = kept, report
         manifest.write(path, kept)
         lines.append(f"{path}: {manifest.statistics(kept)}")
+    layouts.write_left_out(out / LEFT_OUT, found.left_out)
     path = out / "train.yaml"
     path.write_text(_yaml(chosen), encoding="utf-8")
     return Project(path, sets, found, reports, tuple(lines))

@@ -6,14 +6,13 @@ Each reader gives ``Item``s: utterances whose durations are not known yet; ``mea
 from __future__ import annotations
 
 import csv
-import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import soundfile
 from tqdm import tqdm
@@ -70,13 +69,17 @@ def find_audio(stem: Path) -> Path:
     raise AudioError(f"{stem}: no audio file of this name (with any of the extensions that libsndfile reads)")
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    """The lines of a text file of the corpus that are not blank, stripped. Raises ``ManifestError``."""
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """A text file of the corpus. Raises ``ManifestError``."""
     try:
-        text = path.read_text(encoding=encoding)
+        return path.read_text(encoding=encoding)
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The lines of a text file of the corpus that are not blank, stripped. Raises ``ManifestError``."""
+    return [line.strip() for line in read_text(path, encoding).splitlines() if line.strip()]
 
 
 def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
@@ -98,13 +101,14 @@ def same_keys(folder: Path, **tables: Mapping[str, object]) -> None:
             raise ManifestError(f"{folder / name}: nothing for {min(missing)!r} (and {len(missing) - 1} more)")
 
 
-def measure(items: Sequence[Item], workers: int = 8, name: str = "") -> tuple[list[Utterance], dict[str, str]]:
-    """Items as utterances, in their order, and what is wrong with the others, by id.
+Length: TypeAlias = "tuple[Path, float] | AudioError"
+"""The file that an ``Item`` names and its seconds, or why they cannot be had."""
 
-    The headers of the audio files are read in ``workers`` threads, each file once.
-    """
 
-    def info(path: Path) -> tuple[Path, float] | AudioError:
+def probe(items: Sequence[Item], workers: int = 8) -> dict[Path, Length]:
+    """Read the headers of the items' audio files in ``workers`` threads, each file once."""
+
+    def info(path: Path) -> Length:
         try:
             found = find_audio(path)
             return found, audio.probe(found).duration_s
@@ -113,13 +117,18 @@ def measure(items: Sequence[Item], workers: int = 8, name: str = "") -> tuple[li
 
     paths = list(dict.fromkeys(item.audio for item in items))
     with ThreadPoolExecutor(workers) as pool:
-        known = dict(
-            zip(
-                paths,
-                tqdm(pool.map(info, paths), f"measuring {name}", len(paths), disable=None, leave=False),
-                strict=True,
-            )
-        )
+        found = tqdm(pool.map(info, paths), "measuring", len(paths), disable=None, leave=False)
+        return dict(zip(paths, found, strict=True))
+
+
+def measure(
+    items: Sequence[Item], lengths: Mapping[Path, Length] | None = None
+) -> tuple[list[Utterance], dict[str, str]]:
+    """Items as utterances, in their order, and what is wrong with the others, by id.
+
+    ``lengths``: from ``probe``, where it was called for more items than these.
+    """
+    known = probe(items) if lengths is None else lengths
     utterances, failures = [], {}
     for item in items:
         answer = known[item.audio]
@@ -213,24 +222,6 @@ def common_voice(path: Path) -> list[Item]:
     return items
 
 
-def nemo(path: Path) -> list[Item]:
-    """A manifest of NeMo: JSON lines with ``audio_filepath``, ``text``, and perhaps ``offset`` and ``duration``."""
-    items = []
-    for number, line in enumerate(read_lines(path), start=1):
-        try:
-            row = json.loads(line)
-            name = row["audio_filepath"]
-            start_s = float(row.get("offset") or 0.0)
-            end_s = start_s + float(row["duration"]) if "offset" in row and "duration" in row else None
-            key = f"{Path(name).stem}-{number}"
-            items.append(Item(key, path.parent / name, str(row["text"]), str(row.get("speaker", "")), start_s, end_s))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ManifestError(
-                f"{path}:{number}: expected audio_filepath and text as JSON, got {line[:60]!r}: {error}"
-            ) from error
-    return items
-
-
 def table(path: Path) -> Iterator[dict[str, str]]:
     """Rows of a CSV or TSV file with a header line, by column. Raises ``ManifestError``."""
     try:
@@ -254,7 +245,7 @@ CUE = re.compile(r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)\s*-->\s*(?:(\d+):)?(\d+):(\d+
 def subtitles(path: Path, sound: Path) -> list[Item]:
     """Cues of a SubRip or WebVTT file as utterances of the recording ``sound``; formatting is left out."""
     items: list[Item] = []
-    lines = [*(line.strip() for line in _text(path).splitlines()), ""]
+    lines = [*(line.strip() for line in read_text(path, "utf-8-sig").splitlines()), ""]
     index = 0
     while index < len(lines):
         match = CUE.search(lines[index])
@@ -277,11 +268,13 @@ def _clock(fields: Sequence[str | None]) -> float:
     return 3600 * int(hours) + 60 * int(minutes) + int(seconds) + float(f"0.{part}")
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read: {error}") from error
+def write_left_out(path: Path, failures: Mapping[str, str]) -> list[str]:
+    """Write what is left out and why, a line each, which are returned; no file where nothing is."""
+    path.unlink(missing_ok=True)
+    lines = [f"{name}: {reason}" for name, reason in failures.items()]
+    if lines:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return lines
 
 
 def checksum(name: str) -> float:

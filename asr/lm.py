@@ -49,9 +49,7 @@ def save_description(folder: Path, config: LanguageConfig, tokenizer: Tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "config.yaml") as path:
             path.write_text(configs.dumps(config), encoding="utf-8")
-        for name, content in tokenizer.files().items():
-            with atomic(folder / name) as path:
-                path.write_bytes(content)
+        tokenizers.save(folder, tokenizer)
     except OSError as error:
         raise ModelError(f"{folder}: cannot write the language model's directory: {error}") from error
 

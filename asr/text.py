@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import pairwise
 from pathlib import Path
 
@@ -101,6 +101,16 @@ class Tokenizer(abc.ABC):
         return ("\n".join(lines) + "\n").encode()
 
 
+def as_space(text: str, unknown: Set[str]) -> str:
+    """A normalised text with its unknown characters as word boundaries."""
+    return " ".join("".join(" " if c in unknown else c for c in text).split()) if unknown else text
+
+
+def described(utterance: str, text: str) -> str:
+    """An utterance for a message: its id, or the beginning of its text."""
+    return f"utterance {utterance}" if utterance else f"text {text[:60]!r}"
+
+
 def read_symbols(path: str | Path) -> list[str]:
     """The symbols of a ``tokens.txt``. Raises ``ModelError``."""
     try:
@@ -135,9 +145,7 @@ class CharTokenizer(Tokenizer):
         unknown = set(text).difference(self._ids)
         if unknown and self.config.unknown == "error":
             raise TextError(self._unknown(text, unknown, utterance))
-        if unknown:
-            text = " ".join("".join(" " if c in unknown else c for c in text).split())
-        return [self._ids[c] for c in text]
+        return [self._ids[c] for c in as_space(text, unknown)]
 
     def join(self, symbols: Sequence[str]) -> str:
         return "".join(symbols)
@@ -180,7 +188,7 @@ class CharTokenizer(Tokenizer):
     def _unknown(self, text: str, unknown: set[str], utterance: str) -> str:
         first = next(c for c in text if c in unknown)
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        where = f"utterance {utterance}" if utterance else f"text {text[:60]!r}"
+        where = described(utterance, text)
         return (
             f"{where}: {_name(first)}{more} is not in the alphabet {''.join(self.symbols[1:])[:80]!r}; "
             "map it with text.replace, add it to text.alphabet, or set text.unknown=space"

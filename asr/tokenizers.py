@@ -16,7 +16,8 @@ from typing import Any
 
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError
-from asr.text import BLANK, CharTokenizer, Tokenizer, normalise, read_symbols
+from asr.files import atomic
+from asr.text import BLANK, CharTokenizer, Tokenizer, as_space, described, normalise, read_symbols
 
 WORD_START = "\u2581"
 """What sentencepiece puts in front of a piece that begins a word."""
@@ -82,12 +83,10 @@ class BpeTokenizer(Tokenizer):
         unknown = set(text) - self._characters
         if unknown and self.config.unknown == "error":
             raise TextError(
-                f"{_where(utterance, text)}: {min(unknown)!r} is in none of the model's pieces; "
+                f"{described(utterance, text)}: {min(unknown)!r} is in none of the model's pieces; "
                 "map it with text.replace, or set text.unknown=space"
             )
-        if unknown:
-            text = " ".join("".join(" " if c in unknown else c for c in text).split())
-        return list(self._processor.encode(text))
+        return list(self._processor.encode(as_space(text, unknown)))
 
     def join(self, symbols: Sequence[str]) -> str:
         return "".join(symbols).replace(WORD_START, " ").removeprefix(" ")
@@ -137,7 +136,7 @@ class WordTokenizer(Tokenizer):
         unknown = [word for word in words if word not in self._ids]
         if unknown and self.config.unknown == "error":
             raise TextError(
-                f"{_where(utterance, text)}: {unknown[0]!r} is not one of the {self.vocab_size - 1} words of the "
+                f"{described(utterance, text)}: {unknown[0]!r} is not one of the {self.vocab_size - 1} words of the "
                 "vocabulary; map it with text.replace, or set text.unknown=space to leave such words out"
             )
         return [self._ids[word] for word in words if word in self._ids]
@@ -177,14 +176,14 @@ class PhoneTokenizer(WordTokenizer):
                 spelt = self.lexicon[word] = self._spell(word)
             if not spelt and self.config.unknown == "error":
                 raise TextError(
-                    f"{_where(utterance, text)}: the lexicon has no {word!r}; add it, or set text.g2p=true to have a "
-                    "model guess, or text.unknown=space to leave such words out"
+                    f"{described(utterance, text)}: the lexicon has no {word!r}; add it, or set text.g2p=true to have "
+                    "a model guess, or text.unknown=space to leave such words out"
                 )
             phones += spelt or ()
         try:
             return [self._ids[phone] for phone in phones]
         except KeyError as error:
-            raise TextError(f"{_where(utterance, text)}: {error} is not one of the model's phones") from error
+            raise TextError(f"{described(utterance, text)}: {error} is not one of the model's phones") from error
 
     def _spell(self, word: str) -> tuple[str, ...]:
         if self._g2p is None:
@@ -267,6 +266,13 @@ def from_texts(texts: Iterable[str], config: TextConfig) -> Tokenizer:
     return made
 
 
+def save(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write what a model directory holds of a tokenizer, file by file or not at all. Raises ``OSError``."""
+    for name, content in tokenizer.files().items():
+        with atomic(folder / name) as path:
+            path.write_bytes(content)
+
+
 def load(path: str | Path, config: TextConfig) -> Tokenizer:
     """The tokenizer whose ``tokens.txt`` is at ``path``, its other files beside it. Raises ``ModelError``."""
     path = Path(path)
@@ -284,7 +290,3 @@ def load(path: str | Path, config: TextConfig) -> Tokenizer:
     if list(made.symbols) != symbols:
         raise ModelError(f"{path}: its symbols are not those of {path.with_name('tokens.model')}")
     return made
-
-
-def _where(utterance: str, text: str) -> str:
-    return f"utterance {utterance}" if utterance else f"text {text[:60]!r}"
