@@ -324,4 +324,4 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.Monke
         return lambda function: (function, options)
 
     monkeypatch.setattr(numba, "njit", without_cache)
-    assert kernel_module.kernel(abs) == (abs, {"nogil": True})
+    assert kernel_module.kernel(abs) == (abs, {"nogil": True, "error_model": "numpy"})

@@ -201,6 +201,7 @@ def main() -> int:
     command.add_argument("--word-bonus", type=float, default=1.0)
     command.add_argument("--beams", type=int, nargs="+", default=[16, 64])
     command.add_argument("--token-threshold", type=float, default=-5.0)
+    command.add_argument("--blank-threshold", type=float, default=-0.001)
     command.add_argument("--beam-threshold", type=float, default=10.0)
     command.add_argument("--long-s", type=float, default=600.0, help="seconds of one long matrix; 0 leaves it out")
     command.add_argument("--peers-python", default="", help="Python of the other packages' environment")

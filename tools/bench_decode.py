@@ -51,6 +51,7 @@ def decode(args: argparse.Namespace) -> int:
     audio_s = frames * recognizer.frame_s
     print(f"{len(matrices)} utterances, {frames} frames, {audio_s:.0f} s of audio; {torch.get_num_threads()} threads")
     print(f"thresholds: token {args.token_threshold}, beam {args.beam_threshold} (natural logarithms)")
+    print(f"ours alone: blank {args.blank_threshold}; all utterances in one call, or one by one as the others")
     for beam in args.beams:
         show(f"beam {beam}, no language model", beam, matrices, references, audio_s, args, recognizer, None)
         if args.arpa:
@@ -82,14 +83,18 @@ def show(
             weight=args.lm_weight, word_bonus=args.word_bonus,
         )  # fmt: skip
     limits = {"token_threshold": args.token_threshold, "beam_threshold": args.beam_threshold}
+    options: dict[str, Any] = {"beam": beam, "words": words, "blank_threshold": args.blank_threshold, **limits}
+    batch, lengths = padded(matrices)
 
-    def one(matrix: np.ndarray) -> Hypothesis:
-        return decoders.beam_search(matrix, beam=beam, words=words, **limits)[0][0]
+    def together() -> list[Hypothesis]:
+        return [nbest[0] for nbest in decoders.beam_search(batch, lengths, **options)]
 
-    def ours() -> list[Hypothesis]:
-        return [one(matrix) for matrix in matrices]
+    def alone() -> list[Hypothesis]:
+        return [decoders.beam_search(matrix, **options)[0][0] for matrix in matrices]
 
-    results: dict[str, Result | str] = {"this package": measure(ours, args.repeat, recognizer)}
+    results: dict[str, Result | str] = {"this package": measure(together, args.repeat, recognizer)}
+    if len(matrices) > 1:
+        results["one by one"] = measure(alone, args.repeat, recognizer)
     job = {
         "symbols": tokenizer.symbols, "beam": beam, "repeat": args.repeat, "lengths": [len(m) for m in matrices],
         "arpa": str(Path(args.arpa).absolute()) if ngram is not None else "", "lexicon": spelt,
@@ -114,11 +119,11 @@ def recurrent(
     model = load_recurrent(args.lm).model
     fusion = Fusion(model, args.lm_weight)
     alone = Fusion(OneByOne(model), args.lm_weight)  # type: ignore[arg-type]
-    batch = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(m) for m in matrices], batch_first=True)
-    lengths = torch.tensor([len(m) for m in matrices])
+    batch, lengths = padded(matrices)
     limits: dict[str, Any] = {
         "beam": 16,
         "token_threshold": args.token_threshold,
+        "blank_threshold": args.blank_threshold,
         "beam_threshold": args.beam_threshold,
     }
 
@@ -136,6 +141,12 @@ def recurrent(
             f"  {name:18} {seconds:8.4f} s  {seconds / statistics.median(fast.seconds):7.2f} x ours  "
             f"{seconds / audio_s:.6f} x real time  WER {100 * wer(references, result.texts):.2f} %"
         )
+
+
+def padded(matrices: Utterances) -> tuple[np.ndarray, np.ndarray]:
+    """One batch ``(B, T, V)`` and its lengths, as an acoustic model gives them."""
+    tensors = [torch.from_numpy(matrix) for matrix in matrices]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).numpy(), np.array([len(m) for m in matrices])
 
 
 class OneByOne:

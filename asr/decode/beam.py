@@ -14,7 +14,6 @@ processes load them from numba's cache beside the package or, where that cannot 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import operator
 from collections.abc import Sequence
@@ -83,7 +82,8 @@ class BeamSearch:
         # At least 8 times the width: after `_make_room` half of the pools is free, and a frame needs 2 * width of them.
         size = 1 << (max(INITIAL_NODES, 8 * self._width) - 1).bit_length()
         self._columns: int | None = None
-        self._beam = np.zeros(self._width, kernel.ENTRY)
+        self._beam = np.zeros(2 * self._width, kernel.ENTRY)
+        self._places = np.empty(2 * self._width, np.uint32)
         self._nodes = np.empty(size, kernel.NODE)
         self._table = np.empty(2 * size, np.int32)
         self._segments = np.empty(size, kernel.SEGMENT)
@@ -91,7 +91,10 @@ class BeamSearch:
         self._offset = np.zeros(1)
         self._rows = Rows(4 * self._width if self._fused else 0, self._width)
         self._block = np.empty((0, 0))
-        pools.start(self._beam, self._nodes, self._table, self._counts, self._rows.owners, self._words)
+        kernel.start(
+            self._beam, self._places, self._nodes, self._table, self._counts, self._rows.owners, self._words,
+            self._offset,
+        )  # fmt: skip
 
     @property
     def frames(self) -> int:
@@ -116,16 +119,18 @@ class BeamSearch:
             DecodeError: ``nbest`` below 1 or above the beam.
         """
         self._check_nbest(nbest)
-        entries = self._beam[: self._counts[kernel.ENTRIES]]
-        if not self._fused:
-            return [self._hypothesis(place, 0.0) for place in range(min(nbest, entries.size))]
-        ends = fill_ends([self])[0]
-        scores = entries["total"] + entries["bonus"] + ends
-        best = [place for place in np.argsort(-scores, kind="stable").tolist() if scores[place] > -math.inf][:nbest]
-        if best or not entries.size:
-            return [self._hypothesis(place, float(ends[place])) for place in best]
-        # Nothing ends where a word of the closed lexicon does: the best prefix, without its unfinished word.
-        return [self._without_last_word(self._hypothesis(0, 0.0))]
+        if self._columns is None:
+            return [Hypothesis()]
+        if self._fused:
+            fill_ends([self])
+        length = int(self._nodes["depth"][self._entries()["node"]].max(initial=0))
+        found = Found(1, nbest, nbest * length)
+        found.counts[0] = kernel.write(
+            nbest, self._beam, self._places, self._nodes, self._segments, self._counts, self._rows.values,
+            int(self._words.ids[kernel.SPACE]), self._offset, np.empty(self._width), np.empty(self._width, np.int64),
+            found.tokens, found.bounds[0], found.scores[0], 0,
+        )  # fmt: skip
+        return found.hypotheses()[0]
 
     def _check_nbest(self, nbest: int) -> None:
         if _positive("nbest", nbest) > self._width:
@@ -142,7 +147,14 @@ class BeamSearch:
         those that all prefixes in the beam begin with."""
         if not self._counts[kernel.ENTRIES]:
             return Hypothesis(), 0
-        return self._hypothesis(0, 0.0), int(pools.agreed(self._beam, self._nodes, self._counts))
+        best = self._entries()[:1]
+        depth = int(self._nodes["depth"][best["node"][0]])
+        found = Found(1, 1, depth)
+        found.counts[0], found.bounds[0] = 1, depth
+        lm_score = self._nodes["bonus"][best["node"][0]]
+        found.scores[0, 0] = math.log(best["total"][0]) + self._offset[0], lm_score
+        kernel.trace(0, self._beam, self._places, self._nodes, self._segments, self._counts, found.tokens)
+        return found.hypotheses()[0][0], int(pools.agreed(self._beam, self._places, self._nodes, self._counts))
 
     def _take(self, log_probs: npt.NDArray[np.floating]) -> None:
         """Queue checked frames ``(T, V)`` for ``_run``."""
@@ -162,8 +174,8 @@ class BeamSearch:
                 if not len(self._block):
                     return True
             done = kernel.advance(
-                self._block, self._thresholds, self._beam, self._nodes, self._table, self._segments, self._counts,
-                self._rows.values, self._rows.limits, self._rows.owners, self._rows.pending, self._words,
+                self._block, self._thresholds, self._beam, self._places, self._nodes, self._table, self._segments,
+                self._counts, self._rows.values, self._rows.limits, self._rows.owners, self._rows.pending, self._words,
                 self._lm is not None, self._offset,
             )  # fmt: skip
             self._block = self._block[done:]
@@ -172,15 +184,38 @@ class BeamSearch:
                     return False
                 self._make_room()
 
+    def _decode_all(self, matrices: Sequence[npt.NDArray[np.floating]], nbest: int) -> list[list[Hypothesis]]:
+        """Decode checked utterances ``(T, V)``, each from its start to its hypotheses, without a language model."""
+        if len(matrices) == 1 and matrices[0].size > BLOCK_VALUES:  # in blocks
+            self._take(matrices[0])
+            self._run()
+            return [self.hypotheses(nbest)]
+        starts = np.zeros(len(matrices) + 1, np.int64)
+        np.cumsum([len(matrix) for matrix in matrices], out=starts[1:])
+        joined = matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
+        log_probs = np.ascontiguousarray(joined, dtype=np.float64)
+        if self._fused:
+            self._rows.resize(log_probs.shape[1], self._words)
+        found = Found(len(matrices), nbest, nbest * len(log_probs))
+        progress = np.zeros(3, np.int64)
+        while not kernel.decode_all(
+            log_probs, starts, progress, found.tokens, found.bounds, found.scores, found.counts, self._thresholds,
+            self._beam, self._places, self._nodes, self._table, self._segments, self._counts, self._rows.values,
+            self._rows.limits, self._rows.owners, self._rows.pending, self._words, self._offset,
+        ):  # fmt: skip
+            self._make_room()
+        return found.hypotheses()
+
     def _pending(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Of the prefixes whose rows a language model must fill: rows, rows of their parents (-1: none), tokens."""
         nodes = self._nodes[self._rows.pending[: self._counts[kernel.PENDING]]]
-        parents = np.where(nodes["parent"] >= 0, self._nodes["row"][nodes["parent"]], -1)
+        known = nodes["parent"] != kernel.NOWHERE
+        parents = np.where(known, self._nodes["row"][np.where(known, nodes["parent"], kernel.ROOT)], -1)
         return nodes["row"].astype(np.int64), parents.astype(np.int64), nodes["token"].astype(np.int64)
 
     def _make_room(self) -> None:
         """Drop what no prefix in the beam builds on; double the pools where more than half is still in use."""
-        pools.compact(self._beam, self._nodes, self._segments, self._counts, self._rows.owners)
+        pools.compact(self._beam, self._places, self._nodes, self._segments, self._counts, self._rows.owners)
         if self._counts[kernel.NODES] > self._nodes.size // 2:
             self._nodes = np.concatenate([self._nodes, np.empty_like(self._nodes)])
             self._table = np.empty(2 * self._nodes.size, np.int32)
@@ -188,26 +223,42 @@ class BeamSearch:
             self._segments = np.concatenate([self._segments, np.empty_like(self._segments)])
         pools.index(self._nodes, self._table, self._counts)
 
-    def _hypothesis(self, place: int, end: float) -> Hypothesis:
-        entry = self._beam[place]
-        out = np.empty((4, self._nodes[entry["node"]]["depth"]))
-        pools.trace(place, self._beam, self._nodes, self._segments, self._counts, out)
-        tokens, frames, ends = out[:3].astype(np.int64).tolist()
-        confidences = np.minimum(np.exp(out[3]), 1).tolist()
-        lm_score = float(entry["bonus"]) + end
-        score = float(entry["total"]) + float(self._offset[0]) + lm_score
-        return Hypothesis(tuple(tokens), tuple(frames), tuple(ends), tuple(confidences), score, lm_score)
+    def _entries(self) -> npt.NDArray[np.void]:
+        """Copies of the prefixes in the beam, best first."""
+        entries: npt.NDArray[np.void] = self._beam[self._places[: self._counts[kernel.ENTRIES]]]
+        return entries
 
-    def _without_last_word(self, found: Hypothesis) -> Hypothesis:
-        space = int(self._words.ids[kernel.SPACE])
-        keep = max((i for i, token in enumerate(found.tokens) if token == space), default=0)
-        return dataclasses.replace(
-            found,
-            tokens=found.tokens[:keep],
-            frames=found.frames[:keep],
-            ends=found.ends[:keep],
-            confidences=found.confidences[:keep],
+
+class Found:
+    """Room for the hypotheses of several utterances, which kernels fill.
+
+    ``tokens (4, n)`` has tokens, first frames, ends and largest log posteriors of all hypotheses, one behind the other;
+    ``bounds (utterances, nbest)`` where each ends, ``scores (utterances, nbest, 2)`` total and language model scores.
+    """
+
+    def __init__(self, utterances: int, nbest: int, tokens: int) -> None:
+        self.tokens = np.empty((4, tokens))
+        self.bounds = np.empty((utterances, nbest), np.int64)
+        self.scores = np.empty((utterances, nbest, 2))
+        self.counts = np.zeros(utterances, np.int64)
+
+    def hypotheses(self) -> list[list[Hypothesis]]:
+        """All of them, per utterance best first."""
+        total = max(
+            (int(row[count - 1]) for row, count in zip(self.bounds, self.counts, strict=True) if count), default=0
         )
+        tokens, frames, ends = self.tokens[:3, :total].astype(np.int64).tolist()
+        confidences = np.minimum(np.exp(self.tokens[3, :total]), 1).tolist()
+        result, first = [], 0
+        for count, bounds, scores in zip(self.counts.tolist(), self.bounds.tolist(), self.scores.tolist(), strict=True):
+            nbest = []
+            for last, (score, lm_score) in zip(bounds[:count], scores[:count], strict=True):
+                part = slice(first, last)
+                found = tuple(tokens[part]), tuple(frames[part]), tuple(ends[part]), tuple(confidences[part])
+                nbest.append(Hypothesis(*found, score, lm_score))
+                first = last
+            result.append(nbest)
+        return result
 
 
 def accept_all(searches: Sequence[BeamSearch], matrices: Sequence[Matrix]) -> None:
@@ -242,24 +293,19 @@ def decode(searches: Sequence[BeamSearch]) -> None:
         waiting = [search for search in waiting if not search._run()]
 
 
-def fill_ends(searches: Sequence[BeamSearch]) -> list[npt.NDArray[np.float64]]:
-    """What the end of the utterance adds to each prefix in each beam; language models are asked once."""
-    ready = [search for search in searches if search._columns is not None]  # else no frame has told V, and rows
+def fill_ends(searches: Sequence[BeamSearch]) -> None:
+    """Have the rows of all prefixes in the beams filled, which tell what the end of the utterance adds; language models
+    are asked once."""
+    ready = [search for search in searches if search._columns is not None]  # else no frame has told V
     for each in ready:
         kernel.give_rows(
-            each._beam, each._nodes, each._counts, each._rows.values, each._rows.limits, each._rows.owners,
-            each._rows.pending, each._words,
+            each._beam, each._places, each._nodes, each._counts, each._rows.values, each._rows.limits,
+            each._rows.owners, each._rows.pending, each._words,
         )  # fmt: skip
     if ready and ready[0]._lm is not None:
         ready[0]._lm.fill([(each._rows, each._pending()) for each in ready])
     for each in ready:
         each._counts[kernel.PENDING] = 0
-    ends = []
-    for each in searches:
-        nodes = each._beam["node"][: each._counts[kernel.ENTRIES]]
-        known = each._columns is not None
-        ends.append(each._rows.values[each._nodes["row"][nodes], kernel.BLANK] if known else np.zeros(nodes.size))
-    return ends
 
 
 def beam_search(
@@ -299,6 +345,8 @@ def beam_search(
     batch, frames = as_batch(log_probs, lengths)
     check_normalised(batch, frames)
     matrices = [matrix[:length] for matrix, length in zip(batch, frames.tolist(), strict=True)]
+    if not matrices:
+        return []
     if search._lm is not None:
         searches = [copy.copy(search) for _ in matrices]
         for each, matrix in zip(searches, matrices, strict=True):
@@ -307,22 +355,29 @@ def beam_search(
         decode(searches)
         fill_ends(searches)
         return [each.hypotheses(nbest) for each in searches]
+    groups = _groups(frames, BLOCK_VALUES // max(batch.shape[2], 4 * nbest), _positive("threads", threads))
+    if threads == 1 or len(groups) == 1:
+        return [found for group in groups for found in search._decode_all(matrices[group], nbest)]
 
-    def run(matrix: npt.NDArray[np.floating]) -> list[Hypothesis]:
+    def run(group: slice) -> list[list[Hypothesis]]:
         each = copy.copy(search)
         each.start()
-        each._take(matrix)
-        decode([each])
-        return each.hypotheses(nbest)
+        return each._decode_all(matrices[group], nbest)
 
-    if _positive("threads", threads) == 1 and len(matrices) == 1:  # the usual call: no second set of pools
-        search._take(matrices[0])
-        decode([search])
-        return [search.hypotheses(nbest)]
-    if threads == 1:
-        return [run(matrix) for matrix in matrices]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(run, matrices))
+        return [found for part in pool.map(run, groups) for found in part]
+
+
+def _groups(lengths: npt.NDArray[np.int64], frames: int, threads: int) -> list[slice]:
+    """Consecutive utterances of so many frames in all, or a single one, and at least a group for each thread."""
+    limit = min(frames, -(-int(lengths.sum()) // threads))
+    groups, first, held = [], 0, 0
+    for at, length in enumerate(lengths.tolist()):
+        if at > first and held + length > limit:
+            groups.append(slice(first, at))
+            first, held = at, 0
+        held += length
+    return [*groups, slice(first, len(lengths))]
 
 
 def _positive(name: str, value: int) -> int:

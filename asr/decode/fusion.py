@@ -113,7 +113,8 @@ class Fusion:
             first += targets.size
             rows.values[targets, kernel.BLANK] += self.weight * ends[own]
             rows.values[targets, kernel.BLANK + 1 :] += self.weight * log_probs[own, kernel.BLANK + 1 :]
-            rows.limits[targets] = rows.values[targets, kernel.BLANK + 1 :].max(axis=1)
+            best = rows.values[targets, kernel.BLANK + 1 :].max(axis=1)
+            rows.limits[targets] = np.exp(np.clip(best, kernel.SMALLEST, -kernel.SMALLEST))
             self._keep(rows, targets, model.select(state, own))
 
     def _parents(self, rows: Rows, before: npt.NDArray[np.int64]) -> Any:

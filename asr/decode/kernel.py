@@ -3,24 +3,35 @@
 All kernels that call one another stay in this one file: numba renews its cache when the file of a kernel changes, but
 does not notice a change in a kernel of another file that it calls.
 
-**Search** (Graves 2012, chapter 7; Hannun et al. 2014). For each prefix two masses, in logarithms: of its paths that
-end in ``blank`` and of those that end in its last ``label``. A frame ``p`` makes of a prefix ``l`` of total mass ``m``
+**Search** (Graves 2012, chapter 7; Hannun et al. 2014). For each prefix two masses: of its paths that end in ``blank``
+and of those that end in its last ``label``. A frame ``p`` makes of a prefix ``l`` of total mass ``m``
 
 - ``l`` itself, by blank with ``m * p[blank]`` and by repeating its last token with ``label * p[last]``;
 - each ``l + c`` with ``m * p[c]``, or ``blank * p[c]`` where ``c`` is the last token of ``l`` (else it is a repeat).
   Where ``l + c`` is in the beam already the two meet, and their masses are added: that is the merging of prefixes.
 
+**Scale.** Masses are probabilities, not logarithms, all over one factor whose logarithm is ``offset``: adding and
+multiplying takes a nanosecond, a sum of logarithms twenty. Whenever the best mass leaves 1e-100 to 1 the factor is
+renewed, so that nothing overflows and what is within 470 nats of the best prefix never underflows; what is further
+below may be lost. No frame's probability is taken for less than ``SMALLEST``, save for zero.
+
 **Prefixes** are nodes of a trie. There is one node per prefix as long as anything in the beam begins with it, so that a
 prefix that falls out of the beam and comes back meets its own continuations again. ``table`` finds nodes: open
 addressing, a power of two of slots, -1 where free.
 
+**Beam.** ``beam`` has two slots for each prefix that it may hold, and ``places`` lists the slots of those in it, best
+first, and behind them the free ones. A frame first works out all scores from the masses before it, then writes new
+prefixes into free slots, then renews those that stay where they are. Nothing is copied.
+
 **Language models.** What a model makes of a prefix depends on the prefix alone: each node holds its ``bonus``, the
-weighted sum of all models, and candidates compete by CTC mass plus bonus. ``rows`` holds for each prefix in the beam
-what each token would add, and in the column of the blank what the end of the utterance would. Rows of a lexicon, its
+weighted sum of all models, and the ``factor`` by which its last token changed it. Masses have the factors of all their
+tokens in them. ``rows`` holds for each prefix in the beam what each token would add in logarithms, and in the column of
+the blank what the end of the utterance would; ``limits`` the factor of the best of them. Rows of a lexicon, its
 n-gram and hot words are filled here (``Words``); for other models the search pauses until the caller has filled them.
 
 **Times.** Beside its masses each prefix carries its single best path for either ending, whose finished tokens are a
 chain of segments and whose last token is still open. Storing times in the trie would mix frames of different paths.
+Continuations of the path that ends in blank share one segment, ``blank_segment``, made for the first of them.
 """
 
 from __future__ import annotations
@@ -40,19 +51,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 BLANK = 0
 ROOT = 0
 NONE = -1
+UNJOINED = -2
+NOWHERE = 2**32 - 1
+LATER = 1 << 32
+"""Codes of candidates: below it a rank in the beam, for a prefix that stays; else ``(rank + 1) * LATER + token``."""
 
 NODE = np.dtype(
     [
-        ("parent", "i4"),
-        ("token", "i4"),
+        # Without sign: numba then need not look for indices below 0.
+        ("parent", "u4"),  # or NOWHERE
+        ("token", "u4"),
         ("depth", "i4"),
-        ("place", "i4"),  # in the beam, or -1
+        ("place", "u4"),  # its slot in the beam, or NOWHERE
         ("row", "i4"),  # of what its continuations get from language models, or -1
         # Where the prefix stands in the lexicon, in the n-gram and among the hot words (see `Words`).
         ("lexicon", "i4"),
         ("context", "i4"),
         ("hot", "i4"),
-        ("bonus", "f8"),  # of all language models, weighted
+        ("bonus", "f8"),  # of all language models, weighted; a logarithm
+        ("factor", "f8"),  # by which the last token changed the mass: exp of its part of the bonus
     ]
 )
 """A prefix: the prefix it continues, by which token, its length, and what language models make of it."""
@@ -62,22 +79,23 @@ SEGMENT = np.dtype([("before", "i4"), ("start", "i4"), ("end", "i4"), ("peak", "
 
 ENTRY = np.dtype(
     [
-        ("node", "i8"),
-        ("bonus", "f8"),
+        ("node", "u4"),
+        ("token", "u4"),  # the node's
         ("total", "f8"),
         ("blank", "f8"),
         ("label", "f8"),
-        # The best single path that ends in blank: its score, the segments before the last token, the last token.
+        # The best single path that ends in blank: its logarithm, the segments before the last token, the last token.
         ("blank_path", "f8"),
-        ("blank_before", "i8"),
-        ("blank_start", "i8"),
-        ("blank_end", "i8"),
-        ("blank_peak", "f8"),
+        ("blank_before", "i4"),
+        ("blank_start", "i4"),
+        ("blank_end", "i4"),
+        ("blank_peak", "f4"),
+        ("blank_segment", "i4"),  # of the last token, or -1 while nothing has continued it
         # The best single path that ends in the last token, which lasts until now.
         ("label_path", "f8"),
-        ("label_before", "i8"),
-        ("label_start", "i8"),
-        ("label_peak", "f8"),
+        ("label_before", "i4"),
+        ("label_start", "i4"),
+        ("label_peak", "f4"),
     ]
 )
 """A prefix in the beam."""
@@ -85,7 +103,11 @@ ENTRY = np.dtype(
 COUNTS = 5
 ENTRIES, NODES, SEGMENTS, FRAME, PENDING = range(COUNTS)
 """Places in ``counts``: prefixes in the beam, nodes and segments in use, frames decoded, rows the caller must fill."""
+UTTERANCE, DONE, WRITTEN = range(3)
+"""Places in ``progress``: the utterance being decoded, how many of its frames are, tokens written."""
 
+SMALLEST = -690.0
+"""Logarithm of the smallest probability, and of the largest and smallest factor: exp of it is a normal number."""
 OFF = -1
 """Place in the lexicon of a prefix whose last word has left it."""
 NEVER = -100 * math.log(10)
@@ -137,25 +159,53 @@ NO_WORDS = Words(
 """No lexicon, no n-gram, no hot words."""
 
 
+class Work(NamedTuple):
+    """What a frame is worked out in; nothing in it outlives the frame."""
+
+    labels: Numbers
+    totals: Numbers
+    paths: Numbers
+    joined: Numbers
+    first_child: Numbers
+    """By slot of the parent."""
+    next_child: Numbers
+    scores: Numbers
+    """Of the candidates, best first."""
+    codes: Numbers
+    chosen: Numbers
+    """Slots of the next beam and behind them of what falls out of it."""
+    order: Numbers
+    taken: Numbers
+    """By token: for which prefix it is a child in the beam."""
+
+
 def kernel(function: Function) -> Function:
     """Compile with numba, cached on disk where there is a writable place for it."""
+    return _compile(function, {"nogil": True, "error_model": "numpy"})
+
+
+def inner(function: Function) -> Function:
+    """``kernel`` for what other kernels call for each frame or prefix and that allocates nothing: without numba's
+    reference counts, whose atomic operations would take half of the time."""
+    return _compile(function, {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True})
+
+
+def _compile(function: Function, options: dict[str, Any]) -> Function:
     try:
-        return cast(Function, numba.njit(cache=True, nogil=True)(function))
+        return cast(Function, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # Neither the package's folder nor the user's cache can be written: compile in each process.
-        return cast(Function, numba.njit(nogil=True)(function))
+        return cast(Function, numba.njit(**options)(function))
 
 
-@kernel
-def log_add(a: float, b: float) -> float:
-    """ln(exp(a) + exp(b)); what is below 1e-17 of the larger one is left out."""
-    if a < b:
-        a, b = b, a
-    if b == -math.inf or b < a - 40.0:
-        return a
-    return a + math.log1p(math.exp(b - a))
+@inner
+def likelihood(log_value: float) -> float:
+    """exp, within what masses can be multiplied by; 0 only for what is impossible."""
+    if log_value == -math.inf:
+        return 0.0
+    return math.exp(min(max(log_value, SMALLEST), -SMALLEST))
 
 
-@kernel
+@inner
 def slot(nodes: Records, table: Numbers, parent: int, token: int) -> int:
     """Place of a prefix in the table, or the free place where it belongs."""
     mask = table.size - 1
@@ -165,7 +215,7 @@ def slot(nodes: Records, table: Numbers, parent: int, token: int) -> int:
     return at
 
 
-@kernel
+@inner
 def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
     """Log-probability of a word after a context, by back-off (Katz 1987), and the context it leads to."""
     total = 0.0
@@ -183,7 +233,7 @@ def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
         context = words.suffix[context]
 
 
-@kernel
+@inner
 def lexicon_child(words: Words, node: int, token: int) -> int:
     """The lexicon node that a token leads to, ``OFF`` if there is none."""
     if node != OFF:
@@ -194,7 +244,7 @@ def lexicon_child(words: Words, node: int, token: int) -> int:
     return OFF
 
 
-@kernel
+@inner
 def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     """What the end of the word at a lexicon place adds, and the context it leads to."""
     if place == 0 or words.first.size == 0:  # between words, or no lexicon
@@ -214,7 +264,7 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     return added, context
 
 
-@kernel
+@inner
 def enter(words: Words, source: Any, token: int, target: Any) -> None:
     """Set where a prefix stands that continues ``source`` by a token."""
     if words.first.size:
@@ -228,7 +278,7 @@ def enter(words: Words, source: Any, token: int, target: Any) -> None:
         target["hot"] = words.hot_next[source["hot"], token]
 
 
-@kernel
+@inner
 def fill_row(words: Words, node: Any, row: Numbers) -> None:
     """What each token, and in the blank's column the end of the utterance, adds to a prefix."""
     row[:] = 0.0
@@ -255,10 +305,10 @@ def fill_row(words: Words, node: Any, row: Numbers) -> None:
         row += words.hot_gain[node["hot"]]
 
 
-@kernel
+@inner
 def give_rows(
-    beam: Records, nodes: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers,
-    words: Words,
+    beam: Records, places: Numbers, nodes: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
+    pending: Numbers, words: Words,
 ) -> None:  # fmt: skip
     """Give each prefix in the beam its place among the words and a row; ``pending`` lists the nodes of new rows.
 
@@ -267,22 +317,24 @@ def give_rows(
     """
     needed = 0
     for at in range(counts[ENTRIES]):
-        if nodes[beam[at]["node"]]["row"] == NONE:
-            pending[needed] = beam[at]["node"]
+        if nodes[beam[places[at]]["node"]]["row"] == NONE:
+            pending[needed] = beam[places[at]]["node"]
             needed += 1
     counts[PENDING] = needed
     free = 0
     for row in range(owners.size if needed else 0):
         free += owners[row] == NONE
     if free < needed:
-        used = np.zeros(owners.size + 1, np.bool_)  # one more than there are, so that -1 is a place too
         for at in range(counts[ENTRIES]):
-            node = nodes[beam[at]["node"]]
-            if node["row"] == NONE and node["parent"] != NONE:
+            node = nodes[beam[places[at]]["node"]]
+            if node["row"] == NONE and node["parent"] != NOWHERE:
                 node = nodes[node["parent"]]
-            used[node["row"]] = True
+            if node["row"] != NONE and owners[node["row"]] > NONE:
+                owners[node["row"]] = -2 - owners[node["row"]]  # below -1: in use
         for row in range(owners.size):
-            if owners[row] != NONE and not used[row]:
+            if owners[row] < NONE:
+                owners[row] = -2 - owners[row]
+            elif owners[row] != NONE:
                 nodes[owners[row]]["row"] = NONE
                 owners[row] = NONE
     row = 0
@@ -291,15 +343,18 @@ def give_rows(
             row += 1
         owners[row] = pending[at]
         nodes[pending[at]]["row"] = row
-        if nodes[pending[at]]["parent"] != NONE:
+        if nodes[pending[at]]["parent"] != NOWHERE:
             enter(words, nodes[nodes[pending[at]]["parent"]], nodes[pending[at]]["token"], nodes[pending[at]])
         fill_row(words, nodes[pending[at]], rows[row])
-        limits[row] = rows[row, BLANK + 1 :].max()
+        best = -math.inf
+        for token in range(BLANK + 1, rows.shape[1]):
+            best = max(best, rows[row, token])
+        limits[row] = likelihood(best)
 
 
-@kernel
+@inner
 def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: int) -> int:
-    """The node of a prefix, made if there is none; its bonus is left to the caller."""
+    """The node of a prefix, made if there is none; what language models make of it is left to the caller."""
     at = slot(nodes, table, parent, token)
     if table[at] == NONE:
         node = counts[NODES]
@@ -307,37 +362,43 @@ def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: i
         nodes[node]["parent"] = parent
         nodes[node]["token"] = token
         nodes[node]["depth"] = nodes[parent]["depth"] + 1
-        nodes[node]["place"] = NONE
+        nodes[node]["place"] = NOWHERE
         nodes[node]["row"] = NONE
+        nodes[node]["bonus"] = 0.0
+        nodes[node]["factor"] = 1.0
         table[at] = node
     found: int = table[at]
     return found
 
 
-@kernel
-def clear(entry: Any, node: int) -> None:
+@inner
+def clear(entry: Any, node: int, token: int) -> None:
     """Make an entry of the beam stand for a prefix that no path has reached."""
     entry["node"] = node
-    entry["bonus"] = 0.0
-    entry["total"] = -math.inf
-    entry["blank"] = -math.inf
-    entry["label"] = -math.inf
+    entry["token"] = token
+    entry["total"] = 0.0
+    entry["blank"] = 0.0
+    entry["label"] = 0.0
     entry["blank_path"] = -math.inf
     entry["blank_before"] = NONE
     entry["blank_start"] = 0
     entry["blank_end"] = 0
     entry["blank_peak"] = -math.inf
+    entry["blank_segment"] = NONE
     entry["label_path"] = -math.inf
     entry["label_before"] = NONE
     entry["label_start"] = 0
     entry["label_peak"] = -math.inf
 
 
-@kernel
+@inner
 def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: bool) -> int:
-    """Store the last token of an entry's path for what follows it; -1 for the empty prefix, which has none."""
+    """The segment of the last token of an entry's path, for what follows it; -1 for the empty prefix."""
     if entry["node"] == ROOT:
         return NONE
+    if from_blank and entry["blank_segment"] != NONE:
+        known: int = entry["blank_segment"]
+        return known
     at: int = counts[SEGMENTS]
     counts[SEGMENTS] += 1
     segment = segments[at]
@@ -346,6 +407,7 @@ def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: boo
         segment["start"] = entry["blank_start"]
         segment["end"] = entry["blank_end"]
         segment["peak"] = entry["blank_peak"]
+        entry["blank_segment"] = at
     else:
         segment["before"] = entry["label_before"]
         segment["start"] = entry["label_start"]
@@ -354,35 +416,31 @@ def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: boo
     return at
 
 
-@kernel
-def begin_token(segments: Records, counts: Numbers, source: Any, repeated: bool, log_prob: float, target: Any) -> None:
-    """Let the best path of ``source`` go on with a new token in ``target``, if that beats the path there."""
-    from_blank = repeated or source["blank_path"] >= source["label_path"]
-    path = (source["blank_path"] if from_blank else source["label_path"]) + log_prob
-    if path > target["label_path"]:
-        target["label_path"] = path
-        target["label_before"] = finish_token(segments, counts, source, from_blank)
-        target["label_start"] = counts[FRAME]
-        target["label_peak"] = log_prob
-
-
-@kernel
+@inner
 def end_in_blank(entry: Any, log_prob: float, frame: int) -> None:
-    """Let a prefix take a blank: all its mass moves to the paths that end in blank."""
-    entry["blank"] = entry["total"] + log_prob
-    entry["label"] = -math.inf
-    entry["total"] = entry["blank"]
+    """Let the best path of a prefix take a blank."""
     if entry["label_path"] > entry["blank_path"]:
         entry["blank_path"] = entry["label_path"]
         entry["blank_before"] = entry["label_before"]
         entry["blank_start"] = entry["label_start"]
         entry["blank_end"] = frame
         entry["blank_peak"] = entry["label_peak"]
+        entry["blank_segment"] = NONE
     entry["blank_path"] += log_prob
-    entry["label_path"] = -math.inf
 
 
-@kernel
+@inner
+def rest(beam: Records, places: Numbers, counts: Numbers) -> None:
+    """Let all prefixes take a blank that is certain."""
+    for at in range(counts[ENTRIES]):
+        entry = beam[places[at]]
+        entry["blank"] = entry["total"]
+        entry["label"] = 0.0
+        end_in_blank(entry, 0.0, counts[FRAME])
+        entry["label_path"] = -math.inf
+
+
+@inner
 def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
     """Fill ``order`` with the likeliest tokens of a frame, best first, and return how many there are.
 
@@ -390,12 +448,9 @@ def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
     symbols are unlikely would end every prefix.
     """
     count = 0
-    best = row.max()
     for token in range(BLANK + 1, row.size):
         log_prob = row[token]
-        if log_prob < threshold and log_prob < best:
-            continue
-        if count == order.size and log_prob <= row[order[count - 1]]:
+        if log_prob < threshold or (count == order.size and log_prob <= row[order[count - 1]]):
             continue
         at = count if count < order.size else count - 1
         count = at + 1
@@ -403,10 +458,16 @@ def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
             order[at] = order[at - 1]
             at -= 1
         order[at] = token
+    if count == 0:
+        best, order[0] = row[BLANK], BLANK
+        for token in range(BLANK + 1, row.size):
+            if row[token] > best:
+                best, order[0] = row[token], token
+        count = int(order[0] != BLANK)
     return count
 
 
-@kernel
+@inner
 def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int) -> int:
     """Insert a candidate into the sorted ones, the last falls out of a full list; equal scores keep their order."""
     at = count if count < scores.size else count - 1
@@ -420,144 +481,271 @@ def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int)
     return count
 
 
-@kernel
-def stay(
-    row: Numbers, beam: Records, stayed: Records, first_child: Numbers, next_child: Numbers,
-    nodes: Records, segments: Records, counts: Numbers,
+@inner
+def meet(
+    row: Numbers, probs: Numbers, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers,
+    work: Work, fused: bool,
 ) -> None:  # fmt: skip
-    """What the frame makes of each prefix in the beam, its parent's mass merged in; lists children within the beam."""
-    frame = counts[FRAME]
-    for at in range(counts[ENTRIES]):
-        first_child[at] = NONE
-    for at in range(counts[ENTRIES]):
-        old = beam[at]
-        stayed[at] = old
-        new = stayed[at]
-        end_in_blank(new, row[BLANK], frame)
-        node = nodes[old["node"]]
-        if old["node"] == ROOT:
-            continue
-        last = node["token"]
-        new["label"] = old["label"] + row[last]
-        new["label_path"] = old["label_path"] + row[last]
-        new["label_peak"] = max(old["label_peak"], row[last])
-        place = nodes[node["parent"]]["place"]
-        if place != NONE:
-            next_child[at] = first_child[place]
-            first_child[place] = at
-            parent = beam[place]
-            repeated = nodes[parent["node"]]["token"] == last
-            mass = parent["blank"] if repeated else parent["total"]
-            new["label"] = log_add(new["label"], mass + row[last])
-            begin_token(segments, counts, parent, repeated, row[last], new)
-        new["total"] = log_add(new["blank"], new["label"])
+    """Work out what the frame makes of each prefix in the beam, with the mass that comes from its parent there.
 
-
-@kernel
-def step(
-    row: Numbers, threshold: float, beam_threshold: float, rows: Numbers, limits: Numbers,
-    beam: Records, stayed: Records, nodes: Records, table: Numbers, segments: Records, counts: Numbers,
-    order: Numbers, scores: Numbers, codes: Numbers, first_child: Numbers, next_child: Numbers, taken: Numbers,
-) -> None:  # fmt: skip
-    """One frame: let prefixes stay, extend them, keep the best.
-
-    Candidates are coded by number: a place in the beam for a prefix that stays, else
-    ``width + place * V + token``. Prefixes and tokens come best first, so that a prefix is left at the first token that
-    cannot reach the beam whatever language models say of it. That prunes nothing that would have been kept.
-    """
-    width, columns = beam.size, row.size
+    ``labels`` and ``totals`` get the masses, ``joined`` the segments of the parents whose paths are the better ones.
+    Lists for each slot the children in the beam."""
+    blank = probs[BLANK] = likelihood(row[BLANK])
     entries = counts[ENTRIES]
-    stay(row, beam, stayed, first_child, next_child, nodes, segments, counts)
-    kept = 0
     for at in range(entries):
-        score = stayed[at]["total"] + stayed[at]["bonus"]
-        if score > -math.inf:
-            kept = insert(scores, codes, kept, score, at)
+        work.first_child[places[at]] = NONE
+    for at in range(entries):
+        entry = beam[places[at]]
+        last = entry["token"]
+        work.joined[at] = UNJOINED
+        label = 0.0
+        if last != BLANK:  # else it is the empty prefix
+            prob = probs[last]
+            if prob < 0.0:
+                prob = probs[last] = likelihood(row[last])
+            label = entry["label"]
+            node = nodes[entry["node"]]
+            place = nodes[node["parent"]]["place"]
+            if place != NOWHERE:
+                work.next_child[at] = work.first_child[place]
+                work.first_child[place] = at
+                parent = beam[place]
+                repeated = parent["token"] == last
+                mass = parent["blank"] if repeated else parent["total"]
+                label += mass * node["factor"] if fused else mass
+                from_blank = repeated or parent["blank_path"] >= parent["label_path"]
+                path = parent["blank_path"] if from_blank else parent["label_path"]
+                if path > entry["label_path"]:
+                    work.joined[at] = finish_token(segments, counts, parent, from_blank)
+                    work.paths[at] = path
+            label *= prob
+        work.labels[at] = label
+        work.totals[at] = entry["total"] * blank + label
 
-    tokens = likeliest_tokens(row, threshold, order)
-    for at in range(entries):
-        entry = beam[at]
-        last = nodes[entry["node"]]["token"]
-        own = nodes[entry["node"]]["row"] if counts[PENDING] != NONE else NONE
-        inner = first_child[at]
-        while inner != NONE:  # these have got their mass in `stay`
-            taken[nodes[beam[inner]["node"]]["token"]] = at
-            inner = next_child[inner]
-        most = entry["bonus"] if own == NONE else entry["bonus"] + limits[own]
+
+@inner
+def extend(
+    row: Numbers, probs: Numbers, keep: float, rows: Numbers, limits: Numbers, beam: Records, places: Numbers,
+    nodes: Records, counts: Numbers, work: Work, tokens: int, kept: int, fused: bool,
+) -> int:  # fmt: skip
+    """Add the continuations of the prefixes in the beam by the frame's tokens to the sorted candidates."""
+    width = work.scores.size
+    scores, codes, taken, order = work.scores, work.codes, work.taken, work.order
+    for at in range(counts[ENTRIES]):
+        entry = beam[places[at]]
+        own = nodes[entry["node"]]["row"] if fused else NONE
+        most = entry["total"] * limits[own] if fused else entry["total"]
+        floor = scores[width - 1] if kept == width else 0.0
+        if kept:
+            floor = max(floor, scores[0] * keep)
+        if most * probs[order[0]] <= floor:
+            if fused:
+                continue
+            break  # nor can those after it, which have less mass
+        inner = work.first_child[places[at]]
+        while inner != NONE:  # these have got their mass in `meet`
+            taken[beam[places[inner]]["token"]] = at
+            inner = work.next_child[inner]
         for rank in range(tokens):
             token = order[rank]
-            floor = scores[width - 1] if kept == width else -math.inf
-            if kept:
-                floor = max(floor, scores[0] - beam_threshold)
-            if entry["total"] + row[token] + most <= floor:
+            prob = probs[token]
+            if most * prob <= floor:
                 break
-            score = (entry["blank"] if token == last else entry["total"]) + row[token] + entry["bonus"]
-            if own != NONE:
-                score += rows[own, token]
-            if score > floor and taken[token] != at:
-                kept = insert(scores, codes, kept, score, width + at * columns + token)
+            if taken[token] == at:
+                continue
+            score = (entry["blank"] if token == entry["token"] else entry["total"]) * prob
+            if fused:
+                score *= likelihood(rows[own, token])
+            if score > floor:
+                kept = insert(scores, codes, kept, score, ((at + 1) << 32) + token)
+                floor = max(scores[width - 1] if kept == width else 0.0, scores[0] * keep)
     taken[:] = NONE
-    while kept and scores[kept - 1] < scores[0] - beam_threshold:
-        kept -= 1
-    _next_beam(row, rows, beam, stayed, nodes, table, segments, counts, codes, kept)
+    return kept
 
 
-@kernel
-def _next_beam(
-    row: Numbers, rows: Numbers, beam: Records, stayed: Records, nodes: Records, table: Numbers,
-    segments: Records, counts: Numbers, codes: Numbers, kept: int,
+@inner
+def renew(
+    row: Numbers, probs: Numbers, rows: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
+    segments: Records, counts: Numbers, work: Work, kept: int, fused: bool,
 ) -> None:  # fmt: skip
-    """Make the chosen candidates the beam; ``stayed`` has room for them behind the prefixes that stay."""
-    width, columns = beam.size, row.size
-    for at in range(counts[ENTRIES]):
-        nodes[beam[at]["node"]]["place"] = NONE
+    """Make the chosen candidates the beam: new ones first, as they build on what the others are before the frame."""
+    frame, entries, blank = counts[FRAME], counts[ENTRIES], probs[BLANK]
+    free = entries
     for rank in range(kept):
-        if codes[rank] < width:
+        code = work.codes[rank]
+        if code < LATER:
             continue
-        place, token = divmod(codes[rank] - width, columns)
-        source = beam[place]
-        new = stayed[width + rank]
-        clear(new, child(nodes, table, counts, source["node"], token))
-        new["bonus"] = source["bonus"]
-        if counts[PENDING] != NONE:
-            new["bonus"] += rows[nodes[source["node"]]["row"], token]
-            nodes[new["node"]]["bonus"] = new["bonus"]
-        repeated = nodes[source["node"]]["token"] == token
-        new["label"] = (source["blank"] if repeated else source["total"]) + row[token]
-        new["total"] = new["label"]
-        begin_token(segments, counts, source, repeated, row[token], new)
-        codes[rank] = width + rank
+        at, token = (code >> 32) - 1, code & (LATER - 1)
+        source = beam[places[at]]
+        found = child(nodes, table, counts, source["node"], token)
+        if fused:
+            gain = rows[nodes[source["node"]]["row"], token]
+            nodes[found]["bonus"] = nodes[source["node"]]["bonus"] + gain
+            nodes[found]["factor"] = likelihood(gain)
+        new = beam[places[free]]
+        clear(new, found, token)
+        nodes[found]["place"] = places[free]
+        new["label"] = new["total"] = work.scores[rank]
+        from_blank = source["token"] == token or source["blank_path"] >= source["label_path"]
+        new["label_path"] = (source["blank_path"] if from_blank else source["label_path"]) + row[token]
+        new["label_before"] = finish_token(segments, counts, source, from_blank)
+        new["label_start"] = frame
+        new["label_peak"] = row[token]
+        work.codes[rank] = LATER + free
+        free += 1
     for rank in range(kept):
-        beam[rank] = stayed[codes[rank]]
-        nodes[beam[rank]["node"]]["place"] = rank
+        at = work.codes[rank]
+        if at >= LATER:
+            work.chosen[rank] = places[at - LATER]
+            continue
+        place = places[at]
+        places[at] = NOWHERE  # not to be found among those that fall out
+        work.chosen[rank] = place
+        entry = beam[place]
+        entry["blank"] = entry["total"] * blank
+        entry["label"] = work.labels[at]
+        entry["total"] = work.scores[rank]
+        end_in_blank(entry, row[BLANK], frame)
+        last = entry["token"]
+        if last == BLANK:
+            entry["label_path"] = -math.inf
+        elif work.joined[at] != UNJOINED:
+            entry["label_path"] = work.paths[at] + row[last]
+            entry["label_before"] = work.joined[at]
+            entry["label_start"] = frame
+            entry["label_peak"] = row[last]
+        else:
+            entry["label_path"] += row[last]
+            entry["label_peak"] = max(entry["label_peak"], row[last])
+    behind = kept
+    for at in range(entries if kept < free else 0):
+        if places[at] != NOWHERE:  # its prefix fell out of the beam
+            nodes[beam[places[at]]["node"]]["place"] = NOWHERE
+            work.chosen[behind] = places[at]
+            behind += 1
+    for rank in range(free):  # kept and fallen out: as many as there were and are new
+        places[rank] = work.chosen[rank]
     counts[ENTRIES] = kept
 
 
-@kernel
-def advance(
-    log_probs: Numbers, thresholds: Numbers, beam: Records, nodes: Records, table: Numbers, segments: Records,
-    counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers, words: Words, pause: bool,
+@inner
+def step(
+    row: Numbers, probs: Numbers, threshold: float, keep: float, rows: Numbers, limits: Numbers, beam: Records,
+    places: Numbers, nodes: Records, table: Numbers, segments: Records, counts: Numbers, work: Work,
+) -> None:  # fmt: skip
+    """One frame: let prefixes stay, extend them, keep the best, those of at least ``keep`` times the best mass.
+
+    Prefixes and tokens come best first, so that a prefix is left at the first token that
+    cannot reach the beam whatever language models say of it. That prunes nothing that would have been kept.
+    """
+    fused = counts[PENDING] != NONE
+    probs[:] = -1.0  # not yet known
+    meet(row, probs, beam, places, nodes, segments, counts, work, fused)
+    tokens = likeliest_tokens(row, threshold, work.order)
+    for rank in range(tokens):
+        probs[work.order[rank]] = likelihood(row[work.order[rank]])
+    # What is likelier goes first, so that little needs to move in the sorted list.
+    kept = 0
+    early = tokens > 0 and row[work.order[0]] > row[BLANK]
+    if early:
+        kept = extend(row, probs, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+    for at in range(counts[ENTRIES]):
+        if work.totals[at] > (work.scores[kept - 1] if kept == work.scores.size else 0.0):
+            kept = insert(work.scores, work.codes, kept, work.totals[at], at)
+    if tokens and not early:
+        kept = extend(row, probs, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+    while kept and work.scores[kept - 1] < work.scores[0] * keep:
+        kept -= 1
+    renew(row, probs, rows, beam, places, nodes, table, segments, counts, work, kept, fused)
+
+
+@inner
+def rescale(beam: Records, places: Numbers, counts: Numbers, offset: Numbers) -> None:
+    """Bring the best mass back to 1 where it has left 1e-100 to 1; ``offset`` remembers."""
+    best = beam[places[0]]["total"]
+    if counts[ENTRIES] and not 1e-100 <= best <= 1.0:
+        offset[0] += math.log(best)
+        for at in range(counts[ENTRIES]):
+            entry = beam[places[at]]
+            entry["blank"] /= best
+            entry["label"] /= best
+            entry["total"] /= best
+
+
+@inner
+def start(
+    beam: Records, places: Numbers, nodes: Records, table: Numbers, counts: Numbers, owners: Numbers, words: Words,
     offset: Numbers,
+) -> None:  # fmt: skip
+    """The state before the first frame: only the empty prefix, certain, as if a blank had been seen."""
+    for at in range(places.size):
+        places[at] = at
+    table[:] = NONE
+    root = nodes[ROOT]
+    root["parent"] = NOWHERE
+    root["token"] = BLANK  # which no token equals, so that nothing repeats the root
+    root["depth"] = 0
+    root["place"] = 0
+    root["row"] = NONE
+    root["lexicon"] = 0
+    root["context"] = words.ids[START]
+    root["hot"] = 0
+    root["bonus"] = 0.0
+    root["factor"] = 1.0
+    owners[:] = NONE
+    clear(beam[0], ROOT, BLANK)
+    beam[0]["total"] = 1.0
+    beam[0]["blank"] = 1.0
+    beam[0]["blank_path"] = 0.0
+    offset[0] = 0.0
+    counts[ENTRIES] = 1
+    counts[NODES] = 1
+    counts[SEGMENTS] = 0
+    counts[FRAME] = 0
+    counts[PENDING] = 0 if owners.size else NONE
+
+
+@inner
+def trace(
+    place: int, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, out: Numbers
+) -> None:
+    """Write tokens, first frames, ends and largest log posteriors of a prefix in the beam into ``out (4, length)``."""
+    entry = beam[places[place]]
+    node = entry["node"]
+    at = nodes[node]["depth"] - 1
+    if at < 0:
+        return
+    from_blank = entry["blank_path"] >= entry["label_path"]
+    before = entry["blank_before"] if from_blank else entry["label_before"]
+    out[0, at] = nodes[node]["token"]
+    out[1, at] = entry["blank_start"] if from_blank else entry["label_start"]
+    out[2, at] = entry["blank_end"] if from_blank else counts[FRAME]
+    out[3, at] = entry["blank_peak"] if from_blank else entry["label_peak"]
+    while at > 0:
+        at -= 1
+        node = nodes[node]["parent"]
+        segment = segments[before]
+        out[0, at] = nodes[node]["token"]
+        out[1, at] = segment["start"]
+        out[2, at] = segment["end"]
+        out[3, at] = segment["peak"]
+        before = segment["before"]
+
+
+@inner
+def decode(
+    log_probs: Numbers, probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records,
+    table: Numbers, segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
+    pending: Numbers, words: Words, pause: bool, offset: Numbers, work: Work,
 ) -> int:  # fmt: skip
-    """Decode frames ``(T, V)`` until none are left, the pools might overflow, or (``pause``) the caller must add to
-    the rows of ``pending`` nodes; return how many were decoded. Without rows there are no language models."""
+    """``advance`` with the memory it works in."""
     frames: int = log_probs.shape[0]
-    width, columns = beam.size, log_probs.shape[1]
-    token_threshold, blank_threshold, beam_threshold = thresholds[0], thresholds[1], thresholds[2]
+    width = beam.size // 2
+    token_threshold, blank_threshold, keep = thresholds[0], thresholds[1], math.exp(-thresholds[2])
     fused = owners.size > 0
-    stayed = np.empty(2 * width, beam.dtype)
-    # One token more than the beam is wide suffices: for any prefix each of them, save the prefix's last token, makes a
-    # candidate as good as a later token could, be it a new one or one already in the beam that the mass is merged into.
-    # Not so where language models have a say.
-    order = np.empty(columns - 1 if fused else min(columns - 1, width + 1), np.int64)
-    scores = np.empty(width, np.float64)
-    codes = np.empty(width, np.int64)
-    first_child = np.empty(width, np.int64)
-    next_child = np.empty(width, np.int64)
-    taken = np.full(columns, NONE, np.int64)
     resting = False
     for frame in range(frames):
-        # A frame makes at most `width` nodes and two segments per prefix: one merged in `stay`, one extended.
+        # A frame makes at most `width` nodes and two segments per prefix: one in `meet`, one in `renew`.
         if counts[NODES] + width > nodes.size or counts[SEGMENTS] + 2 * width > segments.size:
             return frame
         row = log_probs[frame]
@@ -566,18 +754,122 @@ def advance(
             # such frames there is nothing else to do.
             offset[0] += row[BLANK]
             if not resting:
-                for at in range(counts[ENTRIES]):
-                    end_in_blank(beam[at], 0.0, counts[FRAME])
+                rest(beam, places, counts)
                 resting = True
         else:
             resting = False
             if fused:
-                give_rows(beam, nodes, counts, rows, limits, owners, pending, words)
+                give_rows(beam, places, nodes, counts, rows, limits, owners, pending, words)
                 if pause and counts[PENDING]:
                     return frame
             step(
-                row, token_threshold, beam_threshold, rows, limits, beam, stayed, nodes, table, segments, counts,
-                order, scores, codes, first_child, next_child, taken,
+                row, probs, token_threshold, keep, rows, limits, beam, places, nodes, table, segments, counts, work
             )  # fmt: skip
+            rescale(beam, places, counts, offset)
         counts[FRAME] += 1
     return frames
+
+
+@kernel
+def new_work(width: int, columns: int, fused: bool) -> Work:
+    """Memory for one frame after the other."""
+    return Work(
+        np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, np.float64),
+        np.empty(width, np.int64), np.empty(2 * width, np.int64), np.empty(width, np.int64),
+        np.empty(width, np.float64), np.empty(width, np.int64), np.empty(2 * width, np.uint32),
+        # One token more than the beam is wide suffices: for any prefix each of them, save the prefix's last token,
+        # makes a candidate as good as a later token could, be it a new one or one already in the beam that the mass is
+        # merged into. Not so where language models have a say.
+        np.empty(columns - 1 if fused else min(columns - 1, width + 1), np.uint32),
+        np.full(columns, NONE, np.int64),
+    )  # fmt: skip
+
+
+@inner
+def write(
+    nbest: int, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, rows: Numbers,
+    space: int, offset: Numbers, ends: Numbers, order: Numbers, out: Numbers, bounds: Numbers, scores: Numbers,
+    first: int,
+) -> int:  # fmt: skip
+    """Write the best ``nbest`` hypotheses behind one another into ``out (4, ...)`` from ``first``, where each ends into
+    ``bounds``, total and language model scores into ``scores (nbest, 2)``; return how many there are.
+
+    Where nothing ends at a word of a closed lexicon, that is the best prefix without its unfinished word."""
+    fused = counts[PENDING] != NONE
+    found = 0
+    totals = scores[:, 0]
+    for at in range(counts[ENTRIES]):
+        entry = beam[places[at]]
+        ends[at] = rows[nodes[entry["node"]]["row"], BLANK] if fused else 0.0
+        score = math.log(entry["total"]) + offset[0] + ends[at]
+        if score > (totals[nbest - 1] if found == nbest else -math.inf):
+            found = insert(totals, order, found, score, at)
+    unfinished = found == 0 and counts[ENTRIES] > 0
+    if unfinished:
+        found = insert(totals, order, 0, math.log(beam[places[0]]["total"]) + offset[0], 0)
+        ends[0] = 0.0
+    for rank in range(found):
+        node = nodes[beam[places[order[rank]]]["node"]]
+        last = first + node["depth"]
+        trace(order[rank], beam, places, nodes, segments, counts, out[:, first:last])
+        while unfinished and last > first:
+            last -= 1
+            unfinished = out[0, last] != space
+        scores[rank, 1] = node["bonus"] + ends[order[rank]]
+        bounds[rank] = first = last
+    return found
+
+
+@kernel
+def decode_all(
+    log_probs: Numbers, starts: Numbers, progress: Numbers, out: Numbers, bounds: Numbers, scores: Numbers,
+    found: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
+    segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers,
+    words: Words, offset: Numbers,
+) -> bool:  # fmt: skip
+    """Decode utterances, ``starts[i]`` to ``starts[i + 1] - 1`` of the frames, each from the start to its hypotheses
+    (see ``write``); return whether all are done. If not, the pools are full: ``progress`` says where to go on."""
+    width, columns, nbest = beam.size // 2, log_probs.shape[1], scores.shape[1]
+    fused = owners.size > 0
+    probs = np.empty(columns, np.float64)
+    work = new_work(width, columns, fused)
+    for utterance in range(progress[UTTERANCE], starts.size - 1):
+        if progress[DONE] == 0:
+            start(beam, places, nodes, table, counts, owners, words, offset)
+        frames = log_probs[starts[utterance] + progress[DONE] : starts[utterance + 1]]
+        progress[UTTERANCE] = utterance
+        done = decode(
+            frames, probs, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
+            words, False, offset, work,
+        )  # fmt: skip
+        if done < len(frames):
+            progress[DONE] += done
+            return False
+        if fused:
+            give_rows(beam, places, nodes, counts, rows, limits, owners, pending, words)
+        found[utterance] = write(
+            nbest, beam, places, nodes, segments, counts, rows, words.ids[SPACE], offset, work.paths, work.codes, out,
+            bounds[utterance], scores[utterance], progress[WRITTEN],
+        )  # fmt: skip
+        if found[utterance]:
+            progress[WRITTEN] = bounds[utterance, found[utterance] - 1]
+        progress[DONE] = 0
+    return True
+
+
+@kernel
+def advance(
+    log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
+    segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers,
+    words: Words, pause: bool, offset: Numbers,
+) -> int:  # fmt: skip
+    """Decode frames ``(T, V)`` until none are left, the pools might overflow, or (``pause``) the caller must add to
+    the rows of ``pending`` nodes; return how many were decoded. Without rows there are no language models."""
+    width, columns = beam.size // 2, log_probs.shape[1]
+    fused = owners.size > 0
+    probs = np.empty(columns, np.float64)
+    work = new_work(width, columns, fused)
+    return decode(
+        log_probs, probs, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
+        words, pause, offset, work,
+    )  # fmt: skip
