@@ -229,6 +229,48 @@ def test_times_and_confidences_are_those_of_greedy_where_the_text_is() -> None:
     assert same >= 10
 
 
+def test_probabilities_below_what_a_float_holds() -> None:
+    """With a blank and one token, both of 0.5, ``n`` tokens in ``T`` frames have C(T + 1, 2 n) paths of 2 ** -T."""
+    frames = 1100
+    found = beam_search(np.full((frames, 2), math.log(0.5)), beam=600, nbest=300)[0]
+    for hypothesis in found:
+        paths = math.comb(frames + 1, 2 * len(hypothesis.tokens))
+        assert hypothesis.score == pytest.approx(math.log(paths) - frames * math.log(2), abs=1e-9)
+    assert found[0].score == max(hypothesis.score for hypothesis in found)
+    assert len({len(hypothesis.tokens) for hypothesis in found}) == 300
+
+
+def test_token_after_frames_that_all_but_exclude_it() -> None:
+    """The best prefix falls by e-600 in a single frame, twice: the other, which was e-200 of it, comes first."""
+    log_probs = np.array(
+        [[-np.inf, 0.0, -200.0], [0.0, -np.inf, -np.inf], [-600.0, -np.inf, 0.0], [0.0, -np.inf, -600.0]]
+    )
+    found = beam_search(log_probs, beam=8, nbest=2)[0]
+    assert [(h.tokens, round(h.score, 6)) for h in found] == [((1, 2), 0.0), ((2, 2), -200.0)]
+
+
+def test_batch_with_empty_and_long_utterances_in_threads_equals_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_module, "BLOCK_VALUES", 60 * 7)  # groups of several, and one that is decoded in blocks
+    lengths = [0, 20, 90, 1, 30, 0, 25]
+    batch = np.stack([random_log_probs(90, 7, seed=i) for i in range(len(lengths))])
+    alone = [beam_search(row[:n], beam=4, nbest=2)[0] for row, n in zip(batch, lengths, strict=True)]
+    assert alone[0] == [Hypothesis()]
+    for threads in (1, 3):
+        assert beam_search(batch, lengths, beam=4, nbest=2, threads=threads) == alone
+
+
+def test_frame_that_is_wrong_in_a_later_group_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_module, "BLOCK_VALUES", 60 * 7)
+    batch = np.stack([random_log_probs(90, 7, seed=i) for i in range(5)])
+    batch[1, 25] = np.nan  # past the length
+    beam_search(batch, [30, 20, 30, 30, 90], beam=4)
+    batch[3, 11, 2] = np.nan
+    with pytest.raises(DecodeError, match="NaN in frame 11 of utterance 3"):
+        beam_search(batch, [30, 20, 30, 30, 90], beam=4)
+    with pytest.raises(DecodeError, match="NaN in frame 11 of utterance 3"):
+        beam_search(batch, [30, 20, 30, 90, 90], beam=4)
+
+
 def test_start_is_where_the_token_is_likely_not_where_it_entered_the_beam() -> None:
     weights = np.full((20, 3), 0.01)
     weights[:, 0] = 1.0

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from asr.decode import kernel, pools
 from asr.decode.fusion import Fusion, Rows
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.matrix import Lengths, Matrix, as_batch, check_normalised
+from asr.decode.matrix import Lengths, Matrix, as_batch, check_joined, check_normalised
 from asr.errors import DecodeError
 
 INITIAL_NODES = 4096
@@ -130,7 +130,7 @@ class BeamSearch:
             int(self._words.ids[kernel.SPACE]), self._offset, np.empty(self._width), np.empty(self._width, np.int64),
             found.tokens, found.bounds[0], found.scores[0], 0,
         )  # fmt: skip
-        return found.hypotheses()[0]
+        return found.hypotheses(length * nbest)[0]
 
     def _check_nbest(self, nbest: int) -> None:
         if _positive("nbest", nbest) > self._width:
@@ -154,7 +154,7 @@ class BeamSearch:
         lm_score = self._nodes["bonus"][best["node"][0]]
         found.scores[0, 0] = math.log(best["total"][0]) + self._offset[0], lm_score
         kernel.trace(0, self._beam, self._places, self._nodes, self._segments, self._counts, found.tokens)
-        return found.hypotheses()[0][0], int(pools.agreed(self._beam, self._places, self._nodes, self._counts))
+        return found.hypotheses(depth)[0][0], int(pools.agreed(self._beam, self._places, self._nodes, self._counts))
 
     def _take(self, log_probs: npt.NDArray[np.floating]) -> None:
         """Queue checked frames ``(T, V)`` for ``_run``."""
@@ -184,15 +184,20 @@ class BeamSearch:
                     return False
                 self._make_room()
 
-    def _decode_all(self, matrices: Sequence[npt.NDArray[np.floating]], nbest: int) -> list[list[Hypothesis]]:
-        """Decode checked utterances ``(T, V)``, each from its start to its hypotheses, without a language model."""
+    def _decode_all(
+        self, matrices: Sequence[npt.NDArray[np.floating]], nbest: int, first_utterance: int
+    ) -> list[list[Hypothesis]]:
+        """Check and decode utterances ``(T, V)``, each from its start to its hypotheses, without a language model."""
         if len(matrices) == 1 and matrices[0].size > BLOCK_VALUES:  # in blocks
+            check_normalised(matrices[0][None], np.array([len(matrices[0])]), first_utterance=first_utterance)
+            self.start()
             self._take(matrices[0])
             self._run()
             return [self.hypotheses(nbest)]
         starts = np.zeros(len(matrices) + 1, np.int64)
         np.cumsum([len(matrix) for matrix in matrices], out=starts[1:])
         joined = matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
+        check_joined(joined, starts, first_utterance)
         log_probs = np.ascontiguousarray(joined, dtype=np.float64)
         if self._fused:
             self._rows.resize(log_probs.shape[1], self._words)
@@ -204,7 +209,7 @@ class BeamSearch:
             self._rows.limits, self._rows.owners, self._rows.pending, self._words, self._offset,
         ):  # fmt: skip
             self._make_room()
-        return found.hypotheses()
+        return found.hypotheses(progress[kernel.WRITTEN])
 
     def _pending(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Of the prefixes whose rows a language model must fill: rows, rows of their parents (-1: none), tokens."""
@@ -237,18 +242,15 @@ class Found:
     """
 
     def __init__(self, utterances: int, nbest: int, tokens: int) -> None:
-        self.tokens = np.empty((4, tokens))
+        self.tokens = np.zeros((4, tokens))
         self.bounds = np.empty((utterances, nbest), np.int64)
         self.scores = np.empty((utterances, nbest, 2))
         self.counts = np.zeros(utterances, np.int64)
 
-    def hypotheses(self) -> list[list[Hypothesis]]:
-        """All of them, per utterance best first."""
-        total = max(
-            (int(row[count - 1]) for row, count in zip(self.bounds, self.counts, strict=True) if count), default=0
-        )
-        tokens, frames, ends = self.tokens[:3, :total].astype(np.int64).tolist()
-        confidences = np.minimum(np.exp(self.tokens[3, :total]), 1).tolist()
+    def hypotheses(self, length: int) -> list[list[Hypothesis]]:
+        """All of them, per utterance best first; ``length`` tokens of the room are in use."""
+        tokens, frames, ends = self.tokens[:3, :length].astype(np.int64).tolist()
+        confidences = np.minimum(np.exp(self.tokens[3, :length]), 1).tolist()
         result, first = [], 0
         for count, bounds, scores in zip(self.counts.tolist(), self.bounds.tolist(), self.scores.tolist(), strict=True):
             nbest = []
@@ -343,11 +345,11 @@ def beam_search(
     )  # fmt: skip
     search._check_nbest(nbest)
     batch, frames = as_batch(log_probs, lengths)
-    check_normalised(batch, frames)
     matrices = [matrix[:length] for matrix, length in zip(batch, frames.tolist(), strict=True)]
     if not matrices:
         return []
     if search._lm is not None:
+        check_normalised(batch, frames)
         searches = [copy.copy(search) for _ in matrices]
         for each, matrix in zip(searches, matrices, strict=True):
             each.start()
@@ -357,12 +359,12 @@ def beam_search(
         return [each.hypotheses(nbest) for each in searches]
     groups = _groups(frames, BLOCK_VALUES // max(batch.shape[2], 4 * nbest), _positive("threads", threads))
     if threads == 1 or len(groups) == 1:
-        return [found for group in groups for found in search._decode_all(matrices[group], nbest)]
+        return [found for group in groups for found in search._decode_all(matrices[group], nbest, group.start)]
 
     def run(group: slice) -> list[list[Hypothesis]]:
         each = copy.copy(search)
         each.start()
-        return each._decode_all(matrices[group], nbest)
+        return each._decode_all(matrices[group], nbest, group.start)
 
     with ThreadPoolExecutor(threads) as pool:
         return [found for part in pool.map(run, groups) for found in part]

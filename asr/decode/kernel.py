@@ -53,6 +53,10 @@ ROOT = 0
 NONE = -1
 UNJOINED = -2
 NOWHERE = 2**32 - 1
+signed: Any = np.int64
+unsigned: Any = np.uint64
+ONE = unsigned(1)
+"""Indices without sign spare the look for those below 0. With a signed number numba would make a float of them."""
 LATER = 1 << 32
 """Codes of candidates: below it a rank in the beam, for a prefix that stays; else ``(rank + 1) * LATER + token``."""
 
@@ -372,26 +376,6 @@ def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: i
 
 
 @inner
-def clear(entry: Any, node: int, token: int) -> None:
-    """Make an entry of the beam stand for a prefix that no path has reached."""
-    entry["node"] = node
-    entry["token"] = token
-    entry["total"] = 0.0
-    entry["blank"] = 0.0
-    entry["label"] = 0.0
-    entry["blank_path"] = -math.inf
-    entry["blank_before"] = NONE
-    entry["blank_start"] = 0
-    entry["blank_end"] = 0
-    entry["blank_peak"] = -math.inf
-    entry["blank_segment"] = NONE
-    entry["label_path"] = -math.inf
-    entry["label_before"] = NONE
-    entry["label_start"] = 0
-    entry["label_peak"] = -math.inf
-
-
-@inner
 def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: bool) -> int:
     """The segment of the last token of an entry's path, for what follows it; -1 for the empty prefix."""
     if entry["node"] == ROOT:
@@ -447,38 +431,39 @@ def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
     Tokens below the threshold are left out, save the likeliest symbol of the frame: without it a frame in which all
     symbols are unlikely would end every prefix.
     """
-    count = 0
-    for token in range(BLANK + 1, row.size):
+    count, size = unsigned(0), unsigned(order.size)
+    for token in range(ONE, unsigned(row.size)):
         log_prob = row[token]
-        if log_prob < threshold or (count == order.size and log_prob <= row[order[count - 1]]):
+        if log_prob < threshold or (count == size and log_prob <= row[order[count - ONE]]):
             continue
-        at = count if count < order.size else count - 1
-        count = at + 1
-        while at > 0 and row[order[at - 1]] < log_prob:
-            order[at] = order[at - 1]
-            at -= 1
+        at = count if count < size else count - ONE
+        count = at + ONE
+        while at > 0 and row[order[at - ONE]] < log_prob:
+            order[at] = order[at - ONE]
+            at -= ONE
         order[at] = token
     if count == 0:
         best, order[0] = row[BLANK], BLANK
-        for token in range(BLANK + 1, row.size):
+        for token in range(ONE, unsigned(row.size)):
             if row[token] > best:
                 best, order[0] = row[token], token
-        count = int(order[0] != BLANK)
-    return count
+        count = unsigned(order[0] != BLANK)
+    found: int = signed(count)
+    return found
 
 
 @inner
 def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int) -> int:
     """Insert a candidate into the sorted ones, the last falls out of a full list; equal scores keep their order."""
-    at = count if count < scores.size else count - 1
-    count = at + 1
-    while at > 0 and scores[at - 1] < score:
-        scores[at] = scores[at - 1]
-        codes[at] = codes[at - 1]
-        at -= 1
+    at = unsigned(count if count < scores.size else count - 1)
+    grown: int = signed(at + ONE)
+    while at > 0 and scores[at - ONE] < score:
+        scores[at] = scores[at - ONE]
+        codes[at] = codes[at - ONE]
+        at -= ONE
     scores[at] = score
     codes[at] = code
-    return count
+    return grown
 
 
 @inner
@@ -491,9 +476,9 @@ def meet(
     ``labels`` and ``totals`` get the masses, ``joined`` the segments of the parents whose paths are the better ones.
     Lists for each slot the children in the beam."""
     blank = probs[BLANK] = likelihood(row[BLANK])
-    entries = counts[ENTRIES]
+    entries = unsigned(counts[ENTRIES])
     for at in range(entries):
-        work.first_child[places[at]] = NONE
+        work.first_child[places[at]] = NOWHERE
     for at in range(entries):
         entry = beam[places[at]]
         last = entry["token"]
@@ -531,7 +516,7 @@ def extend(
     """Add the continuations of the prefixes in the beam by the frame's tokens to the sorted candidates."""
     width = work.scores.size
     scores, codes, taken, order = work.scores, work.codes, work.taken, work.order
-    for at in range(counts[ENTRIES]):
+    for at in range(unsigned(counts[ENTRIES])):
         entry = beam[places[at]]
         own = nodes[entry["node"]]["row"] if fused else NONE
         most = entry["total"] * limits[own] if fused else entry["total"]
@@ -542,11 +527,11 @@ def extend(
             if fused:
                 continue
             break  # nor can those after it, which have less mass
-        inner = work.first_child[places[at]]
-        while inner != NONE:  # these have got their mass in `meet`
-            taken[beam[places[inner]]["token"]] = at
-            inner = work.next_child[inner]
-        for rank in range(tokens):
+        known = work.first_child[places[at]]
+        while known != NOWHERE:  # these have got their mass in `meet`
+            taken[beam[places[known]]["token"]] = at
+            known = work.next_child[known]
+        for rank in range(unsigned(tokens)):
             token = order[rank]
             prob = probs[token]
             if most * prob <= floor:
@@ -557,9 +542,9 @@ def extend(
             if fused:
                 score *= likelihood(rows[own, token])
             if score > floor:
-                kept = insert(scores, codes, kept, score, ((at + 1) << 32) + token)
+                kept = insert(scores, codes, kept, score, LATER * signed(at + ONE) + token)
                 floor = max(scores[width - 1] if kept == width else 0.0, scores[0] * keep)
-    taken[:] = NONE
+    taken[:] = NOWHERE
     return kept
 
 
@@ -570,33 +555,37 @@ def renew(
 ) -> None:  # fmt: skip
     """Make the chosen candidates the beam: new ones first, as they build on what the others are before the frame."""
     frame, entries, blank = counts[FRAME], counts[ENTRIES], probs[BLANK]
-    free = entries
-    for rank in range(kept):
+    free = unsigned(entries)
+    for rank in range(unsigned(kept)):
         code = work.codes[rank]
         if code < LATER:
             continue
-        at, token = (code >> 32) - 1, code & (LATER - 1)
+        at, token = unsigned((code >> 32) - 1), unsigned(code & (LATER - 1))
         source = beam[places[at]]
         found = child(nodes, table, counts, source["node"], token)
         if fused:
             gain = rows[nodes[source["node"]]["row"], token]
             nodes[found]["bonus"] = nodes[source["node"]]["bonus"] + gain
             nodes[found]["factor"] = likelihood(gain)
-        new = beam[places[free]]
-        clear(new, found, token)
         nodes[found]["place"] = places[free]
+        new = beam[places[free]]
+        new["node"] = found
+        new["token"] = token
+        new["blank"] = 0.0
         new["label"] = new["total"] = work.scores[rank]
+        new["blank_path"] = -math.inf
+        new["blank_before"] = new["blank_segment"] = NONE
         from_blank = source["token"] == token or source["blank_path"] >= source["label_path"]
         new["label_path"] = (source["blank_path"] if from_blank else source["label_path"]) + row[token]
         new["label_before"] = finish_token(segments, counts, source, from_blank)
         new["label_start"] = frame
         new["label_peak"] = row[token]
-        work.codes[rank] = LATER + free
-        free += 1
-    for rank in range(kept):
-        at = work.codes[rank]
-        if at >= LATER:
-            work.chosen[rank] = places[at - LATER]
+        work.codes[rank] = LATER + signed(free)
+        free += ONE
+    for rank in range(unsigned(kept)):
+        at = unsigned(work.codes[rank] & (LATER - 1))
+        if work.codes[rank] >= LATER:
+            work.chosen[rank] = places[at]
             continue
         place = places[at]
         places[at] = NOWHERE  # not to be found among those that fall out
@@ -617,12 +606,12 @@ def renew(
         else:
             entry["label_path"] += row[last]
             entry["label_peak"] = max(entry["label_peak"], row[last])
-    behind = kept
-    for at in range(entries if kept < free else 0):
+    behind = unsigned(kept)
+    for at in range(unsigned(entries if kept < signed(free) else 0)):
         if places[at] != NOWHERE:  # its prefix fell out of the beam
             nodes[beam[places[at]]["node"]]["place"] = NOWHERE
             work.chosen[behind] = places[at]
-            behind += 1
+            behind += ONE
     for rank in range(free):  # kept and fallen out: as many as there were and are new
         places[rank] = work.chosen[rank]
     counts[ENTRIES] = kept
@@ -642,14 +631,14 @@ def step(
     probs[:] = -1.0  # not yet known
     meet(row, probs, beam, places, nodes, segments, counts, work, fused)
     tokens = likeliest_tokens(row, threshold, work.order)
-    for rank in range(tokens):
+    for rank in range(unsigned(tokens)):
         probs[work.order[rank]] = likelihood(row[work.order[rank]])
     # What is likelier goes first, so that little needs to move in the sorted list.
     kept = 0
     early = tokens > 0 and row[work.order[0]] > row[BLANK]
     if early:
         kept = extend(row, probs, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
-    for at in range(counts[ENTRIES]):
+    for at in range(unsigned(counts[ENTRIES])):
         if work.totals[at] > (work.scores[kept - 1] if kept == work.scores.size else 0.0):
             kept = insert(work.scores, work.codes, kept, work.totals[at], at)
     if tokens and not early:
@@ -693,10 +682,14 @@ def start(
     root["bonus"] = 0.0
     root["factor"] = 1.0
     owners[:] = NONE
-    clear(beam[0], ROOT, BLANK)
-    beam[0]["total"] = 1.0
-    beam[0]["blank"] = 1.0
-    beam[0]["blank_path"] = 0.0
+    empty = beam[0]
+    empty["node"] = ROOT
+    empty["token"] = BLANK
+    empty["total"] = empty["blank"] = 1.0
+    empty["label"] = 0.0
+    empty["blank_path"] = 0.0
+    empty["label_path"] = -math.inf
+    empty["blank_before"] = empty["blank_segment"] = empty["label_before"] = NONE
     offset[0] = 0.0
     counts[ENTRIES] = 1
     counts[NODES] = 1
@@ -775,13 +768,13 @@ def new_work(width: int, columns: int, fused: bool) -> Work:
     """Memory for one frame after the other."""
     return Work(
         np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, np.float64),
-        np.empty(width, np.int64), np.empty(2 * width, np.int64), np.empty(width, np.int64),
+        np.empty(width, np.int64), np.empty(2 * width, np.uint32), np.empty(width, np.uint32),
         np.empty(width, np.float64), np.empty(width, np.int64), np.empty(2 * width, np.uint32),
         # One token more than the beam is wide suffices: for any prefix each of them, save the prefix's last token,
         # makes a candidate as good as a later token could, be it a new one or one already in the beam that the mass is
         # merged into. Not so where language models have a say.
         np.empty(columns - 1 if fused else min(columns - 1, width + 1), np.uint32),
-        np.full(columns, NONE, np.int64),
+        np.full(columns, NOWHERE, np.uint32),
     )  # fmt: skip
 
 

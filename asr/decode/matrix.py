@@ -50,25 +50,42 @@ def as_batch(log_probs: Matrix, lengths: Lengths = None) -> tuple[npt.NDArray[An
     return batch, _check_lengths(lengths, batch.shape[0], batch.shape[1])
 
 
-def check_normalised(batch: npt.NDArray[Any], lengths: npt.NDArray[np.int64], first_frame: int = 0) -> None:
+def check_normalised(
+    batch: npt.NDArray[Any], lengths: npt.NDArray[np.int64], first_frame: int = 0, first_utterance: int = 0
+) -> None:
     """Require each valid row to be log-probabilities that sum to one; frames past the lengths are not looked at.
 
-    Single entries may be ``-inf``. ``first_frame`` is added to the frame number in messages.
+    Single entries may be ``-inf``. ``first_frame`` and ``first_utterance`` are added to the numbers in messages.
 
     Raises:
         DecodeError: NaN, ``+inf`` or a row whose logsumexp is further than 0.01 from 0; names utterance and frame.
     """
-    ones = np.ones(batch.shape[2], np.float32)
     for start, stop in _blocks(batch):
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = np.exp(batch[:, start:stop], dtype=np.float32, casting="same_kind") @ ones
-        good = (sums >= math.exp(-TOLERANCE)) & (sums <= math.exp(TOLERANCE))
+        good = _sum_to_one(batch[:, start:stop])
         if not good.all():
             good |= np.arange(start, stop) >= lengths[:, None]
         if not good.all():
             utterance, frame = np.argwhere(~good)[0].tolist()
-            where = f"frame {first_frame + start + frame} of utterance {utterance}"
+            where = f"frame {first_frame + start + frame} of utterance {first_utterance + utterance}"
             raise DecodeError(_what_is_wrong(batch[utterance, start + frame].astype(np.float64), where))
+
+
+def check_joined(rows: npt.NDArray[Any], starts: npt.NDArray[np.int64], first_utterance: int = 0) -> None:
+    """``check_normalised`` for the frames ``(N, V)`` of utterances that begin at ``starts (utterances + 1,)``."""
+    good = _sum_to_one(rows)
+    if not good.all():
+        at = int(np.argmin(good))
+        utterance = int(np.searchsorted(starts, at, side="right")) - 1
+        where = f"frame {at - starts[utterance]} of utterance {first_utterance + utterance}"
+        raise DecodeError(_what_is_wrong(rows[at].astype(np.float64), where))
+
+
+def _sum_to_one(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether the probabilities of each row ``(..., V)`` do; a product with ones is the fastest sum of short rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.exp(rows, dtype=np.float32, casting="same_kind") @ np.ones(rows.shape[-1], np.float32)
+    good: npt.NDArray[np.bool_] = (sums >= math.exp(-TOLERANCE)) & (sums <= math.exp(TOLERANCE))
+    return good
 
 
 def _blocks(batch: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
