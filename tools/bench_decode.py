@@ -86,14 +86,15 @@ def show(
     options: dict[str, Any] = {"beam": beam, "words": words, "blank_threshold": args.blank_threshold, **limits}
     batch, lengths = padded(matrices)
 
-    def together() -> list[Hypothesis]:
-        return [nbest[0] for nbest in decoders.beam_search(batch, lengths, **options)]
+    def together(threads: int = 1) -> list[Hypothesis]:
+        return [nbest[0] for nbest in decoders.beam_search(batch, lengths, threads=threads, **options)]
 
     def alone() -> list[Hypothesis]:
         return [decoders.beam_search(matrix, **options)[0][0] for matrix in matrices]
 
     results: dict[str, Result | str] = {"this package": measure(together, args.repeat, recognizer)}
     if len(matrices) > 1:
+        results["in two threads"] = measure(lambda: together(2), args.repeat, recognizer)
         results["one by one"] = measure(alone, args.repeat, recognizer)
     job = {
         "symbols": tokenizer.symbols, "beam": beam, "repeat": args.repeat, "lengths": [len(m) for m in matrices],
