@@ -8,10 +8,12 @@ passed in, so that a seed fixes all of it.
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
@@ -25,6 +27,9 @@ WARP_KNEE = 0.6
 MU = 255.0
 TRIM_DB = 30.0
 TELEPHONE_HZ = (300.0, 3400.0)
+OPUS_HZ = (8000, 12000, 16000, 24000, 48000)
+OPUS_BITS = (8e3, 32e3)
+"""Bits per second that calls and voice messages are sent with."""
 
 
 def draw_speeds(count: int, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
@@ -55,8 +60,8 @@ class Distorter:
         """
         config = self.config
         # All chances are drawn first, so that switching one distortion on leaves the others as they were.
-        chance = rng.random(6)
-        streams = rng.spawn(7)
+        chance = rng.random(7)
+        streams = rng.spawn(8)
         if chance[5] < config.trim_prob:
             samples = trim(samples, self.rate_hz)
         elif config.silence_s:
@@ -71,6 +76,9 @@ class Distorter:
             samples = limit_band(samples, self.rate_hz, telephone=bool(streams[3].random() < 0.5))
         if chance[3] < config.codec_prob:
             samples = mu_law(samples)
+        if chance[6] < config.opus_prob:
+            low, high = np.log(OPUS_BITS)
+            samples = opus(samples, self.rate_hz, float(np.exp(streams[7].uniform(low, high))))
         if chance[4] < config.clip_prob:
             samples = clip(samples, share=float(10 ** streams[5].uniform(-3, np.log10(0.05))))
         if config.gain_db:
@@ -176,6 +184,19 @@ def mu_law(samples: np.ndarray) -> np.ndarray:
     steps: np.ndarray = np.round(compressed * 127) / 127
     expanded: np.ndarray = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
     return expanded.astype(np.float32)
+
+
+def opus(samples: np.ndarray, sample_rate_hz: int, bits_per_second: float) -> np.ndarray:
+    """``samples`` ``(S,)`` through the Opus codec (RFC 6716) and back, at 6 to 256 kbit/s."""
+    rate = next((rate for rate in OPUS_HZ if rate >= sample_rate_hz), OPUS_HZ[-1])
+    sent = audio.resample(np.clip(samples, -1, 1), sample_rate_hz, rate)
+    container = io.BytesIO()
+    # libsndfile makes of the level 0 to 1 a rate of 256 to 6 kbit/s.
+    level = 1 - (bits_per_second - 6e3) / 250e3
+    soundfile.write(container, sent, rate, format="OGG", subtype="OPUS", compression_level=level)
+    container.seek(0)
+    heard = audio.resample(soundfile.read(container, dtype="float32")[0], rate, sample_rate_hz)
+    return np.pad(heard[: len(samples)], (0, max(0, len(samples) - len(heard))))
 
 
 def clip(samples: np.ndarray, share: float) -> np.ndarray:

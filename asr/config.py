@@ -136,6 +136,8 @@ class AugmentConfig:
     """Band 300 to 3400 Hz, or a round trip through 8 kHz sampling, by equal chance."""
     codec_prob: float = 0.0
     """Round trip through 8-bit mu-law (G.711)."""
+    opus_prob: float = 0.0
+    """Round trip through Opus at 8 to 32 kbit/s, as calls and voice messages are sent."""
     clip_prob: float = 0.0
     """Clipping of the loudest 0.1 to 5 % of the samples."""
     gain_db: float = 0.0
@@ -161,6 +163,7 @@ class AugmentConfig:
             "noise_prob",
             "telephone_prob",
             "codec_prob",
+            "opus_prob",
             "clip_prob",
             "time_mask_ratio",
         ):

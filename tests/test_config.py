@@ -137,6 +137,7 @@ RANGES = {
     "augment.noise_snr_db": ([[20.0, 10.0], [0.0, math.inf]], [[-5.0, 20.0]]),
     "augment.telephone_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.codec_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
+    "augment.opus_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.clip_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.trim_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.gain_db": ([-1.0, 61.0, math.nan], [0.0, 20.0]),
