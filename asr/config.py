@@ -115,6 +115,10 @@ class AugmentConfig:
     pairs are the ends of a uniform draw.
     """
 
+    splice: str = ""
+    """Manifest of pieces of recordings, from which new utterances of a speaker are joined (``asr.splice``)."""
+    splice_prob: float = 0.75
+    """Share of utterances that are replaced so, if there is such a manifest."""
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     """Speed factors, one drawn per utterance (Ko et al. 2015)."""
     silence_s: float = 0.0
@@ -158,6 +162,7 @@ class AugmentConfig:
         _check(bool(self.speeds), "augment.speeds: expected at least one factor ([1.0] switches it off)")
         _check(all(0.5 <= s <= 2 for s in self.speeds), f"augment.speeds: expected 0.5 to 2, got {self.speeds}")
         for name in (
+            "splice_prob",
             "trim_prob",
             "reverb_prob",
             "noise_prob",

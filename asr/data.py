@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr import audio, augment, features, text
+from asr import audio, augment, features, manifest, splice, text
 from asr.config import Config
 from asr.errors import AudioError
 from asr.manifest import Utterance
@@ -29,7 +29,7 @@ T = TypeVar("T")
 # Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
 LENGTH_JITTER = 0.1
 # Streams of random numbers: what is drawn for one purpose must not repeat what was drawn for another.
-SPEED_STREAM, MASK_STREAM, ORDER_STREAM, COLOUR_STREAM, DISTORT_STREAM, VIEW_STREAM = range(6)
+SPEED_STREAM, MASK_STREAM, ORDER_STREAM, COLOUR_STREAM, DISTORT_STREAM, VIEW_STREAM, SPLICE_STREAM = range(7)
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class Dataset:
         self.config = config
         self.training = training
         self.warn = warn
+        self.tokenizer = tokenizer
         self.utterances: list[Utterance] = []
         self.labels: list[list[int]] = []
         self.left_out: dict[str, str] = {}
@@ -103,6 +104,7 @@ class Dataset:
         self.cached_s = 0.0
         self.cache_full = False
         self.distort = augment.Distorter(config.augment, config.features.sample_rate_hz) if training else None
+        self.splicer = self._splicer() if training and config.augment.splice else None
         for utterance in utterances:
             label = tokenizer.encode(utterance.text, utterance.id)
             reason = self._misfit(utterance.duration_s, label)
@@ -111,6 +113,12 @@ class Dataset:
             else:
                 self.utterances.append(utterance)
                 self.labels.append(label)
+
+    def _splicer(self) -> splice.Splicer:
+        pieces = manifest.read(self.config.augment.splice)
+        for piece in pieces:
+            self.tokenizer.encode(piece.text, piece.id)  # now, not in the middle of training, is a strange symbol named
+        return splice.Splicer(pieces)
 
     def _misfit(self, duration_s: float, label: list[int]) -> str:
         frames = output_frames(round(duration_s * self.config.features.sample_rate_hz), self.config)
@@ -146,7 +154,9 @@ class Dataset:
 
     def samples(self, index: int) -> np.ndarray:
         """Waveform ``(S,)`` float32 of one utterance, cached up to ``data.cache_s``. Raises ``AudioError``."""
-        item = self.utterances[index]
+        return self._read(self.utterances[index])
+
+    def _read(self, item: Utterance) -> np.ndarray:
         cached = self._cache.get(item.id)
         if cached is not None:
             return cached
@@ -201,20 +211,24 @@ class Dataset:
         config = self.config
         rate = config.features.sample_rate_hz
         streams = (MASK_STREAM, VIEW_STREAM) if config.train.consistency else (MASK_STREAM,)
-        good: list[tuple[int, np.ndarray, list[np.ndarray], np.ndarray]] = []
+        good: list[tuple[str, np.ndarray, list[int], list[np.ndarray], np.ndarray]] = []
         for example in examples:
             utterance = self.utterances[example.index]
+            label = self.labels[example.index]
             try:
-                samples = augment.change_speed(self.samples(example.index), rate, example.speed)
+                samples = self.samples(example.index)
+                if self.splicer is not None:
+                    samples, label = self._spliced(example, epoch) or (samples, label)
+                samples = augment.change_speed(samples, rate, example.speed)
                 if self.distort is not None:
                     distorted = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index))
                     # Cut off at the ends, an utterance may be too short for its label: then it stays as it is.
-                    if not self._misfit(len(distorted) / rate, self.labels[example.index]):
+                    if not self._misfit(len(distorted) / rate, label):
                         samples = distorted
             except AudioError as error:
                 self.warn(f"{utterance.id}: left out of this batch: {error}")
                 continue
-            if reason := self._misfit(len(samples) / rate, self.labels[example.index]):
+            if reason := self._misfit(len(samples) / rate, label):
                 self.warn(f"{utterance.id}: left out of this batch: {reason}")
                 continue
             masks: list[np.ndarray] = []
@@ -225,7 +239,7 @@ class Dataset:
                     rng = self._rng(epoch, stream, example.index)
                     masks.append(augment.draw_masks(frames, config.features.mel_bins, config.augment, rng))
                 colours = augment.draw_colour(config.augment, self._rng(epoch, COLOUR_STREAM, example.index))
-            good.append((example.index, samples, masks, colours))
+            good.append((utterance.id, samples, label, masks, colours))
         if not good:
             return None
         lengths = [len(samples) for _, samples, *_ in good]
@@ -233,9 +247,9 @@ class Dataset:
         padded = np.zeros((len(good), max(lengths)), dtype=np.float32)
         for row, (_, samples, *_) in enumerate(good):
             padded[row, : len(samples)] = samples
-        labels = [self.labels[index] for index, *_ in good]
+        labels = [label for _, _, label, *_ in good]
         return Batch(
-            ids=tuple(self.utterances[index].id for index, *_ in good),
+            ids=tuple(name for name, *_ in good),
             samples=torch.from_numpy(padded),
             lengths=torch.tensor(lengths),
             tokens=torch.tensor([token for label in labels for token in label], dtype=torch.int64),
@@ -245,6 +259,21 @@ class Dataset:
             ),
             colours=torch.from_numpy(np.stack([colours for *_, colours in good])),
         )
+
+    def _spliced(self, example: Example, epoch: int) -> tuple[np.ndarray, list[int]] | None:
+        """Sound and label that replace an utterance's in this epoch; ``None`` where it stays. Raises ``AudioError``."""
+        assert self.splicer is not None
+        rng = self._rng(epoch, SPLICE_STREAM, example.index)
+        if rng.random() >= self.config.augment.splice_prob:
+            return None
+        utterance = self.utterances[example.index]
+        pieces = self.splicer.choose(utterance, rng)
+        label = self.tokenizer.encode(splice.joined_text(pieces), utterance.id)
+        rate = self.config.features.sample_rate_hz
+        # Pieces are cut tightly: what they say may need more frames than they have.
+        if not pieces or self._misfit(sum(piece.duration_s for piece in pieces) / example.speed, label):
+            return None
+        return splice.join([self._read(piece) for piece in pieces], rate), label
 
     def batches(self, plan: Iterable[Sequence[Example]], epoch: int) -> Iterator[Batch | None]:
         """The batches of an epoch's ``plan``, or of a part of it, prepared ahead by ``data.workers`` threads."""

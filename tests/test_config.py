@@ -137,6 +137,7 @@ RANGES = {
     "augment.noise_snr_db": ([[20.0, 10.0], [0.0, math.inf]], [[-5.0, 20.0]]),
     "augment.telephone_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.codec_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
+    "augment.splice_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.opus_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.clip_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.trim_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
@@ -187,6 +188,7 @@ RANGES = {
     "train.max_bad_steps": ([0], [1]),
 }
 FREE = {
+    "augment.splice",
     "text.lexicon",  # only with text.tokenizer=phone, see tests/test_tokenizers.py
     "text.g2p",
     "text.alphabet",

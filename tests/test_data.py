@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from asr.augment import change_speed
 from asr.data import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Dataset, Example, output_frames, prefetch
-from asr.errors import TextError
+from asr.errors import ManifestError, TextError
 from asr.features import LogMel
-from asr.manifest import Utterance
+from asr.manifest import Utterance, write
 from asr.models.encoder import AcousticModel
+from asr.splice import join
 from asr.text import CharTokenizer, min_frames
 
 
@@ -358,3 +359,99 @@ def test_prefetch_runs_ahead_but_no_further_than_its_depth():
     # One handed over, four waiting.
     assert sorted(made) == [0, 1, 2, 3, 4]
     iterator.close()
+
+
+# Utterances joined from pieces
+
+
+def pieces_of(utterances, count=4):
+    """Each utterance cut into equal parts; part ``i`` says letter ``i`` of ABC."""
+    parts = []
+    for utterance in utterances:
+        size = utterance.duration_s / count
+        for i in range(count):
+            cut = dataclasses.replace(
+                utterance,
+                id=f"{utterance.id}-{i}",
+                text="ABC"[i % 3],
+                duration_s=size,
+                start_s=i * size,
+                end_s=(i + 1) * size,
+            )
+            parts.append(cut)
+    return parts
+
+
+def spliced(utterances, folder, prob=1.0, pieces=None, **sections):
+    write(folder / "pieces.jsonl", pieces_of(utterances) if pieces is None else pieces)
+    augment = {"splice": str(folder / "pieces.jsonl"), "splice_prob": prob, "speeds": [1.0]}
+    return make_dataset(utterances, make_config(folder, augment=augment, **sections))
+
+
+def test_joined_utterances_say_what_their_pieces_say_and_are_no_longer_than_those_they_replace(utterances, tmp_path):
+    data = spliced(utterances, tmp_path)
+    plain = make_dataset(utterances, make_config(tmp_path, augment={"speeds": [1.0]}))
+    examples = [Example(i, 1.0) for i in range(len(utterances))]
+    batch, again, other, before = (
+        data.batch(examples, 3),
+        data.batch(examples, 3),
+        data.batch(examples, 4),
+        plain.batch(examples, 3),
+    )
+    assert equal(batch, again)
+    assert not equal(batch, other)
+    assert batch.ids == before.ids
+    assert (batch.lengths <= before.lengths).all()
+    assert (batch.lengths > 0.6 * before.lengths).all()  # pieces are a quarter of a recording
+    label = [data.tokenizer.symbols[t] for t in batch.tokens[: batch.token_lengths[0]].tolist()]
+    assert label[1::2] == [" "] * (len(label) // 2)
+    assert set(label[::2]) <= set("ABC")
+    assert len(label) >= 5
+
+
+def test_pieces_stay_with_their_speaker(utterances, tmp_path):
+    mine = [u for u in utterances if u.speaker == "u-0"]
+    data = spliced(utterances, tmp_path, pieces=pieces_of(mine))
+    plain = make_dataset(utterances, make_config(tmp_path, augment={"speeds": [1.0]}))
+    examples = [Example(i, 1.0) for i in range(len(utterances))]
+    batch, before = data.batch(examples, 0), plain.batch(examples, 0)
+    for i, utterance in enumerate(utterances):
+        length = before.lengths[i]
+        same = torch.equal(batch.samples[i, :length], before.samples[i, :length])
+        assert same == (utterance.speaker == "u-1")
+
+
+def test_share_of_utterances_that_are_joined(utterances, tmp_path):
+    data = spliced(utterances, tmp_path, prob=0.25)
+    joined = sum(data._spliced(Example(i, 1.0), epoch) is not None for i in range(20) for epoch in range(20))
+    assert 65 < joined < 135  # 100 expected, standard deviation 9
+
+
+def test_joined_label_that_cannot_fit_leaves_the_utterance_as_it_was(utterances, tmp_path):
+    long = [dataclasses.replace(piece, text="ABC" * 20) for piece in pieces_of(utterances)]
+    data = spliced(utterances, tmp_path, pieces=long)
+    plain = make_dataset(utterances, make_config(tmp_path, augment={"speeds": [1.0]}))
+    assert equal(data.batch([Example(0, 1.0)], 0), plain.batch([Example(0, 1.0)], 0))
+
+
+def test_strange_symbol_in_a_piece_is_named_before_training(utterances, tmp_path):
+    with pytest.raises(TextError, match="u3-1"):
+        spliced(
+            utterances,
+            tmp_path,
+            pieces=[*pieces_of(utterances)[:13], dataclasses.replace(pieces_of(utterances)[13], text="Ä")],
+        )
+
+
+def test_missing_pieces_are_named(utterances, tmp_path):
+    with pytest.raises(ManifestError, match=r"nowhere\.jsonl"):
+        make_dataset(utterances, make_config(tmp_path, augment={"splice": str(tmp_path / "nowhere.jsonl")}))
+
+
+def test_joints_do_not_click():
+    joined = join(
+        [np.ones(1600, dtype=np.float32), np.ones(1, dtype=np.float32), -np.ones(1600, dtype=np.float32)], 16000
+    )
+    assert len(joined) == 3201
+    assert np.abs(np.diff(joined)).max() < 1.01  # the single sample is too short to fade
+    assert np.abs(np.diff(np.delete(joined, 1600))).max() < 0.02
