@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from asr import config as configs
-from asr import tokenizers
+from asr import settings, tokenizers
 from asr.config import Config
 from asr.errors import ModelError
 from asr.features import FeatureStats
@@ -123,7 +123,7 @@ def save_description(folder: Path, config: Config, tokenizer: Tokenizer, stats: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "config.yaml") as path:
-            path.write_text(configs.dumps(config), encoding="utf-8")
+            path.write_text(settings.dumps(config), encoding="utf-8")
         tokenizers.save(folder, tokenizer)
         with atomic(folder / "stats.json") as path:
             stats.save(path)

@@ -132,14 +132,14 @@ def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train_lm(args: argparse.Namespace) -> int:
-    from asr import config
+    from asr import settings
     from asr.models.language import LanguageConfig
     from asr.train import language
 
-    settings = config.load_as(LanguageConfig, args.config, args.overrides)
-    progress = language.train(settings, resume=args.resume)
-    best = f"best perplexity per token {progress.best:.3f}" if settings.data.valid else "not validated"
-    print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
+    config = settings.load(LanguageConfig, args.config, args.overrides)
+    progress = language.train(config, resume=args.resume)
+    best = f"best perplexity per token {progress.best:.3f}" if config.data.valid else "not validated"
+    print(f"{config.train.output}: {best}, epoch {progress.epoch} done")
     return OK
 
 

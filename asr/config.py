@@ -1,27 +1,17 @@
-"""Configuration: YAML <-> frozen dataclasses.
+"""What a training is configured by: the sections of a recipe's YAML file, with their defaults and ranges.
 
-Strict on purpose: an unknown key is an error that names the nearest known one, a value of the wrong type is an
-error that names the key, and nothing is read from the environment. ``key=value`` overrides address nested keys
-with dots (``model.layers=4``); the value is parsed as YAML.
+``asr.settings`` reads and writes them.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-import yaml
-
+from asr import settings
 from asr.errors import ConfigError
-
-T = TypeVar("T")
 
 CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 # Cells without recurrent weights: their gates see the input only.
@@ -400,156 +390,6 @@ class Config:
         return self.features.hop_s * self.model.subsampling / self.model.upsampling
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice: YAML itself would let the last one win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value} occurs twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Safe YAML that quotes the line breaks of Unicode: PyYAML writes them bare and reads a break back."""
-
-
-def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = '"' if set(text) & {"\x85", "\u2028", "\u2029"} else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file into a ``Config``, as ``load_as`` does."""
-    return load_as(Config, path, overrides)
-
-
-def load_as(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """Read a YAML file into the config dataclass ``kind``; ``overrides`` are ``key.sub=value`` strings applied on top.
-
-    Raises ``ConfigError`` (file and key named) for unreadable YAML, unknown keys, wrong types and bad values.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections at the top, got {type(tree).__name__}")
-    try:
-        config = from_dict(kind, tree)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    # The file is read first, alone, so that an error says which of the two it is in.
-    for override in overrides:
-        _override(tree, override)
-    return from_dict(kind, tree) if overrides else config
-
-
-def dumps(config: Any) -> str:
-    """YAML text of a config dataclass; ``from_dict(type(config), yaml.safe_load(text))`` gives it back."""
-    return dump(to_dict(config))
-
-
-def dump(tree: Mapping[str, Any]) -> str:
-    """YAML text of a mapping of plain values."""
-    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dict (tuples become lists) of a config dataclass."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return dict(value) if isinstance(value, dict) else value
-
-
-def from_dict(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
-    """Build the dataclass ``cls`` from a mapping, strictly.
-
-    Raises ``ConfigError`` naming the dotted key, what was expected and what came.
-    """
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    values = {}
-    for key, value in tree.items():
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(names)}"
-            raise ConfigError(f"unknown key {prefix}{key}; {hint}")
-        values[key] = _coerce(hints[key], value, f"{prefix}{key}")
-    return cls(**values)
-
-
-def _coerce(kind: Any, value: Any, key: str) -> Any:
-    """``value`` as type ``kind``: ints pass as floats, lists as tuples; nothing else is converted."""
-    if dataclasses.is_dataclass(kind):
-        if value is None:
-            value = {}
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}: expected a mapping, got {value!r}")
-        return from_dict(typing.cast(Any, kind), value, prefix=f"{key}.")
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _coerce(next(a for a in args if a is not type(None)), value, key)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key}: expected a list, got {value!r}")
-        if args[-1] is Ellipsis:
-            args = (args[0],) * len(value)
-        if len(args) != len(value):
-            raise ConfigError(f"{key}: expected {len(args)} values, got {len(value)}")
-        return tuple(_coerce(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}: expected a mapping, got {value!r}")
-        return {_coerce(args[0], k, key): _coerce(args[1], v, f"{key}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is float and isinstance(value, str):
-        # YAML 1.1 reads 2e-3 (no dot) as a string; a learning rate written so is a number to everyone else.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{key}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r}: expected key.sub=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
-    *sections, last = key.split(".")
-    node = tree
-    for section in sections:
-        child = node.setdefault(section, {})
-        if child is None:
-            child = node[section] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"override {override!r}: {section} is not a section")
-        node = child
-    node[last] = value
+    """Read a YAML file into a ``Config``, as ``asr.settings.load`` does."""
+    return settings.load(Config, path, overrides)

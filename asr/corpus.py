@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asr import archive, config, manifest
+from asr import archive, manifest, settings
 from asr.errors import AsrError, ConfigError, ManifestError
 from asr.layouts import Item, find_audio, measure, probe, read_lines, read_table, same_keys, write_left_out
 from asr.manifest import Utterance
@@ -103,7 +103,7 @@ Read = Callable[[Path, argparse.Namespace], Mapping[str, Iterable[Item]]]
 
 def load(folder: Path) -> Corpus:
     """The description of the recipe in ``folder``. Raises ``ConfigError``."""
-    return config.load_as(Corpus, folder / "corpus.yaml")
+    return settings.load(Corpus, folder / "corpus.yaml")
 
 
 def recipes(folder: Path) -> dict[str, Corpus]:

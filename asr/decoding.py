@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from asr import config as configs
-from asr import decode, lm
+from asr import decode, lm, settings
 from asr.decode import Hypothesis
 from asr.decode.fusion import Fusion, score_sequences
 from asr.decode.ngram import Ngram
@@ -234,7 +233,7 @@ def load_options(folder: Path) -> Decoding:
     path = folder / FILE
     if not path.is_file():
         return Decoding()
-    options = configs.load_as(Decoding, path)
+    options = settings.load(Decoding, path)
     places: dict[str, Any] = {
         name: str(folder / getattr(options, name)) for name in ("lm", "lexicon", "rescore") if getattr(options, name)
     }
@@ -268,7 +267,7 @@ def save_options(folder: Path, options: Decoding) -> None:
                 )
                 _copy(source, folder / places[name])
         with atomic(folder / FILE) as path:
-            path.write_text(configs.dumps(dataclasses.replace(options, **places)), encoding="utf-8")
+            path.write_text(settings.dumps(dataclasses.replace(options, **places)), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot save how to decode: {error}") from error
 

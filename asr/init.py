@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr import audio, checkpoint, config, detect, layouts, manifest, preflight
+from asr import audio, checkpoint, detect, layouts, manifest, preflight, settings
 from asr.config import (
     AugmentConfig,
     Config,
@@ -238,19 +238,19 @@ def _features(train: list[Utterance], text: TextConfig, lines: list[str]) -> Fea
         if fill[int(0.95 * (len(fill) - 1))] > FAST_FILL:
             lines.append("fast speech: 30 ms a label instead of 40")
             values["hop_s"] = 0.0075
-    return config.from_dict(FeatureConfig, values)
+    return settings.from_dict(FeatureConfig, values)
 
 
 def _yaml(chosen: Config) -> str:
     """What differs from the defaults, as a recipe's configuration is written."""
     tree = {}
-    for name, section in config.to_dict(chosen).items():
-        default = config.to_dict(getattr(Config(), name))
+    for name, section in settings.to_dict(chosen).items():
+        default = settings.to_dict(getattr(Config(), name))
         named = ALWAYS.get(name, ())
         changed = {key: value for key, value in section.items() if value != default[key] or key in named}
         if changed:
             tree[name] = changed
     return (
         "# Written by asr init. asr train runs it as it is; docs/training.md tells what each key means.\n"
-        + config.dump(tree)
+        + settings.dump(tree)
     )

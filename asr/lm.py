@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from asr import config as configs
-from asr import tokenizers
+from asr import settings, tokenizers
 from asr.checkpoint import load_card, load_tensors, load_weights
 from asr.decode.fusion import score_sequences
 from asr.decode.ngram import LN10, Ngram, read_arpa
@@ -48,7 +47,7 @@ def save_description(folder: Path, config: LanguageConfig, tokenizer: Tokenizer)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "config.yaml") as path:
-            path.write_text(configs.dumps(config), encoding="utf-8")
+            path.write_text(settings.dumps(config), encoding="utf-8")
         tokenizers.save(folder, tokenizer)
     except OSError as error:
         raise ModelError(f"{folder}: cannot write the language model's directory: {error}") from error
@@ -99,7 +98,7 @@ def load(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: not a language model: {name} is missing")
     try:
-        config = configs.load_as(LanguageConfig, folder / "config.yaml")
+        config = settings.load(LanguageConfig, folder / "config.yaml")
     except ConfigError as error:
         raise ModelError(f"{error}; is this an acoustic model?") from error
     tokenizer = tokenizers.load(folder / "tokens.txt", config.text)

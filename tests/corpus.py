@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 import torch
 
-from asr import config as configs
+from asr import settings
 from asr.config import Config
 from asr.manifest import Utterance, write
 
@@ -64,7 +64,7 @@ def make_config(folder: Path, **sections: dict) -> Config:
     }
     for name, values in sections.items():
         tree.setdefault(name, {}).update(values)
-    return configs.from_dict(Config, tree)
+    return settings.from_dict(Config, tree)
 
 
 # Children come from a server that has imported everything and computed nothing: they start in milliseconds, and

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from asr import config as configs
+from asr import settings
 from asr.checkpoint import Model
 from asr.config import Config, TextConfig
 from asr.decoding import Decoding
@@ -26,7 +26,7 @@ def make_recognizer(
             "upsampling": upsampling, "subsampling": subsampling, "lookahead": lookahead,
         },
     }  # fmt: skip
-    config = configs.from_dict(Config, tree)
+    config = settings.from_dict(Config, tree)
     torch.manual_seed(4)
     network = AcousticModel(config.model, 16, TOKENIZER.vocab_size).eval()
     with torch.no_grad():

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asr import config as configs
-from asr.config import Config, ConfigError, from_dict, load, to_dict
+from asr import settings
+from asr.config import Config, ConfigError, load
 
 
 def write(tmp_path, text):
@@ -221,9 +221,9 @@ def test_ranges(key):
     bad, good = RANGES[key]
     for value in bad:
         with pytest.raises(ConfigError, match=section):
-            from_dict(Config, {section: {name: value}})
+            settings.from_dict(Config, {section: {name: value}})
     for value in good:
-        got = getattr(getattr(from_dict(Config, {section: {name: value}}), section), name)
+        got = getattr(getattr(settings.from_dict(Config, {section: {name: value}}), section), name)
         assert got == (tuple(value) if isinstance(value, list) else value)
 
 
@@ -246,11 +246,11 @@ def test_ranges(key):
 )
 @example({"text": {"alphabet": "é\x85\u2028", "replace": {"\x85": "\u2029"}}})
 def test_yaml_round_trip(tree):
-    config = from_dict(Config, tree)
-    assert from_dict(Config, yaml.safe_load(configs.dumps(config))) == config
-    assert from_dict(Config, to_dict(config)) == config
+    config = settings.from_dict(Config, tree)
+    assert settings.from_dict(Config, yaml.safe_load(settings.dumps(config))) == config
+    assert settings.from_dict(Config, settings.to_dict(config)) == config
 
 
 def test_a_dumped_file_loads(tmp_path):
-    config = from_dict(Config, {"text": {"replace": {"é": "e", "no": "1"}}, "train": {"output": "007"}})
-    assert load(write(tmp_path, configs.dumps(config))) == config
+    config = settings.from_dict(Config, {"text": {"replace": {"é": "e", "no": "1"}}, "train": {"output": "007"}})
+    assert load(write(tmp_path, settings.dumps(config))) == config

@@ -12,8 +12,7 @@ import torch
 from corpus import make_config, make_corpus
 
 import asr
-from asr import cli, decoding, lm, manifest, tune
-from asr import config as configs
+from asr import cli, decoding, lm, manifest, settings, tune
 from asr.config import TextConfig
 from asr.decoding import Decoder, Decoding
 from asr.errors import ConfigError, DecodeError, ModelError
@@ -38,7 +37,7 @@ def models(tmp_path_factory):
         "optim": {"learning_rate": 0.02},
         "train": {"output": str(folder / "rnn"), "epochs": 30, "threads": 1, "device": "cpu"},
     }
-    language.train(configs.from_dict(LanguageConfig, tree))
+    language.train(settings.from_dict(LanguageConfig, tree))
     train_ngram(folder / "text", folder / "words.arpa", order=3)
     return folder
 

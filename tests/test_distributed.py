@@ -13,8 +13,7 @@ import pytest
 import torch
 from corpus import make_config, make_corpus, start, train_process, train_rank
 
-from asr import checkpoint
-from asr import config as configs
+from asr import checkpoint, settings
 from asr.errors import ConfigError
 from asr.train import acoustic, distributed, loop
 from asr.train.distributed import World
@@ -147,7 +146,7 @@ def train_spoilt(*args):
 def test_torchrun_starts_the_command_line(corpus, tmp_path):
     config = run_config(corpus, tmp_path / "run", epochs=1)
     path = tmp_path / "conf.yaml"
-    path.write_text(configs.dumps(config))
+    path.write_text(settings.dumps(config))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "asr.cli"]
     done = subprocess.run([*command, "train", str(path)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from asr import cli, lm
-from asr import config as configs
+from asr import cli, lm, settings
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError, TrainingError
 from asr.models.language import CELLS, LanguageConfig, LanguageNetwork, NetworkConfig, RecurrentLM
@@ -35,7 +34,7 @@ def make_config(texts, output, **sections):
     }
     for name, values in sections.items():
         tree.setdefault(name, {}).update(values)
-    return configs.from_dict(LanguageConfig, tree)
+    return settings.from_dict(LanguageConfig, tree)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_streams_carry_their_state_and_hold_the_whole_text(texts, tmp_path):
 
 
 def test_the_commands_train_measure_and_write(texts, tmp_path, capsys, monkeypatch):
-    (tmp_path / "lm.yaml").write_text(configs.dumps(make_config(texts, tmp_path / "run", train={"epochs": 3})))
+    (tmp_path / "lm.yaml").write_text(settings.dumps(make_config(texts, tmp_path / "run", train={"epochs": 3})))
     assert cli.main(["train-lm", str(tmp_path / "lm.yaml"), "train.epochs=2"]) == 0
     assert "best perplexity per token" in capsys.readouterr().out
     assert cli.main(["perplexity", str(tmp_path / "run"), str(texts / "valid.txt")]) == 0

@@ -16,7 +16,7 @@ import soundfile
 import yaml
 from recipe import RECIPES, load_recipe
 
-from asr import cli, corpus, manifest
+from asr import cli, corpus, manifest, settings
 from asr import config as configs
 from asr.errors import ConfigError
 from asr.models.language import LanguageConfig
@@ -396,7 +396,7 @@ def test_what_a_recipe_consists_of(name: str) -> None:
         assert loaded.model.bidirectional == (kind == "blstm")
         assert loaded.data.train.startswith(f"data/{name}/")
         assert loaded.train.output.startswith(f"exp/{name}/")
-    language = configs.load_as(LanguageConfig, folder / "conf" / "lm.yaml")
+    language = settings.load(LanguageConfig, folder / "conf" / "lm.yaml")
     assert language.data.train.startswith(f"data/{name}/")
 
 
@@ -469,5 +469,5 @@ def test_the_steps_of_a_table_can_be_run(name: str) -> None:
             continue
         arguments = cli.parse(words[1:])
         if words[1].startswith("train") and words[1] != "train-ngram":
-            load = configs.load if words[1] == "train" else partial(configs.load_as, LanguageConfig)
+            load = configs.load if words[1] == "train" else partial(settings.load, LanguageConfig)
             load(RECIPES.parent / arguments.config, arguments.overrides)

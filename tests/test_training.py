@@ -18,9 +18,9 @@ import soundfile
 import torch
 from corpus import RATE_HZ, make_config, make_corpus, start, tones, train_process
 
-from asr import augment, checkpoint, cli, manifest, scoring
+from asr import augment, checkpoint, cli, manifest, scoring, settings
 from asr import config as configs
-from asr.config import OptimConfig, to_dict
+from asr.config import OptimConfig
 from asr.data import Batch, Dataset
 from asr.decode.greedy import greedy
 from asr.errors import AsrError, ConfigError, ManifestError, ModelError, TextError, TrainingError
@@ -708,7 +708,7 @@ def test_resuming_with_another_configuration_is_refused_by_key(corpus, tmp_path,
     config = run_config(corpus, tmp_path, train={"epochs": 1})
     folder = tmp_path / "run"
     folder.mkdir()
-    metadata = {"progress": {}, "config": to_dict(config)}
+    metadata = {"progress": {}, "config": settings.to_dict(config)}
     checkpoint.save_tensors(folder / loop.CHECKPOINT, {}, metadata)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{
@@ -996,7 +996,7 @@ def test_a_device_that_is_not_there_is_a_clear_error(corpus, tmp_path):
 
 def test_the_command_line_trains_refuses_and_resumes(corpus, tmp_path, capsys):
     path = tmp_path / "conf.yaml"
-    path.write_text(configs.dumps(run_config(corpus, tmp_path)))
+    path.write_text(settings.dumps(run_config(corpus, tmp_path)))
     assert cli.main(["train", str(path), "train.epochs=1", "model.hidden=8"]) == 0
     assert checkpoint.load_model(tmp_path / "run").config.model.hidden == 8
     assert cli.main(["train", str(path), "train.epochs=1", "model.hidden=8"]) == 2

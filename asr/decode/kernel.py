@@ -43,6 +43,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core.options import DefaultOptions
 
 Records: TypeAlias = npt.NDArray[np.void]
 Numbers: TypeAlias = npt.NDArray[Any]
@@ -191,7 +192,10 @@ def kernel(function: Function) -> Function:
 def inner(function: Function) -> Function:
     """``kernel`` for what other kernels call for each frame or prefix and that allocates nothing: without numba's
     reference counts, whose atomic operations would take half of the time."""
-    return _compile(function, {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True})
+    # Options that numba keeps for itself: a version that has them no more still compiles, to slower code.
+    fast = {"_nrt": False, "forceinline": True}
+    known = {name: value for name, value in fast.items() if hasattr(DefaultOptions, name)}
+    return _compile(function, {"nogil": True, "error_model": "numpy", **known})
 
 
 def _compile(function: Function, options: dict[str, Any]) -> Function:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from asr import checkpoint
-from asr.config import Config, to_dict
+from asr import checkpoint, settings
+from asr.config import Config
 from asr.errors import TrainingError
 from asr.files import sweep
 from asr.models.language import LanguageConfig
@@ -154,7 +154,7 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
     metadata = checkpoint.load_metadata(path)
     if not isinstance(metadata, dict) or not {"progress", "config"} <= metadata.keys():
         raise TrainingError(f"{path}: not a training checkpoint")
-    changed = differences(metadata["config"], to_dict(config))
+    changed = differences(metadata["config"], settings.to_dict(config))
     if changed:
         raise TrainingError(
             f"{path}: belongs to another configuration ({'; '.join(changed)}); "
@@ -367,7 +367,7 @@ class Run:
             tensors |= {f"optimiser/{index}/{name}": value for name, value in state.items()}
         for rank, states in enumerate(generators):
             tensors |= {f"rng/{rank}/{name}": value for name, value in states.items()}
-        metadata = {"progress": vars(self.progress), "config": to_dict(self.config)}
+        metadata = {"progress": vars(self.progress), "config": settings.to_dict(self.config)}
         checkpoint.save_tensors(self.checkpoint, tensors, metadata)
 
     def load(self) -> None:
