@@ -719,6 +719,19 @@ def test_resuming_with_another_configuration_is_refused_by_key(corpus, tmp_path,
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_resuming_says_that_the_data_has_changed(corpus, tmp_path, capsys):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    config = run_config(tmp_path / "corpus", tmp_path, train={"epochs": 2})
+    path = tmp_path / "corpus" / "train.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    acoustic.train(config)
+    acoustic.train(config, resume=True)
+    assert "has changed" not in capsys.readouterr().err
+    path.write_text("".join(lines[:-2]))
+    acoustic.train(config, resume=True)
+    assert f"{path} has changed since {tmp_path / 'run'}" in capsys.readouterr().err
+
+
 def test_a_run_may_be_moved_and_resumed_with_other_threads(corpus, tmp_path):
     config = run_config(corpus, tmp_path, train={"epochs": 1})
     acoustic.train(config)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -103,6 +105,13 @@ class AcousticTask:
         if config.train.compile:
             for part in (model.subsampling, model.encoder):
                 part.compile(dynamic=True)
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Checksum of the training utterances that are used: ids, labels, durations."""
+        data = self.train_data
+        lines = ([u.id, label, u.duration_s] for u, label in zip(data.utterances, data.labels, strict=True))
+        return hashlib.sha256(json.dumps(list(lines)).encode()).hexdigest()
 
     def warn(self, message: str) -> None:
         """Print a warning that every process would print."""

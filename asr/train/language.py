@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -96,6 +99,11 @@ class LanguageTask:
         self.trainee = trainee.to(self.device)
         self.network: nn.Module = self.trainee
         self.rate_factors: dict[str, float] = {}
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Checksum of the training sentences."""
+        return hashlib.sha256(json.dumps([list(map(int, tokens)) for tokens in self.sentences]).encode()).hexdigest()
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Sentences of each batch; or, of running text, the batch's number, since all share one order."""

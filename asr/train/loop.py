@@ -72,6 +72,10 @@ class Task(Protocol):
     criterion: str
     """The validation figure that decides which weights are kept: the smallest wins."""
 
+    @property
+    def data_key(self) -> str:
+        """A checksum of what is trained on, which tells whether a resumed run still has the same."""
+
     def plan(self, epoch: int) -> Sequence[Any]:
         """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
 
@@ -367,7 +371,11 @@ class Run:
             tensors |= {f"optimiser/{index}/{name}": value for name, value in state.items()}
         for rank, states in enumerate(generators):
             tensors |= {f"rng/{rank}/{name}": value for name, value in states.items()}
-        metadata = {"progress": vars(self.progress), "config": settings.to_dict(self.config)}
+        metadata = {
+            "progress": vars(self.progress),
+            "config": settings.to_dict(self.config),
+            "data": self.task.data_key,
+        }
         checkpoint.save_tensors(self.checkpoint, tensors, metadata)
 
     def load(self) -> None:
@@ -391,6 +399,12 @@ class Run:
         if torch.cuda.is_available() and f"{self.world.rank}/cuda" in parts["rng"]:
             torch.cuda.set_rng_state(parts["rng"][f"{self.world.rank}/cuda"])
         self.progress = Progress(**metadata["progress"])
+        key = self.task.data_key
+        if metadata.get("data", key) != key:
+            self.say(
+                f"warning: {self.config.data.train} has changed since {self.checkpoint} was written: this run will "
+                "not end as an uninterrupted one; the epoch under way goes on with other batches"
+            )
 
 
 def generator_states() -> dict[str, Tensor]:
