@@ -26,6 +26,8 @@ from asr.mel import hz_to_mel, mel_to_hz
 WARP_KNEE = 0.6
 MU = 255.0
 TRIM_DB = 30.0
+NOISE_SPARE_S = 0.01
+"""Read beyond a noise's end, so that rounding to samples never leaves too few."""
 TELEPHONE_HZ = (300.0, 3400.0)
 OPUS_HZ = (8000, 12000, 16000, 24000, 48000)
 OPUS_BITS = (8e3, 32e3)
@@ -51,6 +53,7 @@ class Distorter:
         self.config = config
         self.rate_hz = sample_rate_hz
         self.rooms = _recordings(config.reverb_dir, "augment.reverb_dir") if config.reverb_prob else []
+        self._durations: dict[Path, float] = {}
         self.noises = _recordings(config.noise_dir, "augment.noise_dir") if config.noise_prob else []
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -95,7 +98,15 @@ class Distorter:
     def _noise(self, length: int, rng: np.random.Generator) -> np.ndarray:
         if not self.noises:
             return coloured_noise(length, rng.uniform(0.0, 2.0), rng)
-        noise = audio.load(self.noises[rng.integers(len(self.noises))], self.rate_hz)
+        path = self.noises[rng.integers(len(self.noises))]
+        needed_s = length / self.rate_hz + NOISE_SPARE_S
+        duration_s = self._durations.get(path)
+        if duration_s is None:
+            duration_s = self._durations[path] = audio.probe(path).duration_s
+        if duration_s > needed_s:  # hours of noise: only what is needed is read
+            start_s = rng.uniform(0, duration_s - needed_s)
+            return audio.load(path, self.rate_hz, start_s=start_s, end_s=start_s + needed_s)[:length]
+        noise = audio.load(path, self.rate_hz)
         return np.resize(np.roll(noise, -int(rng.integers(len(noise)))), length)
 
 

@@ -279,6 +279,21 @@ def test_rooms_and_noises_come_from_folders(tmp_path):
     assert power_db(rest, 950, 1050) > power_db(rest, 2000, 4000) + 40
 
 
+def test_of_a_long_noise_only_a_random_part_is_read(tmp_path, monkeypatch):
+    ramp = np.linspace(-0.9, 0.9, 60 * RATE_HZ)
+    soundfile.write(tmp_path / "ramp.wav", ramp, RATE_HZ, subtype="FLOAT")
+    read = []
+    load = augment.audio.load
+    monkeypatch.setattr(augment.audio, "load", lambda *args, **options: read.append(load(*args, **options)) or read[-1])
+    distort = Distorter(AugmentConfig(noise_prob=1.0, noise_dir=str(tmp_path)), RATE_HZ)
+    for seed in range(20):
+        assert len(distort(speech_like(0.5), rng(seed))) == RATE_HZ // 2
+    assert max(map(len, read)) < RATE_HZ
+    starts = [sound[0] for sound in read]
+    assert min(starts) < -0.5
+    assert max(starts) > 0.5
+
+
 @pytest.mark.parametrize("key", ["reverb", "noise"])
 def test_a_folder_without_audio_is_named(tmp_path, key):
     for folder, message in ((tmp_path, "no audio file"), (tmp_path / "gone", "no such folder")):
