@@ -214,11 +214,9 @@ class Dataset:
         good: list[tuple[str, np.ndarray, list[int], list[np.ndarray], np.ndarray]] = []
         for example in examples:
             utterance = self.utterances[example.index]
-            label = self.labels[example.index]
             try:
-                samples = self.samples(example.index)
-                if self.splicer is not None:
-                    samples, label = self._spliced(example, epoch) or (samples, label)
+                spliced = self._spliced(example, epoch) if self.splicer is not None else None
+                samples, label = spliced or (self.samples(example.index), self.labels[example.index])
                 samples = augment.change_speed(samples, rate, example.speed)
                 if self.distort is not None:
                     distorted = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index))

@@ -45,8 +45,8 @@ def main() -> int:
         # Paths of the training machine mean nothing to others.
         data = dataclasses.replace(model.config.data, train="", valid="")
         train = dataclasses.replace(model.config.train, output="exp/model", init="", teacher="")
-        changes = dataclasses.replace(model.config.augment, splice="", noise_dir="", reverb_dir="")
-        config = dataclasses.replace(model.config, data=data, train=train, augment=changes)
+        augment = dataclasses.replace(model.config.augment, splice="", noise_dir="", reverb_dir="")
+        config = dataclasses.replace(model.config, data=data, train=train, augment=augment)
         folder = ASSETS / args.name
         checkpoint.save_description(folder, config, model.tokenizer, model.stats)
         checkpoint.save_weights(folder, model.network, card, half=True)

@@ -188,16 +188,15 @@ class BeamSearch:
         self, matrices: Sequence[npt.NDArray[np.floating]], nbest: int, first_utterance: int
     ) -> list[list[Hypothesis]]:
         """Check and decode utterances ``(T, V)``, each from its start to its hypotheses, without a language model."""
-        if len(matrices) == 1 and matrices[0].size > BLOCK_VALUES:  # in blocks
-            check_normalised(matrices[0][None], np.array([len(matrices[0])]), first_utterance=first_utterance)
-            self.start()
-            self._take(matrices[0])
-            self._run()
-            return [self.hypotheses(nbest)]
         starts = np.zeros(len(matrices) + 1, np.int64)
         np.cumsum([len(matrix) for matrix in matrices], out=starts[1:])
         joined = matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
         check_joined(joined, starts, first_utterance)
+        if joined.size > BLOCK_VALUES:  # a single one: in blocks
+            self.start()
+            self._take(joined)
+            self._run()
+            return [self.hypotheses(nbest)]
         log_probs = np.ascontiguousarray(joined, dtype=np.float64)
         if self._fused:
             self._rows.resize(log_probs.shape[1], self._words)
@@ -226,7 +225,7 @@ class BeamSearch:
             self._table = np.empty(2 * self._nodes.size, np.int32)
         if self._counts[kernel.SEGMENTS] > self._segments.size // 2:
             self._segments = np.concatenate([self._segments, np.empty_like(self._segments)])
-        pools.index(self._nodes, self._table, self._counts)
+        kernel.index(self._nodes, self._table, self._counts)
 
     def _entries(self) -> npt.NDArray[np.void]:
         """Copies of the prefixes in the beam, best first."""

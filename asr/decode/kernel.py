@@ -167,6 +167,8 @@ NO_WORDS = Words(
 class Work(NamedTuple):
     """What a frame is worked out in; nothing in it outlives the frame."""
 
+    probs: Numbers
+    """By token, not as logarithms; below 0 where nothing has asked yet."""
     labels: Numbers
     totals: Numbers
     paths: Numbers
@@ -361,6 +363,14 @@ def give_rows(
 
 
 @inner
+def index(nodes: Records, table: Numbers, counts: Numbers) -> None:
+    """Fill the table anew after nodes have moved or the table has grown."""
+    table[:] = NONE
+    for node in range(ROOT + 1, counts[NODES]):
+        table[slot(nodes, table, nodes[node]["parent"], nodes[node]["token"])] = node
+
+
+@inner
 def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: int) -> int:
     """The node of a prefix, made if there is none; what language models make of it is left to the caller."""
     at = slot(nodes, table, parent, token)
@@ -472,14 +482,14 @@ def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int)
 
 @inner
 def meet(
-    row: Numbers, probs: Numbers, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers,
+    row: Numbers, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers,
     work: Work, fused: bool,
 ) -> None:  # fmt: skip
     """Work out what the frame makes of each prefix in the beam, with the mass that comes from its parent there.
 
     ``labels`` and ``totals`` get the masses, ``joined`` the segments of the parents whose paths are the better ones.
     Lists for each slot the children in the beam."""
-    blank = probs[BLANK] = likelihood(row[BLANK])
+    blank = work.probs[BLANK] = likelihood(row[BLANK])
     entries = unsigned(counts[ENTRIES])
     for at in range(entries):
         work.first_child[places[at]] = NOWHERE
@@ -489,9 +499,9 @@ def meet(
         work.joined[at] = UNJOINED
         label = 0.0
         if last != BLANK:  # else it is the empty prefix
-            prob = probs[last]
+            prob = work.probs[last]
             if prob < 0.0:
-                prob = probs[last] = likelihood(row[last])
+                prob = work.probs[last] = likelihood(row[last])
             label = entry["label"]
             node = nodes[entry["node"]]
             place = nodes[node["parent"]]["place"]
@@ -514,7 +524,7 @@ def meet(
 
 @inner
 def extend(
-    row: Numbers, probs: Numbers, keep: float, rows: Numbers, limits: Numbers, beam: Records, places: Numbers,
+    row: Numbers, keep: float, rows: Numbers, limits: Numbers, beam: Records, places: Numbers,
     nodes: Records, counts: Numbers, work: Work, tokens: int, kept: int, fused: bool,
 ) -> int:  # fmt: skip
     """Add the continuations of the prefixes in the beam by the frame's tokens to the sorted candidates."""
@@ -527,7 +537,7 @@ def extend(
         floor = scores[width - 1] if kept == width else 0.0
         if kept:
             floor = max(floor, scores[0] * keep)
-        if most * probs[order[0]] <= floor:
+        if most * work.probs[order[0]] <= floor:
             if fused:
                 continue
             break  # nor can those after it, which have less mass
@@ -537,7 +547,7 @@ def extend(
             known = work.next_child[known]
         for rank in range(unsigned(tokens)):
             token = order[rank]
-            prob = probs[token]
+            prob = work.probs[token]
             if most * prob <= floor:
                 break
             if taken[token] == at:
@@ -554,11 +564,11 @@ def extend(
 
 @inner
 def renew(
-    row: Numbers, probs: Numbers, rows: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
+    row: Numbers, rows: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
     segments: Records, counts: Numbers, work: Work, kept: int, fused: bool,
 ) -> None:  # fmt: skip
     """Make the chosen candidates the beam: new ones first, as they build on what the others are before the frame."""
-    frame, entries, blank = counts[FRAME], counts[ENTRIES], probs[BLANK]
+    frame, entries, blank = counts[FRAME], counts[ENTRIES], work.probs[BLANK]
     free = unsigned(entries)
     for rank in range(unsigned(kept)):
         code = work.codes[rank]
@@ -623,33 +633,33 @@ def renew(
 
 @inner
 def step(
-    row: Numbers, probs: Numbers, threshold: float, keep: float, rows: Numbers, limits: Numbers, beam: Records,
+    row: Numbers, threshold: float, keep: float, rows: Numbers, limits: Numbers, beam: Records,
     places: Numbers, nodes: Records, table: Numbers, segments: Records, counts: Numbers, work: Work,
 ) -> None:  # fmt: skip
     """One frame: let prefixes stay, extend them, keep the best, those of at least ``keep`` times the best mass.
 
-    Prefixes and tokens come best first, so that a prefix is left at the first token that
-    cannot reach the beam whatever language models say of it. That prunes nothing that would have been kept.
+    Prefixes and tokens come best first, so that a prefix is left at the first token that cannot reach the beam
+    whatever language models say of it. That prunes nothing that would have been kept.
     """
     fused = counts[PENDING] != NONE
-    probs[:] = -1.0  # not yet known
-    meet(row, probs, beam, places, nodes, segments, counts, work, fused)
+    work.probs[:] = -1.0  # not yet known
+    meet(row, beam, places, nodes, segments, counts, work, fused)
     tokens = likeliest_tokens(row, threshold, work.order)
     for rank in range(unsigned(tokens)):
-        probs[work.order[rank]] = likelihood(row[work.order[rank]])
+        work.probs[work.order[rank]] = likelihood(row[work.order[rank]])
     # What is likelier goes first, so that little needs to move in the sorted list.
     kept = 0
     early = tokens > 0 and row[work.order[0]] > row[BLANK]
     if early:
-        kept = extend(row, probs, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+        kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
     for at in range(unsigned(counts[ENTRIES])):
         if work.totals[at] > (work.scores[kept - 1] if kept == work.scores.size else 0.0):
             kept = insert(work.scores, work.codes, kept, work.totals[at], at)
     if tokens and not early:
-        kept = extend(row, probs, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+        kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
     while kept and work.scores[kept - 1] < work.scores[0] * keep:
         kept -= 1
-    renew(row, probs, rows, beam, places, nodes, table, segments, counts, work, kept, fused)
+    renew(row, rows, beam, places, nodes, table, segments, counts, work, kept, fused)
 
 
 @inner
@@ -731,7 +741,7 @@ def trace(
 
 @inner
 def decode(
-    log_probs: Numbers, probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records,
+    log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records,
     table: Numbers, segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
     pending: Numbers, words: Words, pause: bool, offset: Numbers, work: Work,
 ) -> int:  # fmt: skip
@@ -760,7 +770,7 @@ def decode(
                 if pause and counts[PENDING]:
                     return frame
             step(
-                row, probs, token_threshold, keep, rows, limits, beam, places, nodes, table, segments, counts, work
+                row, token_threshold, keep, rows, limits, beam, places, nodes, table, segments, counts, work
             )  # fmt: skip
             rescale(beam, places, counts, offset)
         counts[FRAME] += 1
@@ -771,6 +781,7 @@ def decode(
 def new_work(width: int, columns: int, fused: bool) -> Work:
     """Memory for one frame after the other."""
     return Work(
+        np.empty(columns, np.float64),
         np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, np.float64),
         np.empty(width, np.int64), np.empty(2 * width, np.uint32), np.empty(width, np.uint32),
         np.empty(width, np.float64), np.empty(width, np.int64), np.empty(2 * width, np.uint32),
@@ -828,7 +839,6 @@ def decode_all(
     (see ``write``); return whether all are done. If not, the pools are full: ``progress`` says where to go on."""
     width, columns, nbest = beam.size // 2, log_probs.shape[1], scores.shape[1]
     fused = owners.size > 0
-    probs = np.empty(columns, np.float64)
     work = new_work(width, columns, fused)
     for utterance in range(progress[UTTERANCE], starts.size - 1):
         if progress[DONE] == 0:
@@ -836,7 +846,7 @@ def decode_all(
         frames = log_probs[starts[utterance] + progress[DONE] : starts[utterance + 1]]
         progress[UTTERANCE] = utterance
         done = decode(
-            frames, probs, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
+            frames, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
             words, False, offset, work,
         )  # fmt: skip
         if done < len(frames):
@@ -864,9 +874,8 @@ def advance(
     the rows of ``pending`` nodes; return how many were decoded. Without rows there are no language models."""
     width, columns = beam.size // 2, log_probs.shape[1]
     fused = owners.size > 0
-    probs = np.empty(columns, np.float64)
     work = new_work(width, columns, fused)
     return decode(
-        log_probs, probs, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
+        log_probs, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
         words, pause, offset, work,
     )  # fmt: skip

@@ -50,12 +50,10 @@ def as_batch(log_probs: Matrix, lengths: Lengths = None) -> tuple[npt.NDArray[An
     return batch, _check_lengths(lengths, batch.shape[0], batch.shape[1])
 
 
-def check_normalised(
-    batch: npt.NDArray[Any], lengths: npt.NDArray[np.int64], first_frame: int = 0, first_utterance: int = 0
-) -> None:
+def check_normalised(batch: npt.NDArray[Any], lengths: npt.NDArray[np.int64], first_frame: int = 0) -> None:
     """Require each valid row to be log-probabilities that sum to one; frames past the lengths are not looked at.
 
-    Single entries may be ``-inf``. ``first_frame`` and ``first_utterance`` are added to the numbers in messages.
+    Single entries may be ``-inf``. ``first_frame`` is added to the frame number in messages.
 
     Raises:
         DecodeError: NaN, ``+inf`` or a row whose logsumexp is further than 0.01 from 0; names utterance and frame.
@@ -66,18 +64,17 @@ def check_normalised(
             good |= np.arange(start, stop) >= lengths[:, None]
         if not good.all():
             utterance, frame = np.argwhere(~good)[0].tolist()
-            where = f"frame {first_frame + start + frame} of utterance {first_utterance + utterance}"
-            raise DecodeError(_what_is_wrong(batch[utterance, start + frame].astype(np.float64), where))
+            raise _fault(batch[utterance, start + frame], first_frame + start + frame, utterance)
 
 
 def check_joined(rows: npt.NDArray[Any], starts: npt.NDArray[np.int64], first_utterance: int = 0) -> None:
     """``check_normalised`` for the frames ``(N, V)`` of utterances that begin at ``starts (utterances + 1,)``."""
-    good = _sum_to_one(rows)
-    if not good.all():
-        at = int(np.argmin(good))
-        utterance = int(np.searchsorted(starts, at, side="right")) - 1
-        where = f"frame {at - starts[utterance]} of utterance {first_utterance + utterance}"
-        raise DecodeError(_what_is_wrong(rows[at].astype(np.float64), where))
+    for start, stop in _blocks(rows[None]):
+        good = _sum_to_one(rows[start:stop])
+        if not good.all():
+            at = start + int(np.argmin(good))
+            utterance = int(np.searchsorted(starts, at, side="right")) - 1
+            raise _fault(rows[at], at - int(starts[utterance]), first_utterance + utterance)
 
 
 def _sum_to_one(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -120,6 +117,10 @@ def _check_lengths(lengths: Lengths, utterances: int, frames: int) -> npt.NDArra
     if wrong.size:
         raise DecodeError(f"expected lengths of 0 to {frames} frames, got {array[wrong[0]]} for utterance {wrong[0]}")
     return array.astype(np.int64)
+
+
+def _fault(row: npt.NDArray[Any], frame: int, utterance: int) -> DecodeError:
+    return DecodeError(_what_is_wrong(row.astype(np.float64), f"frame {frame} of utterance {utterance}"))
 
 
 def _what_is_wrong(row: npt.NDArray[np.float64], where: str) -> str:

@@ -14,7 +14,6 @@ from asr.decode.kernel import (
     Numbers,
     Records,
     kernel,
-    slot,
 )
 
 
@@ -70,14 +69,6 @@ def compact(
         entry["blank_before"] = moved[entry["blank_before"]]
         entry["label_before"] = moved[entry["label_before"]]
         entry["blank_segment"] = moved[entry["blank_segment"]]
-
-
-@kernel
-def index(nodes: Records, table: Numbers, counts: Numbers) -> None:
-    """Fill the table anew after nodes have moved or the table has grown."""
-    table[:] = NONE
-    for node in range(ROOT + 1, counts[NODES]):
-        table[slot(nodes, table, nodes[node]["parent"], nodes[node]["token"])] = node
 
 
 @kernel

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -110,8 +108,9 @@ class AcousticTask:
     def data_key(self) -> str:
         """Checksum of the training utterances that are used: ids, labels, durations."""
         data = self.train_data
-        lines = ([u.id, label, u.duration_s] for u, label in zip(data.utterances, data.labels, strict=True))
-        return hashlib.sha256(json.dumps(list(lines)).encode()).hexdigest()
+        return loop.checksum(
+            [[u.id, label, u.duration_s] for u, label in zip(data.utterances, data.labels, strict=True)]
+        )
 
     def warn(self, message: str) -> None:
         """Print a warning that every process would print."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -103,7 +101,7 @@ class LanguageTask:
     @functools.cached_property
     def data_key(self) -> str:
         """Checksum of the training sentences."""
-        return hashlib.sha256(json.dumps([list(map(int, tokens)) for tokens in self.sentences]).encode()).hexdigest()
+        return loop.checksum([list(map(int, tokens)) for tokens in self.sentences])
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Sentences of each batch; or, of running text, the batch's number, since all share one order."""

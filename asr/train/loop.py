@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
 import math
 import sys
 import time
@@ -405,6 +407,11 @@ class Run:
                 f"warning: {self.config.data.train} has changed since {self.checkpoint} was written: this run will "
                 "not end as an uninterrupted one; the epoch under way goes on with other batches"
             )
+
+
+def checksum(items: Any) -> str:
+    """SHA-256 of plain values: a task's ``data_key``."""
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 
 def generator_states() -> dict[str, Tensor]:
