@@ -173,17 +173,20 @@ class Work(NamedTuple):
     totals: Numbers
     paths: Numbers
     joined: Numbers
-    first_child: Numbers
-    """By slot of the parent."""
-    next_child: Numbers
     scores: Numbers
     """Of the candidates, best first."""
     codes: Numbers
     chosen: Numbers
     """Slots of the next beam and behind them of what falls out of it."""
+    listed: Numbers
+    """What a loop has sorted out for the next one, without a branch: an item is always written and the end of the list
+    moves on where it belongs there. Which items do is as good as random, and a processor that guesses wrong loses as
+    much time as the work itself takes."""
+    others: Numbers
+    """The other half, or more about the same."""
     order: Numbers
     taken: Numbers
-    """By token: for which prefix it is a child in the beam."""
+    """By slot and token: whether the prefix's continuation by the token is in the beam."""
 
 
 def kernel(function: Function) -> Function:
@@ -484,42 +487,46 @@ def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int)
 def meet(
     row: Numbers, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers,
     work: Work, fused: bool,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Work out what the frame makes of each prefix in the beam, with the mass that comes from its parent there.
 
     ``labels`` and ``totals`` get the masses, ``joined`` the segments of the parents whose paths are the better ones.
-    Lists for each slot the children in the beam."""
+    Lists prefixes whose parents are in the beam, and notes them in ``taken``; returns how many there are."""
     blank = work.probs[BLANK] = likelihood(row[BLANK])
     entries = unsigned(counts[ENTRIES])
-    for at in range(entries):
-        work.first_child[places[at]] = NOWHERE
+    below = unsigned(0)
     for at in range(entries):
         entry = beam[places[at]]
         last = entry["token"]
         work.joined[at] = UNJOINED
-        label = 0.0
+        work.labels[at] = 0.0
         if last != BLANK:  # else it is the empty prefix
             prob = work.probs[last]
             if prob < 0.0:
                 prob = work.probs[last] = likelihood(row[last])
-            label = entry["label"]
-            node = nodes[entry["node"]]
-            place = nodes[node["parent"]]["place"]
-            if place != NOWHERE:
-                work.next_child[at] = work.first_child[place]
-                work.first_child[place] = at
-                parent = beam[place]
-                repeated = parent["token"] == last
-                mass = parent["blank"] if repeated else parent["total"]
-                label += mass * node["factor"] if fused else mass
-                from_blank = repeated or parent["blank_path"] >= parent["label_path"]
-                path = parent["blank_path"] if from_blank else parent["label_path"]
-                if path > entry["label_path"]:
-                    work.joined[at] = finish_token(segments, counts, parent, from_blank)
-                    work.paths[at] = path
-            label *= prob
-        work.labels[at] = label
-        work.totals[at] = entry["total"] * blank + label
+            work.labels[at] = entry["label"] * prob
+            place = nodes[nodes[entry["node"]]["parent"]]["place"]
+            work.listed[below] = at
+            work.others[below] = place
+            below += unsigned(place != NOWHERE)
+        work.totals[at] = entry["total"] * blank + work.labels[at]
+    for item in range(below):
+        at, place = unsigned(work.listed[item]), unsigned(work.others[item])
+        entry, parent = beam[places[at]], beam[place]
+        last = entry["token"]
+        work.taken[place, last] = 1
+        repeated = parent["token"] == last
+        mass = parent["blank"] if repeated else parent["total"]
+        mass = mass * nodes[entry["node"]]["factor"] if fused else mass
+        work.labels[at] = (entry["label"] + mass) * work.probs[last]
+        work.totals[at] = entry["total"] * blank + work.labels[at]
+        from_blank = repeated or parent["blank_path"] >= parent["label_path"]
+        path = parent["blank_path"] if from_blank else parent["label_path"]
+        if path > entry["label_path"]:
+            work.joined[at] = finish_token(segments, counts, parent, from_blank)
+            work.paths[at] = path
+    count: int = signed(below)
+    return count
 
 
 @inner
@@ -541,16 +548,12 @@ def extend(
             if fused:
                 continue
             break  # nor can those after it, which have less mass
-        known = work.first_child[places[at]]
-        while known != NOWHERE:  # these have got their mass in `meet`
-            taken[beam[places[known]]["token"]] = at
-            known = work.next_child[known]
         for rank in range(unsigned(tokens)):
             token = order[rank]
             prob = work.probs[token]
             if most * prob <= floor:
                 break
-            if taken[token] == at:
+            if taken[places[at], token]:  # it has got its mass in `meet`
                 continue
             score = (entry["blank"] if token == entry["token"] else entry["total"]) * prob
             if fused:
@@ -558,7 +561,6 @@ def extend(
             if score > floor:
                 kept = insert(scores, codes, kept, score, LATER * signed(at + ONE) + token)
                 floor = max(scores[width - 1] if kept == width else 0.0, scores[0] * keep)
-    taken[:] = NOWHERE
     return kept
 
 
@@ -570,10 +572,16 @@ def renew(
     """Make the chosen candidates the beam: new ones first, as they build on what the others are before the frame."""
     frame, entries, blank = counts[FRAME], counts[ENTRIES], work.probs[BLANK]
     free = unsigned(entries)
+    new_ones, staying = unsigned(0), unsigned(0)
     for rank in range(unsigned(kept)):
+        is_new = unsigned(work.codes[rank] >= LATER)
+        work.listed[new_ones] = rank
+        new_ones += is_new
+        work.others[staying] = rank
+        staying += ONE - is_new
+    for item in range(new_ones):
+        rank = unsigned(work.listed[item])
         code = work.codes[rank]
-        if code < LATER:
-            continue
         at, token = unsigned((code >> 32) - 1), unsigned(code & (LATER - 1))
         source = beam[places[at]]
         found = child(nodes, table, counts, source["node"], token)
@@ -594,13 +602,11 @@ def renew(
         new["label_before"] = finish_token(segments, counts, source, from_blank)
         new["label_start"] = frame
         new["label_peak"] = row[token]
-        work.codes[rank] = LATER + signed(free)
+        work.chosen[rank] = places[free]
         free += ONE
-    for rank in range(unsigned(kept)):
-        at = unsigned(work.codes[rank] & (LATER - 1))
-        if work.codes[rank] >= LATER:
-            work.chosen[rank] = places[at]
-            continue
+    for item in range(staying):
+        rank = unsigned(work.others[item])
+        at = unsigned(work.codes[rank])
         place = places[at]
         places[at] = NOWHERE  # not to be found among those that fall out
         work.chosen[rank] = place
@@ -622,10 +628,10 @@ def renew(
             entry["label_peak"] = max(entry["label_peak"], row[last])
     behind = unsigned(kept)
     for at in range(unsigned(entries if kept < signed(free) else 0)):
-        if places[at] != NOWHERE:  # its prefix fell out of the beam
-            nodes[beam[places[at]]["node"]]["place"] = NOWHERE
-            work.chosen[behind] = places[at]
-            behind += ONE
+        work.chosen[behind] = places[at]
+        behind += unsigned(places[at] != NOWHERE)
+    for rank in range(unsigned(kept), behind):
+        nodes[beam[work.chosen[rank]]["node"]]["place"] = NOWHERE  # its prefix fell out of the beam
     for rank in range(free):  # kept and fallen out: as many as there were and are new
         places[rank] = work.chosen[rank]
     counts[ENTRIES] = kept
@@ -643,7 +649,7 @@ def step(
     """
     fused = counts[PENDING] != NONE
     work.probs[:] = -1.0  # not yet known
-    meet(row, beam, places, nodes, segments, counts, work, fused)
+    below = meet(row, beam, places, nodes, segments, counts, work, fused)
     tokens = likeliest_tokens(row, threshold, work.order)
     for rank in range(unsigned(tokens)):
         work.probs[work.order[rank]] = likelihood(row[work.order[rank]])
@@ -657,6 +663,8 @@ def step(
             kept = insert(work.scores, work.codes, kept, work.totals[at], at)
     if tokens and not early:
         kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+    for item in range(unsigned(below)):
+        work.taken[work.others[item], beam[places[work.listed[item]]]["token"]] = 0
     while kept and work.scores[kept - 1] < work.scores[0] * keep:
         kept -= 1
     renew(row, rows, beam, places, nodes, table, segments, counts, work, kept, fused)
@@ -783,13 +791,14 @@ def new_work(width: int, columns: int, fused: bool) -> Work:
     return Work(
         np.empty(columns, np.float64),
         np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, np.float64),
-        np.empty(width, np.int64), np.empty(2 * width, np.uint32), np.empty(width, np.uint32),
-        np.empty(width, np.float64), np.empty(width, np.int64), np.empty(2 * width, np.uint32),
+        np.empty(width, np.int64),
+        np.empty(width, np.float64), np.empty(width, np.int64), np.empty(2 * width + 1, np.uint32),
+        np.empty(width, np.uint32), np.empty(width, np.uint32),
         # One token more than the beam is wide suffices: for any prefix each of them, save the prefix's last token,
         # makes a candidate as good as a later token could, be it a new one or one already in the beam that the mass is
         # merged into. Not so where language models have a say.
         np.empty(columns - 1 if fused else min(columns - 1, width + 1), np.uint32),
-        np.full(columns, NOWHERE, np.uint32),
+        np.zeros((2 * width, columns), np.uint8),
     )  # fmt: skip
 
 
