@@ -165,6 +165,17 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--reference", metavar="REF", help="reference file (default: those in HYP_A's JSON)")
     compare.set_defaults(run=_compare)
 
+    average = commands.add_parser(
+        "average",
+        help="one model out of several that were trained on from one another",
+        description="Writes the mean of the models' weights. Everything else is the last one's, save tuned options of "
+        "decoding, which are left behind.",
+    )
+    average.add_argument("models", nargs="+", metavar="MODEL", help="directories or bundled names, two or more")
+    average.add_argument("--output", required=True, metavar="DIR", help="model directory to write")
+    average.add_argument("--weights", type=float, nargs="+", metavar="W", help="their shares (default: equal)")
+    average.set_defaults(run=_average)
+
     info = commands.add_parser("info", help="what a model is: size, training data, accuracy")
     info.add_argument("model", nargs="?", metavar="MODEL", help="directory or bundled name (default: the bundled one)")
     info.set_defaults(run=_info)
@@ -356,6 +367,15 @@ def _compare(args: argparse.Namespace) -> int:
     references = scoring.read_transcripts(args.reference or args.first, "reference")
     reports = [scoring.score(references, scoring.read_transcripts(path)) for path in (args.first, args.second)]
     print(compare.compare(*reports).summary())
+    return OK
+
+
+def _average(args: argparse.Namespace) -> int:
+    from asr.average import average
+    from asr.checkpoint import describe, load_model
+
+    average(args.models, args.output, args.weights)
+    print(describe(load_model(args.output)))
     return OK
 
 

@@ -44,6 +44,7 @@ LAYERS = {
     "compare": 4,
     "confidence": 4,
     "segment": 4,
+    "average": 6,
     "endpoint": 6,
     "long": 7,
     "lm": 6,

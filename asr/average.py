@@ -1,0 +1,72 @@
+"""One model out of several: the mean of their weights (Wortsman et al. 2022, arXiv:2203.05482 and arXiv:2109.01903).
+
+For models that were trained on from one another, as a robust model from the one that it began with. The mean of the two
+keeps much of what either is good at, and costs no more than one of them. Models of different beginnings cannot be
+averaged: nothing makes their units mean the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr import checkpoint
+from asr.errors import ModelError
+
+
+def average(models: Sequence[str | Path], output: str | Path, weights: Sequence[float] | None = None) -> None:
+    """Write a model directory with the weighted mean of the models' weights, computed in float32.
+
+    Everything else (configuration, speakers, hours) is that of the last model; its language model and tuned options
+    are left behind, as they were tuned for other posteriors.
+
+    Args:
+        models: two or more model directories or names of bundled models.
+        output: directory to write; must not be one of the models'.
+        weights: shares, one per model, above 0; made to sum to 1. ``None``: equal.
+
+    Raises:
+        ModelError: fewer than two models, shares that do not fit, or models that differ in features, network, tokens
+            or normalisation (file and difference named).
+    """
+    if len(models) < 2:
+        raise ModelError(f"expected two or more models to average, got {len(models)}")
+    shares = [1.0] * len(models) if weights is None else [float(weight) for weight in weights]
+    if len(shares) != len(models):
+        raise ModelError(f"expected one weight for each of {len(models)} models, got {len(shares)}")
+    if not all(math.isfinite(share) and share > 0 for share in shares):
+        raise ModelError(f"expected weights above 0, got {', '.join(f'{share:g}' for share in shares)}")
+    loaded = [checkpoint.load_model(model) for model in models]
+    last, folder = loaded[-1], Path(output)
+    for model in loaded:
+        _check_same(model, last)
+        if folder.resolve() == model.path.resolve():
+            raise ModelError(f"{folder}: expected a directory of its own for the average, got one of the models")
+    total = dict.fromkeys(last.network.state_dict(), 0.0)
+    for model, share in zip(loaded, shares, strict=True):
+        for name, tensor in model.network.state_dict().items():
+            total[name] = total[name] + tensor * (share / sum(shares))
+    last.network.load_state_dict(total)
+    made_of = [
+        {"model": str(name), "share": share / sum(shares)} for name, share in zip(models, shares, strict=True)
+    ]  # fmt: skip
+    card = {key: value for key, value in last.card.items() if key not in ("test", "validation")}
+    checkpoint.save_description(folder, last.config, last.tokenizer, last.stats)
+    checkpoint.save_weights(folder, last.network, card | {"average_of": made_of})
+
+
+def _check_same(model: checkpoint.Model, other: checkpoint.Model) -> None:
+    """Require that the weights of two models mean the same; dropout may differ, which only training has."""
+    refused = f"{model.path}: cannot be averaged with {other.path}"
+    for part in ("features", "model"):
+        ours, theirs = getattr(model.config, part), getattr(other.config, part)
+        for field in dataclasses.fields(ours):
+            got, expected = getattr(ours, field.name), getattr(theirs, field.name)
+            if got != expected and "dropout" not in field.name:
+                raise ModelError(f"{refused}: {part}.{field.name} is {got}, expected {expected}")
+    if model.tokenizer.symbols != other.tokenizer.symbols:
+        raise ModelError(f"{refused}: tokens.txt differs")
+    if (model.stats.mean, model.stats.std) != (other.stats.mean, other.stats.std):
+        raise ModelError(f"{refused}: stats.json differs; were they trained on from one another?")
