@@ -13,6 +13,8 @@ import asr
 from asr.endpoint import Endpoint
 from asr.stream import Stream
 
+if len(sys.argv) != 2:
+    sys.exit(f"usage: python {sys.argv[0]} FILE")
 with soundfile.SoundFile(sys.argv[1]) as file:
     live = Stream(asr.load("stream"), sample_rate_hz=file.samplerate, endpoint=Endpoint(silence_s=0.6))
     for block in file.blocks(file.samplerate // 10, always_2d=True):
