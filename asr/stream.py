@@ -174,10 +174,8 @@ class Stream:
     def update(self, final: Sequence[Transcript]) -> Update:
         """What is known now."""
         hypothesis, stable = self._search.partial()
-        tokenizer = self.recognizer.model.tokenizer
-        text = tokenizer.decode(hypothesis.tokens)
-        agreed = tokenizer.decode(hypothesis.tokens[:stable])
-        return Update(tuple(final), text, len(agreed) if text.startswith(agreed) else 0, self.time_s)
+        text, settled = self.recognizer.decoder.partial(hypothesis.tokens, stable)
+        return Update(tuple(final), text, settled, self.time_s)
 
 
 def advance(streams: Sequence[Stream]) -> list[Update]:

@@ -87,6 +87,14 @@ class Tokenizer(abc.ABC):
     def words(self, ids: Sequence[int]) -> list[list[int]]:
         """Positions in ``ids`` of the tokens of each word; tokens between words belong to none."""
 
+    def spellings(self, word: str) -> list[list[int]]:
+        """All ways to say a word, the usual one first. Raises ``TextError`` as ``encode``."""
+        return [self.encode(word)]
+
+    def heard(self, ids: Sequence[int]) -> list[str]:
+        """The words that sound as ``ids`` do, the tokens of one word, the usual one first."""
+        return [self.decode(ids)]
+
     def reference(self, text: str) -> str:
         """What a recogniser without a fault would print of a transcript: what hypotheses are scored against."""
         return normalise(text, self.config)
@@ -99,6 +107,17 @@ class Tokenizer(abc.ABC):
         """``tokens.txt``: UTF-8, one symbol a line, line number = id from 0, the space as ``<space>``."""
         lines = [SPACE if symbol == " " else symbol for symbol in self.symbols]
         return ("\n".join(lines) + "\n").encode()
+
+
+def between(ids: Sequence[int], space: int | None) -> list[list[int]]:
+    """Positions of the tokens between ``space`` tokens, where there are any."""
+    found: list[list[int]] = [[]]
+    for position, token in enumerate(ids):
+        if token == space:
+            found.append([])
+        else:
+            found[-1].append(position)
+    return [positions for positions in found if positions]
 
 
 def as_space(text: str, unknown: Set[str]) -> str:
@@ -151,13 +170,7 @@ class CharTokenizer(Tokenizer):
         return "".join(symbols)
 
     def words(self, ids: Sequence[int]) -> list[list[int]]:
-        found: list[list[int]] = [[]]
-        for position, token in enumerate(ids):
-            if token == self.space_id:
-                found.append([])
-            else:
-                found[-1].append(position)
-        return [positions for positions in found if positions]
+        return between(ids, self.space_id)
 
     def files(self) -> dict[str, bytes]:
         return {"tokens.txt": self.symbol_list()}

@@ -2,8 +2,8 @@
 
 ``text.tokenizer`` chooses: ``char`` (``asr.text``), ``bpe`` (Sennrich et al. 2016, through sentencepiece), ``word``
 (a token is what stands between spaces: small vocabularies, and transcripts that are phones already) and ``phone`` (a
-lexicon in CMUdict's format; what it lacks is spelt by the ``g2p-en`` package where ``text.g2p`` allows it). Id 0 is the
-CTC blank in all.
+lexicon in CMUdict's format; what it lacks is spelt by the ``g2p-en`` package where ``text.g2p`` allows it), which with
+a token between words reads its phones back as words. Id 0 is the CTC blank in all.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError
 from asr.files import atomic
-from asr.text import BLANK, CharTokenizer, Tokenizer, as_space, described, normalise, read_symbols
+from asr.text import BLANK, CharTokenizer, Tokenizer, as_space, between, described, normalise, read_symbols
 
 WORD_START = "\u2581"
 """What sentencepiece puts in front of a piece that begins a word."""
 VARIANT = re.compile(r"\(\d+\)$")
+BOUNDARY = " "
+"""The token between words of ``phone``."""
+CMUDICT = "cmudict"
+"""Name of the lexicon that the pocketsphinx package brings."""
 
 
 class BpeTokenizer(Tokenizer):
@@ -152,13 +157,21 @@ class WordTokenizer(Tokenizer):
 
 
 class PhoneTokenizer(WordTokenizer):
-    """Phones of the words of a text by a lexicon; decoded text is phones, so that its WER is the phone error rate.
+    """Phones of the words of a text by a lexicon, the first of several pronunciations. Stress (``AH0``) is left out.
 
-    ``lexicon``: phones of each word, written as in ``config.case``. Stress marks (``AH0``) are left out.
+    Decoded text is phones, so that its WER is the phone error rate. With ``config.word_boundary`` there is a token
+    between words as well, and decoded text is words: those that the lexicon has for the phones between two boundaries,
+    or the phones, joined by hyphens, where it has none.
+
+    ``lexicon``: pronunciations of each word, which is written as in ``config.case``; the usual one first.
     """
 
-    def __init__(self, symbols: Sequence[str], lexicon: dict[str, tuple[str, ...]], config: TextConfig) -> None:
-        super().__init__(symbols, config)
+    def __init__(self, symbols: Sequence[str], lexicon: dict[str, list[tuple[str, ...]]], config: TextConfig) -> None:
+        super().__init__([symbol for symbol in symbols if symbol != BOUNDARY], config)
+        if config.word_boundary != (BOUNDARY in symbols) or BOUNDARY in symbols[:-1]:
+            wanted = "the last symbol to be the word boundary" if config.word_boundary else "no word boundary"
+            raise TextError(f"expected {wanted}, as text.word_boundary says, got {' '.join(map(repr, symbols))}")
+        self.symbols = tuple(symbols)
         self.lexicon = lexicon
         self._g2p: Any = None
 
@@ -166,44 +179,95 @@ class PhoneTokenizer(WordTokenizer):
     def from_lexicon(cls, path: str | Path, config: TextConfig) -> PhoneTokenizer:
         """All phones of a lexicon. Raises ``TextError``."""
         lexicon = read_lexicon(path, config)
-        return cls([BLANK, *sorted({phone for phones in lexicon.values() for phone in phones})], lexicon, config)
+        phones = sorted({phone for spelt in lexicon.values() for phones in spelt for phone in phones})
+        return cls([BLANK, *phones, *[BOUNDARY] * config.word_boundary], lexicon, config)
+
+    @property
+    def space_id(self) -> int | None:
+        return self.vocab_size - 1 if self.config.word_boundary else None
 
     def encode(self, text: str, utterance: str = "") -> list[int]:
-        phones: list[str] = []
+        ids: list[int] = []
         for word in normalise(text, self.config).split():
-            spelt = self.lexicon.get(word)
-            if spelt is None and self.config.g2p:
-                spelt = self.lexicon[word] = self._spell(word)
+            spelt = self._pronounced(word)
             if not spelt and self.config.unknown == "error":
                 raise TextError(
                     f"{described(utterance, text)}: the lexicon has no {word!r}; add it, or set text.g2p=true to have "
                     "a model guess, or text.unknown=space to leave such words out"
                 )
-            phones += spelt or ()
+            if spelt:
+                ids += [self.vocab_size - 1] * (self.config.word_boundary and bool(ids))
+                ids += self._numbered(spelt[0], described(utterance, text))
+        return ids
+
+    def spellings(self, word: str) -> list[list[int]]:
+        if " " in word or not self._pronounced(word := normalise(word, self.config)):
+            return [self.encode(word)]
+        return [self._numbered(phones, repr(word)) for phones in self._pronounced(word)]
+
+    def _pronounced(self, word: str) -> list[tuple[str, ...]]:
+        """What the lexicon, or else the model of pronunciation, knows of a normalised word; nothing is possible."""
+        spelt = self.lexicon.get(word)
+        if spelt is None and self.config.g2p:
+            if self._g2p is None:
+                self._g2p = letter_to_sound()
+            phones = tuple(phone for phone in self._g2p(word.lower()) if phone in self._ids)
+            spelt = self.lexicon[word] = [phones] if phones else []
+            self.__dict__.pop("_by_sound", None)
+        return spelt or []
+
+    def _numbered(self, phones: Sequence[str], where: str) -> list[int]:
         try:
             return [self._ids[phone] for phone in phones]
         except KeyError as error:
-            raise TextError(f"{described(utterance, text)}: {error} is not one of the model's phones") from error
+            raise TextError(f"{where}: {error} is not one of the model's phones") from error
 
-    def _spell(self, word: str) -> tuple[str, ...]:
-        if self._g2p is None:
-            self._g2p = letter_to_sound()
-        return tuple(phone for phone in self._g2p(word.lower()) if phone in self._ids)
+    @cached_property
+    def _by_sound(self) -> dict[tuple[str, ...], list[str]]:
+        """Words by pronunciation, those that are usually said so first."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for rank in range(max((len(spelt) for spelt in self.lexicon.values()), default=0)):
+            for word, spelt in self.lexicon.items():
+                if rank < len(spelt) and word not in found.setdefault(spelt[rank], []):
+                    found[spelt[rank]].append(word)
+        return found
+
+    def heard(self, ids: Sequence[int]) -> list[str]:
+        if not self.config.word_boundary:
+            return super().heard(ids)
+        phones = tuple(self.symbols[token] for token in ids)
+        return self._by_sound.get(phones) or ["-".join(phones)]
+
+    def join(self, symbols: Sequence[str]) -> str:
+        if not self.config.word_boundary:
+            return super().join(symbols)
+        ids = [self.vocab_size - 1 if symbol == BOUNDARY else self._ids[symbol] for symbol in symbols]
+        return " ".join(self.heard([ids[p] for p in positions])[0] for positions in self.words(ids))
+
+    def words(self, ids: Sequence[int]) -> list[list[int]]:
+        return between(ids, self.space_id) if self.config.word_boundary else super().words(ids)
 
     def reference(self, text: str) -> str:
-        return self.decode(self.encode(text))
+        return normalise(text, self.config) if self.config.word_boundary else self.decode(self.encode(text))
 
     def files(self) -> dict[str, bytes]:
-        lines = [f"{word}  {' '.join(phones)}\n" for word, phones in sorted(self.lexicon.items()) if phones]
+        lines = [
+            f"{word}{f'({number})' if number > 1 else ''}  {' '.join(phones)}\n"
+            for word, spelt in sorted(self.lexicon.items())
+            for number, phones in enumerate(spelt, start=1)
+        ]
         return {"tokens.txt": self.symbol_list(), "lexicon.txt": "".join(lines).encode()}
 
 
-def read_lexicon(path: str | Path, config: TextConfig) -> dict[str, tuple[str, ...]]:
-    """A lexicon in CMUdict's format: ``WORD  P1 P2 …``, ``;;;`` before comments, the first of variants ``WORD(1)``.
+def read_lexicon(path: str | Path, config: TextConfig) -> dict[str, list[tuple[str, ...]]]:
+    """A lexicon in CMUdict's format: ``WORD  P1 P2 …``, ``;;;`` before comments, further variants as ``WORD(2)``.
 
-    Words get the case rule of ``config``, phones lose their stress marks. Raises ``TextError`` naming file and line.
+    ``path``: a file, or ``cmudict`` for the one that the pocketsphinx package brings. Words get the case rule of
+    ``config``, phones lose their stress marks. Raises ``TextError`` naming file and line.
     """
-    lexicon: dict[str, tuple[str, ...]] = {}
+    lexicon: dict[str, list[tuple[str, ...]]] = {}
+    if str(path) == CMUDICT:
+        path = cmudict()
     try:
         # CMUdict itself is Latin-1; its words are ASCII but for a handful.
         data = Path(path).read_bytes()
@@ -219,11 +283,26 @@ def read_lexicon(path: str | Path, config: TextConfig) -> dict[str, tuple[str, .
         word, *phones = line.split("#")[0].split() if not line.startswith("#") else line.split()
         if not phones:
             raise TextError(f"{path}:{number}: expected 'WORD  PHONES', got {line.strip()!r}")
-        key = normalise(VARIANT.sub("", word), config)
-        lexicon.setdefault(key, tuple(phone.rstrip("012") or phone for phone in phones))
+        spelt = lexicon.setdefault(normalise(VARIANT.sub("", word), config), [])
+        variant = tuple(phone.rstrip("012") or phone for phone in phones)
+        if variant not in spelt:
+            spelt.append(variant)
     if not lexicon:
         raise TextError(f"{path}: expected lines of 'WORD  PHONES', got none")
     return lexicon
+
+
+def cmudict() -> str:
+    """Where the pocketsphinx package keeps CMUdict. Raises ``ConfigError`` where the package is missing."""
+    try:
+        import pocketsphinx
+    except ImportError as error:
+        raise ConfigError(
+            f"text.lexicon={CMUDICT} needs the pocketsphinx package, which brings CMUdict: pip install 'asr[phones]'; "
+            "or name a file"
+        ) from error
+    path: str = pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")
+    return path
 
 
 def letter_to_sound() -> Any:

@@ -123,11 +123,10 @@ def _trial(
     posteriors: Sequence[tuple[list[str], torch.Tensor, torch.Tensor]],
     references: dict[str, str],
 ) -> Trial:
-    tokenizer = recognizer.model.tokenizer
-    decoder = Decoder(options, tokenizer)
+    decoder = Decoder(options, recognizer.model.tokenizer)
     hypotheses = {}
     for names, log_probs, frames in posteriors:
         for name, hypothesis in zip(names, decoder.decode(log_probs, frames), strict=True):
-            hypotheses[name] = tokenizer.decode(hypothesis.tokens)
+            hypotheses[name] = decoder.text(hypothesis.tokens)
     report = scoring.score({name: references[name] for name in hypotheses}, hypotheses)
     return Trial(options, report.errors, report.words, report.char_errors)

@@ -191,6 +191,7 @@ FREE = {
     "augment.splice",
     "text.lexicon",  # only with text.tokenizer=phone, see tests/test_tokenizers.py
     "text.g2p",
+    "text.word_boundary",
     "text.alphabet",
     "augment.reverb_dir",
     "augment.noise_dir",

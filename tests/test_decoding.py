@@ -18,6 +18,7 @@ from asr.decoding import Decoder, Decoding
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.models.language import LanguageConfig
 from asr.text import CharTokenizer
+from asr.tokenizers import PhoneTokenizer
 from asr.train import acoustic, language
 from asr.train.ngram import train_ngram
 
@@ -52,6 +53,44 @@ def posteriors(text, other=None, share=0.0):
         rows += [row / row.sum(), np.eye(TOKENIZER.vocab_size)[0] * 0.99 + 0.01 / TOKENIZER.vocab_size]
     matrix = np.log(np.array(rows) / np.array(rows).sum(axis=1, keepdims=True))
     return torch.from_numpy(matrix)[None].float(), torch.tensor([len(rows)])
+
+
+def test_phones_become_words_by_lexicon_and_ngram(tmp_path):
+    """TO and TWO sound alike; TOMATO is said in two ways. The n-gram decides, also by what follows."""
+    (tmp_path / "dict").write_text("TO T UW\nTWO T UW\nTEA T IY\nTOMATO T M EY T\nTOMATO(2) T M AA T\nTOOT T UW T\n")
+    (tmp_path / "text").write_text("TWO TOMATO\nTEA TO TEA\nTO TEA\nTWO\n" * 5)
+    train_ngram(tmp_path / "text", tmp_path / "words.arpa", order=3)
+    config = TextConfig(tokenizer="phone", lexicon=str(tmp_path / "dict"), word_boundary=True)
+    tokenizer = PhoneTokenizer.from_lexicon(tmp_path / "dict", config)
+
+    def matrix(phones):
+        rows = []
+        for symbol in phones.replace("|", " ").split("."):
+            rows += [np.full(tokenizer.vocab_size, 1e-3), np.full(tokenizer.vocab_size, 1e-3)]
+            rows[-2][tokenizer.symbols.index(symbol)] = rows[-1][0] = 1.0
+        rows = np.array(rows)
+        return torch.from_numpy(np.log(rows / rows.sum(axis=1, keepdims=True)))[None], torch.tensor([len(rows)])
+
+    decoder = Decoder(Decoding(beam=16, lm=str(tmp_path / "words.arpa")), tokenizer)
+    for phones, text in {
+        "T.UW.|.T.M.AA.T": "TWO TOMATO",
+        "T.IY.|.T.UW.|.T.IY": "TEA TO TEA",
+        "T.UW.|.T.IY": "TO TEA",
+        "T.UW": "TWO",
+        "T.UW.T": "TWO",  # the n-gram does not know TOOT
+    }.items():
+        (found,) = decoder.decode(*matrix(phones))
+        assert decoder.text(found.tokens) == text
+    # Of a stream's text what may still become another word is not settled: TO or TWO, and a word under way.
+    tokens = tokenizer.encode("TEA TO TEA TO")
+    assert decoder.partial(tokens, 0) == ("TEA TO TEA TWO", 0)
+    assert decoder.partial(tokens, 2) == ("TEA TO TEA TWO", 0)
+    assert decoder.partial(tokens, 3) == ("TEA TO TEA TWO", 3)
+    assert decoder.partial(tokens, len(tokens)) == ("TEA TO TEA TWO", 3)
+    closed = Decoder(Decoding(beam=16, lexicon=str(tmp_path / "dict")), tokenizer)
+    assert closed.text(closed.decode(*matrix("T.UW.T"))[0].tokens) == "TOOT"
+    hot = Decoder(Decoding(beam=16, lm=str(tmp_path / "words.arpa"), hotwords={"TOOT": 9.0}), tokenizer)
+    assert hot.text(hot.decode(*matrix("T.UW.T"))[0].tokens) == "TOOT"
 
 
 def index(symbol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ TEXTS = ["the cat sat on the mat", "the hat on the cat", "a bat and a rat", "tha
 LEXICON = """;;; a comment
 CAT  K AE1 T
 CAT(1)  K EH1 T
+CAT(2)  K AE0 T
 THE  DH AH0
 MAT  M AE1 T # a remark
 """
@@ -103,12 +105,50 @@ def test_symbols_that_are_no_vocabulary(symbols: list[str], match: str) -> None:
 
 def test_phones_of_a_lexicon(lexicon: Path) -> None:
     tokenizer = phones(lexicon)
-    assert tokenizer.symbols == (BLANK, "AE", "AH", "DH", "K", "M", "T")
+    assert tokenizer.symbols == (BLANK, "AE", "AH", "DH", "EH", "K", "M", "T")
     assert tokenizer.decode(tokenizer.encode("the cat")) == "DH AH K AE T"
     assert tokenizer.reference("The mat") == "DH AH M AE T"  # what a recogniser of phones is scored against
     with pytest.raises(TextError, match="the lexicon has no 'DOG'"):
         tokenizer.encode("the dog")
     assert phones(lexicon, unknown="space").reference("the dog mat") == "DH AH M AE T"
+
+
+def test_phones_with_a_boundary_are_words_again(lexicon: Path) -> None:
+    lexicon.write_text(LEXICON + "KAT  K AE T\nKET  K EH T\nA  AH\n")
+    tokenizer = phones(lexicon, word_boundary=True)
+    assert tokenizer.symbols == (BLANK, "AE", "AH", "DH", "EH", "K", "M", "T", " ")
+    assert tokenizer.space_id == 8
+    ids = tokenizer.encode("the  cat")
+    assert [tokenizer.symbols[i] for i in ids] == ["DH", "AH", " ", "K", "AE", "T"]
+    assert tokenizer.decode(ids) == tokenizer.reference("the cat") == "THE CAT"
+    assert tokenizer.words(ids) == [[0, 1], [3, 4, 5]]
+    # Stress makes no pronunciation of its own; the usual one comes first, both of words and of pronunciations.
+    assert tokenizer.spellings("CAT") == [[5, 1, 7], [5, 4, 7]]
+    assert tokenizer.heard([5, 1, 7]) == ["CAT", "KAT"]
+    assert tokenizer.heard([5, 4, 7]) == ["KET", "CAT"]
+    assert tokenizer.decode([8, 7, 1, 8, 8, 2]) == "T-AE A"  # no word of the lexicon; boundaries without one between
+    with pytest.raises(TextError, match="the lexicon has no 'DOG'"):
+        tokenizer.spellings("dog")
+    lenient = phones(lexicon, word_boundary=True, unknown="space")
+    assert lenient.decode(lenient.encode("dog the dog cat dog")) == "THE CAT"
+
+
+def test_symbols_must_have_the_boundary_that_is_asked_for(lexicon: Path) -> None:
+    words = read_lexicon(lexicon, TextConfig())
+    for boundary, symbols in [(True, [BLANK, "K"]), (False, [BLANK, "K", " "]), (True, [BLANK, " ", "K"])]:
+        config = TextConfig(tokenizer="phone", lexicon="x", word_boundary=boundary)
+        with pytest.raises(TextError, match="word boundary"):
+            PhoneTokenizer(symbols, words, config)
+
+
+def test_cmudict_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pocketsphinx")
+    words = read_lexicon("cmudict", TextConfig())
+    assert words["HELLO"] == [("HH", "AH", "L", "OW"), ("HH", "EH", "L", "OW")]
+    assert len({phone for spelt in words.values() for phones in spelt for phone in phones}) == 39
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(ConfigError, match=r"pip install 'asr\[phones\]'"):
+        read_lexicon("cmudict", TextConfig())
 
 
 def test_unknown_words_are_spelt_by_a_model(lexicon: Path) -> None:
@@ -133,16 +173,23 @@ def test_lexicons_that_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"tokenizer": "phone"}, {"lexicon": "x"}, {"g2p": True}, {"tokenizer": "bpe", "bpe_size": 1}],
+    [
+        {"tokenizer": "phone"},
+        {"lexicon": "x"},
+        {"g2p": True},
+        {"word_boundary": True},
+        {"tokenizer": "bpe", "bpe_size": 1},
+    ],
 )
 def test_configurations_that_contradict(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"text\."):
         TextConfig(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["char", "bpe", "word", "phone"])
-def test_written_and_read(kind: str, lexicon: Path, tmp_path: Path) -> None:
-    config = TextConfig(tokenizer=kind, bpe_size=30, lexicon=str(lexicon) if kind == "phone" else "")
+@pytest.mark.parametrize(("kind", "boundary"), [("char", 0), ("bpe", 0), ("word", 0), ("phone", 0), ("phone", 1)])
+def test_written_and_read(kind: str, boundary: int, lexicon: Path, tmp_path: Path) -> None:
+    path = str(lexicon) if kind == "phone" else ""
+    config = TextConfig(tokenizer=kind, bpe_size=30, lexicon=path, word_boundary=bool(boundary))
     tokenizer = tokenizers.from_texts(["the cat", "the mat"], config)
     for name, content in tokenizer.files().items():
         (tmp_path / name).write_bytes(content)
@@ -151,6 +198,7 @@ def test_written_and_read(kind: str, lexicon: Path, tmp_path: Path) -> None:
     assert type(again) is type(tokenizer)
     assert again.symbols == tokenizer.symbols
     assert again.encode("the cat") == tokenizer.encode("the cat")
+    assert again.spellings("cat") == tokenizer.spellings("cat")
 
 
 def test_files_that_do_not_belong_together(bpe: BpeTokenizer, tmp_path: Path) -> None:
@@ -163,7 +211,7 @@ def test_files_that_do_not_belong_together(bpe: BpeTokenizer, tmp_path: Path) ->
         tokenizers.load(tmp_path / "tokens.txt", config)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("bpe", True), ("word", True), ("phone", False)])
+@pytest.mark.parametrize(("kind", "words"), [("bpe", True), ("word", True), ("phone", False), ("phone", True)])
 def test_a_model_of_each_kind_learns_and_transcribes(kind: str, words: bool, tmp_path: Path) -> None:
     """Train, save, load, transcribe with beams, score; a character model of the same size is no better placed."""
     corpus = make_corpus(tmp_path / "corpus", train=24, valid=4)
@@ -172,7 +220,7 @@ def test_a_model_of_each_kind_learns_and_transcribes(kind: str, words: bool, tmp
         lexicon = tmp_path / "lexicon"
         spelt = {f"{a}{b}{c}" for a in "ABC" for b in ("", *"ABC") for c in ("", *"ABC")}
         lexicon.write_text("".join(f"{word}  {' '.join(word.lower())}\n" for word in sorted(spelt)))
-        text["lexicon"] = str(lexicon)
+        text |= {"lexicon": str(lexicon), "word_boundary": words}
     config = make_config(corpus, text=text, train={"epochs": 25}, model={"hidden": 24})
     acoustic.train(config)
     model = checkpoint.load_model(corpus / "run")

@@ -18,7 +18,7 @@ from asr.config import TextConfig
 from asr.decode import BeamSearch, beam_search
 from asr.decode.fusion import Fusion
 from asr.decode.ngram import Ngram
-from asr.decode.words import make_words, parse_hotwords, read_lexicon
+from asr.decode.words import make_words, parse_hotwords, read, read_lexicon
 from asr.errors import DecodeError
 from asr.text import BLANK, CharTokenizer
 
@@ -42,7 +42,7 @@ NGRAM = Ngram(
 
 
 def words_for(tokenizer: CharTokenizer = TOKENS, **options: Any) -> Any:
-    return make_words(tokenizer.encode, tokenizer.vocab_size, tokenizer.space_id, **options)
+    return make_words(tokenizer.spellings, tokenizer.vocab_size, tokenizer.space_id, **options)
 
 
 def spell(tokens: Sequence[int], tokenizer: CharTokenizer = TOKENS) -> str:
@@ -82,6 +82,48 @@ def test_equals_the_sum_over_all_paths(
             wanted[tokens] = score + added
     (got,) = beam_search(log_probs, beam=800, words=words, nbest=800)
     assert {h.tokens: h.score for h in got} == pytest.approx(wanted, abs=1e-9)
+
+
+SOUNDS = {"A": [(2,), (2, 3)], "AB": [(2,)], "BA": [(3, 2)], "B": [(2, 3), (3,)]}
+"""Words with several pronunciations, and pronunciations with several words."""
+
+
+def favourites(tokens: Sequence[int], ngram: Ngram, weight: float) -> float:
+    """What the words of a finished prefix are worth: in each place the n-gram's favourite after those before."""
+    context, total = ["<s>"], 0.0
+    for spoken in "".join(map(str, tokens)).split("1"):
+        if spoken:
+            words = [word for word, sounds in SOUNDS.items() if tuple(map(int, spoken)) in sounds]
+            if not words:
+                return -math.inf
+            score, word = max((ngram.log_prob(context, word), word) for word in words)
+            total += score
+            context.append(word)
+    return weight * (total + ngram.log_prob(context, "</s>"))
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 5), st.integers(0, 10**6), st.sampled_from([0.5, 2.0]))
+def test_words_that_sound_alike_and_words_said_in_several_ways(frames: int, seed: int, weight: float) -> None:
+    log_probs = random_log_probs(frames, 4, seed=seed)
+    words = make_words(SOUNDS.__getitem__, 4, 1, lexicon=SOUNDS, ngram=NGRAM, weight=weight)
+    wanted = {}
+    for tokens, score in ctc_scores(log_probs).items():
+        added = favourites(tokens, NGRAM, weight)
+        if added > -math.inf:
+            wanted[tokens] = score + added
+    (got,) = beam_search(log_probs, beam=800, words=words, nbest=800)
+    assert {h.tokens: h.score for h in got} == pytest.approx(wanted, abs=1e-9)
+
+
+@given(st.lists(st.lists(st.sampled_from(["A", "AB", "BA", "C"]), min_size=1, max_size=3, unique=True), max_size=5))
+def test_the_words_that_are_read_are_the_likeliest_of_all(candidates: list[list[str]]) -> None:
+    for order in (NGRAM, Ngram(3, {**NGRAM.entries, ("<s>", "A", "BA"): (-0.1, 0.0), ("A", "BA", "A"): (-0.2, 0.0)})):
+        got = read(candidates, order)
+        assert all(word in words for word, words in zip(got, candidates, strict=True))
+        best = max(order.score(sentence) for sentence in itertools.product(*candidates))
+        assert order.score(got) == pytest.approx(best, abs=1e-9)
+    assert read(candidates, None) == [words[0] for words in candidates]
 
 
 @settings(max_examples=40)

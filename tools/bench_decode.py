@@ -83,7 +83,7 @@ def show(
     if ngram is not None:
         spelt = [w for w in ngram.words if w not in ("<s>", "</s>", "<unk>", "<UNK>")]
         words = make_words(
-            tokenizer.encode, tokenizer.vocab_size, tokenizer.space_id, lexicon=spelt, ngram=ngram,
+            tokenizer.spellings, tokenizer.vocab_size, tokenizer.space_id, lexicon=spelt, ngram=ngram,
             weight=args.lm_weight, word_bonus=args.word_bonus,
         )  # fmt: skip
     limits = {"token_threshold": args.token_threshold, "beam_threshold": args.beam_threshold}

@@ -131,7 +131,11 @@ class Words(NamedTuple):
     child_token: Numbers
     child_node: Numbers
     word: Numbers
-    """The word that ends at a lexicon node, or -1."""
+    """The first of the words that end at a lexicon node, or -1."""
+    entry: Numbers
+    """The n-gram's number of each word."""
+    twin: Numbers
+    """The next word that is spelt the same, as words that sound alike are in phones, or -1."""
     lookahead: Numbers
     """Largest unigram log-probability of the words that go through a lexicon node; 0 at the root."""
     parent: Numbers
@@ -156,7 +160,7 @@ SPACE, UNKNOWN, END, START = range(4)
 
 _INTS, _FLOATS = np.empty(0, np.int32), np.empty(0, np.float64)
 NO_WORDS = Words(
-    *(_INTS, _INTS, _INTS, _INTS, _FLOATS),
+    *(_INTS, _INTS, _INTS, _INTS, _INTS, _INTS, _FLOATS),
     *(_INTS, _INTS, _FLOATS, _FLOATS, _INTS, _INTS),
     *(np.empty((0, 0), np.int32), np.empty((0, 0), np.float64)),
     *(np.zeros(3), np.array([NONE, NONE, NONE, 0])),
@@ -259,21 +263,30 @@ def lexicon_child(words: Words, node: int, token: int) -> int:
 
 @inner
 def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
-    """What the end of the word at a lexicon place adds, and the context it leads to."""
+    """What the end of the word at a lexicon place adds, and the context it leads to. Of words that are spelt the same
+    the n-gram's favourite is taken."""
     if place == 0 or words.first.size == 0:  # between words, or no lexicon
         return 0.0, context
     weight = words.options[WEIGHT]
     word = NONE if place == OFF else words.word[place]
     added = 0.0 if place == OFF else -weight * words.lookahead[place]
     if word == NONE:
-        word = words.ids[UNKNOWN]
         if place != OFF:  # the start of a known word that is none itself
             added += words.options[UNKNOWN_PENALTY]
-    if word == NONE:  # an n-gram without <unk> has no opinion of it
-        return added, 0
+        if words.ids[UNKNOWN] == NONE:  # an n-gram without <unk> has no opinion of it
+            return added, 0
+        if words.slots.size:
+            log_prob, context = ngram(words, context, words.ids[UNKNOWN])
+            added += weight * log_prob
+        return added, context
     if words.slots.size:
-        log_prob, context = ngram(words, context, word)
-        added += weight * log_prob
+        best, reached = -math.inf, context
+        while word != NONE:
+            log_prob, leads = ngram(words, context, words.entry[word])
+            if log_prob > best:
+                best, reached = log_prob, leads
+            word = words.twin[word]
+        return added + weight * best, reached
     return added, context
 
 

@@ -3,7 +3,9 @@
 A lexicon is a prefix tree of words over tokens. With it each prefix stands at one place of the tree, and the n-gram's
 opinion of a word is known when the word ends; until then the prefix carries the best unigram among the words that it
 may become (lookahead), so that pruning sees words coming. Lookahead cancels out: a finished hypothesis has the
-n-gram's score exactly. Hot words are an Aho-Corasick automaton over tokens (Aho & Corasick 1975): a prefix earns a
+n-gram's score exactly. Where tokens are phones a word may have several spellings and a spelling several words: the
+search takes the one that the n-gram likes best after the words before, and :func:`read` chooses once more, with what
+follows in view. Hot words are an Aho-Corasick automaton over tokens (Aho & Corasick 1975): a prefix earns a
 hot word's boost letter by letter and loses what it has earned when it leaves the word.
 """
 
@@ -22,8 +24,9 @@ from asr.decode import kernel
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, TextError
 
-Speller = Callable[[str], Sequence[int]]
-"""Token ids of a word, such as ``CharTokenizer.encode``; raises ``TextError`` for one it cannot spell."""
+Speller = Callable[[str], Sequence[Sequence[int]]]
+"""Token ids of a word or phrase, all ways to spell it (``Tokenizer.spellings``); raises ``TextError`` where there is
+none."""
 
 
 def make_words(
@@ -41,7 +44,7 @@ def make_words(
     """Prepare words for a search.
 
     Args:
-        spell: gives a word's token ids.
+        spell: gives a word's token ids, every way it may be spelt.
         columns: ``V`` of the matrices that will be decoded.
         space: id of the token between words.
         lexicon: the words; without any, those of the ``ngram``. Hot words join a lexicon.
@@ -68,35 +71,37 @@ def make_words(
     if weight < 0:
         raise DecodeError(f"expected a language model weight of at least 0, got {weight}")
 
-    def spelling(word: str) -> Sequence[int]:
+    def spellings(word: str) -> Sequence[Sequence[int]]:
         try:
-            ids = spell(word)
+            found = spell(word)
         except TextError as error:
             raise DecodeError(f"{word!r}: cannot be spelt with the model's tokens: {error}") from error
-        if not ids:
-            raise DecodeError(f"{word!r}: expected a word, got one without any token")
-        if max(ids) >= columns:
-            raise DecodeError(f"{word!r}: token {max(ids)} is outside the {columns} columns of the posteriors")
-        return ids
+        for ids in found:
+            if not ids:
+                raise DecodeError(f"{word!r}: expected a word, got one without any token")
+            if max(ids) >= columns:
+                raise DecodeError(f"{word!r}: token {max(ids)} is outside the {columns} columns of the posteriors")
+        return found
 
     if weight == 0:
         ngram = None
-    hot = {phrase: spelling(phrase) for phrase in hotwords}
-    spelt = {word: spelling(word) for word in lexicon}
+    hot = {phrase: spellings(phrase) for phrase in hotwords}
+    spelt = {word: spellings(word) for word in lexicon}
     if not spelt and ngram is not None:
         spelt = dict(_spellable(ngram.words, spell, space))
         if not spelt:
             raise DecodeError("none of the n-gram's words can be spelt with the model's tokens; is its case another?")
     if spelt:
         for phrase in hot:
-            spelt.update({word: spelling(word) for word in phrase.split()})
+            spelt.update({word: spellings(word) for word in phrase.split()})
     parts: dict[str, Any] = {}
     if spelt:
         parts |= _tree(spelt, ngram, space)
     if ngram is not None:
         parts |= ngram.arrays
     if hot:
-        parts |= _automaton([(hot[phrase], boost) for phrase, boost in hotwords.items()], columns, space)
+        phrases = [(ids, boost) for phrase, boost in hotwords.items() for ids in hot[phrase]]
+        parts |= _automaton(phrases, columns, space)
     ids = [space, -1, -1, 0] if ngram is None else [space, ngram.unknown, ngram.end, ngram.start]
     return kernel.NO_WORDS._replace(
         options=np.array([weight, word_bonus, unknown_penalty], np.float64), ids=np.array(ids), **parts
@@ -129,37 +134,61 @@ def parse_hotwords(values: Sequence[str]) -> dict[str, float]:
     return hotwords
 
 
-def _spellable(words: Iterable[str], spell: Speller, space: int) -> Iterable[tuple[str, Sequence[int]]]:
+def read(candidates: Sequence[Sequence[str]], ngram: Ngram | None) -> list[str]:
+    """One of the words that sound alike in each place: the sentence that the n-gram gives the most (Viterbi 1967),
+    without one the first of each."""
+    if ngram is None or all(len(words) == 1 for words in candidates):
+        return [words[0] for words in candidates]
+    # By the words that the n-gram remembers: the best sentence that ends in them.
+    paths: dict[tuple[str, ...], tuple[float, list[str]]] = {("<s>",): (0.0, [])}
+    for words in [*candidates, ("</s>",)]:
+        longer: dict[tuple[str, ...], tuple[float, list[str]]] = {}
+        for context, (score, sentence) in paths.items():
+            for word in words:
+                total = score + ngram.log_prob(context, word)
+                key = (*context, word)[max(0, len(context) + 2 - ngram.order) :]
+                if key not in longer or total > longer[key][0]:
+                    longer[key] = total, [*sentence, word]
+        paths = longer
+    return max(paths.values(), key=lambda path: path[0])[1][:-1]
+
+
+def _spellable(words: Iterable[str], spell: Speller, space: int) -> Iterable[tuple[str, Sequence[Sequence[int]]]]:
     for word in words:
         if word in ("<s>", "</s>", "<unk>", "<UNK>"):
             continue
         try:
-            ids = spell(word)
+            found = [ids for ids in spell(word) if ids and space not in ids]
         except TextError:
             continue
-        if ids and space not in ids:
-            yield word, ids
+        if found:
+            yield word, found
 
 
-def _tree(spelt: Mapping[str, Sequence[int]], ngram: Ngram | None, space: int) -> dict[str, npt.NDArray[Any]]:
+def _tree(spelt: Mapping[str, Sequence[Sequence[int]]], ngram: Ngram | None, space: int) -> dict[str, npt.NDArray[Any]]:
     """The prefix tree, children of a node side by side."""
     children: list[dict[int, int]] = [{}]
-    word_at, lookahead = [-1], [-math.inf]
-    for number, (word, ids) in enumerate(spelt.items()):
-        if space in ids:
-            raise DecodeError(f"lexicon: expected single words, got {word!r}")
-        entry = number if ngram is None else ngram.id_of(word)
-        score = 0.0 if ngram is None else ngram.log_prob((), entry)
-        node = 0
-        for token in ids:
-            if token not in children[node]:
-                children[node][token] = len(children)
-                children.append({})
-                word_at.append(-1)
-                lookahead.append(-math.inf)
-            node = children[node][token]
-            lookahead[node] = max(lookahead[node], score)
-        word_at[node] = entry
+    word_at, lookahead = [kernel.NONE], [-math.inf]
+    entry: list[int] = []
+    twin: list[int] = []
+    for word, spellings in spelt.items():
+        number = kernel.NONE if ngram is None else ngram.id_of(word)
+        score = 0.0 if ngram is None else ngram.log_prob((), number)
+        for ids in spellings:
+            if space in ids:
+                raise DecodeError(f"lexicon: expected single words, got {word!r}")
+            node = 0
+            for token in ids:
+                if token not in children[node]:
+                    children[node][token] = len(children)
+                    children.append({})
+                    word_at.append(kernel.NONE)
+                    lookahead.append(-math.inf)
+                node = children[node][token]
+                lookahead[node] = max(lookahead[node], score)
+            twin.append(word_at[node])
+            word_at[node] = len(entry)
+            entry.append(number)
     lookahead[0] = 0.0
     first = np.cumsum([0] + [len(c) for c in children]).astype(np.int32)
     return {
@@ -167,6 +196,8 @@ def _tree(spelt: Mapping[str, Sequence[int]], ngram: Ngram | None, space: int) -
         "child_token": np.array([token for c in children for token in c], np.int32),
         "child_node": np.array([node for c in children for node in c.values()], np.int32),
         "word": np.array(word_at, np.int32),
+        "entry": np.array(entry, np.int32),
+        "twin": np.array(twin, np.int32),
         "lookahead": np.array(lookahead),
     }
 
