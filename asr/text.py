@@ -8,6 +8,7 @@ silence.
 from __future__ import annotations
 
 import abc
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence, Set
 from itertools import pairwise
@@ -20,6 +21,10 @@ BLANK = "<blank>"
 """Symbol of id 0 in ``CharTokenizer.symbols`` and in ``tokens.txt``."""
 SPACE = "<space>"
 """How ``tokens.txt`` writes the space, which would be invisible on a line of its own."""
+
+
+VARIANT = re.compile(r"\(\d+\)$")
+"""What CMUdict's format puts behind a word's second pronunciation and those after it."""
 
 
 def normalise(text: str, config: TextConfig) -> str:

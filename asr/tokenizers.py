@@ -9,7 +9,6 @@ a token between words reads its phones back as words. Id 0 is the CTC blank in a
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError
 from asr.files import atomic
-from asr.text import BLANK, CharTokenizer, Tokenizer, as_space, between, described, normalise, read_symbols
+from asr.text import BLANK, VARIANT, CharTokenizer, Tokenizer, as_space, between, described, normalise, read_symbols
 
 WORD_START = "\u2581"
 """What sentencepiece puts in front of a piece that begins a word."""
-VARIANT = re.compile(r"\(\d+\)$")
 BOUNDARY = " "
 """The token between words of ``phone``."""
 CMUDICT = "cmudict"

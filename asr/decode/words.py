@@ -23,6 +23,7 @@ import numpy.typing as npt
 from asr.decode import kernel
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, TextError
+from asr.text import VARIANT
 
 Speller = Callable[[str], Sequence[Sequence[int]]]
 """Token ids of a word or phrase, all ways to spell it (``Tokenizer.spellings``); raises ``TextError`` where there is
@@ -109,12 +110,14 @@ def make_words(
 
 
 def read_lexicon(path: str | Path) -> list[str]:
-    """Words from a file: the first column of each line, blank lines skipped. Raises ``DecodeError`` naming the file."""
+    """Words from a file: the first column of each line, blank lines and CMUdict's comments (``;;;``) and numbers of
+    variants skipped. Raises ``DecodeError`` naming the file."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"{path}: cannot read the lexicon: {error}") from error
-    words = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    entries = (line.split()[0] for line in lines if line.strip() and not line.startswith(";;;"))
+    words = list(dict.fromkeys(VARIANT.sub("", entry) for entry in entries))
     if not words:
         raise DecodeError(f"{path}: expected a word on each line, got an empty file")
     return words
