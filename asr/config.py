@@ -77,8 +77,12 @@ class FeatureConfig:
     high_hz: float = 8000.0
     floor: float = 1e-8
     """Smallest mel energy before the logarithm; digital silence becomes ln(floor), never -inf."""
+    adapt_s: float = 0.0
+    """Let each bin's mean follow the recording: after so many seconds half of it is the recording's own. 0 keeps the
+    mean of the training data."""
 
     def __post_init__(self) -> None:
+        _check(0 <= self.adapt_s < math.inf, f"features.adapt_s: expected 0 or more seconds, got {self.adapt_s}")
         _check(self.sample_rate_hz > 0, f"features.sample_rate_hz: expected > 0, got {self.sample_rate_hz}")
         _check(
             0 < self.hop_s <= self.window_s <= 1,

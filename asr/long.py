@@ -141,7 +141,7 @@ def _rows(group: list[Piece], log_probs: LogProbs) -> list[Tensor]:
 def _carried(blocks: Iterable[Samples], network: AcousticModel, log_mel: LogMel) -> Iterator[Tensor]:
     size = round(LONGEST_S * log_mel.config.sample_rate_hz)
     device = log_mel.window.device
-    rest: Tensor | None = None
+    rest: tuple[Tensor, Tensor | None] | None = None
     state: ModelState | None = None
 
     def run(samples: Samples, last: bool) -> Tensor:

@@ -91,6 +91,8 @@ class Stream:
         self._fed = 0
         """Frames of features that the network has got."""
         self._state: ModelState | None = None
+        self._level: torch.Tensor | None = None
+        """What the features know of the recording so far; there where ``_state`` is."""
         self._search.start()
         self._offset = 0
         """Frame of log-probabilities at which the utterance under way begins."""
@@ -274,13 +276,13 @@ def _forward(streams: Sequence[Stream]) -> list[torch.Tensor]:
     last = streams[0].is_last(frames)
     samples = torch.from_numpy(np.stack([stream.take(frames) for stream in streams])).to(recognizer.device)
     with torch.inference_mode():
-        lengths = torch.full((len(streams),), samples.shape[1], device=samples.device)
-        mel, _ = recognizer.log_mel(samples, lengths)
+        levels = [stream._level for stream in streams if stream._level is not None]
+        mel, level = recognizer.log_mel.following(samples, torch.stack(levels) if levels else None)
         states = [stream._state for stream in streams]
         joined = None if states[0] is None else join_states([state for state in states if state is not None])
         log_probs, state = recognizer.network.stream(mel, joined, latency=streams[0].latency, last=last)
-    for stream, own in zip(streams, split_state(state, len(streams)), strict=True):
-        stream._state = own
+    for stream, own, own_level in zip(streams, split_state(state, len(streams)), level, strict=True):
+        stream._state, stream._level = own, own_level
     return list(log_probs.cpu())
 
 

@@ -16,11 +16,20 @@ TOKENIZER = CharTokenizer(["<blank>", " ", *"ABCD"], TextConfig())
 
 
 def make_recognizer(
-    tmp_path, cell="lstm", *, bidirectional=False, upsampling=1, subsampling=4, lookahead=0, blank=3.0, **decoding
+    tmp_path,
+    cell="lstm",
+    *,
+    bidirectional=False,
+    upsampling=1,
+    subsampling=4,
+    lookahead=0,
+    blank=3.0,
+    adapt_s=0.0,
+    **decoding,
 ):
     """A small network with random weights and sharp outputs: hard to follow by chance, and quick."""
     tree = {
-        "features": {"mel_bins": 16, "hop_s": 0.0075},
+        "features": {"mel_bins": 16, "hop_s": 0.0075, "adapt_s": adapt_s},
         "model": {
             "cell": cell, "bidirectional": bidirectional, "layers": 2, "hidden": 12, "channels": 3,
             "upsampling": upsampling, "subsampling": subsampling, "lookahead": lookahead,

@@ -1,6 +1,8 @@
 """Log-mel features: parity with librosa, batch = single, stream = offline, silence."""
 
+import dataclasses
 import json
+import math
 
 import librosa
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from asr.config import FeatureConfig
 from asr.errors import ModelError
-from asr.features import FeatureStats, LogMel, count_frames, measure_stats
+from asr.features import MEMORY_S, FeatureStats, LogMel, count_frames, measure_stats
 from asr.mel import mel_filterbank
 
 CONFIG = FeatureConfig()
@@ -94,11 +96,14 @@ def test_level_does_not_depend_on_the_rest_of_the_clip():
     torch.testing.assert_close(together[:, : int(frames)], alone, atol=1e-5, rtol=0)
 
 
+STATS = FeatureStats((-8.0,) * 80, (2.5,) * 80, 1)
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 3000), min_size=1, max_size=8))
-def test_stream_equals_offline_for_any_blocks(sizes):
+@given(st.lists(st.integers(0, 9000), min_size=1, max_size=8), st.sampled_from([0.0, 0.5]))
+def test_stream_equals_offline_for_any_blocks(sizes, adapt_s):
     waveform = torch.from_numpy(noise(sum(sizes), seed=3))[None]
-    log_mel = LogMel(CONFIG)
+    log_mel = LogMel(dataclasses.replace(CONFIG, adapt_s=adapt_s), STATS)
     state, blocks, first = None, [], 0
     for size in sizes:
         block, state = log_mel.stream(waveform[:, first : first + size], state)
@@ -106,6 +111,42 @@ def test_stream_equals_offline_for_any_blocks(sizes):
         first += size
     offline, _ = log_mel(waveform, torch.tensor([first]))
     torch.testing.assert_close(torch.cat(blocks, dim=1), offline, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 3.0])
+def test_an_adapting_mean_is_the_weighted_mean_so_far(seconds):
+    config = dataclasses.replace(CONFIG, adapt_s=0.5)
+    waveforms = noise(int(seconds * 16000), seed=1), 3 * noise(9000, seed=2)
+    plain, frames = extract(LogMel(CONFIG, STATS), *waveforms)
+    adapted, same = extract(LogMel(config, STATS), *waveforms)
+    assert torch.equal(frames, same)
+    decay = math.exp(-0.01 / MEMORY_S)
+    for row, count in enumerate(frames):
+        total, weight = np.zeros(80), 0.0
+        for t in range(count):
+            frame = plain[row, t].double().numpy()
+            total, weight = decay * total + frame, decay * weight + 1
+            np.testing.assert_allclose(adapted[row, t], frame - total / (50 + weight), atol=2e-5)
+        assert not adapted[row, count:].any()
+
+
+def test_an_adapting_mean_takes_away_level_and_colour():
+    """A quieter recording, and one through a filter, come to be features like those of the original."""
+    config = dataclasses.replace(CONFIG, adapt_s=0.2)
+    original = noise(16000 * 8, seed=5)
+    coloured = np.convolve(original, [0.05, 0.04, 0.02], mode="same").astype(np.float32)
+    for changed in (0.03 * original, coloured):
+        plain, _ = extract(LogMel(CONFIG, STATS), original, changed)
+        adapted, _ = extract(LogMel(config, STATS), original, changed)
+        before, after = ((x[0, -100:] - x[1, -100:]).abs().mean() for x in (plain, adapted))
+        assert before > 1
+        assert after < 0.05 * before
+
+
+def test_statistics_are_measured_without_adapting():
+    waveforms = [noise(n, seed=n) for n in (20000, 9000)]
+    config = dataclasses.replace(CONFIG, adapt_s=0.5)
+    assert measure_stats(LogMel(config), waveforms) == measure_stats(LogMel(CONFIG), waveforms)
 
 
 def test_long_audio_in_blocks_of_frames_changes_nothing(monkeypatch):

@@ -59,9 +59,13 @@ def test_blocks_of_one_sample_give_the_whole(tmp_path, cell):
     beam=st.sampled_from([1, 4]),
     factors=st.sampled_from([(4, 1), (2, 1), (4, 2)]),
     lookahead=st.sampled_from([0, 1, 4]),
+    adapt_s=st.sampled_from([0.0, 0.5]),
 )
-def test_any_blocks_at_any_rate_give_the_whole(tmp_path_factory, cell, sizes, rate, seconds, beam, factors, lookahead):
-    options = {"subsampling": factors[0], "upsampling": factors[1], "beam": beam, "lookahead": lookahead}
+def test_any_blocks_at_any_rate_give_the_whole(
+    tmp_path_factory, cell, sizes, rate, seconds, beam, factors, lookahead, adapt_s
+):
+    options = {"subsampling": factors[0], "upsampling": factors[1], "lookahead": lookahead, "adapt_s": adapt_s}
+    options["beam"] = beam
     recognizer = make_recognizer(tmp_path_factory.getbasetemp(), cell, **options)
     samples = sound(seconds, rate, seed=int(seconds * 1000))
     resampled = audio.load(samples, 16000, source_rate_hz=rate)
@@ -85,7 +89,7 @@ def test_any_blocks_at_any_rate_give_the_whole(tmp_path_factory, cell, sizes, ra
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("beam", "lookahead"), [(1, 0), (4, 0), (4, 3)])
 def test_streams_in_a_batch_give_what_each_gives_alone(tmp_path, cell, beam, lookahead):
-    recognizer = make_recognizer(tmp_path, cell, beam=beam, lookahead=lookahead)
+    recognizer = make_recognizer(tmp_path, cell, beam=beam, lookahead=lookahead, adapt_s=0.3 * (beam > 1))
     rng = np.random.default_rng(1)
     rates = [16000, 8000, 16000, 44100, 16000, 16000]
     sounds = [sound(0.5 + 0.4 * i, rate, seed=i) for i, rate in enumerate(rates)]

@@ -49,6 +49,14 @@ class Ngram:
         """Id of ``<unk>``, -1 without one: unknown words then have the probability 1e-100."""
         return next((self._ids[name] for name in UNKNOWN_NAMES if name in self._ids), -1)
 
+    @cached_property
+    def rarest(self) -> int:
+        """Id of the least likely word."""
+        rare = min(
+            (word for word in self.words if word not in ("<s>", "</s>")), key=lambda word: self.entries[word,][0]
+        )
+        return self._ids[rare]
+
     @property
     def end(self) -> int:
         """Id of ``</s>``, -1 without one."""

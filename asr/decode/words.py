@@ -49,7 +49,8 @@ def make_words(
         columns: ``V`` of the matrices that will be decoded.
         space: id of the token between words.
         lexicon: the words; without any, those of the ``ngram``. Hot words join a lexicon.
-        ngram: its words are looked up as they are written in the lexicon.
+        ngram: its words are looked up as they are written in the lexicon; other words count as ``<unk>``, and where it
+            has none as the rarest of its words.
         hotwords: boost (natural log) of words and phrases; negative boosts make them rarer.
         weight: of the n-gram's natural log-probabilities.
         word_bonus: added for each word.
@@ -176,6 +177,8 @@ def _tree(spelt: Mapping[str, Sequence[Sequence[int]]], ngram: Ngram | None, spa
     twin: list[int] = []
     for word, spellings in spelt.items():
         number = kernel.NONE if ngram is None else ngram.id_of(word)
+        if ngram is not None and number == kernel.NONE:
+            number = ngram.rarest  # a hot word, say: without <unk> it would be as good as impossible
         score = 0.0 if ngram is None else ngram.log_prob((), number)
         for ids in spellings:
             if space in ids:
