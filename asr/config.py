@@ -253,6 +253,8 @@ class DataConfig:
     """Manifests and batching. Relative paths are taken from the working directory."""
 
     train: str = ""
+    more: tuple[str, ...] = ()
+    """Further manifests to train on, such as other corpora."""
     valid: str = ""
     """Held-out speakers that choose the weights to keep; empty keeps the last (once everything has been tuned)."""
     batch_s: float = 45.0

@@ -126,6 +126,23 @@ def read(path: str | Path, root: str | Path | None = None) -> list[Utterance]:
     return utterances
 
 
+def read_all(paths: Sequence[str | Path]) -> list[Utterance]:
+    """The utterances of several manifests, one after the other.
+
+    Raises ``ManifestError`` as ``read``, and for an id that is in two of them.
+    """
+    utterances: list[Utterance] = []
+    source: dict[str, str | Path] = {}
+    for path in paths:
+        found = read(path)
+        twice = next((u.id for u in found if u.id in source), None)
+        if twice is not None:
+            raise ManifestError(f"{path}: id {twice!r} is also in {source[twice]}; every utterance needs its own")
+        source.update((u.id, path) for u in found)
+        utterances += found
+    return utterances
+
+
 def scan(path: str | Path, root: str | Path | None = None) -> Iterator[tuple[int, Utterance | ManifestError]]:
     """Every line of a manifest that is not blank: its number from 1 and its utterance, or what is wrong with it.
 

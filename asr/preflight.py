@@ -210,6 +210,8 @@ def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> t
     try:
         if source and not config.text.alphabet and os.path.realpath(source) != os.path.realpath(path):
             texts = [u.text for _, u in manifest.scan(source) if isinstance(u, Utterance)]
+        for other in config.data.more:
+            texts += [u.text for _, u in manifest.scan(other) if isinstance(u, Utterance)]
         # Half a surrogate pair is no character: it must not become one of the alphabet, and is found as unknown.
         texts = [words for words in texts if words.isascii() or _encodable(words)]
         if (

@@ -200,6 +200,7 @@ FREE = {
     "model.residual",
     "model.locked_dropout",
     "data.train",
+    "data.more",
     "data.valid",
     "data.shortest_first",
     "train.compile",

@@ -1044,3 +1044,16 @@ def test_two_trainings_in_one_run_directory_are_refused(corpus, tmp_path):
     first.join()
     with process.alone(tmp_path / "run"):
         pass
+
+
+def test_several_manifests_are_one_training_set(corpus, tmp_path):
+    lines = (corpus / "train.jsonl").read_text().splitlines(keepends=True)
+    for name, part in (("first", lines[:10]), ("second", lines[10:])):
+        (corpus / f"{name}.jsonl").write_text("".join(part))
+    acoustic.train(run_config(corpus, tmp_path / "one", train={"epochs": 1}))
+    parts = {"train": str(corpus / "first.jsonl"), "more": [str(corpus / "second.jsonl")]}
+    acoustic.train(run_config(corpus, tmp_path / "two", train={"epochs": 1}, data=parts))
+    assert_same_run(tmp_path / "two" / "run", tmp_path / "one" / "run")
+    twice = {**parts, "more": [str(corpus / "second.jsonl"), str(corpus / "train.jsonl")]}
+    with pytest.raises(ManifestError, match=r"train\.jsonl: id '.*' is also in .*first\.jsonl"):
+        acoustic.train(run_config(corpus, tmp_path / "three", data=twice))

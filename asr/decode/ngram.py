@@ -157,7 +157,7 @@ def read_arpa(path: str | Path) -> Ngram:
 
 
 def write_arpa(ngram: Ngram, path: str | Path) -> None:
-    """Write an ARPA file, compressed when the name ends in ``.gz``. Raises ``DecodeError`` where it cannot."""
+    """Write an ARPA file, its folder too, compressed for ``.gz``. Raises ``DecodeError`` where it cannot."""
     path = Path(path)
     by_order: list[list[tuple[str, ...]]] = [[] for _ in range(ngram.order)]
     for key in ngram.entries:
@@ -172,6 +172,7 @@ def write_arpa(ngram: Ngram, path: str | Path) -> None:
             lines.append(f"{log_prob / LN10:.7g}\t{' '.join(key)}{tail}")
     lines += ["", "\\end\\", ""]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, _open(temporary, "wt", compressed=path.suffix == ".gz") as file:
             file.write("\n".join(lines))
     except OSError as error:

@@ -71,7 +71,7 @@ class AcousticTask:
         self.resuming = (self.folder / loop.CHECKPOINT).exists()
         if not config.data.train:
             raise ConfigError("data.train: expected the path of a manifest, got nothing")
-        train_set = manifest.read(config.data.train)
+        train_set = manifest.read_all([config.data.train, *config.data.more])
         valid_set = manifest.read(config.data.valid) if config.data.valid else []
         if not valid_set:
             self.warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
@@ -286,7 +286,7 @@ class AcousticTask:
             "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "training_data": {
-                "manifest": self.config.data.train,
+                "manifest": ", ".join([self.config.data.train, *self.config.data.more]),
                 "utterances": statistics.utterances,
                 "hours": round(statistics.hours, 3),
                 "speakers": statistics.speakers,

@@ -57,7 +57,6 @@ def train_ngram(text: str | Path, output: str | Path, *, order: int = 3, prune: 
             pruning.prune(model, prune, 1)
             parser.dumpf(model, str(pruned), encoding="utf-8")
         ngram = read_arpa(pruned if prune else estimated)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
     write_arpa(ngram, output)
     return ngram
 
