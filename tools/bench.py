@@ -14,7 +14,8 @@ while their blocks arrive on a simulated clock.
 ``train`` gives audio seconds per second of training, on the epochs of CONF: the real loop (reading, augmentation,
 features, steps, log, checkpoints), the same steps on features that are ready (the compute limit), and the same
 network with ``pack_padded_sequence``, which on CPU leaves the fused kernels. The three take turns, so that what else
-the machine does hits them alike.
+the machine does hits them alike; so does a large matrix product, which tells how far the steps are from what the
+processor can do at all.
 
 ``decode`` gives seconds and WER of this package's beam search and of other packages' on the posteriors of MANIFEST, at
 the same beams and thresholds. The others (extra ``bench``) may live in an environment of their own, whose Python
@@ -120,7 +121,7 @@ def train(args: argparse.Namespace) -> int:
         run = loop.Run(task, config, Path(folder))
         ready = [batch for batch in task.batches(task.plan(0), 0) if batch is not None]
         step_time(config, task, ready[:5])
-        real, limit, packed, system, user = [], [], [], [], []
+        real, limit, packed, system, user, peak = [], [], [], [], [], []
         packed_task = acoustic.AcousticTask(config)
         for index, layer in enumerate(packed_task.model.encoder.layers):
             assert isinstance(layer, RecurrentLayer)
@@ -137,11 +138,14 @@ def train(args: argparse.Namespace) -> int:
             user.append(after[0].ru_utime - before[0].ru_utime)
             limit.append(step_time(config, task, ready))
             packed.append(step_time(config, packed_task, few) / step_time(config, task, few))
+            peak.append(product_speed())
     speed, best = statistics.median(real), statistics.median(limit)
     print(f"{len(ready)} batches an epoch, {torch.get_num_threads()} threads, median of {args.repeat} epochs")
     print(f"  real loop: {speed:.0f} x real time = {speed / best:.2f} of the compute limit")
     print(f"  compute limit, features ready: {best:.0f} x real time")
     print(f"  packed sequences: {1 / statistics.median(packed):.1f} times slower than the compute limit")
+    used, most = best * work_per_second(config, task.model) / 1e9, statistics.median(peak) / 1e9
+    print(f"  compute limit: {used:.0f} GFLOP/s = {used / most:.2f} of a matrix product's {most:.0f}")
     print(f"  system time of the real loop: {100 * sum(system) / sum(user):.1f} % of user time")
     return 0
 
@@ -161,6 +165,28 @@ def step_time(config: Config, task: acoustic.AcousticTask, batches: Sequence[Bat
         optimiser.step()
     seconds = time.perf_counter() - started
     return sum(batch.total_samples for batch in batches) / config.features.sample_rate_hz / seconds
+
+
+def work_per_second(config: Config, model: nn.Module) -> float:
+    """Floating-point operations of a training step for a second of audio: multiplications and additions of the weights
+    with what they meet, once forward and twice backward; all else (gates, norms, loss, update) is left out."""
+    frames, bins, products = 1 / config.features.hop_s, config.features.mel_bins, 0.0
+    for conv in model.subsampling.convs:
+        frames, bins = frames / conv.stride[0], (bins + 1) // 2
+        products += frames * bins * conv.weight.numel()
+    products += frames * sum(weight.numel() for weight in model.parameters() if weight.ndim == 2)
+    return 6 * products
+
+
+def product_speed(size: int = 1536, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of square float32 matrix products."""
+    left, right = torch.randn(2, size, size)
+    out = left @ right
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() < started + seconds:
+        torch.mm(left, right, out=out)
+        count += 1
+    return 2 * size**3 * count / (time.perf_counter() - started)
 
 
 def measure(function: Callable[[], object], repeat: int) -> float:
