@@ -22,7 +22,7 @@ from asr.decode.words import make_words, read, read_lexicon
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.files import atomic
 from asr.models.language import Adapter
-from asr.text import Tokenizer
+from asr.text import Tokenizer, normalise
 from asr.tokenizers import PhoneTokenizer
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ class Decoder:
             raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
         self.words = None
         self._ngram = ngram
-        self._known: frozenset[str] = frozenset()
-        """Words that the search may write; none where it has no lexicon."""
+        self._forms: dict[str, str] = {}
+        """Words that the search may write, by normalised form; none where it has no lexicon or no words sound alike."""
+        self._by_sound = isinstance(tokenizer, PhoneTokenizer) and tokenizer.space_id is not None
         if ngram is not None or options.lexicon or options.hotwords or options.word_bonus:
             lexicon: Sequence[str] = read_lexicon(options.lexicon) if options.lexicon else ()
             self.words = make_words(
@@ -127,11 +128,15 @@ class Decoder:
                 word_bonus=options.word_bonus,
                 unknown_penalty=options.unknown_penalty,
             )
-            if lexicon:
-                self._known = frozenset([*lexicon, *" ".join(options.hotwords).split()])
-            elif ngram is not None:
-                self._known = frozenset(ngram.words)
+            # A lexicon learns hot words.
+            words = [*(lexicon or (ngram.words if ngram is not None else ()))]
+            words += " ".join(options.hotwords).split() if words else []
+            for word in words if self._by_sound else ():
+                self._forms.setdefault(normalise(word, tokenizer.config), word)
         self.rescorer = load_lm(options.rescore, tokenizer) if options.rescore and options.rescore_weight else None
+        if self._ngram is None and isinstance(self.rescorer, Ngram):
+            self._ngram = self.rescorer
+        self._boosts = {normalise(word, tokenizer.config): boost for word, boost in options.hotwords.items()}
 
     def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
         """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
@@ -152,7 +157,9 @@ class Decoder:
 
     def texts(self, tokens: Sequence[int]) -> list[str]:
         """The words of a hypothesis' tokens; those that sound alike are told apart by the n-gram."""
-        return read(self._heard(tokens), self._ngram)
+        options = self.options
+        weight = options.lm_weight if options.lm else options.rescore_weight
+        return read(self._heard(tokens), self._ngram, weight=weight, boosts=self._boosts, forms=self._forms)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of a hypothesis' tokens."""
@@ -161,20 +168,24 @@ class Decoder:
     def partial(self, tokens: Sequence[int], stable: int) -> tuple[str, int]:
         """The text of a hypothesis whose first ``stable`` tokens will not change any more, and how many of the text's
         characters will not."""
-        if not isinstance(self.tokenizer, PhoneTokenizer) or self.tokenizer.space_id is None:
+        if not self._by_sound:
             text, agreed = self.tokenizer.decode(tokens), self.tokenizer.decode(tokens[:stable])
             return text, len(agreed) if text.startswith(agreed) else 0
-        # What is a word yet may be the beginning of another; of words that sound alike the next may favour the other.
+        # What is a word yet may be the beginning of another; of words that sound alike the n-gram may come to favour
+        # the other.
         texts = self.texts(tokens)
         ended = max((p for p in range(stable) if tokens[p] == self.tokenizer.space_id), default=0)
-        settled = takewhile(lambda words: len(words) == 1, self._heard(tokens[:ended]))
-        return " ".join(texts), len(" ".join(words[0] for words in settled))
+        heard = self._heard(tokens[:ended])
+        settled = len(heard)
+        if self._ngram is not None:
+            settled = sum(1 for _ in takewhile(lambda words: len(words) == 1, heard))
+        return " ".join(texts), len(" ".join(texts[:settled]))
 
     def _heard(self, tokens: Sequence[int]) -> list[list[str]]:
         """For each word of a hypothesis those that sound so, of the search's lexicon where there are any."""
         heard = [self.tokenizer.heard([tokens[p] for p in positions]) for positions in self.tokenizer.words(tokens)]
-        if self._known:
-            heard = [[word for word in words if word in self._known] or words[:1] for words in heard]
+        if self._forms:
+            heard = [[word for word in words if word in self._forms] or words[:1] for words in heard]
         return heard
 
     def search(self) -> Search:

@@ -220,5 +220,5 @@ def _draw(
             token = int(row.argmax())
         if token == BOUNDARY:
             return
-        yield directory.tokenizer.decode([token])
+        yield directory.tokenizer.symbol(token)
         log_probs, state = model.advance(state, np.array([token]))

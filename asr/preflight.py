@@ -148,9 +148,9 @@ def check(path: str | Path, config: Config | None = None, root: str | Path | Non
     """Look for everything of ``KINDS`` in the manifest ``path``; ``root`` as in ``manifest.read``.
 
     ``config`` (None: the default one) gives text rules, features, subsampling, speeds and the longest utterance. The
-    alphabet is ``text.alphabet`` or, as in training, the characters of ``data.train``; without either, that of the
-    manifest itself, in which then nothing is unknown. ``workers`` threads read audio; 0 takes one per processor, 8
-    at most.
+    alphabet is ``text.alphabet`` or, as in training, the characters of ``data.train`` and ``data.more``; without, that
+    of the manifest itself, in which then nothing is unknown. ``workers`` threads read audio; 0 takes one per processor,
+    8 at most.
 
     Raises ``ManifestError`` when the manifest cannot be read at all or holds no line, ``ConfigError`` when the
     alphabet cannot be had.
@@ -210,7 +210,7 @@ def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> t
     try:
         if source and not config.text.alphabet and os.path.realpath(source) != os.path.realpath(path):
             texts = [u.text for _, u in manifest.scan(source) if isinstance(u, Utterance)]
-        for other in config.data.more:
+        for other in config.data.more if config.text.tokenizer != "phone" and not config.text.alphabet else ():
             texts += [u.text for _, u in manifest.scan(other) if isinstance(u, Utterance)]
         # Half a surrogate pair is no character: it must not become one of the alphabet, and is found as unknown.
         texts = [words for words in texts if words.isascii() or _encodable(words)]

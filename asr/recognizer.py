@@ -218,7 +218,7 @@ class Recognizer:
         tokenizer = self.model.tokenizer
         spoken = zip(hypothesis.tokens, hypothesis.frames, hypothesis.ends, hypothesis.confidences, strict=True)
         return tuple(
-            Span(tokenizer.symbols[token], start, end, p).word(self.frame_s, duration_s)
+            Span(tokenizer.symbol(token), start, end, p).word(self.frame_s, duration_s)
             for token, start, end, p in spoken
             if token != tokenizer.space_id
         )

@@ -100,6 +100,10 @@ class Tokenizer(abc.ABC):
         """The words that sound as ``ids`` do, the tokens of one word, the usual one first."""
         return [self.decode(ids)]
 
+    def symbol(self, token: int) -> str:
+        """How one token is written by itself."""
+        return self.decode([token])
+
     def reference(self, text: str) -> str:
         """What a recogniser without a fault would print of a transcript: what hypotheses are scored against."""
         return normalise(text, self.config)
@@ -133,6 +137,20 @@ def as_space(text: str, unknown: Set[str]) -> str:
 def described(utterance: str, text: str) -> str:
     """An utterance for a message: its id, or the beginning of its text."""
     return f"utterance {utterance}" if utterance else f"text {text[:60]!r}"
+
+
+def lexicon_lines(path: str | Path) -> list[tuple[int, str]]:
+    """The lines of a lexicon in CMUdict's format with their numbers from 1, comments (``;;;``) and blank ones left out.
+
+    UTF-8, or Latin-1 as CMUdict itself is. Raises ``OSError``.
+    """
+    data = Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    lines = enumerate(text.splitlines(), start=1)
+    return [(number, line) for number, line in lines if line.strip() and not line.startswith(";;;")]
 
 
 def read_symbols(path: str | Path) -> list[str]:

@@ -9,6 +9,7 @@ a token between words reads its phones back as words. Id 0 is the CTC blank in a
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,25 @@ from typing import Any
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError
 from asr.files import atomic
-from asr.text import BLANK, VARIANT, CharTokenizer, Tokenizer, as_space, between, described, normalise, read_symbols
+from asr.text import (
+    BLANK,
+    VARIANT,
+    CharTokenizer,
+    Tokenizer,
+    as_space,
+    between,
+    described,
+    lexicon_lines,
+    normalise,
+    read_symbols,
+)
 
 WORD_START = "\u2581"
 """What sentencepiece puts in front of a piece that begins a word."""
 BOUNDARY = " "
 """The token between words of ``phone``."""
+MAX_SPELLINGS = 64
+"""Ways to say a phrase, of which a long one with many variants has too many."""
 CMUDICT = "cmudict"
 """Name of the lexicon that the pocketsphinx package brings."""
 
@@ -199,9 +213,18 @@ class PhoneTokenizer(WordTokenizer):
         return ids
 
     def spellings(self, word: str) -> list[list[int]]:
-        if " " in word or not self._pronounced(word := normalise(word, self.config)):
+        spelt = [self._pronounced(part) for part in normalise(word, self.config).split()]
+        if not spelt or not all(spelt):
             return [self.encode(word)]
-        return [self._numbered(phones, repr(word)) for phones in self._pronounced(word)]
+        boundary = [self.vocab_size - 1] * self.config.word_boundary
+        return [
+            [
+                token
+                for at, phones in enumerate(way)
+                for token in boundary * (at > 0) + self._numbered(phones, repr(word))
+            ]
+            for way in itertools.islice(itertools.product(*spelt), MAX_SPELLINGS)
+        ]
 
     def _pronounced(self, word: str) -> list[tuple[str, ...]]:
         """What the lexicon, or else the model of pronunciation, knows of a normalised word; nothing is possible."""
@@ -236,6 +259,9 @@ class PhoneTokenizer(WordTokenizer):
         phones = tuple(self.symbols[token] for token in ids)
         return self._by_sound.get(phones) or ["-".join(phones)]
 
+    def symbol(self, token: int) -> str:
+        return self.symbols[token]
+
     def join(self, symbols: Sequence[str]) -> str:
         if not self.config.word_boundary:
             return super().join(symbols)
@@ -251,7 +277,7 @@ class PhoneTokenizer(WordTokenizer):
     def files(self) -> dict[str, bytes]:
         lines = [
             f"{word}{f'({number})' if number > 1 else ''}  {' '.join(phones)}\n"
-            for word, spelt in sorted(self.lexicon.items())
+            for word, spelt in self.lexicon.items()  # in order: of words that sound alike the first is read
             for number, phones in enumerate(spelt, start=1)
         ]
         return {"tokens.txt": self.symbol_list(), "lexicon.txt": "".join(lines).encode()}
@@ -267,17 +293,10 @@ def read_lexicon(path: str | Path, config: TextConfig) -> dict[str, list[tuple[s
     if str(path) == CMUDICT:
         path = cmudict()
     try:
-        # CMUdict itself is Latin-1; its words are ASCII but for a handful.
-        data = Path(path).read_bytes()
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            text = data.decode("latin-1")
+        lines = lexicon_lines(path)
     except OSError as error:
         raise TextError(f"text.lexicon: {path}: cannot read: {error}") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.startswith(";;;") or not line.strip():
-            continue
+    for number, line in lines:
         word, *phones = line.split("#")[0].split() if not line.startswith("#") else line.split()
         if not phones:
             raise TextError(f"{path}:{number}: expected 'WORD  PHONES', got {line.strip()!r}")

@@ -25,6 +25,7 @@ def make_recognizer(
     lookahead=0,
     blank=3.0,
     adapt_s=0.0,
+    tokenizer=TOKENIZER,
     **decoding,
 ):
     """A small network with random weights and sharp outputs: hard to follow by chance, and quick."""
@@ -37,13 +38,13 @@ def make_recognizer(
     }  # fmt: skip
     config = settings.from_dict(Config, tree)
     torch.manual_seed(4)
-    network = AcousticModel(config.model, 16, TOKENIZER.vocab_size).eval()
+    network = AcousticModel(config.model, 16, tokenizer.vocab_size).eval()
     with torch.no_grad():
         network.output.weight.mul_(8)
         network.output.bias.view(upsampling, -1)[:, 0] = blank
     stats = FeatureStats((-9.0,) * 16, (4.0,) * 16, 100)
     return Recognizer(
-        Model(config, TOKENIZER, stats, network, {}, tmp_path), device="cpu", decoding=Decoding(**decoding)
+        Model(config, tokenizer, stats, network, {}, tmp_path), device="cpu", decoding=Decoding(**decoding)
     )
 
 

@@ -10,11 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import make_recognizer, sound
 
 import asr
 from asr import cli
+from asr.config import TextConfig
 from asr.decode import align, greedy
 from asr.errors import DecodeError, TextError
+from asr.tokenizers import PhoneTokenizer
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "egs" / "sample.wav"
@@ -129,3 +132,13 @@ def test_hundreds_of_tokens():
     matrix[rows] = np.log(0.01)
     matrix[rows, tokens] = np.log(0.96)
     assert align(matrix, tokens).frames == tuple(rows.tolist())
+
+
+def test_aligned_words_are_those_of_the_text_and_not_what_sounds_like_them(tmp_path):
+    lexicon = {"TO": [("T", "UW")], "TWO": [("T", "UW")], "TEA": [("T", "IY")]}
+    config = TextConfig(tokenizer="phone", lexicon="x", word_boundary=True)
+    tokenizer = PhoneTokenizer(["<blank>", "IY", "T", "UW", " "], lexicon, config)
+    recognizer = make_recognizer(tmp_path, tokenizer=tokenizer)
+    found = recognizer.align(sound(3.0), "two tea to two")
+    assert [word.text for word in found.words] == ["TWO", "TEA", "TO", "TWO"]
+    assert [token.text for token in found.tokens] == ["T", "UW", "T", "IY", "T", "UW", "T", "UW"]

@@ -93,6 +93,52 @@ def test_phones_become_words_by_lexicon_and_ngram(tmp_path):
     assert hot.text(hot.decode(*matrix("T.UW.T"))[0].tokens) == "TOOT"
 
 
+@pytest.fixture
+def alike(tmp_path):
+    """Phones whose lexicon has two spellings of one sound, and posteriors of that sound."""
+    (tmp_path / "dict").write_text("CATHIE K AE TH IY\nKATHY K AE TH IY\nNEW N UW\n")
+    config = TextConfig(tokenizer="phone", lexicon=str(tmp_path / "dict"), word_boundary=True)
+    tokenizer = PhoneTokenizer.from_lexicon(tmp_path / "dict", config)
+    rows = np.full((2 * len(tokenizer.encode("NEW KATHY")), tokenizer.vocab_size), 1e-3)
+    rows[1::2, 0] = 1.0
+    rows[np.arange(0, len(rows), 2), tokenizer.encode("NEW KATHY")] = 1.0
+    return tokenizer, (
+        torch.from_numpy(np.log(rows / rows.sum(axis=1, keepdims=True)))[None],
+        torch.tensor([len(rows)]),
+    )
+
+
+def arpa(path, **words):
+    """A unigram of ``words`` with their log10 probabilities."""
+    lines = [f"{value}\t{word}" for word, value in {"<s>": -99, "</s>": -1, **words}.items()]
+    header = f"\\data\\\nngram 1={len(lines)}\n\n\\1-grams:\n"
+    path.write_text(header + "\n".join(lines) + "\n\n\\end\\\n")
+    return str(path)
+
+
+def test_a_hot_word_is_written_and_not_what_sounds_like_it(alike, tmp_path):
+    tokenizer, matrix = alike
+
+    def text(**options):
+        decoder = Decoder(Decoding(beam=16, **options), tokenizer)
+        return decoder.text(decoder.decode(*matrix)[0].tokens)
+
+    assert Decoder(Decoding(), tokenizer).text(tokenizer.encode("NEW KATHY")) == "NEW CATHIE"
+    assert text(hotwords={"KATHY": 5.0}) == "NEW KATHY"
+    (tmp_path / "words").write_text("NEW\n")
+    assert text(lexicon=str(tmp_path / "words"), hotwords={"KATHY": 5.0}) == "NEW KATHY"
+    assert text(lm=arpa(tmp_path / "1.arpa", NEW=-1), hotwords={"KATHY": 15.0}) == "NEW KATHY"
+    assert text(lm=arpa(tmp_path / "2.arpa", NEW=-1, CATHIE=-1), hotwords={"KATHY": 5.0}) == "NEW KATHY"
+    assert text(lm=arpa(tmp_path / "2.arpa", NEW=-1, CATHIE=-1)) == "NEW CATHIE"
+    assert text(lm=arpa(tmp_path / "3.arpa", new=-1, cathie=-5, kathy=-0.2)) == "NEW KATHY"  # in another case
+    (tmp_path / "words").write_text("new\nkathy\n")
+    assert text(lexicon=str(tmp_path / "words")) == "NEW KATHY"
+    assert text(rescore=arpa(tmp_path / "4.arpa", NEW=-1, CATHIE=-5, KATHY=-0.2)) == "NEW KATHY"
+    # Nothing of a text is open where no n-gram chooses.
+    tokens = tokenizer.encode("NEW KATHY NEW NEW")
+    assert Decoder(Decoding(), tokenizer).partial(tokens, len(tokens)) == ("NEW CATHIE NEW NEW", len("NEW CATHIE NEW"))
+
+
 def index(symbol):
     return TOKENIZER.symbols.index(symbol)
 

@@ -210,3 +210,11 @@ def test_refuses_what_cannot_be_estimated(tmp_path: Path, text: str, options: di
     with pytest.raises(TrainingError, match=message):
         train_ngram(tmp_path / "text", tmp_path / "a.arpa", **options)
     assert not (tmp_path / "a.arpa").exists()
+
+
+def test_an_arpa_file_is_written_with_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "words.arpa"
+    write_arpa(Ngram(1, {("A",): (-1.0, 0.0)}), path)
+    assert read_arpa(path).words == ("A",)
+    with pytest.raises(DecodeError, match="cannot write"):
+        write_arpa(Ngram(1, {("A",): (-1.0, 0.0)}), path / "below")

@@ -169,6 +169,11 @@ def test_the_alphabet_is_that_of_the_training_set(corpus: Corpus, bursts: Bursts
     train.write_text(json.dumps({"id": "t", "audio": "t.wav", "text": "ab", "duration_s": 1}))
     config = Config(data=DataConfig(train=str(train)))
     assert found(corpus.check(config)) == {("unknown_character", "u")}
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"id": "o", "audio": "o.wav", "text": "x", "duration_s": 1}))
+    assert found(corpus.check(Config(data=DataConfig(train=str(train), more=(str(other),))))) == set()
+    given = Config(data=DataConfig(train=str(train), more=("nowhere.jsonl",)), text=TextConfig(alphabet="ABX"))
+    assert found(corpus.check(given)) == set()
     train.unlink()
     with pytest.raises(ConfigError, match=r"train\.jsonl.*set text\.alphabet"):
         corpus.check(config)

@@ -127,6 +127,8 @@ def test_phones_with_a_boundary_are_words_again(lexicon: Path) -> None:
     assert tokenizer.heard([5, 1, 7]) == ["CAT", "KAT"]
     assert tokenizer.heard([5, 4, 7]) == ["KET", "CAT"]
     assert tokenizer.decode([8, 7, 1, 8, 8, 2]) == "T-AE A"  # no word of the lexicon; boundaries without one between
+    assert tokenizer.spellings("the cat") == [[3, 2, 8, 5, 1, 7], [3, 2, 8, 5, 4, 7]]
+    assert [tokenizer.symbol(token) for token in (2, 8)] == ["AH", " "]
     with pytest.raises(TextError, match="the lexicon has no 'DOG'"):
         tokenizer.spellings("dog")
     lenient = phones(lexicon, word_boundary=True, unknown="space")
@@ -189,6 +191,7 @@ def test_configurations_that_contradict(options: dict[str, object]) -> None:
 @pytest.mark.parametrize(("kind", "boundary"), [("char", 0), ("bpe", 0), ("word", 0), ("phone", 0), ("phone", 1)])
 def test_written_and_read(kind: str, boundary: int, lexicon: Path, tmp_path: Path) -> None:
     path = str(lexicon) if kind == "phone" else ""
+    lexicon.write_text(LEXICON + "KAT  K AE T\nBKAT  K AE T\n")  # an order that is not the alphabet's
     config = TextConfig(tokenizer=kind, bpe_size=30, lexicon=path, word_boundary=bool(boundary))
     tokenizer = tokenizers.from_texts(["the cat", "the mat"], config)
     for name, content in tokenizer.files().items():
@@ -198,7 +201,8 @@ def test_written_and_read(kind: str, boundary: int, lexicon: Path, tmp_path: Pat
     assert type(again) is type(tokenizer)
     assert again.symbols == tokenizer.symbols
     assert again.encode("the cat") == tokenizer.encode("the cat")
-    assert again.spellings("cat") == tokenizer.spellings("cat")
+    assert again.spellings("cat mat") == tokenizer.spellings("cat mat")
+    assert again.heard(again.encode("cat")) == tokenizer.heard(tokenizer.encode("cat"))
 
 
 def test_files_that_do_not_belong_together(bpe: BpeTokenizer, tmp_path: Path) -> None:

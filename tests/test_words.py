@@ -126,6 +126,23 @@ def test_the_words_that_are_read_are_the_likeliest_of_all(candidates: list[list[
     assert read(candidates, None) == [words[0] for words in candidates]
 
 
+def test_hot_words_that_sound_alike_count_once() -> None:
+    spell = {"A": [(2,)], "B": [(2,)]}.__getitem__
+    for boosts in ({"A": 5.0, "B": 3.0}, {"B": 3.0, "A": 5.0}):
+        words = make_words(spell, 4, 1, hotwords=boosts)
+        (got,) = beam_search(random_log_probs(4, 4, seed=1), beam=500, words=words, nbest=500)
+        assert {h.tokens: h.lm_score for h in got}[2,] == pytest.approx(5.0)
+
+
+def test_an_ngram_without_unknown_word_still_lets_one_be_said() -> None:
+    bare = Ngram(1, {("<s>",): (-228.0, 0.0), ("</s>",): (-1.0, 0.0), ("A",): (-1.0, 0.0), ("B",): (-4.0, 0.0)})
+    assert bare.entry_of("A") == 2
+    assert bare.entry_of("NEW") == 3  # as likely as the rarest word, and not as what is never predicted
+    assert NGRAM.entry_of("NEW") == NGRAM.unknown
+    with pytest.raises(DecodeError, match="expected an n-gram with words"):
+        Ngram(1, {("<s>",): (-228.0, 0.0)}).entry_of("NEW")
+
+
 @settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(0, 10**6))
 def test_hot_words_count_where_they_stand_as_words(frames: int, seed: int) -> None:
@@ -258,6 +275,8 @@ def test_lexicon_files(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("HELLO hh ah l ow\n\nWORLD\nHELLO\n")
     assert read_lexicon(path) == ["HELLO", "WORLD"]
+    path.write_bytes(";;; a comment\nD\xc9J\xc0  D EY\nTHE  DH AH\nTHE(2)  DH IY\n".encode("latin-1"))
+    assert read_lexicon(path) == ["DÉJÀ", "THE"]
     path.write_text("\n")
     with pytest.raises(DecodeError, match=r"words\.txt: expected a word on each line"):
         read_lexicon(path)

@@ -41,7 +41,7 @@ def main() -> int:
         for at in np.flatnonzero((probs[:, token] > 0.3) & (probs.argmax(axis=1) == token)):
             around = probs[max(0, at - 1) : at + 2, token]
             if at == peak or around.max() == probs[at, token]:
-                name = "␣" if token == tokenizer.space_id else tokenizer.decode([token])
+                name = "␣" if token == tokenizer.space_id else tokenizer.symbol(token)
                 place = {"xytext": (0, 3), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
                 top.annotate(name, (time[at], probs[at, token]), **place)
     top.set_ylim(-0.03, 1.12)

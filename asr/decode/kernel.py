@@ -131,11 +131,11 @@ class Words(NamedTuple):
     child_token: Numbers
     child_node: Numbers
     word: Numbers
-    """The first of the words that end at a lexicon node, or -1."""
+    """One of the words that end at a lexicon node, or -1."""
     entry: Numbers
     """The n-gram's number of each word."""
     twin: Numbers
-    """The next word that is spelt the same, as words that sound alike are in phones, or -1."""
+    """Another word that is spelt the same, as words that sound alike are in phones, or -1."""
     lookahead: Numbers
     """Largest unigram log-probability of the words that go through a lexicon node; 0 at the root."""
     parent: Numbers

@@ -49,13 +49,19 @@ class Ngram:
         """Id of ``<unk>``, -1 without one: unknown words then have the probability 1e-100."""
         return next((self._ids[name] for name in UNKNOWN_NAMES if name in self._ids), -1)
 
+    def entry_of(self, word: str) -> int:
+        """A word's id in a search: where the n-gram has neither it nor ``<unk>``, that of its least likely word: an
+        impossible word could not be recognised whatever speaks for it. Raises ``DecodeError`` without any word."""
+        found = self.id_of(word)
+        return self._rarest if found < 0 else found
+
     @cached_property
-    def rarest(self) -> int:
-        """Id of the least likely word."""
-        rare = min(
-            (word for word in self.words if word not in ("<s>", "</s>")), key=lambda word: self.entries[word,][0]
-        )
-        return self._ids[rare]
+    def _rarest(self) -> int:
+        # Estimates give -99 to what is never predicted.
+        possible = [w for w in self.words if w not in ("<s>", "</s>") and self.entries[w,][0] > -99 * LN10]
+        if not possible:
+            raise DecodeError("expected an n-gram with words, got one without")
+        return self._ids[min(possible, key=lambda word: self.entries[word,][0])]
 
     @property
     def end(self) -> int:

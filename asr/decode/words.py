@@ -23,7 +23,7 @@ import numpy.typing as npt
 from asr.decode import kernel
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, TextError
-from asr.text import VARIANT
+from asr.text import VARIANT, lexicon_lines
 
 Speller = Callable[[str], Sequence[Sequence[int]]]
 """Token ids of a word or phrase, all ways to spell it (``Tokenizer.spellings``); raises ``TextError`` where there is
@@ -114,11 +114,10 @@ def read_lexicon(path: str | Path) -> list[str]:
     """Words from a file: the first column of each line, blank lines and CMUdict's comments (``;;;``) and numbers of
     variants skipped. Raises ``DecodeError`` naming the file."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = lexicon_lines(path)
+    except OSError as error:
         raise DecodeError(f"{path}: cannot read the lexicon: {error}") from error
-    entries = (line.split()[0] for line in lines if line.strip() and not line.startswith(";;;"))
-    words = list(dict.fromkeys(VARIANT.sub("", entry) for entry in entries))
+    words = list(dict.fromkeys(VARIANT.sub("", line.split()[0]) for _, line in lines))
     if not words:
         raise DecodeError(f"{path}: expected a word on each line, got an empty file")
     return words
@@ -138,19 +137,32 @@ def parse_hotwords(values: Sequence[str]) -> dict[str, float]:
     return hotwords
 
 
-def read(candidates: Sequence[Sequence[str]], ngram: Ngram | None) -> list[str]:
-    """One of the words that sound alike in each place: the sentence that the n-gram gives the most (Viterbi 1967),
-    without one the first of each."""
-    if ngram is None or all(len(words) == 1 for words in candidates):
+def read(
+    candidates: Sequence[Sequence[str]],
+    ngram: Ngram | None,
+    *,
+    weight: float = 1.0,
+    boosts: Mapping[str, float] | None = None,
+    forms: Mapping[str, str] | None = None,
+) -> list[str]:
+    """One of the words that sound alike in each place: the likeliest sentence (Viterbi 1967), else the first of each.
+
+    ``weight``: of the n-gram's logarithms; ``boosts``: of hot words; ``forms``: words as the n-gram writes them.
+    """
+    boosts, forms = boosts or {}, forms or {}
+    if all(len(words) == 1 for words in candidates):
         return [words[0] for words in candidates]
+    if ngram is None:
+        return [max(words, key=lambda word: boosts.get(word, 0.0)) for words in candidates]
     # By the words that the n-gram remembers: the best sentence that ends in them.
     paths: dict[tuple[str, ...], tuple[float, list[str]]] = {("<s>",): (0.0, [])}
     for words in [*candidates, ("</s>",)]:
         longer: dict[tuple[str, ...], tuple[float, list[str]]] = {}
         for context, (score, sentence) in paths.items():
             for word in words:
-                total = score + ngram.log_prob(context, word)
-                key = (*context, word)[max(0, len(context) + 2 - ngram.order) :]
+                known = ngram.words[ngram.entry_of(forms.get(word, word))]
+                total = score + weight * ngram.log_prob(context, known) + boosts.get(word, 0.0)
+                key = (*context, known)[max(0, len(context) + 2 - ngram.order) :]
                 if key not in longer or total > longer[key][0]:
                     longer[key] = total, [*sentence, word]
         paths = longer
@@ -176,9 +188,7 @@ def _tree(spelt: Mapping[str, Sequence[Sequence[int]]], ngram: Ngram | None, spa
     entry: list[int] = []
     twin: list[int] = []
     for word, spellings in spelt.items():
-        number = kernel.NONE if ngram is None else ngram.id_of(word)
-        if ngram is not None and number == kernel.NONE:
-            number = ngram.rarest  # a hot word, say: without <unk> it would be as good as impossible
+        number = kernel.NONE if ngram is None else ngram.entry_of(word)
         score = 0.0 if ngram is None else ngram.log_prob((), number)
         for ids in spellings:
             if space in ids:
@@ -212,6 +222,7 @@ def _automaton(phrases: Sequence[tuple[Sequence[int], float]], columns: int, spa
     """Aho-Corasick automaton of phrases between spaces; a search starts as if a space had just been seen."""
     children: list[dict[int, int]] = [{}]
     earned, boost_at = [0.0], [0.0]
+    ended: set[int] = set()
     for ids, boost in phrases:
         node = 0
         for depth, token in enumerate((space, *ids, space)):
@@ -224,7 +235,9 @@ def _automaton(phrases: Sequence[tuple[Sequence[int], float]], columns: int, spa
             if 0 < depth <= len(ids):
                 share = boost * depth / len(ids)
                 earned[node] = share if earned[node] == 0 else max(earned[node], share)
-        boost_at[node] = boost
+        # Phrases that sound alike end in one place.
+        boost_at[node] = max(boost_at[node], boost) if node in ended else boost
+        ended.add(node)
     following = np.zeros((len(children), columns), np.int32)
     fallback = [0] * len(children)
     queue = deque([0])

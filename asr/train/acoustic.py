@@ -87,7 +87,7 @@ class AcousticTask:
         self.teacher = finetune.load_teacher(config, self.tokenizer)
         self.stats = self._prepare()
         self.glance()
-        self.report_left_out(self.train_data, config.data.train)
+        self.report_left_out(self.train_data, self.train_paths)
         self.report_left_out(self.valid_data, config.data.valid)
         self.log_mel = LogMel(config.features, self.stats).to(self.device)
         model = AcousticModel(config.model, config.features.mel_bins, self.tokenizer.vocab_size)
@@ -104,6 +104,11 @@ class AcousticTask:
             for part in (model.subsampling, model.encoder):
                 part.compile(dynamic=True)
 
+    @property
+    def train_paths(self) -> str:
+        """The manifests of the training data, for messages."""
+        return ", ".join([self.config.data.train, *self.config.data.more])
+
     @functools.cached_property
     def data_key(self) -> str:
         """Checksum of the training utterances that are used: ids, labels, durations."""
@@ -119,7 +124,7 @@ class AcousticTask:
 
     def _prepare(self) -> FeatureStats:
         """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
-        for data, path in ((self.train_data, self.config.data.train), (self.valid_data, self.config.data.valid)):
+        for data, path in ((self.train_data, self.train_paths), (self.valid_data, self.config.data.valid)):
             failures = {}
             description = f"reading {len(data.utterances)} utterances"
             quiet = None if self.world.first else True
@@ -149,7 +154,7 @@ class AcousticTask:
             try:
                 stats = measure_stats(plain, self._waveforms())
             except ValueError as error:
-                raise TrainingError(f"{self.config.data.train}: {error}") from error
+                raise TrainingError(f"{self.train_paths}: {error}") from error
         measured = self.world.gather(stats)[0]
         assert measured is not None
         return measured
@@ -259,12 +264,12 @@ class AcousticTask:
 
     def glance(self) -> None:
         """Warn of what the training manifest tells without reading audio; ``asr check`` tells it all."""
-        data, path = self.train_data, self.config.data.train
+        data, path = self.train_data, self.train_paths
         report = preflight.glance(path, data.utterances, data.labels, self.config)
         for kind, count in Counter(finding.kind for finding in report.findings).items():
             first = next(finding for finding in report.findings if finding.kind == kind)
             title = preflight.KINDS[kind][1]
-            self.warn(f"{path}: {count} {title}, such as {first.id}: {first.message}; asr check {path} lists them")
+            self.warn(f"{path}: {count} {title}, such as {first.id}: {first.message}; asr check lists them")
 
     def report_left_out(self, data: Dataset, path: str) -> None:
         """Name every utterance that is not used, with its reason and their count."""
@@ -286,7 +291,7 @@ class AcousticTask:
             "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "training_data": {
-                "manifest": ", ".join([self.config.data.train, *self.config.data.more]),
+                "manifest": self.train_paths,
                 "utterances": statistics.utterances,
                 "hours": round(statistics.hours, 3),
                 "speakers": statistics.speakers,
