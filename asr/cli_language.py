@@ -28,6 +28,7 @@ def add_commands(commands: Any) -> None:
     ngram.add_argument(
         "--prune", type=float, default=0.0, metavar="SHARE", help="drop n-grams that change perplexity by less"
     )
+    ngram.add_argument("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
     ngram.set_defaults(run=_train_ngram)
 
     perplexity = commands.add_parser("perplexity", help="perplexity of a language model on a text")
@@ -146,7 +147,7 @@ def _train_lm(args: argparse.Namespace) -> int:
 def _train_ngram(args: argparse.Namespace) -> int:
     from asr.train.ngram import train_ngram
 
-    model = train_ngram(args.text, args.output, order=args.order, prune=args.prune)
+    model = train_ngram(args.text, args.output, order=args.order, prune=args.prune, more=args.more)
     counts = ", ".join(f"{sum(len(k) == n for k in model.entries)} {n}-grams" for n in range(1, model.order + 1))
     print(f"{args.output}: {counts}")
     return OK

@@ -218,3 +218,12 @@ def test_an_arpa_file_is_written_with_its_folder(tmp_path: Path) -> None:
     assert read_arpa(path).words == ("A",)
     with pytest.raises(DecodeError, match="cannot write"):
         write_arpa(Ngram(1, {("A",): (-1.0, 0.0)}), path / "below")
+
+
+def test_several_texts_are_one(tmp_path: Path) -> None:
+    sentences = ["A B A", "B A", "A A B", "B B A C", "C A B"] * 2
+    (tmp_path / "all").write_text("\n".join(sentences))
+    (tmp_path / "first").write_text("\n".join(sentences[:4]))
+    (tmp_path / "rest").write_text("\n".join(sentences[4:]))
+    whole = train_ngram(tmp_path / "all", tmp_path / "all.arpa", order=2)
+    assert train_ngram(tmp_path / "first", tmp_path / "two.arpa", order=2, more=[tmp_path / "rest"]) == whole

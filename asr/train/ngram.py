@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from asr import manifest
@@ -16,13 +17,16 @@ from asr.text import normalise
 ORDERS = range(1, 6)
 
 
-def train_ngram(text: str | Path, output: str | Path, *, order: int = 3, prune: float = 0.0) -> Ngram:
+def train_ngram(
+    text: str | Path, output: str | Path, *, order: int = 3, prune: float = 0.0, more: Sequence[str | Path] = ()
+) -> Ngram:
     """Estimate a back-off Kneser-Ney n-gram (Kneser & Ney 1995) and write it as ARPA, compressed for ``.gz``.
 
     Args:
         text: UTF-8, one sentence a line; words as the model writes them (case included). Empty lines are skipped.
         output: the ARPA file.
         order: 1 to 5.
+        more: further texts, whose sentences count as well.
         prune: n-grams that change the perplexity by less than this share are dropped (Stolcke 1998); 0 drops none.
 
     Returns:
@@ -39,7 +43,7 @@ def train_ngram(text: str | Path, output: str | Path, *, order: int = 3, prune: 
         raise TrainingError(f"order: expected {ORDERS[0]} to {ORDERS[-1]}, got {order}")
     if not 0 <= prune < 1:
         raise TrainingError(f"prune: expected 0 to 1, got {prune}")
-    lines = read_sentences(text)
+    lines = [sentence for path in (text, *more) for sentence in read_sentences(path)]
     counts = NgramCounts(order)
     # The package shows bars of its own whether or not anybody is looking.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
