@@ -111,7 +111,7 @@ class Decoder:
         if options.lm_adapt and self.adapter is None:
             raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
         self.words = None
-        self._ngram = ngram
+        self._ngram, self._ngram_weight = ngram, options.lm_weight
         self._forms: dict[str, str] = {}
         """Words that the search may write, by normalised form; none where it has no lexicon or no words sound alike."""
         self._by_sound = isinstance(tokenizer, PhoneTokenizer) and tokenizer.space_id is not None
@@ -135,7 +135,7 @@ class Decoder:
                 self._forms.setdefault(normalise(word, tokenizer.config), word)
         self.rescorer = load_lm(options.rescore, tokenizer) if options.rescore and options.rescore_weight else None
         if self._ngram is None and isinstance(self.rescorer, Ngram):
-            self._ngram = self.rescorer
+            self._ngram, self._ngram_weight = self.rescorer, options.rescore_weight
         self._boosts = {normalise(word, tokenizer.config): boost for word, boost in options.hotwords.items()}
 
     def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
@@ -157,9 +157,8 @@ class Decoder:
 
     def texts(self, tokens: Sequence[int]) -> list[str]:
         """The words of a hypothesis' tokens; those that sound alike are told apart by the n-gram."""
-        options = self.options
-        weight = options.lm_weight if options.lm else options.rescore_weight
-        return read(self._heard(tokens), self._ngram, weight=weight, boosts=self._boosts, forms=self._forms)
+        heard = self._heard(tokens)
+        return read(heard, self._ngram, weight=self._ngram_weight, boosts=self._boosts, forms=self._forms)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of a hypothesis' tokens."""
