@@ -88,6 +88,13 @@ def test_another_network_is_refused_by_key(corpus, trained, tmp_path):
         acoustic.train(follow(corpus, tmp_path, tmp_path / "nowhere"))
 
 
+def test_a_running_mean_may_begin_with_the_second_training(corpus, trained, tmp_path):
+    acoustic.train(follow(corpus, tmp_path, trained, features={"adapt_s": 0.5}))
+    tuned = checkpoint.load_model(tmp_path / "run")
+    assert tuned.config.features.adapt_s == 0.5
+    assert tuned.stats == checkpoint.load_model(trained).stats
+
+
 # Teachers
 
 

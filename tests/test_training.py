@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -598,6 +599,44 @@ def uninterrupted(long_config):
     process.join(120)
     assert process.exitcode == 0
     return Path(long_config.train.output)
+
+
+# Memory
+
+SHAPES = """
+import ctypes, random, sys
+from asr.train import process
+libc = ctypes.CDLL("libc.so.6")
+if not hasattr(libc, "mallinfo2"):
+    sys.exit(77)
+process.keep_freed_memory()
+import torch
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(str(i), ctypes.c_size_t) for i in range(10)]
+
+libc.mallinfo2.restype = Mallinfo
+torch.set_num_threads(1)
+rng = random.Random(0)
+lstm = torch.nn.LSTM(32, 64, 2, batch_first=True)
+for step in range(60):
+    rows = rng.randrange(4, 64)
+    lstm(torch.randn(rows, rng.randrange(3000, 4000) // rows, 32))[0].square().mean().backward()
+    if step in (19, 59):
+        print(getattr(libc.mallinfo2(), "0"))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the heap of glibc")
+def test_the_heap_does_not_grow_with_every_new_shape():
+    """With oneDNN's cache of primitives it doubles between the two."""
+    environment = {k: v for k, v in os.environ.items() if "PRIMITIVE_CACHE" not in k}
+    done = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 77:
+        pytest.skip("glibc before 2.33 does not tell the size of its heap")
+    assert done.returncode == 0, done.stderr
+    early, late = map(int, done.stdout.split())
+    assert late < 1.3 * early
 
 
 def moved(config, folder):

@@ -14,8 +14,9 @@ from asr.errors import ConfigError
 from asr.models.encoder import AcousticModel
 from asr.text import BLANK, Tokenizer
 
-# Keys of the section ``model`` that do not change the shape or the meaning of the weights.
-FREE = {"dropout", "locked_dropout", "recurrent_dropout", "intermediate_ctc"}
+# Keys that may differ from the model that training starts from: of the section ``model``, those that do not change the
+# shape or the meaning of the weights; and the running mean, which a trained network soon gets used to.
+FREE = {"dropout", "locked_dropout", "recurrent_dropout", "intermediate_ctc", "adapt_s"}
 
 
 def load(config: Config) -> Model | None:

@@ -48,7 +48,13 @@ def keep_freed_memory() -> None:
 
     Activations of tens of megabytes come and go at every step, and each time their pages would be zeroed and mapped
     anew, in system time. A no-op where the C library is not glibc.
+
+    What is kept must stay whole: oneDNN would remember a primitive for each new shape of a batch, made between the
+    activations of that step, so that later ones find no room beside it and the heap grows with every shape. It makes
+    them anew instead, which cannot be measured. To be called before the first network runs; the variable, when it is
+    set already, is the user's.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
