@@ -606,7 +606,10 @@ def uninterrupted(long_config):
 SHAPES = """
 import ctypes, random, sys
 from asr.train import process
-libc = ctypes.CDLL("libc.so.6")
+try:
+    libc = ctypes.CDLL("libc.so.6")
+except OSError:  # another C library
+    sys.exit(77)
 if not hasattr(libc, "mallinfo2"):
     sys.exit(77)
 process.keep_freed_memory()
@@ -633,7 +636,7 @@ def test_the_heap_does_not_grow_with_every_new_shape():
     environment = {k: v for k, v in os.environ.items() if "PRIMITIVE_CACHE" not in k}
     done = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, env=environment, check=False)
     if done.returncode == 77:
-        pytest.skip("glibc before 2.33 does not tell the size of its heap")
+        pytest.skip("no glibc, or one before 2.33, which does not tell the size of its heap")
     assert done.returncode == 0, done.stderr
     early, late = map(int, done.stdout.split())
     assert late < 1.3 * early

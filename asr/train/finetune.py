@@ -23,7 +23,7 @@ def load(config: Config) -> Model | None:
     """The model that training starts from, None without one; training keeps its feature statistics.
 
     Raises ``ModelError`` when it cannot be loaded and ``ConfigError`` when the network or the features of ``config``
-    are others than its own, naming the keys.
+    are others than its own in keys outside ``FREE``, naming them.
     """
     if not config.train.init:
         return None
