@@ -601,47 +601,6 @@ def uninterrupted(long_config):
     return Path(long_config.train.output)
 
 
-# Memory
-
-SHAPES = """
-import ctypes, random, sys
-from asr.train import process
-try:
-    libc = ctypes.CDLL("libc.so.6")
-except OSError:  # another C library
-    sys.exit(77)
-if not hasattr(libc, "mallinfo2"):
-    sys.exit(77)
-process.keep_freed_memory()
-import torch
-
-class Mallinfo(ctypes.Structure):
-    _fields_ = [(str(i), ctypes.c_size_t) for i in range(10)]
-
-libc.mallinfo2.restype = Mallinfo
-torch.set_num_threads(1)
-rng = random.Random(0)
-lstm = torch.nn.LSTM(32, 64, 2, batch_first=True)
-for step in range(60):
-    rows = rng.randrange(4, 64)
-    lstm(torch.randn(rows, rng.randrange(3000, 4000) // rows, 32))[0].square().mean().backward()
-    if step in (19, 59):
-        print(getattr(libc.mallinfo2(), "0"))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the heap of glibc")
-def test_the_heap_does_not_grow_with_every_new_shape():
-    """With oneDNN's cache of primitives it doubles between the two."""
-    environment = {k: v for k, v in os.environ.items() if "PRIMITIVE_CACHE" not in k}
-    done = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, env=environment, check=False)
-    if done.returncode == 77:
-        pytest.skip("no glibc, or one before 2.33, which does not tell the size of its heap")
-    assert done.returncode == 0, done.stderr
-    early, late = map(int, done.stdout.split())
-    assert late < 1.3 * early
-
-
 def moved(config, folder):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, output=str(folder)))
 
@@ -1099,3 +1058,44 @@ def test_several_manifests_are_one_training_set(corpus, tmp_path):
     twice = {**parts, "more": [str(corpus / "second.jsonl"), str(corpus / "train.jsonl")]}
     with pytest.raises(ManifestError, match=r"train\.jsonl: id '.*' is also in .*first\.jsonl"):
         acoustic.train(run_config(corpus, tmp_path / "three", data=twice))
+
+
+# Memory
+
+SHAPES = """
+import ctypes, random, sys
+from asr.train import process
+try:
+    libc = ctypes.CDLL("libc.so.6")
+except OSError:  # another C library
+    sys.exit(77)
+if not hasattr(libc, "mallinfo2"):
+    sys.exit(77)
+process.keep_freed_memory()
+import torch
+
+class Mallinfo(ctypes.Structure):
+    _fields_ = [(str(i), ctypes.c_size_t) for i in range(10)]
+
+libc.mallinfo2.restype = Mallinfo
+torch.set_num_threads(1)
+rng = random.Random(0)
+lstm = torch.nn.LSTM(32, 64, 2, batch_first=True)
+for step in range(60):
+    rows = rng.randrange(4, 64)
+    lstm(torch.randn(rows, rng.randrange(3000, 4000) // rows, 32))[0].square().mean().backward()
+    if step in (19, 59):
+        print(getattr(libc.mallinfo2(), "0"))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the heap of glibc")
+def test_the_heap_does_not_grow_with_every_new_shape():
+    """With oneDNN's cache of primitives it doubles between the two."""
+    environment = {k: v for k, v in os.environ.items() if "PRIMITIVE_CACHE" not in k}
+    done = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 77:
+        pytest.skip("no glibc, or one before 2.33, which does not tell the size of its heap")
+    assert done.returncode == 0, done.stderr
+    early, late = map(int, done.stdout.split())
+    assert late < 1.3 * early

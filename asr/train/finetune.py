@@ -14,9 +14,15 @@ from asr.errors import ConfigError
 from asr.models.encoder import AcousticModel
 from asr.text import BLANK, Tokenizer
 
-# Keys that may differ from the model that training starts from: of the section ``model``, those that do not change the
-# shape or the meaning of the weights; and the running mean, which a trained network soon gets used to.
-FREE = {"dropout", "locked_dropout", "recurrent_dropout", "intermediate_ctc", "adapt_s"}
+# Keys that may differ from the model that training starts from: those that do not change the shape or the
+# meaning of the weights, and the running mean, which a trained network soon gets used to.
+FREE = {
+    "features.adapt_s",
+    "model.dropout",
+    "model.locked_dropout",
+    "model.recurrent_dropout",
+    "model.intermediate_ctc",
+}
 
 
 def load(config: Config) -> Model | None:
@@ -34,7 +40,7 @@ def load(config: Config) -> Model | None:
         differing += [
             f"{section}.{key}: {theirs[key]!r} there, {value!r} here"
             for key, value in ours.items()
-            if value != theirs[key] and key not in FREE
+            if value != theirs[key] and f"{section}.{key}" not in FREE
         ]
     if differing:
         raise ConfigError(

@@ -26,8 +26,8 @@ def train_ngram(
         text: UTF-8, one sentence a line; words as the model writes them (case included). Empty lines are skipped.
         output: the ARPA file.
         order: 1 to 5.
-        more: further texts, whose sentences count as well.
         prune: n-grams that change the perplexity by less than this share are dropped (Stolcke 1998); 0 drops none.
+        more: further texts, whose sentences count as well.
 
     Returns:
         The n-gram as written.

@@ -54,13 +54,13 @@ def keep_freed_memory() -> None:
     them anew instead, which costs a few per cent at most. To be called before the first network runs; the variable,
     when it is set already, is the user's.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
         libc.mallopt(ctypes.c_int(-3), ctypes.c_int(2**30))  # M_MMAP_THRESHOLD
     except (OSError, AttributeError):
         return
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 
 
 @contextlib.contextmanager
