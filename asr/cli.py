@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--max-duration", type=float, metavar="S", help="refuse longer recordings")
     transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm", "textgrid"))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
+    _add_also(transcribe)
     _add_model(transcribe)
     transcribe.set_defaults(run=_transcribe, more="inputs")
 
@@ -142,6 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
     evaluate.add_argument("--stream", type=float, metavar="BLOCK_S", help="stream the audio, in blocks such as 0.1")
     _add_chunks(evaluate)
+    _add_also(evaluate)
     _add_model(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -189,6 +191,11 @@ def _add_model(parser: argparse.ArgumentParser, *, decoding: bool = True) -> Non
         cli_language.add_decoding(parser)
 
 
+def _add_also(parser: argparse.ArgumentParser) -> None:
+    help = "a further model that judges the --phrases (may be given several times)"
+    parser.add_argument("--also", action="append", default=[], metavar="DIR|NAME", help=help)
+
+
 def _add_chunks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk-s", type=float, metavar="S", help="chunks of a bidirectional model, such as 0.64")
     parser.add_argument("--right-s", type=float, default=0.0, metavar="S", help="its right context, such as 0.64")
@@ -198,7 +205,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     from asr.batch import transcribe_files
     from asr.recognizer import load
 
-    options = {"model": args.model, "device": args.device, "max_duration_s": args.max_duration}
+    options = {"model": args.model, "device": args.device, "max_duration_s": args.max_duration, "also": args.also}
     options |= cli_language.decoding_options(args)
     outcome = transcribe_files(
         load(**options) if args.jobs == 1 else options,
@@ -333,7 +340,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if args.stream is None and args.chunk_s is not None:
         raise AsrError("--chunk-s: expected --stream BLOCK_S as well, since whole utterances have no chunks")
-    recognizer = load(args.model, device=args.device, **cli_language.decoding_options(args))
+    recognizer = load(args.model, device=args.device, also=args.also, **cli_language.decoding_options(args))
     if args.stream is None:
         result = evaluate(args.manifest, recognizer, args.root)
     else:

@@ -110,14 +110,27 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lm-adapt", type=float, metavar="RATE", help="let it learn from what is recognised (0.1)")
     group.add_argument("--word-bonus", type=float, metavar="B", help="added for each word, natural logarithm")
     group.add_argument("--lexicon", metavar="FILE", help="the words that may be recognised, one a line")
-    group.add_argument("--unknown-penalty", type=float, metavar="P", help="allow other words, at this cost (negative)")
+    group.add_argument(
+        "--unknown-penalty", type=float, metavar="P", help="allow others than those named, at this cost (negative)"
+    )
     group.add_argument(
         "--hotword", action="append", metavar="WORD:BOOST", help="make a word or phrase likelier, such as GORDON:5"
+    )
+    group.add_argument("--phrases", metavar="FILE", help="phrases, one a line, of which each recording is one")
+    group.add_argument(
+        "--speeds", type=_speeds, metavar="S,S,…", help="hear it at several speeds, such as 0.9,1,1.1 (for --phrases)"
     )
     group.add_argument("--rescore", metavar="LM", help="language model that the best hypotheses are rescored by")
     group.add_argument("--rescore-weight", type=float, metavar="W", help="weight of its logarithms (default: 0.5)")
     group.add_argument("--token-threshold", type=float, metavar="L", help="tokens below it open no prefix, such as -7")
     group.add_argument("--beam-threshold", type=float, metavar="L", help="drop prefixes that far behind the best")
+
+
+def _speeds(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from None
 
 
 def decoding_options(args: argparse.Namespace) -> dict[str, Any]:

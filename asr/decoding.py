@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from asr import decode, lm, settings
-from asr.decode import Hypothesis
+from asr.decode import Hypothesis, Phrase
 from asr.decode.fusion import Fusion, score_sequences
 from asr.decode.ngram import Ngram
+from asr.decode.phrases import answers, read_phrases
 from asr.decode.words import make_words, read, read_lexicon
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.files import atomic
@@ -33,6 +34,9 @@ LM_FOLDER = "lm"
 DEFAULT_BEAM = 16
 WIDE = ("lm", "lexicon", "hotwords", "rescore", "word_bonus")
 """Options that only the beam search knows."""
+SEARCHING = (*WIDE, "lm_adapt")
+PLACES = ("lm", "lexicon", "rescore", "phrases")
+"""Options that are paths, which a model directory takes in."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +72,39 @@ class Decoding:
     """Prefixes that score less than the best by more are dropped."""
     blank_threshold: float = -0.001
     """A frame whose blank is above it is taken as blank for certain, which most frames are; 0 takes none for it."""
+    phrases: str = ""
+    """File of phrases, one a line, of which each utterance is one: the likeliest is the answer, and nothing is searched
+    for. ``unknown_penalty`` above ``-inf`` allows an utterance to be none of them, whose text is then empty."""
+    speeds: tuple[float, ...] = (1.0,)
+    """Speeds at which the recording is heard; a phrase has the mean of its probabilities at all of them."""
 
     def __post_init__(self) -> None:
         if self.beam < 1:
             raise ConfigError(f"beam: expected 1 or more, got {self.beam}")
         if self.nbest < 1:
             raise ConfigError(f"nbest: expected 1 or more, got {self.nbest}")
+        asked = [name for name in SEARCHING if getattr(self, name)] + ["beam"] * (self.beam > 1)
+        if self.phrases and asked:
+            raise ConfigError(
+                f"{', '.join(asked)}: expected nothing beside phrases, the likeliest of which is found without a search"
+            )
         asked = [name for name in WIDE if getattr(self, name)]
         if self.beam == 1 and asked:
             raise ConfigError(f"{', '.join(asked)}: expected a beam above 1, got beam 1, which decodes greedily")
+        if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):
+            raise ConfigError(f"speeds: expected one or more from 0.5 to 2, got {list(self.speeds)}")
+        if self.speeds != (1.0,) and not self.phrases:
+            raise ConfigError(
+                f"speeds: expected phrases, the scores of which they share, got {list(self.speeds)} alone"
+            )
+        if self.phrases and not self.unknown_penalty <= 0:
+            raise ConfigError(f"unknown_penalty: expected at most 0, got {self.unknown_penalty}")
         for name in ("lm_weight", "lm_adapt", "rescore_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
 
-Search: TypeAlias = "decode.GreedySearch | BeamSearch"
+Search: TypeAlias = "decode.GreedySearch | decode.PhraseSearch | BeamSearch"
 
 
 class Decoder:
@@ -115,6 +137,13 @@ class Decoder:
         self._forms: dict[str, str] = {}
         """Words that the search may write, by normalised form; none where it has no lexicon or no words sound alike."""
         self._by_sound = isinstance(tokenizer, PhoneTokenizer) and tokenizer.space_id is not None
+        self.phrases: list[Phrase] = []
+        """The closed list that answers come from; empty where there is none."""
+        if options.phrases:
+            self.phrases = read_phrases(options.phrases, tokenizer)
+        self._phrase_texts = {
+            way: phrase.text for phrase in reversed(self.phrases) for way in reversed(phrase.spellings)
+        }
         if ngram is not None or options.lexicon or options.hotwords or options.word_bonus:
             lexicon: Sequence[str] = read_lexicon(options.lexicon) if options.lexicon else ()
             self.words = make_words(
@@ -144,6 +173,8 @@ class Decoder:
 
     def lists(self, log_probs: torch.Tensor, lengths: torch.Tensor, count: int = 1) -> list[list[Hypothesis]]:
         """As ``decode``, up to ``count`` hypotheses of each row, best first; greedy decoding has one."""
+        if self.phrases:
+            return self.answers(log_probs, lengths, self.phrase_scores(log_probs, lengths), count)
         if self.options.beam == 1:
             return [[hypothesis] for hypothesis in decode.greedy(log_probs, lengths)]
         if self.adapter is None:
@@ -155,8 +186,33 @@ class Decoder:
             self.adapter.learn(found[-1][0].tokens)
         return found
 
+    def phrase_scores(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> np.ndarray:
+        """Natural log-probabilities ``(B, P + 1)`` of the phrases and, last, of anything else.
+
+        Anything else is what greedy decoding gives, at the price of ``unknown_penalty``.
+        """
+        scores = decode.score_phrases(log_probs, self.phrases, lengths)
+        other = np.full((len(scores), 1), -np.inf)
+        if self.options.unknown_penalty > -math.inf:
+            for row, free in enumerate(decode.greedy(log_probs, lengths)):
+                text = Phrase("", (free.tokens,))
+                matrix = log_probs[row, : int(lengths[row])]
+                other[row] = decode.score_phrases(matrix, [text])[0] + self.options.unknown_penalty
+        return np.concatenate([scores, other], axis=1)
+
+    def answers(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, scores: np.ndarray, count: int = 1
+    ) -> list[list[Hypothesis]]:
+        """The phrases that are best by ``scores`` ``(B, P + 1)``, at most ``count`` of each row, with their times."""
+        return [
+            answers(log_probs[row, : int(length)], self.phrases, scores[row], count)
+            for row, length in enumerate(lengths)
+        ]
+
     def texts(self, tokens: Sequence[int]) -> list[str]:
         """The words of a hypothesis' tokens; those that sound alike are told apart by the n-gram."""
+        if self._by_sound and tuple(tokens) in self._phrase_texts:
+            return self._phrase_texts[tuple(tokens)].split()
         heard = self._heard(tokens)
         return read(heard, self._ngram, weight=self._ngram_weight, boosts=self._boosts, forms=self._forms)
 
@@ -190,6 +246,8 @@ class Decoder:
     def search(self) -> Search:
         """A search over one utterance whose frames come in pieces; ``finish`` ends it."""
         options = self.options
+        if self.phrases:
+            return decode.PhraseSearch(self._answer)
         if options.beam == 1:
             return decode.GreedySearch()
         return decode.BeamSearch(
@@ -200,6 +258,10 @@ class Decoder:
             words=self.words,
             lm=self.fusion,
         )
+
+    def _answer(self, matrix: np.ndarray) -> list[Hypothesis]:
+        """The likeliest phrase of a whole utterance's log-probabilities ``(T, V)``."""
+        return self.lists(torch.from_numpy(matrix)[None], torch.tensor([len(matrix)]))[0]
 
     def accept(self, searches: Sequence[Search], matrices: Sequence[torch.Tensor]) -> None:
         """Feed each search its next frames ``(T, V)``, the language model being asked for all searches at once."""
@@ -281,9 +343,7 @@ def load_options(folder: Path) -> Decoding:
     if not path.is_file():
         return Decoding()
     options = settings.load(Decoding, path)
-    places: dict[str, Any] = {
-        name: str(folder / getattr(options, name)) for name in ("lm", "lexicon", "rescore") if getattr(options, name)
-    }
+    places: dict[str, Any] = {name: str(folder / getattr(options, name)) for name in PLACES if getattr(options, name)}
     return dataclasses.replace(options, **places)
 
 
@@ -291,12 +351,15 @@ def choose(folder: Path, **given: Any) -> Decoding:
     """The options of a model directory with those in ``given`` that are not None put over them.
 
     ``beam=1`` asks for greedy decoding, whatever the directory says; a language model or hot words without a beam get
-    one of 16. Raises ``ConfigError`` as ``load_options`` and for a value out of range.
+    one of 16. ``phrases`` and searching exclude each other: what is asked for replaces what the directory says. Raises
+    ``ConfigError`` as ``load_options`` and for a value out of range.
     """
     asked = {name: value for name, value in given.items() if value is not None}
-    if asked.get("beam") == 1:
+    if asked.get("beam") == 1 or asked.get("phrases"):
         return Decoding(**asked)
     options = load_options(folder)
+    if options.phrases and any(asked.get(name) for name in (*SEARCHING, "beam")):
+        options = Decoding()
     if "beam" not in asked and options.beam == 1 and any(asked.get(name) for name in WIDE):
         asked["beam"] = DEFAULT_BEAM
     return dataclasses.replace(options, **asked)
@@ -306,7 +369,7 @@ def save_options(folder: Path, options: Decoding) -> None:
     """Write ``decoding.yaml``, with the language models and the lexicon copied into ``lm/``. Raises ``ModelError``."""
     try:
         places: dict[str, Any] = {}
-        for name in ("lm", "lexicon", "rescore"):
+        for name in PLACES:
             source = Path(getattr(options, name))
             if getattr(options, name):
                 places[name] = str(

@@ -68,6 +68,8 @@ class Recognizer:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: how to decode; by default as the model directory says, else greedily.
         max_duration_s: refuse longer recordings; by default there is no limit.
+        also: further recognizers, with any tokens and features, whose opinion of the same phrases counts as much
+            (``decoding.phrases``; the mean of the logarithms).
 
     Recordings beyond ``asr.long.LONG_S`` are read and recognised in pieces, in constant memory.
 
@@ -81,13 +83,24 @@ class Recognizer:
         device: str = "auto",
         decoding: Decoding | None = None,
         max_duration_s: float | None = None,
+        also: Sequence[Recognizer] = (),
     ) -> None:
         if max_duration_s is not None and not max_duration_s > 0:
             raise ConfigError(f"max_duration_s: expected > 0 or None, got {max_duration_s}")
         self.max_duration_s = max_duration_s
         self.model = model
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
-        self.calibration = confidence.load(model.path).get("greedy" if self.decoder.options.beam == 1 else "beam")
+        kind = "greedy" if self.decoder.options.beam == 1 else "beam"
+        # A phrase's confidence is its share of the probability of all of them, and means what it says.
+        self.calibration = None if self.decoder.phrases else confidence.load(model.path).get(kind)
+        self.also = tuple(also)
+        for other in self.also:
+            texts = [[phrase.text.casefold() for phrase in r.decoder.phrases] for r in (self, other)]
+            if not texts[0] or texts[0] != texts[1]:
+                raise ConfigError(
+                    f"{other.model.path}: expected the same phrases for several models, whose scores of them add up; "
+                    f"got {len(texts[0])} and {len(texts[1])}"
+                )
         self.device = pick_device(device)
         self.network = model.network.to(self.device)
         self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
@@ -224,7 +237,8 @@ class Recognizer:
         )
 
     def _load(self, item: Item, longest_s: float | None = None) -> np.ndarray:
-        """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either."""
+        """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either, and
+        ``AudioError`` for one that is too long to be a phrase."""
         rate = self.sample_rate_hz
         limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
         try:
@@ -240,6 +254,8 @@ class Recognizer:
         except TooLongError as error:
             if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
                 raise AudioError(str(error)) from error
+            if self.decoder.phrases:
+                raise AudioError(f"{error}; expected a recording of one phrase (asr stream cuts at pauses)") from error
             raise
         self._check_length(item, len(samples))
         return samples
@@ -331,11 +347,43 @@ class Recognizer:
         return batches
 
     def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
-        found = self.decoder.lists(*self.log_probs(waveforms), self.depth)
+        log_probs, frames = self.log_probs(waveforms)
+        if self.decoder.phrases:
+            found = self.decoder.answers(log_probs, frames, self.phrase_scores(waveforms))
+        else:
+            found = self.decoder.lists(log_probs, frames, self.depth)
         return [
             self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name)
             for hypotheses, waveform, name in zip(found, waveforms, names, strict=True)
         ]
+
+    def phrase_scores(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        """What each of ``decoder.phrases`` has for it, by all models and at all speeds.
+
+        Args:
+            waveforms: each ``(S,)`` float32 in [-1, 1] at the model's rate.
+
+        Returns:
+            ``(B, P + 1)`` float64, last anything else: the mean over the models of the logarithm of the mean
+            probability over the speeds.
+        """
+        scores = [self._at_all_speeds(waveforms)]
+        for other in self.also:
+            rates = self.sample_rate_hz, other.sample_rate_hz
+            resampled = [audio.resample(samples, *rates) if rates[0] != rates[1] else samples for samples in waveforms]
+            scores.append(other._at_all_speeds(resampled))
+        mean: np.ndarray = np.mean(scores, axis=0)
+        return mean
+
+    def _at_all_speeds(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        rate = self.sample_rate_hz
+        speeds = self.decoder.options.speeds
+        scores = []
+        for speed in speeds:
+            played = [audio.resample(x, round(rate * speed), rate) if speed != 1 else x for x in waveforms]
+            scores.append(self.decoder.phrase_scores(*self.log_probs(played)))
+        summed: np.ndarray = np.logaddexp.reduce(scores, axis=0)
+        return summed - math.log(len(speeds))
 
     @property
     def depth(self) -> int:
@@ -436,14 +484,23 @@ def describe(source: Any) -> str:
 
 
 def load(
-    model: str | Path | None = None, *, device: str = "auto", max_duration_s: float | None = None, **decoding: Any
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    max_duration_s: float | None = None,
+    also: Sequence[str | Path] = (),
+    **decoding: Any,
 ) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
 
     ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.decoding.Decoding``, such as
-    ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds. Raises ``ModelError`` naming what is
+    ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds. ``also``: further models that judge the
+    same ``phrases="commands.txt"``. Raises ``ModelError`` naming what is
     missing or damaged, and ``ConfigError`` or ``DecodeError`` for a wrong option.
     """
     loaded = checkpoint.load_model(model)
     options = choose(loaded.path, **decoding)
-    return Recognizer(loaded, device=device, decoding=options, max_duration_s=max_duration_s)
+    if also and not options.phrases:
+        raise ConfigError(f"also: expected phrases, the scores of which add up over {1 + len(also)} models")
+    others = [Recognizer(checkpoint.load_model(other), device=device, decoding=options) for other in also]
+    return Recognizer(loaded, device=device, decoding=options, max_duration_s=max_duration_s, also=others)

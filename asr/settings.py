@@ -157,7 +157,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key.sub=value")
     try:
-        value = yaml.safe_load(text)
+        # Nothing behind the sign, as a shell leaves of ``data.valid=''``, is an empty text and not YAML's null.
+        value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
     *sections, last = key.split(".")

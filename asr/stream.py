@@ -57,7 +57,7 @@ class Stream:
         source: a name for transcripts and messages.
 
     Raises:
-        ConfigError: a bidirectional model without ``chunk_s``.
+        ConfigError: a bidirectional model without ``chunk_s``; several models or speeds, which hear whole recordings.
         AudioError: an impossible rate.
     """
 
@@ -72,6 +72,12 @@ class Stream:
         source: str = "stream",
     ) -> None:
         self.recognizer = recognizer
+        speeds = recognizer.decoder.options.speeds
+        if recognizer.also or speeds != (1.0,):
+            raise ConfigError(
+                f"{source}: expected one model and speed 1 for a stream, got {1 + len(recognizer.also)} models and "
+                f"speeds {list(speeds)}, which need whole recordings"
+            )
         self.source = source
         self.endpoint = endpoint
         self.latency = _latency(recognizer, chunk_s, right_s)

@@ -89,6 +89,12 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
     assert config.augment.speeds == (0.9, 1.0)
 
 
+@pytest.mark.parametrize("empty", ["augment.splice=", "augment.splice=''", 'augment.splice=""'])
+def test_an_override_with_nothing_behind_the_sign_is_an_empty_text(tmp_path, empty):
+    path = write(tmp_path, "augment: {splice: pieces.jsonl}\n")
+    assert load(path, [empty]).augment.splice == ""
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -99,7 +105,8 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
         ("model=3", "model: expected a mapping"),
         ("model..layers=3", r"unknown key model\."),
         ("model.layers=[", "not valid YAML"),
-        ("model.layers=", "expected int, got None"),
+        ("model.layers=", "expected int, got ''"),
+        ("model.layers=null", "expected int, got None"),
     ],
 )
 def test_a_wrong_override_is_an_error(tmp_path, override, message):

@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING, Any
 from asr.decode.align import align
 from asr.decode.greedy import GreedySearch, greedy
 from asr.decode.hypothesis import Hypothesis
+from asr.decode.phrases import Phrase, PhraseSearch, score_phrases
 
 if TYPE_CHECKING:
     from asr.decode.beam import BeamSearch, accept_all, beam_search
 
-__all__ = ["BeamSearch", "GreedySearch", "Hypothesis", "accept_all", "align", "beam_search", "greedy"]
+__all__ = [
+    "BeamSearch",
+    "GreedySearch",
+    "Hypothesis",
+    "Phrase",
+    "PhraseSearch",
+    "accept_all",
+    "align",
+    "beam_search",
+    "greedy",
+    "score_phrases",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,198 @@
+"""A closed list of phrases: the probability of each, and the likeliest as the answer.
+
+Where a recording is one of a list of phrases, commands or digits or names, nothing needs to be searched for: the
+probability of each phrase is the sum over all its CTC paths (the forward variable of Graves et al. 2006), and those of
+several models, or of the recording played at several speeds, can be put together phrase by phrase whatever the
+models' tokens are. A prefix beam search keeps what looks best frame by frame and may lose the phrase that is best as a
+whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from asr.decode.align import align
+from asr.decode.hypothesis import Hypothesis
+from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised
+from asr.errors import DecodeError, TextError
+from asr.text import Tokenizer, min_frames
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase, as a hypothesis would be written, and the token ids of every way to spell it."""
+
+    text: str
+    spellings: tuple[tuple[int, ...], ...]
+
+
+def read_phrases(path: str | Path, tokenizer: Tokenizer) -> list[Phrase]:
+    """A phrase a line; blank lines are skipped, and what is normalised to the same text counts once.
+
+    Raises ``DecodeError`` naming the file, and the line of a phrase that cannot be spelt.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DecodeError(f"{path}: cannot read the phrases: {error}") from error
+    found: dict[str, Phrase] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            text = tokenizer.reference(line)
+            spellings = tuple(dict.fromkeys(tuple(way) for way in tokenizer.spellings(line)))
+        except TextError as error:
+            raise DecodeError(f"{path}:{number}: {line!r} cannot be spelt with the model's tokens: {error}") from error
+        if not all(spellings):
+            raise DecodeError(f"{path}:{number}: expected a phrase, got {line!r}, which has no token")
+        found[text] = Phrase(text, spellings)
+    if not found:
+        raise DecodeError(f"{path}: expected a phrase on each line, got an empty file")
+    return list(found.values())
+
+
+def score_phrases(log_probs: Matrix, phrases: Sequence[Phrase], lengths: Lengths = None) -> Array:
+    """The probability that an utterance is a phrase and nothing else.
+
+    Args:
+        log_probs: natural log-probabilities ``(T, V)`` or ``(B, T, V)``, blank in column 0, numpy or torch.
+        phrases: their spellings' probabilities add up.
+        lengths: valid frames of each utterance ``(B,)``; ``None``: all ``T``.
+
+    Returns:
+        ``(B, len(phrases))`` float64 natural logarithms; ``-inf`` for a phrase that has no room in the frames.
+
+    Raises:
+        DecodeError: as ``greedy``, and for token ids that are not of this vocabulary.
+    """
+    batch, frames = as_batch(log_probs, lengths)
+    check_normalised(batch, frames)
+    ways = [way for phrase in phrases for way in phrase.spellings]
+    bad = [token for way in ways for token in way if not BLANK < token < batch.shape[2]]
+    if bad:
+        raise DecodeError(f"expected token ids from 1 to {batch.shape[2] - 1}, got {bad[0]}")
+    owners = np.array([index for index, phrase in enumerate(phrases) for _ in phrase.spellings])
+    scores = np.full((len(batch), len(phrases)), -np.inf)
+    for row, length in enumerate(frames.tolist()):
+        np.logaddexp.at(scores[row], owners, _forward(batch[row, :length].astype(np.float64), ways))
+    return scores
+
+
+def _forward(matrix: Array, ways: Sequence[Sequence[int]]) -> Array:
+    """Log-probability of each token sequence, ``(len(ways),)``, of the frames ``(T, V)``; all advance together."""
+    longest = max(map(len, ways))
+    # States: blank, token, blank, ..., token, blank. A shorter sequence has states behind its end that are not read.
+    labels = np.full((len(ways), 2 * longest + 1), BLANK)
+    for index, way in enumerate(ways):
+        labels[index, 1 : 2 * len(way) : 2] = way
+    ends = np.array([2 * len(way) for way in ways])
+    rows = np.arange(len(ways))
+    # A blank may be left out between different tokens.
+    jumps = np.zeros(labels.shape, dtype=bool)
+    jumps[:, 3::2] = labels[:, 3::2] != labels[:, 1:-2:2]
+    alpha = np.full(labels.shape, -np.inf)
+    alpha[:, 0] = 0
+    for frame, row in enumerate(matrix):
+        total = alpha.copy()
+        if frame == 0:
+            total[:, 1:2] = 0
+        else:
+            total[:, 1:] = np.logaddexp(total[:, 1:], alpha[:, :-1])
+            total[:, 2:] = np.where(jumps[:, 2:], np.logaddexp(total[:, 2:], alpha[:, :-2]), total[:, 2:])
+        alpha = total + row[labels]
+    # The last token or the blank behind it; where there is no token, the one blank alone.
+    scores: Array = np.where(ends, np.logaddexp(alpha[rows, ends], alpha[rows, ends - 1]), alpha[:, 0])
+    return scores
+
+
+def answers(matrix: Matrix, phrases: Sequence[Phrase], scores: Array, count: int = 1) -> list[Hypothesis]:
+    """The ``count`` likeliest of the list, best first, with their times.
+
+    Args:
+        matrix: natural log-probabilities ``(T, V)`` that the times are taken from.
+        phrases: ``P`` of them.
+        scores: ``(P,)`` natural logarithms, as from ``score_phrases``, or one more: that of anything else.
+
+    Returns:
+        Hypotheses whose ``score`` is the phrase's and whose confidences all are its share of the probability of
+        everything in ``scores``. What has no room has no place among them; where nothing has, or where anything else
+        is likelier than every phrase, the first is empty.
+    """
+    best = scores.max(initial=-np.inf)
+    if best == -np.inf:
+        return [Hypothesis()]
+    shares = np.exp(scores - best) / np.exp(scores - best).sum()
+    found = []
+    for index in np.argsort(-scores, kind="stable")[:count].tolist():
+        if scores[index] == -np.inf:
+            break
+        if index == len(phrases):
+            found.append(Hypothesis(score=float(scores[index])))
+            continue
+        placed = _placed(matrix, phrases[index])
+        certainty = (float(shares[index]),) * len(placed.tokens)
+        found.append(Hypothesis(placed.tokens, placed.frames, placed.ends, certainty, float(scores[index])))
+    return found
+
+
+def _placed(matrix: Matrix, phrase: Phrase) -> Hypothesis:
+    """When the tokens of the best spelling were said; one without room, which another speed had, fills all frames."""
+    frames = len(matrix)
+    there = [align(matrix, way) for way in phrase.spellings if min_frames(way) <= frames]
+    if there:
+        return max(there, key=lambda hypothesis: hypothesis.score)
+    way = phrase.spellings[0]
+    return Hypothesis(way, (0,) * len(way), (frames,) * len(way), (0.0,) * len(way))
+
+
+class PhraseSearch:
+    """Frames as they come, with the interface of ``asr.decode.BeamSearch``; the answer is given at the end.
+
+    ``answer`` makes hypotheses of the log-probabilities ``(T, V)`` of a whole utterance.
+    """
+
+    def __init__(self, answer: Callable[[npt.NDArray[np.floating]], list[Hypothesis]]) -> None:
+        self._answer = answer
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything accepted so far."""
+        self._rows: list[npt.NDArray[np.floating]] = []
+        self.frames = 0
+        """Frames accepted so far."""
+
+    def accept(self, log_probs: Matrix) -> None:
+        """Keep the next frames ``(T, V)``, ``T`` from 0. Raises ``DecodeError`` as ``BeamSearch.accept``."""
+        batch, lengths = as_batch(log_probs)
+        shape = tuple(np.shape(log_probs))
+        if len(shape) != 2:
+            raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
+        if self._rows and batch.shape[2] != self._rows[0].shape[1]:
+            raise DecodeError(f"expected {self._rows[0].shape[1]} columns as in earlier frames, got shape {shape}")
+        check_normalised(batch, lengths, first_frame=self.frames)
+        self._rows.append(batch[0])
+        self.frames += len(batch[0])
+
+    def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
+        """The likeliest phrase of what has come so far. Raises ``DecodeError`` for another ``nbest`` than 1."""
+        if nbest != 1:
+            raise DecodeError(f"expected nbest 1 of a search for phrases, got {nbest}")
+        return self._answer(np.concatenate(self._rows)) if self.frames else [Hypothesis()]
+
+    def partial(self) -> tuple[Hypothesis, int]:
+        """Nothing: which phrase it is shows at its end."""
+        return Hypothesis(), 0
+
+    def finish(self, nbest: int = 1) -> list[Hypothesis]:
+        """``hypotheses``, then ``start``."""
+        result = self.hypotheses(nbest)
+        self.start()
+        return result
