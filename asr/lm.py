@@ -20,6 +20,7 @@ from asr.errors import ConfigError, ModelError
 from asr.files import atomic
 from asr.models.language import BOUNDARY, Adapter, LanguageConfig, LanguageNetwork, RecurrentLM
 from asr.text import Tokenizer
+from asr.tokenizers import PhoneTokenizer
 
 KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
 SENTENCES = 64
@@ -188,7 +189,9 @@ def _exp_mean(total: float, count: int) -> float:
 def generate(
     directory: LanguageDirectory, prompt: str = "", *, temperature: float = 1.0, length: int = 200, seed: int = 1
 ) -> Iterator[str]:
-    """Symbols that continue ``prompt``, drawn one after the other until the text ends or ``length`` are written.
+    """Pieces of the text that continues ``prompt``, until it ends or ``length`` tokens have been drawn.
+
+    A piece is what a token adds to the text, of phones what a word does; behind the prompt, joined, they are the text.
 
     ``temperature`` divides the log-probabilities; 0 always takes the likeliest symbol. Raises ``ConfigError`` for a
     temperature or length below 0, ``TextError`` for a prompt that cannot be spelt.
@@ -201,13 +204,33 @@ def generate(
     # Encoding takes the space off the end, which a prompt may well end in: the next word begins behind it.
     if prompt.endswith(" ") and ids and directory.tokenizer.space_id is not None:
         ids.append(directory.tokenizer.space_id)
-    return _draw(directory, ids, temperature, length, np.random.default_rng(seed))
+    tokens = _draw(directory.model, ids, temperature, length, np.random.default_rng(seed))
+    return _pieces(directory.tokenizer, ids, tokens, behind_space=not prompt or prompt[-1].isspace())
+
+
+def _pieces(tokenizer: Tokenizer, ids: list[int], tokens: Iterator[int], *, behind_space: bool) -> Iterator[str]:
+    """What the text of ``ids`` grows by as ``tokens`` join them."""
+    # The phones of a word are a word only when it has ended.
+    by_sound = isinstance(tokenizer, PhoneTokenizer) and tokenizer.space_id is not None
+    text = tokenizer.decode(ids)
+    ended = True
+    for token in tokens:
+        ids.append(token)
+        ended = not by_sound or token == tokenizer.space_id
+        if ended:
+            before, text = text, tokenizer.decode(ids)
+            piece = text[len(before) :]
+            yield piece.removeprefix(" ") if behind_space else piece
+            behind_space = False
+    if not ended:
+        piece = tokenizer.decode(ids)[len(text) :]
+        yield piece.removeprefix(" ") if behind_space else piece
 
 
 def _draw(
-    directory: LanguageDirectory, ids: list[int], temperature: float, length: int, rng: np.random.Generator
-) -> Iterator[str]:
-    model = directory.model
+    model: RecurrentLM, ids: list[int], temperature: float, length: int, rng: np.random.Generator
+) -> Iterator[int]:
+    """Tokens behind ``ids``."""
     state = model.start(1)
     for token in [BOUNDARY, *ids]:
         log_probs, state = model.advance(state, np.array([token]))
@@ -220,5 +243,5 @@ def _draw(
             token = int(row.argmax())
         if token == BOUNDARY:
             return
-        yield directory.tokenizer.symbol(token)
+        yield token
         log_probs, state = model.advance(state, np.array([token]))

@@ -109,7 +109,7 @@ class Report:
         for kind, (severity, title) in KINDS.items():
             found = [finding for finding in self.findings if finding.kind == kind]
             if found:
-                lines.append(f"{severity}: {len(found)} {title}")
+                lines.append(f"{severity}: {title}: {len(found)}")
                 lines += [f"  line {f.line}, {f.id}: {f.message}" for f in found[:FIRST]]
                 lines += [f"  and {len(found) - FIRST} more"] if len(found) > FIRST else []
         lines.append(f"{self.count(ERROR)} errors, {self.count(WARNING)} warnings")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError, TrainingError
 from asr.models.language import CELLS, LanguageConfig, LanguageNetwork, NetworkConfig, RecurrentLM
 from asr.text import CharTokenizer
+from asr.tokenizers import PhoneTokenizer, WordTokenizer
 from asr.train import language, loop
 
 SENTENCES = ["ONE TWO THREE", "TWO THREE ONE", "THREE ONE TWO", "ONE TWO", "TWO THREE"] * 6
@@ -171,6 +173,51 @@ def test_generated_text_is_reproducible_and_follows_the_model(trained, capsys):
     assert len(drawn[0].splitlines()) == 3
     directory = lm.load_recurrent(trained)
     assert len("".join(lm.generate(directory, length=5, temperature=3.0))) <= 5
+
+
+class Told:
+    """A language model that says these tokens and ends; it looks like a ``RecurrentLM``."""
+
+    def __init__(self, *tokens):
+        self.tokens = tokens
+
+    def start(self, count):
+        return -1
+
+    def advance(self, state, tokens):
+        """Everything that is told has the next token as its likeliest; what is heard before is the prompt."""
+        said = state + 1 - self.prompt
+        row = np.full((1, 9), -9.0)
+        row[0, self.tokens[said] if 0 <= said < len(self.tokens) else 0] = 0.0
+        return row, state + 1
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "prompt", "told", "pieces"),
+    [
+        ("char", "", [3, 1, 2], ["B", " ", "A"]),
+        ("word", "", [2, 1], ["TWO", " ONE"]),
+        ("word", "ONE", [2, 1], [" TWO", " ONE"]),
+        ("word", "ONE ", [2], ["TWO"]),
+        ("phone", "TWO", [4, 3, 2, 4, 1, 2], ["", " TOE", " TWO"]),
+    ],
+)
+def test_generated_pieces_join_to_the_text(tokenizer, prompt, told, pieces):
+    made = {
+        "char": CharTokenizer(["<blank>", " ", "A", "B"], TextConfig()),
+        "word": WordTokenizer(["<blank>", "ONE", "TWO"], TextConfig(tokenizer="word")),
+        "phone": PhoneTokenizer(
+            ["<blank>", "T", "UW", "OW", " "],
+            {"TWO": [("T", "UW")], "TOE": [("OW", "UW")]},
+            TextConfig(tokenizer="phone", lexicon="x", word_boundary=True),
+        ),
+    }[tokenizer]
+    model = Told(*told)
+    model.prompt = len(made.encode(prompt))
+    found = list(lm.generate(SimpleNamespace(tokenizer=made, model=model), prompt, temperature=0))
+    assert found == pieces
+    if not prompt.endswith(" "):
+        assert prompt + "".join(found) == made.decode([*made.encode(prompt), *told])
 
 
 def test_bad_input_is_named(texts, trained, tmp_path):

@@ -200,7 +200,7 @@ def test_command_line(corpus: Corpus, bursts: Bursts, tmp_path: Path, capsys: py
     args = ["check", corpus.path, "--config", conf, "--json", out, "--plot", png]
     assert cli.main([str(a) for a in args]) == 1
     shown = capsys.readouterr().out
-    assert "error: 2 unreadable audio" in shown
+    assert "error: unreadable audio: 2" in shown
     assert "line 3, gone: " in shown
     tree = json.loads(out.read_text())
     assert tree["counts"]["duplicate_audio"] == 1

@@ -957,8 +957,8 @@ def test_what_the_manifest_alone_tells_is_warned_of(corpus, tmp_path, capsys):
 
     acoustic.train(copy_corpus(corpus, tmp_path, change))
     error = capsys.readouterr().err
-    assert "1 same audio, different text, such as odd: the same samples as line 1" in error
-    assert "outlying speaking rates, such as rushed: 18.8 characters per second" in error
+    assert "same audio, different text: 1, such as odd: the same samples as line 1" in error
+    assert "outlying speaking rates: 1, such as rushed: 18.8 characters per second" in error
     assert "asr check" in error
 
 

@@ -269,7 +269,7 @@ class AcousticTask:
         for kind, count in Counter(finding.kind for finding in report.findings).items():
             first = next(finding for finding in report.findings if finding.kind == kind)
             title = preflight.KINDS[kind][1]
-            self.warn(f"{path}: {count} {title}, such as {first.id}: {first.message}; asr check lists them")
+            self.warn(f"{path}: {title}: {count}, such as {first.id}: {first.message}; asr check lists them")
 
     def report_left_out(self, data: Dataset, path: str) -> None:
         """Name every utterance that is not used, with its reason and their count."""
