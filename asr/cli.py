@@ -111,6 +111,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(segment, decoding=False)
     segment.set_defaults(run=_segment)
 
+    label = commands.add_parser(
+        "label",
+        help="write down what a model is sure to hear, to train it on (self-training)",
+        description="Adapts a model to a speaker or microphone without anybody's transcripts: asr label, then asr "
+        "train with train.init.",
+    )
+    label.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest")
+    label.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="manifest to write")
+    label.add_argument("--speaker", default="", help="who speaks, for the manifest")
+    label.add_argument("--resume", action="store_true", help="go on from what an interrupted run has heard")
+    label.add_argument(
+        "--least-confidence", type=float, default=0.9, metavar="P", help="of the least certain word (default: 0.9)"
+    )
+    _add_also(label)
+    _add_model(label)
+    label.set_defaults(run=_label, more="inputs")
+
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
@@ -282,6 +299,19 @@ def _segment(args: argparse.Namespace) -> int:
         f"{args.audio}: {u.start_s:.2f} to {u.end_s:.2f} s hardly heard, left out: {u.text}" for u in cut.doubtful
     ]
     return _report_failures(doubtful)
+
+
+def _label(args: argparse.Namespace) -> int:
+    _check_parent(args.output)
+    from asr.label import label
+    from asr.recognizer import load
+
+    recognizer = load(args.model, device=args.device, also=args.also, **cli_language.decoding_options(args))
+    options = {"least_confidence": args.least_confidence, "speaker": args.speaker, "resume": args.resume}
+    found = label(args.inputs, recognizer, args.output, **options)
+    hours = sum(u.duration_s for u in found.kept) / 3600
+    _show(f"{args.output}: {len(found.kept)} utterances, {hours:.2f} h; {len(found.doubtful)} left out as not sure")
+    return _report_failures(found.failures)
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -53,6 +53,7 @@ LAYERS = {
     "train": 7,
     "recognizer": 8,
     "stream": 9,
+    "label": 10,
     "live": 10,
     "batch": 9,
     "evaluate": 10,

@@ -450,6 +450,8 @@ def test_a_recipe_trains_on_a_handful_of_real_utterances(
     ]
     if (conf / "phones.yaml").exists():  # without the other corpus that it goes with
         runs.append(("phones", [*small, "data.more=[]", "augment.splice=''"]))
+    if name == "fsdd":
+        runs.append(("finetune_words", [*small, f"train.init=exp/{name}/blstm"]))
     for config, options in runs:
         assert (
             cli.main(["train", str(conf / f"{config}.yaml"), *options, *here, f"train.output=exp/{name}/{config}"]) == 0
@@ -459,6 +461,17 @@ def test_a_recipe_trains_on_a_handful_of_real_utterances(
         report = json.loads(Path("report.json").read_text())
         assert report["words"] > 0
         assert report["failures"] == {}
+    if name == "fsdd":
+        said = {u.text for u in manifest.read(data / f"{train}.jsonl")}
+        Path("digits.txt").write_text("\n".join(sorted(said)))
+        judges = ["--model", "exp/fsdd/blstm", "--also", "exp/fsdd/finetune_words", "--phrases", "digits.txt"]
+        assert cli.main(["evaluate", test, *judges, "--speeds", "0.9,1,1.1", "--json", "report.json"]) == 0
+        answers = {u["hypothesis"] for u in json.loads(Path("report.json").read_text())["utterances"]}
+        assert answers <= said
+        command = ["label", test, *judges, "--output", "data/mine.jsonl", "--least-confidence", "0"]
+        assert cli.main(command) == 0
+        adapted = ["train.init=exp/fsdd/finetune_words", "data.train=data/mine.jsonl", "train.output=exp/fsdd/adapted"]
+        assert cli.main(["train", str(conf / "finetune_words.yaml"), *small, *adapted]) == 0
     assert cli.main(["train-lm", str(conf / "lm.yaml"), "train.epochs=1", "model.hidden=16", *here]) == 0
     losses = [
         row for row in map(json.loads, Path(f"exp/{name}/blstm/log.jsonl").read_text().splitlines()) if "loss" in row

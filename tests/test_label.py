@@ -1,0 +1,143 @@
+"""Labelling what nobody wrote down: what is kept, what is left out, going on after an interruption."""
+
+import json
+
+import numpy as np
+import pytest
+
+from asr import cli, manifest
+from asr import label as labelling
+from asr.errors import ConfigError
+from asr.label import label
+from asr.manifest import Utterance
+from asr.recognizer import Recognizer
+
+
+@pytest.fixture
+def clips(tmp_path, bursts, write_wav):
+    """A folder of five recordings."""
+    folder = tmp_path / "clips"
+    (folder / "deeper").mkdir(parents=True)
+    for number in range(5):
+        write_wav(folder / ("deeper" if number == 4 else "") / f"clip{number}.wav", bursts(1.5 + 0.2 * number, number))
+    return folder
+
+
+def transcripts(recognizer, clips):
+    paths = [clips / f"clip{n}.wav" for n in range(4)] + [clips / "deeper" / "clip4.wav"]
+    return {path.relative_to(clips).with_suffix("").as_posix(): recognizer.transcribe(path) for path in paths}
+
+
+def test_what_is_sure_becomes_a_manifest(recognizer, clips, tmp_path):
+    heard = transcripts(recognizer, clips)
+    least = {id: min((word.confidence for word in t.words), default=-1) for id, t in heard.items()}
+    threshold = float(np.median(list(least.values())))
+    found = label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=threshold, speaker="me")
+    written = {u.id: u for u in manifest.read(tmp_path / "out.jsonl")}
+    assert written.keys() == {id for id in heard if least[id] >= threshold}
+    assert 0 < len(written) < 5
+    for id, utterance in written.items():
+        assert (utterance.text, utterance.speaker) == (heard[id].text, "me")
+        assert utterance.duration_s == pytest.approx(heard[id].duration_s)
+        assert recognizer.transcribe(utterance.audio).text == utterance.text
+    assert {u.id for u in found.doubtful} == heard.keys() - written.keys()
+    assert found.failures == []
+    assert not (tmp_path / "out.jsonl.part").exists()
+
+
+def test_a_manifest_keeps_ids_speakers_and_parts_and_its_texts_are_not_looked_at(recognizer, clips, tmp_path):
+    audio = str(clips / "clip3.wav")
+    cut = [
+        Utterance("a", audio, "WRONG", 1.0, "anna", 0.0, 1.0),
+        Utterance("b", audio, "", 0.9, "", 1.0, 1.9),
+        Utterance("c", str(clips / "clip2.wav"), "", 99.0),
+    ]
+    manifest.write(tmp_path / "in.jsonl", cut)
+    label([str(tmp_path / "in.jsonl")], recognizer, tmp_path / "out.jsonl", least_confidence=0, speaker="me")
+    written = {u.id: u for u in manifest.read(tmp_path / "out.jsonl")}
+    from_manifest = dict(recognizer.transcribe_many(labelling.Item.of(u) for u in cut))
+    assert {item.name: t.text for item, t in from_manifest.items() if t.text} == {
+        u.id: u.text for u in written.values()
+    }
+    assert (written["a"].speaker, written["a"].start_s, written["a"].end_s) == ("anna", 0.0, 1.0)
+    assert written["c"].duration_s == pytest.approx(1.9)
+    assert {u.speaker for u in written.values() if u.id != "a"} == {"me"}
+
+
+def test_an_interrupted_run_goes_on(recognizer, clips, tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    label([str(clips)], recognizer, tmp_path / "whole.jsonl", least_confidence=0)
+    whole = Recognizer.transcribe_many
+
+    def interrupted(self, items, **options):
+        for count, result in enumerate(whole(self, items, **options)):
+            if count == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recognizer, "transcribe_many", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            label([str(clips)], recognizer, output, least_confidence=0)
+    part = tmp_path / "out.jsonl.part"
+    assert not output.exists()
+    # The process was killed in the middle of a line.
+    part.write_text(part.read_text()[:-9])
+    with pytest.raises(ConfigError, match="--resume goes on"):
+        label([str(clips)], recognizer, output, least_confidence=0)
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Recognizer,
+            "transcribe_many",
+            lambda self, items: whole(self, [asked.append(item.name) or item for item in items]),
+        )
+        label([str(clips)], recognizer, output, least_confidence=0, resume=True)
+    assert len(asked) == 3
+    assert output.read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert not part.exists()
+
+
+def test_what_another_model_has_heard_is_not_gone_on_with(recognizer, clips, tmp_path):
+    part = tmp_path / "out.jsonl.part"
+    part.write_text(json.dumps({"models": ["/other"], "decoding": {}}) + "\n")
+    with pytest.raises(ConfigError, match=r"got .*/other.*; remove it to begin anew"):
+        label([str(clips)], recognizer, tmp_path / "out.jsonl", resume=True)
+
+
+def test_bad_files_are_named_and_the_rest_is_labelled(model_dir, clips, tmp_path, capsys):
+    (clips / "clip1.wav").write_bytes(b"RIFF, but no more")
+    output = tmp_path / "out.jsonl"
+    command = ["label", str(clips), "gone.wav", "--model", str(model_dir), "--output", str(output)]
+    assert cli.main([*command, "--least-confidence", "0", "--beam", "1"]) == 1
+    shown = capsys.readouterr()
+    assert "clip1" in shown.err
+    assert "gone.wav" in shown.err
+    written = manifest.read(output)
+    assert f"{output}: {len(written)} utterances" in shown.out
+    assert {u.id for u in written} <= {"clip0", "clip2", "clip3", "deeper/clip4"}
+    assert len(written) >= 3
+
+
+def test_two_inputs_with_one_id_are_both_labelled(recognizer, clips, tmp_path):
+    found = label(
+        [str(clips / "deeper"), str(clips / "deeper" / "clip4.wav"), str(clips / "deeper" / "clip4.wav")],
+        recognizer,
+        tmp_path / "out.jsonl",
+        least_confidence=0,
+    )
+    path = str(clips / "deeper" / "clip4.wav")
+    assert [u.id for u in found.kept] == ["clip4", path]
+    assert found.failures == [f"{path}: clip4 is there twice"]
+
+
+def test_nothing_sure_and_bad_options(recognizer, clips, tmp_path):
+    with pytest.raises(ConfigError, match="of 5 recordings none has a text that is sure to 1"):
+        label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=1.0)
+    # What was heard is kept, for another threshold.
+    found = label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=0.0, resume=True)
+    assert found.kept
+    with pytest.raises(ConfigError, match=r"expected 0 to 1, got 1\.5"):
+        label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=1.5)
+    with pytest.raises(ConfigError, match="none has a text"):
+        label([str(tmp_path / "no-such.jsonl")], recognizer, tmp_path / "other.jsonl")
