@@ -5,11 +5,12 @@
 Raw layout: ``recordings/{digit}_{speaker}_{index}.wav``. The official test set is the indices 0 to 4.
 
 Writes ``full`` and ``test`` (official, the same six speakers); ``train`` and ``valid`` (``full`` without and with the
-indices 5 to 9); ``leave/SPEAKER/train`` and ``leave/SPEAKER/test`` for each of the six; and connected digits: strings
-of three to seven recordings of one speaker with pauses of 50 to 400 ms between and around them, joined by chance (a
-seed) from the recordings of ``full`` (``connected/full``) or of ``test`` (``connected/test``), as audio files in
-``OUT/connected/``. ``all`` is ``full`` and ``connected/full``. With ``--an4 data/an4/segments.jsonl`` (see that recipe)
-``leave/SPEAKER/mixed`` is the five speakers' recordings and AN4's digits, said by 74 others.
+indices 5 to 9); for each of the six ``leave/SPEAKER/train`` and ``leave/SPEAKER/test``, the latter also in two halves,
+``even`` and ``odd``, by index; and connected digits: strings of three to seven recordings of one speaker with pauses of
+50 to 400 ms between and around them, joined by chance (a seed) from the recordings of ``full`` (``connected/full``) or
+of ``test`` (``connected/test``), as audio files in ``OUT/connected/``. ``all`` is ``full`` and ``connected/full``. With
+``--an4 data/an4/segments.jsonl`` (see that recipe) ``leave/SPEAKER/mixed`` is the five speakers' recordings and AN4's
+digits, said by 74 others.
 """
 
 import random
@@ -54,7 +55,10 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
     ]
     for speaker in sorted({item.speaker for item in everything}):
         sets[f"leave/{speaker}/train"] = [item for item in everything if item.speaker != speaker]
-        sets[f"leave/{speaker}/test"] = [item for item in everything if item.speaker == speaker]
+        own = [item for item in everything if item.speaker == speaker]
+        sets[f"leave/{speaker}/test"] = own
+        for rest, name in enumerate(("even", "odd")):
+            sets[f"leave/{speaker}/{name}"] = [item for item in own if int(item.id.rsplit("_", 1)[1]) % 2 == rest]
         if others:
             sets[f"leave/{speaker}/mixed"] = sets[f"leave/{speaker}/train"] + others
     for name in STRINGS:
