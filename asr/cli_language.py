@@ -77,6 +77,12 @@ def _add_held_out(command: argparse.ArgumentParser) -> None:
     add_decoding(command)
 
 
+def _refuse_phrases(args: argparse.Namespace) -> None:
+    for name in ("phrases", "speeds"):
+        if getattr(args, name):
+            raise AsrError(f"--{name}: expected a search with something to fit; a list of phrases has none")
+
+
 def _calibrate(args: argparse.Namespace) -> int:
     from asr import calibrate, confidence, plot
     from asr.checkpoint import load_model
@@ -85,6 +91,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
     if args.plot:
         plot.require()
+    _refuse_phrases(args)
     model = load_model(args.model)
     wide = choose(model.path, **decoding_options(args))
     fits = []
@@ -201,6 +208,7 @@ def _tune(args: argparse.Namespace) -> int:
     from asr.decoding import Decoding, choose, save_options
     from asr.recognizer import Recognizer
 
+    _refuse_phrases(args)
     model = load_model(args.model)
     options = choose(model.path, **{"beam": tune.SEARCH_BEAM, **decoding_options(args)})
     trials = tune.tune(

@@ -43,7 +43,8 @@ PLACES = ("lm", "lexicon", "rescore", "phrases")
 class Decoding:
     """Options of decoding; a model directory may hold them, tuned for it, as ``decoding.yaml``.
 
-    Everything but ``beam`` needs a beam above 1. Logarithms are natural.
+    ``phrases`` and ``speeds`` need no search and allow none; ``unknown_penalty`` goes with either. Everything else but
+    ``beam`` needs a beam above 1. Logarithms are natural.
     """
 
     beam: int = 1
@@ -141,9 +142,7 @@ class Decoder:
         """The closed list that answers come from; empty where there is none."""
         if options.phrases:
             self.phrases = read_phrases(options.phrases, tokenizer)
-        self._phrase_texts = {
-            way: phrase.text for phrase in reversed(self.phrases) for way in reversed(phrase.spellings)
-        }
+        self._listed = {way for phrase in self.phrases for way in phrase.spellings}
         if ngram is not None or options.lexicon or options.hotwords or options.word_bonus:
             lexicon: Sequence[str] = read_lexicon(options.lexicon) if options.lexicon else ()
             self.words = make_words(
@@ -189,12 +188,14 @@ class Decoder:
     def phrase_scores(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> np.ndarray:
         """Natural log-probabilities ``(B, P + 1)`` of the phrases and, last, of anything else.
 
-        Anything else is what greedy decoding gives, at the price of ``unknown_penalty``.
+        Anything else is what greedy decoding gives, unless that is one of them, at the price of ``unknown_penalty``.
         """
         scores = decode.score_phrases(log_probs, self.phrases, lengths)
         other = np.full((len(scores), 1), -np.inf)
         if self.options.unknown_penalty > -math.inf:
             for row, free in enumerate(decode.greedy(log_probs, lengths)):
+                if free.tokens in self._listed:
+                    continue
                 text = Phrase("", (free.tokens,))
                 matrix = log_probs[row, : int(lengths[row])]
                 other[row] = decode.score_phrases(matrix, [text])[0] + self.options.unknown_penalty
@@ -211,8 +212,6 @@ class Decoder:
 
     def texts(self, tokens: Sequence[int]) -> list[str]:
         """The words of a hypothesis' tokens; those that sound alike are told apart by the n-gram."""
-        if self._by_sound and tuple(tokens) in self._phrase_texts:
-            return self._phrase_texts[tuple(tokens)].split()
         heard = self._heard(tokens)
         return read(heard, self._ngram, weight=self._ngram_weight, boosts=self._boosts, forms=self._forms)
 

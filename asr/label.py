@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
 from asr import batch, manifest, settings
+from asr.decoding import PLACES
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import atomic
 from asr.manifest import Utterance
 from asr.recognizer import Item, Recognizer
+
+Place: TypeAlias = str
+"""Real path, start and end of a recording."""
 
 
 @dataclass
@@ -53,47 +60,35 @@ def label(
         speaker: of recordings that name none.
         resume: go on from ``OUTPUT.part``, if there is one.
 
-    Raises ``ConfigError`` for a confidence out of range, what an earlier run has left without ``resume`` or of another
-    model, a file that cannot be written, or where no recording was understood surely enough.
+    Raises ``ConfigError`` for a confidence out of range, what an earlier run has left without ``resume`` or of other
+    models, a file that cannot be written, or where no recording was understood surely enough.
     """
     if not 0 <= least_confidence <= 1:
         raise ConfigError(f"least_confidence: expected 0 to 1, got {least_confidence}")
+    same = Path(output).exists() and any(Path(name).exists() and Path(name).samefile(output) for name in inputs)
+    if same or Path(output).is_dir():
+        raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
     found = Labels()
     utterances = list(_utterances(inputs, found.failures))
     part = Path(f"{output}.part")
-    try:
-        models = [str(r.model.path.absolute()) for r in (recognizer, *recognizer.also)]
-        header = {"models": models, "decoding": settings.to_dict(recognizer.decoder.options)}
-        if part.exists() and not resume:
-            raise ConfigError(f"{part}: an earlier run left this; --resume goes on from it, or remove it")
-        heard = _read(part, header)
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(part) as rewritten:
-            rewritten.write_text("".join(_lines([header, *heard.values()])), encoding="utf-8")
-        waiting = {u.id: u for u in utterances if u.id not in heard}
-        items = [Item(u.audio, u.id, u.start_s, u.end_s) for u in waiting.values()]
-        with part.open("a", encoding="utf-8") as file:
-            results = recognizer.transcribe_many(items)
-            for item, result in tqdm(results, total=len(items), desc="labelling", disable=None, leave=False):
-                if isinstance(result, AudioError):
-                    found.failures.append(batch.message(item, result))
-                    continue
-                least = min((word.confidence for word in result.words), default=0.0)
-                said: dict[str, Any] = {
-                    "id": item.name,
-                    "text": result.text,
-                    "confidence": least,
-                    "duration_s": result.duration_s,
-                }
-                heard[item.name] = said
-                file.writelines(_lines([said]))
-                file.flush()
-    except OSError as error:
-        raise ConfigError(f"{part}: cannot write: {error}") from error
-    for utterance in utterances:
-        if utterance.id not in heard:
+    header = _header(recognizer)
+    if part.exists() and not resume:
+        raise ConfigError(f"{part}: an earlier run left this; --resume goes on from it, or remove it")
+    heard = _read(part, header)
+    waiting = {u.id: u for u in utterances if _place(u) not in heard}
+    results = recognizer.transcribe_many(Item(u.audio, u.id, u.start_s, u.end_s) for u in waiting.values())
+    _write(part, [header, *heard.values()], "w")
+    for item, result in tqdm(results, total=len(waiting), desc="labelling", disable=None, leave=False):
+        if isinstance(result, AudioError):
+            found.failures.append(batch.message(item, result))
             continue
-        record = heard[utterance.id]
+        place = _place(waiting[item.name])
+        least = min((word.confidence for word in result.words), default=0.0)
+        heard[place] = {"place": place, "text": result.text, "confidence": least, "duration_s": result.duration_s}
+        _write(part, [heard[place]], "a")
+    for utterance in utterances:
+        if (record := heard.get(_place(utterance))) is None:
+            continue
         labelled = dataclasses.replace(
             utterance,
             text=record["text"],
@@ -114,8 +109,10 @@ def label(
 
 
 def _utterances(inputs: Sequence[str], failures: list[str]) -> Iterator[Utterance]:
-    """The recordings behind the inputs, each with an id of its own; the length of whole files is not known yet."""
-    taken: set[str] = set()
+    """The recordings behind the inputs, each once and with an id of its own; the length of whole files is not known
+    yet."""
+    ids: set[str] = set()
+    places: set[Place] = set()
     for name in inputs:
         try:
             if name.endswith(".jsonl"):
@@ -130,25 +127,75 @@ def _utterances(inputs: Sequence[str], failures: list[str]) -> Iterator[Utteranc
             failures.append(str(error))
             continue
         for utterance in group:
-            id = utterance.id if utterance.id not in taken else utterance.audio
-            if id in taken:
-                failures.append(f"{name}: {utterance.id} is there twice")
+            if batch.encodable(utterance.audio) != utterance.audio:
+                failures.append(f"{utterance.audio!r}: expected a file name in UTF-8, which a manifest can hold")
                 continue
-            taken.add(id)
+            if (place := _place(utterance)) in places:
+                continue
+            places.add(place)
+            numbered = (utterance.id if not n else f"{utterance.id}-{n + 1}" for n in itertools.count())
+            id = next(id for id in numbered if id not in ids)
+            ids.add(id)
             yield dataclasses.replace(utterance, id=id)
 
 
-def _lines(records: Iterable[dict[str, Any]]) -> Iterator[str]:
-    return (json.dumps(record) + "\n" for record in records)
+def _place(utterance: Utterance) -> Place:
+    """What tells a recording from all others."""
+    end = "" if utterance.end_s is None else utterance.end_s
+    return f"{os.path.realpath(utterance.audio)} {utterance.start_s} {end}"
 
 
-def _read(part: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What an earlier run of the same models has heard, by id; a last line that was cut short is heard again."""
-    records = []
-    for line in part.read_text(encoding="utf-8").splitlines() if part.exists() else ():
-        with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
-    # Numbers and tuples as JSON gives them back.
-    if records and records[0] != json.loads(json.dumps(header)):
-        raise ConfigError(f"{part}: expected what {header['models']} heard, got {records[0]}; remove it to begin anew")
-    return {record["id"]: record for record in records[1:]}
+def _header(recognizer: Recognizer) -> dict[str, Any]:
+    """What the transcripts depend on: models and options by name, weights and files by content."""
+    options = recognizer.decoder.options
+    models = [str(r.model.path.absolute()) for r in (recognizer, *recognizer.also)]
+    files = [*models, *(value for name in PLACES if (value := getattr(options, name)))]
+    tree = {"models": models, "decoding": settings.to_dict(options), "content": [_digest(Path(file)) for file in files]}
+    same: dict[str, Any] = json.loads(json.dumps(tree))  # tuples as JSON gives them back
+    return same
+
+
+def _digest(path: Path) -> str:
+    """Checksum of a file, or of a model directory's files but its logs."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _write(part: Path, records: Iterable[dict[str, Any]], mode: str) -> None:
+    """Put records into the file of what has been heard. Raises ``ConfigError``."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        if mode == "a":
+            with part.open("a", encoding="utf-8") as file:
+                file.write(lines)
+        else:
+            with atomic(part) as new:
+                new.write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{part}: cannot write: {error}") from error
+
+
+def _read(part: Path, header: dict[str, Any]) -> dict[Place, dict[str, Any]]:
+    """What an earlier run of the same models has heard; a last line that was cut short is heard again.
+
+    Raises ``ConfigError`` for what other models have heard, and for a file that is none of ours.
+    """
+    if not part.exists():
+        return {}
+    records: list[Any] = []
+    try:
+        for line in part.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{part}: cannot read what an earlier run has heard: {error}") from error
+    if not records or records[0] != header:
+        kept = records[0].get("models") if records and isinstance(records[0], dict) else "something else"
+        raise ConfigError(
+            f"{part}: expected what {', '.join(header['models'])} heard with the same options, weights and files, got "
+            f"{kept}; remove it to begin anew"
+        )
+    return {record["place"]: record for record in records[1:]}

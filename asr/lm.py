@@ -201,8 +201,10 @@ def generate(
     if length < 0:
         raise ConfigError(f"length: expected 0 or more, got {length}")
     ids = directory.tokenizer.encode(prompt)
-    # Encoding takes the space off the end, which a prompt may well end in: the next word begins behind it.
-    if prompt.endswith(" ") and ids and directory.tokenizer.space_id is not None:
+    # Encoding takes the space off the end, which a prompt may well end in: the next word begins behind it. Phones are
+    # whole words in a prompt.
+    between = prompt.endswith(" ") or isinstance(directory.tokenizer, PhoneTokenizer)
+    if between and ids and directory.tokenizer.space_id is not None:
         ids.append(directory.tokenizer.space_id)
     tokens = _draw(directory.model, ids, temperature, length, np.random.default_rng(seed))
     return _pieces(directory.tokenizer, ids, tokens, behind_space=not prompt or prompt[-1].isspace())

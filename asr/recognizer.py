@@ -95,11 +95,18 @@ class Recognizer:
         self.calibration = None if self.decoder.phrases else confidence.load(model.path).get(kind)
         self.also = tuple(also)
         for other in self.also:
-            texts = [[phrase.text.casefold() for phrase in r.decoder.phrases] for r in (self, other)]
-            if not texts[0] or texts[0] != texts[1]:
+            name, options = other.model.path, (self.decoder.options, other.decoder.options)
+            if not self.decoder.phrases or options[0] != options[1]:
                 raise ConfigError(
-                    f"{other.model.path}: expected the same phrases for several models, whose scores of them add up; "
-                    f"got {len(texts[0])} and {len(texts[1])}"
+                    f"{name}: expected the same phrases, speeds and unknown_penalty for several models, whose scores "
+                    f"are put together; got {options[0]} and {options[1]}"
+                )
+            # The same file, but what a model's alphabet makes equal counts once.
+            lines = [[phrase.line for phrase in r.decoder.phrases] for r in (self, other)]
+            if lines[0] != lines[1]:
+                odd = sorted(set(lines[0]) ^ set(lines[1]))
+                raise ConfigError(
+                    f"{name}: expected phrases that differ for all models; one takes {odd[0]!r} for another"
                 )
         self.device = pick_device(device)
         self.network = model.network.to(self.device)
@@ -237,8 +244,7 @@ class Recognizer:
         )
 
     def _load(self, item: Item, longest_s: float | None = None) -> np.ndarray:
-        """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either, and
-        ``AudioError`` for one that is too long to be a phrase."""
+        """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either."""
         rate = self.sample_rate_hz
         limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
         try:
@@ -254,8 +260,6 @@ class Recognizer:
         except TooLongError as error:
             if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
                 raise AudioError(str(error)) from error
-            if self.decoder.phrases:
-                raise AudioError(f"{error}; expected a recording of one phrase (asr stream cuts at pauses)") from error
             raise
         self._check_length(item, len(samples))
         return samples
@@ -290,8 +294,11 @@ class Recognizer:
         return long.posteriors(counted(), self.network, self.log_mel, self.log_probs), heard
 
     def _transcribe_long(self, item: Item, *, progress: bool = False) -> Transcript:
-        """A recording in constant memory: see ``asr.long``."""
+        """A recording in constant memory: see ``asr.long``. Raises ``AudioError`` where it should be one phrase."""
         name = item.name or describe(item.source)
+        if self.decoder.phrases:
+            limit = f"at most {long.LONG_S:g} s"
+            raise AudioError(f"{name or 'audio'}: expected one phrase, {limit}, got more; asr stream cuts at pauses")
         parts, heard = self._posteriors(item)
         words: list[Word] = []
         group: list[tuple[int, torch.Tensor]] = []
@@ -349,7 +356,7 @@ class Recognizer:
     def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
         log_probs, frames = self.log_probs(waveforms)
         if self.decoder.phrases:
-            found = self.decoder.answers(log_probs, frames, self.phrase_scores(waveforms))
+            found = self.decoder.answers(log_probs, frames, self._phrase_scores(waveforms, (log_probs, frames)))
         else:
             found = self.decoder.lists(log_probs, frames, self.depth)
         return [
@@ -367,21 +374,26 @@ class Recognizer:
             ``(B, P + 1)`` float64, last anything else: the mean over the models of the logarithm of the mean
             probability over the speeds.
         """
-        scores = [self._at_all_speeds(waveforms)]
+        return self._phrase_scores(waveforms, self.log_probs(waveforms))
+
+    def _phrase_scores(self, waveforms: Sequence[np.ndarray], heard: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+        """``phrase_scores``, with what ``log_probs`` has given for the waveforms."""
+        scores = [self._at_all_speeds(waveforms, heard)]
         for other in self.also:
             rates = self.sample_rate_hz, other.sample_rate_hz
             resampled = [audio.resample(samples, *rates) if rates[0] != rates[1] else samples for samples in waveforms]
-            scores.append(other._at_all_speeds(resampled))
+            scores.append(other._at_all_speeds(resampled, other.log_probs(resampled)))
         mean: np.ndarray = np.mean(scores, axis=0)
         return mean
 
-    def _at_all_speeds(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+    def _at_all_speeds(self, waveforms: Sequence[np.ndarray], heard: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
         rate = self.sample_rate_hz
         speeds = self.decoder.options.speeds
         scores = []
         for speed in speeds:
-            played = [audio.resample(x, round(rate * speed), rate) if speed != 1 else x for x in waveforms]
-            scores.append(self.decoder.phrase_scores(*self.log_probs(played)))
+            if speed != 1:
+                played = [audio.resample(samples, round(rate * speed), rate) for samples in waveforms]
+            scores.append(self.decoder.phrase_scores(*(heard if speed == 1 else self.log_probs(played))))
         summed: np.ndarray = np.logaddexp.reduce(scores, axis=0)
         return summed - math.log(len(speeds))
 
@@ -392,7 +404,11 @@ class Recognizer:
 
     def transcript(self, hypotheses: Sequence[Hypothesis], duration_s: float, source: str = "") -> Transcript:
         """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them."""
-        texts = self.decoder.texts(hypotheses[0].tokens)
+        best = hypotheses[0]
+        texts = self.decoder.texts(best.tokens)
+        # Phones may be those of several phrases; letters of words that are not in a lexicon are written as they are.
+        if best.phrase and len(best.phrase.split()) == len(texts):
+            texts = best.phrase.split()
         made = make_transcript(hypotheses[0], self.model.tokenizer, self.frame_s, duration_s, source, texts)
         if self.calibration is None:
             return made
@@ -488,7 +504,7 @@ def load(
     *,
     device: str = "auto",
     max_duration_s: float | None = None,
-    also: Sequence[str | Path] = (),
+    also: str | Path | Sequence[str | Path] = (),
     **decoding: Any,
 ) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
@@ -500,6 +516,7 @@ def load(
     """
     loaded = checkpoint.load_model(model)
     options = choose(loaded.path, **decoding)
+    also = [also] if isinstance(also, str | Path) else also
     if also and not options.phrases:
         raise ConfigError(f"also: expected phrases, the scores of which add up over {1 + len(also)} models")
     others = [Recognizer(checkpoint.load_model(other), device=device, decoding=options) for other in also]

@@ -1,6 +1,7 @@
 """Labelling what nobody wrote down: what is kept, what is left out, going on after an interruption."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from asr import label as labelling
 from asr.errors import ConfigError
 from asr.label import label
 from asr.manifest import Utterance
-from asr.recognizer import Recognizer
+from asr.recognizer import Recognizer, load
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_an_interrupted_run_goes_on(recognizer, clips, tmp_path, monkeypatch):
 def test_what_another_model_has_heard_is_not_gone_on_with(recognizer, clips, tmp_path):
     part = tmp_path / "out.jsonl.part"
     part.write_text(json.dumps({"models": ["/other"], "decoding": {}}) + "\n")
-    with pytest.raises(ConfigError, match=r"got .*/other.*; remove it to begin anew"):
+    with pytest.raises(ConfigError, match=r"got \['/other'\]; remove it to begin anew"):
         label([str(clips)], recognizer, tmp_path / "out.jsonl", resume=True)
 
 
@@ -119,16 +120,71 @@ def test_bad_files_are_named_and_the_rest_is_labelled(model_dir, clips, tmp_path
     assert len(written) >= 3
 
 
-def test_two_inputs_with_one_id_are_both_labelled(recognizer, clips, tmp_path):
-    found = label(
-        [str(clips / "deeper"), str(clips / "deeper" / "clip4.wav"), str(clips / "deeper" / "clip4.wav")],
-        recognizer,
-        tmp_path / "out.jsonl",
-        least_confidence=0,
-    )
-    path = str(clips / "deeper" / "clip4.wav")
-    assert [u.id for u in found.kept] == ["clip4", path]
-    assert found.failures == [f"{path}: clip4 is there twice"]
+def test_a_recording_counts_once_and_an_id_that_is_taken_gets_a_number(recognizer, clips, tmp_path):
+    audio = str(clips / "clip3.wav")
+    for name, start_s in (("one", 0.0), ("two", 1.0)):
+        manifest.write(tmp_path / f"{name}.jsonl", [Utterance("u", audio, "", 1.0, "", start_s, start_s + 1.0)])
+    inputs = [
+        str(clips / "deeper"),
+        str(clips / "deeper" / "clip4.wav"),
+        *(str(tmp_path / f"{n}.jsonl") for n in ("one", "two")),
+    ]
+    found = label(inputs, recognizer, tmp_path / "out.jsonl", least_confidence=0)
+    assert [(u.id, u.start_s) for u in found.kept] == [("clip4", 0.0), ("u", 0.0), ("u-2", 1.0)]
+    assert found.failures == []
+
+
+def test_resuming_looks_at_the_audio_and_not_at_the_id(recognizer, clips, bursts, write_wav, tmp_path):
+    """Other recordings of the same names are heard anew."""
+    label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=0)
+    kept = manifest.read(tmp_path / "out.jsonl")
+    with pytest.raises(ConfigError, match="none has a text"):
+        label([str(clips)], recognizer, tmp_path / "next.jsonl", least_confidence=1)
+    write_wav(tmp_path / "others" / "clip3.wav", bursts(2.5, 77))
+    found = label([str(tmp_path / "others")], recognizer, tmp_path / "next.jsonl", least_confidence=0, resume=True)
+    assert [u.text for u in found.kept] == [recognizer.transcribe(tmp_path / "others" / "clip3.wav").text]
+    assert found.kept[0].text != next(u.text for u in kept if u.id == "clip3")
+
+
+def test_another_list_of_phrases_begins_anew(model_dir, clips, tmp_path):
+    phrases = tmp_path / "phrases.txt"
+    phrases.write_text("A\nB\n")
+    for words, complaint in (("A\nB\n", "none has a text"), ("A\nC\n", "same options, weights and files")):
+        phrases.write_text(words)
+        with pytest.raises(ConfigError, match=complaint):
+            label(
+                [str(clips)],
+                load(model_dir, phrases=str(phrases)),
+                tmp_path / "o.jsonl",
+                least_confidence=1,
+                resume=True,
+            )
+
+
+def test_a_name_that_is_no_utf8_is_a_failure_and_no_loss(recognizer, clips, tmp_path):
+    (clips / "clip2.wav").rename(os.fsdecode(os.path.join(os.fsencode(clips), b"\xff.wav")))
+    found = label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=0)
+    assert len(found.failures) == 1
+    assert "expected a file name in UTF-8" in found.failures[0]
+    assert "clip3" in {u.id for u in manifest.read(tmp_path / "out.jsonl")}
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", b"\xe9\n", b"[1, 2]\n"])
+def test_a_file_that_is_not_ours_stays(recognizer, clips, tmp_path, content):
+    part = tmp_path / "out.jsonl.part"
+    part.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"out\.jsonl\.part"):
+        label([str(clips)], recognizer, tmp_path / "out.jsonl", resume=True)
+    assert part.read_bytes() == content
+
+
+def test_an_input_is_not_written_over(recognizer, clips, tmp_path):
+    path = tmp_path / "m.jsonl"
+    manifest.write(path, [Utterance("u", str(clips / "clip3.wav"), "BY HAND", 2.1)])
+    for output in (path, tmp_path):
+        with pytest.raises(ConfigError, match="expected a new manifest to write"):
+            label([str(path)], recognizer, output)
+    assert manifest.read(path)[0].text == "BY HAND"
 
 
 def test_nothing_sure_and_bad_options(recognizer, clips, tmp_path):

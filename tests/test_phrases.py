@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import make_recognizer, sound
+from small import TOKENIZER, make_recognizer, sound
 
 import asr
 from asr import audio, cli, manifest
@@ -95,6 +95,7 @@ def test_the_answer_is_the_likeliest_with_its_times_and_its_share():
     # Anything else that is likelier than all of them is no phrase.
     other = answers(matrix, listed, np.append(scores, scores[1] + 1), 2)
     assert [h.tokens for h in other] == [(), (2, 1)]
+    assert [h.phrase for h in other] == ["", "y"]
     assert other[1].confidences[0] == pytest.approx(1 / (1 + math.e), rel=0.01)
     assert answers(matrix[:1], listed, np.full(3, -np.inf))[0].tokens == ()
 
@@ -140,6 +141,26 @@ def test_what_is_none_of_them_is_empty_at_its_price(tmp_path, phrases):
         transcript = asked.transcribe(wave)
         assert (transcript.text == "") is empty
         assert bool(transcript.words) is not empty
+
+
+def test_what_is_said_surely_is_sure_whatever_else_is_allowed(phrases):
+    """Anything else is not the phrase itself."""
+    decoder = Decoder(Decoding(phrases=phrases, unknown_penalty=0.0), TOKENIZER)
+    matrix = np.full((1, 6, 6), 1e-6)
+    matrix[0, np.arange(6), [0, 2, 2, 3, 0, 0]] = 1 - 5e-6
+    (found,) = decoder.decode(torch.from_numpy(np.log(matrix)), torch.tensor([6]))
+    assert found.phrase == "AB"
+    assert found.confidences[0] > 0.99
+
+
+def test_a_spelling_that_is_impossible_does_not_hide_the_other():
+    matrix = np.log(
+        np.array([[0.2, 0.8, 0.0], [0.9, 0.1, 0.0]]) + 0.0,
+        where=np.array([[1, 1, 0]] * 2, bool),
+        out=np.full((2, 3), -np.inf),
+    )
+    listed = [Phrase("x", ((2,), (1,)))]
+    assert answers(matrix, listed, score_phrases(matrix, listed)[0])[0].tokens == (1,)
 
 
 def test_models_and_speeds_are_put_together(tmp_path, phrases):
@@ -189,7 +210,28 @@ def test_phones_say_the_phrase_and_not_what_sounds_like_it(tmp_path):
     matrix = np.full((1, 9, 5), 0.01)
     matrix[0, np.arange(9), [1, 3, 0, 4, 0, 1, 0, 2, 0]] = 0.96
     log_probs = torch.from_numpy(np.log(matrix))
-    assert decoder.text(decoder.decode(log_probs, torch.tensor([9]))[0].tokens) == "EITHER TWO"
+    assert decoder.decode(log_probs, torch.tensor([9]))[0].phrase == "EITHER TWO"
+
+
+def test_a_second_model_tells_phrases_apart_that_sound_alike(tmp_path):
+    path = write(tmp_path / "phrases.txt", "AB", "BA")
+    lexicon = {"AB": [("T", "UW")], "BA": [("T", "UW")]}
+    config = TextConfig(tokenizer="phone", lexicon="x", word_boundary=True)
+    phones = make_recognizer(
+        tmp_path,
+        bidirectional=True,
+        tokenizer=PhoneTokenizer(["<blank>", "T", "UW", BOUNDARY], lexicon, config),
+        phrases=path,
+    )
+    letters = make_recognizer(tmp_path, bidirectional=True, phrases=path)
+    both = Recognizer(phones.model, device="cpu", decoding=phones.decoder.options, also=[letters])
+    texts = []
+    for seed in range(8):
+        wave = sound(1.0, seed=seed)
+        texts.append(both.transcribe(wave).text)
+        assert texts[-1] == letters.transcribe(wave).text
+        assert phones.transcribe(wave).text == "AB"  # the first of the list
+    assert set(texts) == {"AB", "BA"}
 
 
 def test_streamed_utterances_are_answered_when_they_end(tmp_path, phrases):
@@ -207,10 +249,19 @@ def test_streamed_utterances_are_answered_when_they_end(tmp_path, phrases):
             assert word.confidence == pytest.approx(whole.confidence, abs=1e-5)
         stream.start()
         assert stream.finish().text == ""
-    stream = Stream(recognizer, endpoint=Endpoint(longest_s=0.9))
-    stream.accept(np.concatenate([waves[0], waves[1]]))
-    text = stream.finish().text
-    assert len(text.split()) >= 2
+    stream = Stream(recognizer, endpoint=Endpoint(longest_s=0.4))
+    update = stream.accept(np.concatenate(waves))
+    assert len(update.final) >= 2
+    assert {t.text for t in update.final} <= {phrase.text for phrase in recognizer.decoder.phrases}
+
+
+def test_silence_in_a_stream_is_no_phrase(tmp_path):
+    phrases = write(tmp_path / "phrases.txt", WORDS, "NO")
+    stream = Stream(asr.load("stream", phrases=phrases), endpoint=Endpoint(longest_s=4.0))
+    said = audio.load(SAMPLE, 16000)
+    update = stream.accept(np.concatenate([said, np.zeros(16000 * 10, np.float32)]))
+    assert [t.text for t in update.final] == [WORDS]
+    assert stream.finish().text == ""
 
 
 def test_the_bundled_model_picks_its_sample(tmp_path, capsys):
@@ -284,8 +335,11 @@ def test_speeds_need_phrases_and_so_do_several_models(tmp_path, phrases, capsys)
     assert "expected numbers with commas between them, got 'fast'" in capsys.readouterr().err
     first = make_recognizer(tmp_path, phrases=phrases)
     other = make_recognizer(tmp_path, phrases=write(tmp_path / "fewer.txt", "AB"))
-    with pytest.raises(ConfigError, match=r"the same phrases for several models.* got 4 and 1"):
+    with pytest.raises(ConfigError, match=r"the same phrases, speeds and unknown_penalty for several models"):
         Recognizer(first.model, device="cpu", decoding=first.decoder.options, also=[other])
+    for command in (["tune"], ["calibrate"]):
+        assert cli.main([*command, "m.jsonl", "--model", "an4", "--phrases", phrases]) == 2
+        assert "--phrases: expected a search" in capsys.readouterr().err
 
 
 def test_streams_take_one_model_at_one_speed(tmp_path, phrases):
@@ -299,7 +353,7 @@ def test_streams_take_one_model_at_one_speed(tmp_path, phrases):
 def test_a_recording_of_minutes_is_no_phrase_and_harms_no_other(tmp_path, phrases):
     recognizer = make_recognizer(tmp_path, phrases=phrases)
     long = np.zeros(16000 * 61, np.float32)
-    with pytest.raises(AudioError, match="expected a recording of one phrase"):
+    with pytest.raises(AudioError, match="expected one phrase, at most 60 s, got more"):
         recognizer.transcribe(long)
     wave = sound(1.0)
     results = [result for _, result in recognizer.transcribe_many([Item(long, "long"), Item(wave, "short")])]
@@ -322,5 +376,6 @@ def test_bad_lists_name_file_and_line(tmp_path):
         "AB",
         "A B",
     ]
+    assert score_phrases(np.log(np.full((2, 3), 1 / 3)), []).shape == (1, 0)
     with pytest.raises(DecodeError, match="expected token ids from 1 to 2, got 7"):
         score_phrases(np.log(np.full((2, 3), 1 / 3)), [Phrase("", ((1, 7),))])

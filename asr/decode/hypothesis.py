@@ -28,6 +28,8 @@ class Hypothesis:
     confidences: tuple[float, ...] = ()
     score: float = 0.0
     lm_score: float = 0.0
+    phrase: str = ""
+    """Which of a closed list of phrases it is; its tokens may be those of others as well."""
 
     def shifted(self, frames: int) -> Hypothesis:
         """The same, so many frames later."""

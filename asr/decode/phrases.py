@@ -9,6 +9,8 @@ whole.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +22,18 @@ from asr.decode.align import align
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised
 from asr.errors import DecodeError, TextError
-from asr.text import Tokenizer, min_frames
+from asr.text import Tokenizer
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase, as a hypothesis would be written, and the token ids of every way to spell it."""
+    """A phrase as a hypothesis is written, the token ids of every way to spell it, and its line in the list."""
 
     text: str
     spellings: tuple[tuple[int, ...], ...]
+    line: str = ""
 
 
 def read_phrases(path: str | Path, tokenizer: Tokenizer) -> list[Phrase]:
@@ -53,7 +56,7 @@ def read_phrases(path: str | Path, tokenizer: Tokenizer) -> list[Phrase]:
             raise DecodeError(f"{path}:{number}: {line!r} cannot be spelt with the model's tokens: {error}") from error
         if not all(spellings):
             raise DecodeError(f"{path}:{number}: expected a phrase, got {line!r}, which has no token")
-        found[text] = Phrase(text, spellings)
+        found.setdefault(text, Phrase(text, spellings, " ".join(line.split())))
     if not found:
         raise DecodeError(f"{path}: expected a phrase on each line, got an empty file")
     return list(found.values())
@@ -81,6 +84,8 @@ def score_phrases(log_probs: Matrix, phrases: Sequence[Phrase], lengths: Lengths
         raise DecodeError(f"expected token ids from 1 to {batch.shape[2] - 1}, got {bad[0]}")
     owners = np.array([index for index, phrase in enumerate(phrases) for _ in phrase.spellings])
     scores = np.full((len(batch), len(phrases)), -np.inf)
+    if not ways:
+        return scores
     for row, length in enumerate(frames.tolist()):
         np.logaddexp.at(scores[row], owners, _forward(batch[row, :length].astype(np.float64), ways))
     return scores
@@ -139,14 +144,20 @@ def answers(matrix: Matrix, phrases: Sequence[Phrase], scores: Array, count: int
             continue
         placed = _placed(matrix, phrases[index])
         certainty = (float(shares[index]),) * len(placed.tokens)
-        found.append(Hypothesis(placed.tokens, placed.frames, placed.ends, certainty, float(scores[index])))
+        found.append(
+            dataclasses.replace(placed, confidences=certainty, score=float(scores[index]), phrase=phrases[index].text)
+        )
     return found
 
 
 def _placed(matrix: Matrix, phrase: Phrase) -> Hypothesis:
-    """When the tokens of the best spelling were said; one without room, which another speed had, fills all frames."""
+    """When the tokens of the best spelling were said; one that only another speed or model has room for fills all
+    frames."""
     frames = len(matrix)
-    there = [align(matrix, way) for way in phrase.spellings if min_frames(way) <= frames]
+    there = []
+    for way in phrase.spellings:
+        with contextlib.suppress(DecodeError):  # too few frames, or a token that is impossible here
+            there.append(align(matrix, way))
     if there:
         return max(there, key=lambda hypothesis: hypothesis.score)
     way = phrase.spellings[0]
@@ -156,7 +167,8 @@ def _placed(matrix: Matrix, phrase: Phrase) -> Hypothesis:
 class PhraseSearch:
     """Frames as they come, with the interface of ``asr.decode.BeamSearch``; the answer is given at the end.
 
-    ``answer`` makes hypotheses of the log-probabilities ``(T, V)`` of a whole utterance.
+    ``answer`` makes hypotheses of the log-probabilities ``(T, V)`` of a whole utterance. It is not asked where blank is
+    the likeliest in every frame: between the phrases of a stream there is silence, which is none of them.
     """
 
     def __init__(self, answer: Callable[[npt.NDArray[np.floating]], list[Hypothesis]]) -> None:
@@ -185,7 +197,8 @@ class PhraseSearch:
         """The likeliest phrase of what has come so far. Raises ``DecodeError`` for another ``nbest`` than 1."""
         if nbest != 1:
             raise DecodeError(f"expected nbest 1 of a search for phrases, got {nbest}")
-        return self._answer(np.concatenate(self._rows)) if self.frames else [Hypothesis()]
+        matrix = np.concatenate(self._rows) if self.frames else np.zeros((0, 1))
+        return self._answer(matrix) if (matrix.argmax(axis=1) != BLANK).any() else [Hypothesis()]
 
     def partial(self) -> tuple[Hypothesis, int]:
         """Nothing: which phrase it is shows at its end."""
