@@ -3,8 +3,8 @@
     python recipes/fsdd/cut_digits.py data/speechocean762/full.jsonl data/speechocean762/digits.jsonl
 
 Six speakers are few: other corpora's people say digits too, in sentences. OUT holds each run of digits of MANIFEST: the
-same files with ``start_s`` and ``end_s``, cut half-way to the words beside it, and no further than ``EDGE_S`` away. A run
-whose words have a mean confidence (geometric) below ``--least-confidence``, or less than ``WORD_S`` each, is left out and
+same files with ``start_s`` and ``end_s``, cut half-way to the words beside it, at most ``EDGE_S`` away. A run whose
+words have a mean confidence (geometric) below ``--least-confidence``, or less than ``WORD_S`` each, is left out and
 counted. Exit status: 0 done, 1 some utterances could not be aligned (they are named), 2 nothing was done.
 """
 
