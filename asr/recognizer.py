@@ -91,7 +91,7 @@ class Recognizer:
         self.model = model
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
         kind = "greedy" if self.decoder.options.beam == 1 else "beam"
-        # A phrase's confidence is its share of the probability of all of them, and means what it says.
+        # A phrase's confidence is its share of the probability of all of them, which calibration knows nothing of.
         self.calibration = None if self.decoder.phrases else confidence.load(model.path).get(kind)
         self.also = tuple(also)
         for other in self.also:
@@ -406,7 +406,7 @@ class Recognizer:
         """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them."""
         best = hypotheses[0]
         texts = self.decoder.texts(best.tokens)
-        # Phones may be those of several phrases; letters of words that are not in a lexicon are written as they are.
+        # The same phones may be those of several phrases: what was chosen counts, not what they are read as.
         if best.phrase and len(best.phrase.split()) == len(texts):
             texts = best.phrase.split()
         made = make_transcript(hypotheses[0], self.model.tokenizer, self.frame_s, duration_s, source, texts)
@@ -511,8 +511,8 @@ def load(
 
     ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.decoding.Decoding``, such as
     ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds. ``also``: further models that judge the
-    same ``phrases="commands.txt"``. Raises ``ModelError`` naming what is
-    missing or damaged, and ``ConfigError`` or ``DecodeError`` for a wrong option.
+    same ``phrases="commands.txt"``. Raises ``ModelError`` naming what is missing or damaged, and ``ConfigError`` or
+    ``DecodeError`` for a wrong option.
     """
     loaded = checkpoint.load_model(model)
     options = choose(loaded.path, **decoding)
