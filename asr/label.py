@@ -101,7 +101,8 @@ def label(
     if not found.kept:
         raise ConfigError(
             f"{output}: of {len(utterances)} recordings none has a text that is sure to {least_confidence:g}; "
-            f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}"
+            f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. What "
+            f"was heard is kept in {part}: --resume with another --least-confidence goes on from it"
         )
     manifest.write(output, found.kept)
     part.unlink()

@@ -188,7 +188,9 @@ def test_an_input_is_not_written_over(recognizer, clips, tmp_path):
 
 
 def test_nothing_sure_and_bad_options(recognizer, clips, tmp_path):
-    with pytest.raises(ConfigError, match="of 5 recordings none has a text that is sure to 1"):
+    with pytest.raises(
+        ConfigError, match=r"of 5 recordings none has a text that is sure to 1; 0 failed.*--resume with another"
+    ):
         label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=1.0)
     # What was heard is kept, for another threshold.
     found = label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=0.0, resume=True)
