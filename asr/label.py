@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +19,7 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from asr import batch, manifest, settings
+from asr.archive import file_sha256
 from asr.decoding import PLACES
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import atomic
@@ -69,25 +69,25 @@ def label(
     if same or Path(output).is_dir():
         raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
     found = Labels()
-    utterances = list(_utterances(inputs, found.failures))
+    recordings = _recordings(inputs, found.failures)
     part = Path(f"{output}.part")
     header = _header(recognizer)
     if part.exists() and not resume:
         raise ConfigError(f"{part}: an earlier run left this; --resume goes on from it, or remove it")
     heard = _read(part, header)
-    waiting = {u.id: u for u in utterances if _place(u) not in heard}
-    results = recognizer.transcribe_many(Item(u.audio, u.id, u.start_s, u.end_s) for u in waiting.values())
+    waiting = {u.id: place for place, u in recordings.items() if place not in heard}
+    results = recognizer.transcribe_many(Item.of(recordings[place]) for place in waiting.values())
     _write(part, [header, *heard.values()], "w")
     for item, result in tqdm(results, total=len(waiting), desc="labelling", disable=None, leave=False):
         if isinstance(result, AudioError):
             found.failures.append(batch.message(item, result))
             continue
-        place = _place(waiting[item.name])
+        place = waiting[item.name]
         least = min((word.confidence for word in result.words), default=0.0)
         heard[place] = {"place": place, "text": result.text, "confidence": least, "duration_s": result.duration_s}
         _write(part, [heard[place]], "a")
-    for utterance in utterances:
-        if (record := heard.get(_place(utterance))) is None:
+    for place, utterance in recordings.items():
+        if (record := heard.get(place)) is None:
             continue
         labelled = dataclasses.replace(
             utterance,
@@ -100,7 +100,7 @@ def label(
         (found.kept if sure else found.doubtful).append(labelled)
     if not found.kept:
         raise ConfigError(
-            f"{output}: of {len(utterances)} recordings none has a text that is sure to {least_confidence:g}; "
+            f"{output}: of {len(recordings)} recordings none has a text that is sure to {least_confidence:g}; "
             f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. What "
             f"was heard is kept in {part}: --resume with another --least-confidence goes on from it"
         )
@@ -109,11 +109,11 @@ def label(
     return found
 
 
-def _utterances(inputs: Sequence[str], failures: list[str]) -> Iterator[Utterance]:
+def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utterance]:
     """The recordings behind the inputs, each once and with an id of its own; the length of whole files is not known
     yet."""
     ids: set[str] = set()
-    places: set[Place] = set()
+    found: dict[Place, Utterance] = {}
     for name in inputs:
         try:
             if name.endswith(".jsonl"):
@@ -131,13 +131,13 @@ def _utterances(inputs: Sequence[str], failures: list[str]) -> Iterator[Utteranc
             if batch.encodable(utterance.audio) != utterance.audio:
                 failures.append(f"{utterance.audio!r}: expected a file name in UTF-8, which a manifest can hold")
                 continue
-            if (place := _place(utterance)) in places:
+            if (place := _place(utterance)) in found:
                 continue
-            places.add(place)
             numbered = (utterance.id if not n else f"{utterance.id}-{n + 1}" for n in itertools.count())
             id = next(id for id in numbered if id not in ids)
             ids.add(id)
-            yield dataclasses.replace(utterance, id=id)
+            found[place] = dataclasses.replace(utterance, id=id)
+    return found
 
 
 def _place(utterance: Utterance) -> Place:
@@ -151,17 +151,19 @@ def _header(recognizer: Recognizer) -> dict[str, Any]:
     options = recognizer.decoder.options
     models = [str(r.model.path.absolute()) for r in (recognizer, *recognizer.also)]
     files = [*models, *(value for name in PLACES if (value := getattr(options, name)))]
-    tree = {"models": models, "decoding": settings.to_dict(options), "content": [_digest(Path(file)) for file in files]}
+    tree = {
+        "models": models,
+        "decoding": settings.to_dict(options),
+        "content": [_digests(Path(file)) for file in files],
+    }
     same: dict[str, Any] = json.loads(json.dumps(tree))  # tuples as JSON gives them back
     return same
 
 
-def _digest(path: Path) -> str:
-    """Checksum of a file, or of a model directory's files but its logs."""
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def _digests(path: Path) -> list[str]:
+    """Checksums of a file, or of what a model directory is made of; its logs are not."""
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt"))
+    return [file_sha256(file) for file in files]
 
 
 def _write(part: Path, records: Iterable[dict[str, Any]], mode: str) -> None:

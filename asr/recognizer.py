@@ -391,9 +391,10 @@ class Recognizer:
         speeds = self.decoder.options.speeds
         scores = []
         for speed in speeds:
+            posteriors = heard
             if speed != 1:
-                played = [audio.resample(samples, round(rate * speed), rate) for samples in waveforms]
-            scores.append(self.decoder.phrase_scores(*(heard if speed == 1 else self.log_probs(played))))
+                posteriors = self.log_probs([audio.resample(x, round(rate * speed), rate) for x in waveforms])
+            scores.append(self.decoder.phrase_scores(*posteriors))
         summed: np.ndarray = np.logaddexp.reduce(scores, axis=0)
         return summed - math.log(len(speeds))
 
@@ -409,7 +410,7 @@ class Recognizer:
         # The same phones may be those of several phrases: what was chosen counts, not what they are read as.
         if best.phrase and len(best.phrase.split()) == len(texts):
             texts = best.phrase.split()
-        made = make_transcript(hypotheses[0], self.model.tokenizer, self.frame_s, duration_s, source, texts)
+        made = make_transcript(best, self.model.tokenizer, self.frame_s, duration_s, source, texts)
         if self.calibration is None:
             return made
         words = [

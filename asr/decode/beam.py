@@ -25,7 +25,7 @@ import numpy.typing as npt
 from asr.decode import kernel, pools
 from asr.decode.fusion import Fusion, Rows
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.matrix import Lengths, Matrix, as_batch, check_joined, check_normalised
+from asr.decode.matrix import Lengths, Matrix, as_batch, check_joined, check_normalised, next_frames
 from asr.errors import DecodeError
 
 INITIAL_NODES = 4096
@@ -267,16 +267,10 @@ def accept_all(searches: Sequence[BeamSearch], matrices: Sequence[Matrix]) -> No
 
     Raises ``DecodeError`` as ``accept`` does, before any of the searches has moved.
     """
-    frames = []
-    for search, log_probs in zip(searches, matrices, strict=True):
-        batch, lengths = as_batch(log_probs)
-        shape = tuple(np.shape(log_probs))
-        if len(shape) != 2:
-            raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
-        if search._columns is not None and batch.shape[2] != search._columns:
-            raise DecodeError(f"expected {search._columns} columns as in earlier frames, got shape {shape}")
-        check_normalised(batch, lengths, first_frame=search.frames)
-        frames.append(batch[0])
+    frames = [
+        next_frames(log_probs, search._columns, search.frames)
+        for search, log_probs in zip(searches, matrices, strict=True)
+    ]
     for search, matrix in zip(searches, frames, strict=True):
         search._take(matrix)
     decode(searches)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised
+from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised, next_frames
 from asr.errors import DecodeError
 
 
@@ -53,17 +53,11 @@ class GreedySearch:
 
     def accept(self, log_probs: Matrix) -> None:
         """Decode the next frames ``(T, V)``, ``T`` from 0. Raises ``DecodeError`` as ``BeamSearch.accept``."""
-        batch, lengths = as_batch(log_probs)
-        shape = tuple(np.shape(log_probs))
-        if len(shape) != 2:
-            raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
-        if self._columns is not None and batch.shape[2] != self._columns:
-            raise DecodeError(f"expected {self._columns} columns as in earlier frames, got shape {shape}")
-        check_normalised(batch, lengths, first_frame=self.frames)
-        self._columns = batch.shape[2]
-        best = batch[0].argmax(axis=-1)
+        frames = next_frames(log_probs, self._columns, self.frames)
+        self._columns = frames.shape[1]
+        best = frames.argmax(axis=-1)
         self._best = np.concatenate([self._best, best])
-        self._peaks = np.concatenate([self._peaks, np.take_along_axis(batch[0], best[:, None], axis=-1)[:, 0]])
+        self._peaks = np.concatenate([self._peaks, np.take_along_axis(frames, best[:, None], axis=-1)[:, 0]])
         self.frames += len(best)
         blanks = np.flatnonzero(best == BLANK)
         if blanks.size:

@@ -67,6 +67,24 @@ def check_normalised(batch: npt.NDArray[Any], lengths: npt.NDArray[np.int64], fi
             raise _fault(batch[utterance, start + frame], first_frame + start + frame, utterance)
 
 
+def next_frames(log_probs: Matrix, columns: int | None, first_frame: int) -> npt.NDArray[Any]:
+    """The next frames ``(T, V)`` of a search, checked: ``columns`` is the ``V`` of those before, ``first_frame`` their
+    number.
+
+    Raises:
+        DecodeError: as ``as_batch`` and ``check_normalised``, for a batch, and for another ``V`` than before.
+    """
+    batch, lengths = as_batch(log_probs)
+    shape = tuple(np.shape(log_probs))
+    if len(shape) != 2:
+        raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
+    if columns is not None and batch.shape[2] != columns:
+        raise DecodeError(f"expected {columns} columns as in earlier frames, got shape {shape}")
+    check_normalised(batch, lengths, first_frame=first_frame)
+    frames: npt.NDArray[Any] = batch[0]
+    return frames
+
+
 def check_joined(rows: npt.NDArray[Any], starts: npt.NDArray[np.int64], first_utterance: int = 0) -> None:
     """``check_normalised`` for the frames ``(N, V)`` of utterances that begin at ``starts (utterances + 1,)``."""
     for start, stop in _blocks(rows[None]):

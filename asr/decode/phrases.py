@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from asr.decode.align import align
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised
+from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised, next_frames
 from asr.errors import DecodeError, TextError
 from asr.text import Tokenizer
 
@@ -86,20 +86,25 @@ def score_phrases(log_probs: Matrix, phrases: Sequence[Phrase], lengths: Lengths
     scores = np.full((len(batch), len(phrases)), -np.inf)
     if not ways:
         return scores
+    trellis = _trellis(ways)
     for row, length in enumerate(frames.tolist()):
-        np.logaddexp.at(scores[row], owners, _forward(batch[row, :length].astype(np.float64), ways))
+        np.logaddexp.at(scores[row], owners, _forward(batch[row, :length].astype(np.float64), *trellis))
     return scores
 
 
-def _forward(matrix: Array, ways: Sequence[Sequence[int]]) -> Array:
-    """Log-probability of each token sequence, ``(len(ways),)``, of the frames ``(T, V)``; all advance together."""
+def _trellis(ways: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The label of each state ``(len(ways), states)`` of token sequences, and their last states ``(len(ways),)``."""
     longest = max(map(len, ways))
     # States: blank, token, blank, ..., token, blank. A shorter sequence has states behind its end that are not read.
     labels = np.full((len(ways), 2 * longest + 1), BLANK)
     for index, way in enumerate(ways):
         labels[index, 1 : 2 * len(way) : 2] = way
-    ends = np.array([2 * len(way) for way in ways])
-    rows = np.arange(len(ways))
+    return labels, np.array([2 * len(way) for way in ways])
+
+
+def _forward(matrix: Array, labels: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Array:
+    """Log-probability of each token sequence of ``_trellis`` ``(N,)`` in frames ``(T, V)``; all advance together."""
+    rows = np.arange(len(labels))
     # A blank may be left out between different tokens.
     jumps = np.zeros(labels.shape, dtype=bool)
     jumps[:, 3::2] = labels[:, 3::2] != labels[:, 1:-2:2]
@@ -183,15 +188,9 @@ class PhraseSearch:
 
     def accept(self, log_probs: Matrix) -> None:
         """Keep the next frames ``(T, V)``, ``T`` from 0. Raises ``DecodeError`` as ``BeamSearch.accept``."""
-        batch, lengths = as_batch(log_probs)
-        shape = tuple(np.shape(log_probs))
-        if len(shape) != 2:
-            raise DecodeError(f"expected the next frames of one utterance, shape (T, V), got shape {shape}")
-        if self._rows and batch.shape[2] != self._rows[0].shape[1]:
-            raise DecodeError(f"expected {self._rows[0].shape[1]} columns as in earlier frames, got shape {shape}")
-        check_normalised(batch, lengths, first_frame=self.frames)
-        self._rows.append(batch[0])
-        self.frames += len(batch[0])
+        columns = self._rows[0].shape[1] if self._rows else None
+        self._rows.append(next_frames(log_probs, columns, self.frames))
+        self.frames += len(self._rows[-1])
 
     def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
         """The likeliest phrase of what has come so far. Raises ``DecodeError`` for another ``nbest`` than 1."""
