@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from asr import audio, manifest, recognizer, transcript
 from asr.errors import AsrError, AudioError, ConfigError
-from asr.files import atomic
+from asr.files import write_json, write_text
 from asr.recognizer import Item, Recognizer
 from asr.transcript import Transcript
 
@@ -190,11 +189,9 @@ def transcribe_files(
         body = encodable(transcript.FORMATS[format](result))
         if output_dir:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic(path) as part:
-                    part.write_text(body, encoding="utf-8")
-            except OSError as error:
-                outcome.failures.append(f"{item.name}: cannot write {path}: {error}")
+                write_text(path, body)
+            except AsrError as error:
+                outcome.failures.append(f"{item.name}: {error}")
                 continue
         else:
             prefix = encodable(f"{item.name}: ") if format == "txt" and len(found) > 1 else ""
@@ -276,11 +273,9 @@ def _run_worker(items: Sequence[Item]) -> list[Result]:
 
 def _write_summary(path: Path, outcome: Outcome) -> None:
     try:
-        with atomic(path) as part:
-            text = json.dumps(outcome.to_dict(), indent=2, ensure_ascii=False) + "\n"
-            part.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        outcome.failures.append(f"{path}: cannot write: {error}")
+        write_json(path, outcome.to_dict())
+    except AsrError as error:
+        outcome.failures.append(str(error))
 
 
 def output_paths(jobs: Sequence[Job], format: str, folder: Path) -> list[Path]:

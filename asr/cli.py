@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import asr
-from asr import cli_corpus, cli_language
+from asr import cli_corpus, cli_language, files
 from asr.errors import AsrError
 
 # Exit status: everything worked; some inputs failed, the others are done; nothing was done.
@@ -345,7 +344,7 @@ def _check(args: argparse.Namespace) -> int:
     report = preflight.check(args.manifest, settings, args.root, args.workers)
     _show(report.summary())
     if args.json:
-        _write_json(args.json, report.to_dict())
+        files.write_json(args.json, report.to_dict())
     if args.plot:
         preflight.draw(report, args.plot)
     return SOME_FAILED if report.count(preflight.ERROR) else OK
@@ -377,7 +376,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         options = {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s}
         result = evaluate_stream(args.manifest, recognizer, args.root, **options)
     if args.json:  # first: a closed pipe ends the command at the first line it prints
-        _write_json(args.json, result.to_dict())
+        files.write_json(args.json, result.to_dict())
     if args.errors:
         _print_errors(result.report)
     print(result.summary())
@@ -391,7 +390,7 @@ def _score(args: argparse.Namespace) -> int:
     references = scoring.read_transcripts(args.reference, "reference")
     report = scoring.score(references, scoring.read_transcripts(args.hypothesis))
     if args.json:
-        _write_json(args.json, report.to_dict())
+        files.write_json(args.json, report.to_dict())
     if args.errors:
         _print_errors(report)
     print(report.summary())
@@ -442,15 +441,6 @@ def _check_parent(path: Path | None) -> None:
         raise AsrError(f"{path}: cannot write: no folder {path.parent}")
     if path is not None and path.is_dir():
         raise AsrError(f"{path}: cannot write: expected a file, this is a folder")
-
-
-def _write_json(path: Path, tree: object) -> None:
-    try:
-        text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-        # A lone surrogate (a file name that is no UTF-8) comes out as \udcXX, which is JSON's own escape.
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise AsrError(f"{path}: cannot write: {error}") from error
 
 
 def _report_failures(failures: Sequence[str]) -> int:

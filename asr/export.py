@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from asr.errors import ManifestError
-from asr.files import atomic
+from asr.files import write_text
 from asr.manifest import Utterance
 
 
@@ -81,9 +81,4 @@ def _command(audio: str) -> str:
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot write: {error}") from error
+    write_text(path, "".join(f"{line}\n" for line in lines))

@@ -324,7 +324,7 @@ def test_one_output_that_cannot_be_written(
     (tmp_path / "out" / "b.txt").mkdir(parents=True)
     assert run(*files[:2], "--output-dir", tmp_path / "out") == 1
     (line,) = errors(capsys)
-    assert f"{files[0]}: cannot write {tmp_path / 'out' / 'b.txt'}" in line
+    assert f"{files[0]}: {tmp_path / 'out' / 'b.txt'}: cannot write" in line
     assert (tmp_path / "out" / "a.txt").read_text() == texts[1] + "\n"
     assert outputs(tmp_path / "out") == ["a.txt", "b.txt"]
 
