@@ -87,7 +87,7 @@ def _check_foreign(head: bytes, name: str) -> None:
     for offset, magic, kind in _FOREIGN:
         if head[offset:].startswith(magic):
             raise ForeignError(
-                f"{name}: holds {kind}, which libsndfile does not read; pip install 'asr[media]' to read it, or "
+                f"{name}: holds {kind}, which libsndfile does not read; pip install av to read it, or "
                 f"convert: ffmpeg -i {name} out.wav"
             )
     if head.startswith(b"version https://git-lfs"):

@@ -105,7 +105,7 @@ def _sounddevice() -> Any:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the package is there, the PortAudio library is not
         raise ConfigError(
-            f"microphones need sounddevice and PortAudio ({error}): pip install 'asr[mic]', and on Debian "
+            f"microphones need sounddevice and PortAudio ({error}): pip install sounddevice, and on Debian "
             "apt-get install libportaudio2"
         ) from error
     return sounddevice

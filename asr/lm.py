@@ -64,7 +64,7 @@ class KenlmNgram:
         try:
             import kenlm
         except ImportError as error:
-            raise ModelError(f"{path}: a KenLM binary needs the kenlm package: pip install 'asr[lm]'") from error
+            raise ModelError(f"{path}: a KenLM binary needs the kenlm package: pip install kenlm") from error
         try:
             self._model = kenlm.Model(str(path))
         except (OSError, RuntimeError) as error:

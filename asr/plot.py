@@ -159,9 +159,7 @@ def require() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise PlotError(
-            f"plots need matplotlib ({error}): pip install matplotlib, or this package as .[plot]"
-        ) from error
+        raise PlotError(f"plots need matplotlib ({error}): pip install matplotlib") from error
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -315,7 +315,7 @@ def cmudict() -> str:
         import pocketsphinx
     except ImportError as error:
         raise ConfigError(
-            f"text.lexicon={CMUDICT} needs the pocketsphinx package, which brings CMUdict: pip install 'asr[phones]'; "
+            f"text.lexicon={CMUDICT} needs the pocketsphinx package, which brings CMUdict: pip install pocketsphinx; "
             "or name a file"
         ) from error
     path: str = pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")
@@ -337,7 +337,7 @@ def letter_to_sound() -> Any:
         finally:
             nltk.download = download
     except ImportError as error:
-        raise ConfigError("text.g2p needs the g2p-en package: pip install 'asr[phones]'") from error
+        raise ConfigError("text.g2p needs the g2p-en package: pip install g2p-en") from error
 
     class Network(G2p):  # type: ignore[misc]
         def __init__(self) -> None:

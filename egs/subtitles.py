@@ -2,7 +2,7 @@
 
     python egs/subtitles.py film.mp4 talk.wav [--vtt] [--model DIR]
 
-Films need PyAV: pip install 'asr[media]'. Recordings may last for hours.
+Films need PyAV: pip install av. Recordings may last for hours.
 """
 
 import argparse

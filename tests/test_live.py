@@ -122,10 +122,10 @@ def test_a_microphone_gives_its_blocks_and_its_errors(monkeypatch):
 
 def test_without_sounddevice_there_is_advice(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(ConfigError, match=r"pip install 'asr\[mic\]'"):
+    with pytest.raises(ConfigError, match=r"pip install sounddevice"):
         next(live.microphone_blocks(None, 16000, 0.1))
     assert cli.main(["stream", "--devices"]) == 2
-    assert "asr[mic]" in capsys.readouterr().err
+    assert "pip install sounddevice" in capsys.readouterr().err
 
 
 def test_text_grows_on_a_terminal_and_comes_whole_elsewhere():

@@ -109,6 +109,6 @@ def test_films_in_a_folder_are_found_and_transcribed(tmp_path, model_dir, bursts
 def test_without_pyav_there_is_advice(tmp_path, monkeypatch):
     path = write(tmp_path / "a.m4a", chord(0.5))
     monkeypatch.setattr(media, "available", lambda: False)
-    with pytest.raises(AudioError, match=r"a\.m4a: holds MP4.*pip install 'asr\[media\]'"):
+    with pytest.raises(AudioError, match=r"a\.m4a: holds MP4.*pip install av"):
         audio.load(path)
     assert audio.find(tmp_path) == []

@@ -75,7 +75,5 @@ def _writer_type() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise TrainingError(
-            f"train.tensorboard: true needs tensorboard ({error}): pip install tensorboard, or this package as .[track]"
-        ) from error
+        raise TrainingError(f"train.tensorboard: true needs tensorboard ({error}): pip install tensorboard") from error
     return SummaryWriter
