@@ -14,9 +14,12 @@ from pathlib import Path
 
 from asr import checkpoint
 from asr.errors import ModelError
+from asr.files import check_output
 
 
-def average(models: Sequence[str | Path], output: str | Path, weights: Sequence[float] | None = None) -> None:
+def average(
+    models: Sequence[str | Path], output: str | Path, weights: Sequence[float] | None = None, *, force: bool = False
+) -> None:
     """Write a model directory with the weighted mean of the models' weights, computed in float32.
 
     Everything else (configuration, speakers, hours) is that of the last model; its language model and tuned options
@@ -24,10 +27,12 @@ def average(models: Sequence[str | Path], output: str | Path, weights: Sequence[
 
     Args:
         models: two or more model directories or names of bundled models.
-        output: directory to write; must not be one of the models'.
+        output: directory to write; must not be one of the models'. An average that nothing was tuned for is replaced.
         weights: shares, one per model, above 0; made to sum to 1. ``None``: equal.
+        force: replace whatever model ``output`` holds, with everything that was made for its weights.
 
     Raises:
+        OutputError: ``output`` holds something else than an average, or options and confidences tuned for one.
         ModelError: fewer than two models, shares that do not fit, or models that differ in features, network, tokens
             or normalisation (file and difference named).
     """
@@ -38,12 +43,14 @@ def average(models: Sequence[str | Path], output: str | Path, weights: Sequence[
         raise ModelError(f"expected one weight for each of {len(models)} models, got {len(shares)}")
     if not all(math.isfinite(share) and share > 0 for share in shares):
         raise ModelError(f"expected weights above 0, got {', '.join(f'{share:g}' for share in shares)}")
+    folder = Path(output)
     loaded = [checkpoint.load_model(model) for model in models]
-    last, folder = loaded[-1], Path(output)
+    last = loaded[-1]
     for model in loaded:
         _check_same(model, last)
         if folder.resolve() == model.path.resolve():
             raise ModelError(f"{folder}: expected a directory of its own for the average, got one of the models")
+    check_output(folder, force=force, ours=_is_plain_average)
     total = dict.fromkeys(last.network.state_dict(), 0.0)
     for model, share in zip(loaded, shares, strict=True):
         for name, tensor in model.network.state_dict().items():
@@ -53,8 +60,19 @@ def average(models: Sequence[str | Path], output: str | Path, weights: Sequence[
         {"model": str(name), "share": share / sum(shares)} for name, share in zip(models, shares, strict=True)
     ]  # fmt: skip
     card = {key: value for key, value in last.card.items() if key not in ("test", "validation")}
+    checkpoint.clear(folder)
     checkpoint.save_description(folder, last.config, last.tokenizer, last.stats)
     checkpoint.save_weights(folder, last.network, card | {"average_of": made_of})
+
+
+def _is_plain_average(folder: Path) -> bool:
+    """Whether a folder holds what ``average`` writes and nothing that was tuned for it since."""
+    if not folder.is_dir() or any((folder / name).exists() for name in checkpoint.OF_WEIGHTS):
+        return False
+    try:
+        return "average_of" in checkpoint.load_card(folder)
+    except ModelError:
+        return False
 
 
 def _check_same(model: checkpoint.Model, other: checkpoint.Model) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -37,6 +38,11 @@ from asr.models.encoder import AcousticModel
 from asr.text import Tokenizer
 
 DEFAULT_MODEL = "an4"
+OF_WEIGHTS = (
+    "decoding.yaml", "lm", "confidence.json",
+    "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard",
+)  # fmt: skip
+"""What a model directory may hold that belongs to the very weights beside it: tuned options, and the run so far."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
@@ -129,6 +135,22 @@ def save_description(folder: Path, config: Config, tokenizer: Tokenizer, stats: 
             stats.save(path)
     except OSError as error:
         raise ModelError(f"{folder}: cannot write the model directory: {error}") from error
+
+
+def clear(folder: Path) -> None:
+    """Make room for another model: remove one's weights, tokens and all that belongs to them, and nothing else.
+
+    Raises ``ModelError`` for a file that cannot be removed.
+    """
+    try:
+        for name in ("model.safetensors", "card.json", "tokens.model", "lexicon.txt", *OF_WEIGHTS):
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot replace the model there: {error}") from error
 
 
 def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, half: bool = False) -> None:

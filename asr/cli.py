@@ -11,6 +11,7 @@ from pathlib import Path
 import asr
 from asr import cli_corpus, cli_language, files
 from asr.errors import AsrError
+from asr.files import check_output
 
 # Exit status: everything worked; some inputs failed, the others are done; nothing was done.
 OK, SOME_FAILED, FAILED = 0, 1, 2
@@ -107,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="P",
         help="leave out what is less sure (default: 0.2)",
     )
+    cli_language.add_force(segment)
     _add_model(segment, decoding=False)
     segment.set_defaults(run=_segment)
 
@@ -192,6 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     average.add_argument("models", nargs="+", metavar="MODEL", help="directories or bundled names, two or more")
     average.add_argument("--output", required=True, metavar="DIR", help="model directory to write")
     average.add_argument("--weights", type=float, nargs="+", metavar="W", help="their shares (default: equal)")
+    cli_language.add_force(average)
     average.set_defaults(run=_average)
 
     info = commands.add_parser("info", help="what a model is: size, training data, accuracy")
@@ -284,6 +287,7 @@ def _words(text: str) -> str:
 
 def _segment(args: argparse.Namespace) -> int:
     _check_parent(args.output)
+    check_output(args.output, force=args.force)
     from asr import manifest
     from asr.recognizer import load
     from asr.segment import segment
@@ -410,7 +414,7 @@ def _average(args: argparse.Namespace) -> int:
     from asr.average import average
     from asr.checkpoint import describe, load_model
 
-    average(args.models, args.output, args.weights)
+    average(args.models, args.output, args.weights, force=args.force)
     print(describe(load_model(args.output)))
     return OK
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError
+from asr.files import check_output
 
 OK, SOME_FAILED = 0, 1
 SHOWN = 10
@@ -41,6 +42,7 @@ def add_commands(commands: Any) -> None:
     export.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest")
     export.add_argument("output", type=Path, metavar="OUT", help="folder (kaldi) or file (nemo) to write")
     export.add_argument("--format", choices=("kaldi", "nemo"), required=True)
+    export.add_argument("--force", action="store_true", help="write over what is there already")
     export.set_defaults(run=_export)
 
 
@@ -92,6 +94,7 @@ def _init(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from asr import export, manifest
 
+    check_output(args.output, force=args.force)
     utterances = manifest.read(args.manifest)
     write = {"kaldi": export.to_kaldi, "nemo": export.to_nemo}[args.format]
     write(utterances, args.output)

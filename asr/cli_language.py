@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError
+from asr.files import check_output, is_model
 
 OK = 0
 
@@ -29,6 +30,7 @@ def add_commands(commands: Any) -> None:
         "--prune", type=float, default=0.0, metavar="SHARE", help="drop n-grams that change perplexity by less"
     )
     ngram.add_argument("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
+    add_force(ngram)
     ngram.set_defaults(run=_train_ngram)
 
     perplexity = commands.add_parser("perplexity", help="perplexity of a language model on a text")
@@ -66,6 +68,11 @@ def add_commands(commands: Any) -> None:
     calibrate.set_defaults(run=_calibrate)
 
 
+def add_force(command: argparse.ArgumentParser) -> None:
+    """The one option that lets a command write over what it did not make."""
+    command.add_argument("--force", action="store_true", help="write over what is there already")
+
+
 def _add_held_out(command: argparse.ArgumentParser) -> None:
     """Arguments of commands that fit something to held-out speech and save it with the model."""
     command.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest of held-out speakers")
@@ -73,8 +80,15 @@ def _add_held_out(command: argparse.ArgumentParser) -> None:
     command.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--save-to", type=Path, metavar="DIR", help="save into another model directory than --model")
+    add_force(command)
     command.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
     add_decoding(command)
+
+
+def _check_save_to(args: argparse.Namespace) -> None:
+    """Refuse a folder that holds something else than a model, before the work."""
+    if args.save_to is not None and not args.dry_run:
+        check_output(args.save_to, force=args.force, ours=is_model)
 
 
 def _refuse_phrases(args: argparse.Namespace) -> None:
@@ -92,6 +106,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     if args.plot:
         plot.require()
     _refuse_phrases(args)
+    _check_save_to(args)
     model = load_model(args.model)
     wide = choose(model.path, **decoding_options(args))
     fits = []
@@ -167,6 +182,7 @@ def _train_lm(args: argparse.Namespace) -> int:
 def _train_ngram(args: argparse.Namespace) -> int:
     from asr.train.ngram import train_ngram
 
+    check_output(Path(args.output), force=args.force)
     model = train_ngram(args.text, args.output, order=args.order, prune=args.prune, more=args.more)
     counts = ", ".join(f"{sum(len(k) == n for k in model.entries)} {n}-grams" for n in range(1, model.order + 1))
     print(f"{args.output}: {counts}")
@@ -209,6 +225,7 @@ def _tune(args: argparse.Namespace) -> int:
     from asr.recognizer import Recognizer
 
     _refuse_phrases(args)
+    _check_save_to(args)
     model = load_model(args.model)
     options = choose(model.path, **{"beam": tune.SEARCH_BEAM, **decoding_options(args)})
     trials = tune.tune(

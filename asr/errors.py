@@ -44,6 +44,10 @@ class DecodeError(AsrError):
     """A matrix that a decoder cannot take: wrong shape, not normalised, or not finite."""
 
 
+class OutputError(AsrError):
+    """An output that would be written over what somebody else put there."""
+
+
 class TrainingError(AsrError):
     """Training that cannot start or cannot go on."""
 

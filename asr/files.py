@@ -1,32 +1,47 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, and outputs that are not written over what somebody else put there."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from asr.errors import AsrError
+from asr.errors import AsrError, OutputError
 
-DEVICES = ("/dev/", "/proc/")
+PART = ".asr-part-"
+"""What the names of our temporary folders begin with; nobody else's do."""
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it when the block ends without an error.
+    """A temporary path that replaces ``path`` when the block ends without an error.
 
-    The data reaches the disk before the rename, so that at every moment ``path`` is the old file or the new one.
+    The data reaches the disk before the rename, so that at every moment ``path`` is the old file or the new one. The
+    temporary file has the name of ``path``, in a folder of ours beside it. A device or a pipe has nothing to replace:
+    it is written directly. Raises ``OSError``.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if _is_stream(path):
+        yield path
+        return
+    folder = Path(tempfile.mkdtemp(prefix=PART, dir=path.parent))
     try:
+        temporary = folder / path.name
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether ``path`` is a device, a pipe or an open file of this process (``/dev/stdout``)."""
+    there = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return there or os.path.abspath(path).startswith(("/dev/", "/proc/"))
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -39,11 +54,8 @@ def write_text(path: str | Path, text: str) -> None:
     path = Path(path)
     data = text.encode("utf-8", "backslashreplace")
     try:
-        if str(path.absolute()).startswith(DEVICES) or (path.exists() and not path.is_file()):
-            path.write_bytes(data)
-            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(Path(os.path.realpath(path))) as temporary:
+        with atomic(path if _is_stream(path) else Path(os.path.realpath(path))) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {error.strerror or error}") from error
@@ -56,7 +68,36 @@ def write_json(path: str | Path, tree: object) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what ``atomic`` writes that were killed have left in ``folder``."""
-    for pattern in (".*.tmp", ".tmp*"):  # ours, and those of safetensors
-        for temporary in folder.glob(pattern):
-            with contextlib.suppress(OSError):  # a folder that cannot be written is named by who writes to it
-                temporary.unlink()
+    for left in folder.glob(f"{PART}*"):
+        shutil.rmtree(left, ignore_errors=True)  # a folder that cannot be written is named by who writes to it
+
+
+def is_model(folder: Path) -> bool:
+    """Whether ``folder`` holds what every model directory of ours does."""
+    return all(os.path.isfile(folder / name) for name in ("config.yaml", "tokens.txt"))
+
+
+def check_output(path: Path, *, force: bool = False, ours: Callable[[Path], bool] | None = None) -> None:
+    """Refuse to write a file or a folder where something else is already; cheap, so that it can come before any work.
+
+    Args:
+        path: what will be written. Nothing there, or an empty folder, is always good; so is a device or a pipe.
+        force: write over what is there.
+        ours: whether what is there may be replaced, because this program made it for the same purpose.
+
+    Raises:
+        OutputError: something is there.
+    """
+    try:
+        if force or not os.path.lexists(path) or _is_stream(path):
+            return
+        if os.path.isdir(path) and not os.listdir(path):
+            return
+    except OSError as error:
+        raise OutputError(f"{path}: cannot look at the output: {error.strerror or error}") from error
+    if ours is None or not ours(path):
+        kind = "a folder that is not empty" if os.path.isdir(path) else "a file"
+        raise OutputError(
+            f"{path}: expected a new output, got {kind} that this command did not make; "
+            "choose another name, or --force to write over it"
+        )

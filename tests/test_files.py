@@ -1,4 +1,4 @@
-"""Reports are replaced whole or not at all."""
+"""Files are replaced whole or not at all, and outputs are not written over what is not ours."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from test_checkpoint import make_model
 
-from asr.errors import AsrError
+from asr import checkpoint, confidence, files, manifest
+from asr.average import average
+from asr.cli import main
+from asr.errors import AsrError, ModelError, OutputError
 from asr.files import write_json, write_text
+from asr.manifest import Utterance
 
 
 def test_json_is_indented_utf8_and_a_lone_surrogate_is_escaped(tmp_path: Path) -> None:
@@ -55,3 +61,147 @@ def test_pipes_and_devices_are_written_and_stay() -> None:
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(AsrError, match="cannot write: Is a directory"):
         write_text(tmp_path, "a")
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two model directories."""
+    for name in ("first", "second"):
+        make_model(tmp_path / name)
+    return [tmp_path / "first", tmp_path / "second"]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+# Temporary files
+
+
+def test_sweeping_leaves_hidden_files_of_other_programs(tmp_path):
+    names = [".notes.tmp", ".tmpAB12", ".x.123.tmp", ".asr-notes"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    block = files.atomic(tmp_path / "x")
+    block.__enter__().write_text("half")  # as a kill leaves it
+    assert len(list(tmp_path.iterdir())) == len(names) + 1
+    files.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_failed_write_of_tensors_leaves_nothing_of_safetensors_either(tmp_path, monkeypatch):
+    def fail(tensors, path, metadata=None):
+        (Path(path).parent / ".tmpXY").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(ModelError, match="No space left"):
+        checkpoint.save_tensors(tmp_path / "x.safetensors", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_as_long_as_a_name_may_be_is_written(tmp_path):
+    path = tmp_path / ("n" * 251 + ".txt")
+    with files.atomic(path) as temporary:
+        temporary.write_text("long")
+    assert path.read_text() == "long"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    path, got = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: got.append(path.read_text()))
+    reader.start()
+    with files.atomic(path) as temporary:
+        temporary.write_text("through")
+    reader.join()
+    assert got == ["through"]
+    assert not path.is_file()
+
+
+# Outputs that are there already
+
+
+def test_nothing_and_an_empty_folder_are_good_outputs(tmp_path):
+    (tmp_path / "empty").mkdir()
+    files.check_output(tmp_path / "new")
+    files.check_output(tmp_path / "empty")
+    files.check_output(Path("/dev/null"))
+
+
+def test_a_file_a_folder_and_a_broken_link_are_refused_without_force(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".hidden").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "folder", "link"):
+        with pytest.raises(OutputError, match=f"{name}: expected a new output, got .* --force"):
+            files.check_output(tmp_path / name)
+        files.check_output(tmp_path / name, force=True)
+        files.check_output(tmp_path / name, ours=lambda path: True)
+
+
+def test_averaging_does_not_write_over_a_run(pair, tmp_path):
+    make_model(tmp_path / "run", hidden=7)
+    before = contents(tmp_path / "run")
+    with pytest.raises(OutputError, match="run: expected a new output"):
+        average(pair, tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    assert main(["average", *map(str, pair), "--output", str(tmp_path / "run")]) == 2
+    assert contents(tmp_path / "run") == before
+
+
+def test_forced_averaging_leaves_nothing_that_belongs_to_other_weights(pair, tmp_path):
+    run = tmp_path / "run"
+    make_model(run, hidden=7)
+    confidence.save(run, {"greedy": confidence.Calibration(1.0, 0.0, 0.0)})
+    (run / "decoding.yaml").write_text("beam: 8\nlm: lm/lm.arpa\n")
+    (run / "lm").mkdir()
+    (run / "lm" / "lm.arpa").write_text("")
+    (run / "log.jsonl").write_text("{}\n")
+    (run / "notes.txt").write_text("mine")
+    assert main(["average", *map(str, pair), "--output", str(run), "--force"]) == 0
+    assert sorted(path.name for path in run.iterdir()) == [
+        "card.json", "config.yaml", "model.safetensors", "notes.txt", "stats.json", "tokens.txt",
+    ]  # fmt: skip
+
+
+def test_an_average_replaces_an_earlier_one_unless_it_was_tuned(pair, tmp_path):
+    average(pair, tmp_path / "mean")
+    average(pair, tmp_path / "mean", [1, 3])
+    assert [part["share"] for part in checkpoint.load_card(tmp_path / "mean")["average_of"]] == [0.25, 0.75]
+    (tmp_path / "mean" / "decoding.yaml").write_text("beam: 8\n")
+    with pytest.raises(OutputError, match="mean: expected a new output"):
+        average(pair, tmp_path / "mean")
+
+
+def write_manifest(path):
+    manifest.write(path, [Utterance("a", "/a.wav", "HI", 1.0, "s")])
+    return str(path)
+
+
+@pytest.mark.parametrize("command", ["export", "train-ngram", "segment", "tune"])
+def test_commands_do_not_write_over_files_that_they_did_not_make(tmp_path, capsys, command):
+    source = write_manifest(tmp_path / "m.jsonl")
+    output = tmp_path / "mine"
+    if command == "tune":  # writes into a folder
+        output.mkdir()
+    kept = output / "notes" if command == "tune" else output
+    kept.write_text("mine")
+    arguments = {
+        "export": ["export", source, str(output), "--format", "nemo"],
+        "train-ngram": ["train-ngram", source, str(output)],
+        "segment": ["segment", "a.wav", "HI", str(output)],
+        "tune": ["tune", source, "--model", "an4", "--save-to", str(output)],
+    }[command]
+    assert main(arguments) == 2
+    assert "mine: expected a new output" in capsys.readouterr().err
+    assert kept.read_text() == "mine"
+
+
+def test_force_writes_over_a_file(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    source = write_manifest(tmp_path / "m.jsonl")
+    assert main(["export", source, str(tmp_path / "mine"), "--format", "nemo", "--force"]) == 0
+    assert "audio_filepath" in (tmp_path / "mine").read_text()
