@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shlex
-from collections import defaultdict
+import os
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from asr import layouts
 from asr.errors import ManifestError
 from asr.files import write_text
 from asr.manifest import Utterance
+
+SYMBOLS = re.compile(r"(?<!\w)(?:</?s>|#0)(?!\w)", re.ASCII)
+"""Words that Kaldi's validation refuses in ``text``, by the rule of ``grep -w``."""
 
 
 def to_kaldi(utterances: Sequence[Utterance], folder: str | Path) -> None:
     """Write a Kaldi data directory: ``text``, ``wav.scp``, ``utt2spk``, ``spk2utt``, and ``segments`` if there are any.
 
-    Ids get their speaker in front where they do not begin with it, since Kaldi sorts both alike. Audio that is not WAV
-    is piped through ffmpeg, as is usual there. Raises ``ManifestError`` for a name with spaces or a folder that cannot
-    be written.
+    Ids get their speaker in front where they do not begin with it, and speakers are spelled so that sorting by speaker
+    and sorting by id agree: Kaldi's ``validate_data_dir.sh`` asks for that. Audio that is not WAV is piped through
+    ffmpeg, as is usual there. White space in texts becomes single spaces.
+    Raises ``ManifestError`` for a name with spaces, for speakers that cannot be told apart as Kaldi needs them, for
+    ``<s>``, ``</s>`` or ``#0`` in a text, and for a folder that cannot be written.
     """
     folder = Path(folder)
     segments = any(u.start_s or u.end_s is not None for u in utterances)
+    names = _names(utterances)
+    recording_ids = _recordings(utterances) if segments else {}
     text, recordings, utt2spk, spans = {}, {}, {}, {}
-    for utterance in utterances:
-        speaker = utterance.speaker or utterance.id
-        key = utterance.id if utterance.id.startswith(speaker) else f"{speaker}-{utterance.id}"
-        for name in (speaker, key):
-            if name.split() != [name]:
-                raise ManifestError(f"utterance {utterance.id}: Kaldi's names have no spaces, got {name!r}")
-        if key in text:
-            raise ManifestError(f"utterance {utterance.id}: expected each id once")
-        recording = _recording(utterance) if segments else key
-        text[key], utt2spk[key] = utterance.text, speaker
-        recordings[recording] = _command(utterance.audio)
+    for utterance, (key, speaker) in zip(utterances, names, strict=True):
+        text[key], utt2spk[key] = " ".join(utterance.text.split()), speaker
+        if found := SYMBOLS.search(f"{key} {text[key]}"):
+            raise ManifestError(
+                f"utterance {utterance.id}: Kaldi keeps {found[0]} for itself, expected an id and a text without it, "
+                f"got {text[key][:60]!r}"
+            )
+        path = os.path.abspath(utterance.audio)
+        recording = recording_ids.get(path, key)
+        recordings[recording] = path if path.lower().endswith(".wav") else layouts.ffmpeg_command(path)
         end_s = utterance.end_s if utterance.end_s is not None else utterance.start_s + utterance.duration_s
         spans[key] = f"{recording} {utterance.start_s:.3f} {end_s:.3f}"
     speakers = defaultdict(list)
@@ -52,6 +61,52 @@ def to_kaldi(utterances: Sequence[Utterance], folder: str | Path) -> None:
         _write(folder / name, (f"{key} {table[key]}".rstrip() for key in sorted(table, key=str.encode)))
 
 
+def _names(utterances: Sequence[Utterance]) -> list[tuple[str, str]]:
+    """Id and speaker of each utterance as Kaldi gets them: as they are, if they can be sorted both ways alike."""
+    for utterance in utterances:
+        for name in filter(None, (utterance.speaker, utterance.id)):
+            if name.split() != [name]:
+                raise ManifestError(f"utterance {utterance.id}: Kaldi's names have no spaces, got {name!r}")
+    plain = []
+    for utterance in utterances:
+        speaker = utterance.speaker or utterance.id
+        plain.append((utterance.id if utterance.id.startswith(speaker) else f"{speaker}-{utterance.id}", speaker))
+    if len({key for key, _ in plain}) == len(plain) and sorted(plain) == sorted(plain, key=lambda pair: pair[::-1]):
+        return plain
+    # No character of a speaker sorts before the hyphen behind it: then "anna" and "anna_2" sort as their ids do.
+    spelled: dict[str, str] = {}
+    names = {}
+    for utterance in utterances:
+        speaker = utterance.speaker or utterance.id
+        written = "".join(c if c > "-" else "_" for c in speaker)
+        if spelled.setdefault(written, speaker) != speaker:
+            raise ManifestError(
+                f"speakers {spelled[written]!r} and {speaker!r}: Kaldi sorts by speaker and by id alike, and to that "
+                f"end both would be written {written!r}; rename one of them"
+            )
+        key = f"{written}-{utterance.id}"
+        if key in names:
+            raise ManifestError(f"utterance {utterance.id}: expected each id once")
+        names[key] = written
+    return list(names.items())
+
+
+def _recordings(utterances: Sequence[Utterance]) -> dict[str, str]:
+    """An id for each audio file, by its absolute path: the end of the path, with a checksum where ends are equal."""
+    paths = list(dict.fromkeys(os.path.abspath(u.audio) for u in utterances))
+    ends = {path: re.sub(r"[\s/]", "_", "/".join(Path(path).with_suffix("").parts[-3:]).strip("/")) for path in paths}
+    count = Counter(ends.values())
+    ids = {
+        path: end if count[end] == 1 else f"{end}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+        for path, end in ends.items()
+    }
+    owners: dict[str, str] = {}
+    for path, id in ids.items():
+        if owners.setdefault(id, path) != path:
+            raise ManifestError(f"{path} and {owners[id]}: both would be the recording {id!r}; rename one of them")
+    return ids
+
+
 def to_nemo(utterances: Sequence[Utterance], path: str | Path) -> None:
     """Write a manifest of NeMo: JSON lines with ``audio_filepath``, ``duration``, ``text``; ``offset`` for segments.
 
@@ -68,16 +123,6 @@ def to_nemo(utterances: Sequence[Utterance], path: str | Path) -> None:
             row["speaker"] = utterance.speaker
         lines.append(json.dumps(row, ensure_ascii=False))
     _write(Path(path), lines)
-
-
-def _recording(utterance: Utterance) -> str:
-    return "_".join(Path(utterance.audio).with_suffix("").parts[-3:]).replace(" ", "_").strip("/")
-
-
-def _command(audio: str) -> str:
-    if audio.lower().endswith(".wav"):
-        return audio
-    return f"ffmpeg -v error -nostdin -i {shlex.quote(audio)} -f wav - |"
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

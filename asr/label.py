@@ -21,7 +21,7 @@ from tqdm import tqdm
 from asr import batch, manifest, settings
 from asr.archive import file_sha256
 from asr.decoding import PLACES
-from asr.errors import AsrError, AudioError, ConfigError
+from asr.errors import AsrError, AudioError, ConfigError, ManifestError
 from asr.files import atomic
 from asr.manifest import Utterance
 from asr.recognizer import Item, Recognizer
@@ -123,14 +123,11 @@ def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utter
                 failures += failed
                 if any(not isinstance(job.item.source, str | Path) for job in jobs):
                     raise ConfigError(f"{name}: expected files, since a manifest names the audio of its utterances")
-                group = [Utterance(str(job.output.with_suffix("")), str(job.item.source), "", 1.0) for job in jobs]
+                group = [u for job in jobs if (u := _utterance(job, failures))]
         except AsrError as error:
             failures.append(str(error))
             continue
         for utterance in group:
-            if batch.encodable(utterance.audio) != utterance.audio:
-                failures.append(f"{utterance.audio!r}: expected a file name in UTF-8, which a manifest can hold")
-                continue
             if (place := _place(utterance)) in found:
                 continue
             numbered = (utterance.id if not n else f"{utterance.id}-{n + 1}" for n in itertools.count())
@@ -138,6 +135,18 @@ def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utter
             ids.add(id)
             found[place] = dataclasses.replace(utterance, id=id)
     return found
+
+
+def _utterance(job: batch.Job, failures: list[str]) -> Utterance | None:
+    name = str(job.item.source)
+    if batch.encodable(name) != name:
+        failures.append(f"{name!r}: expected a file name in UTF-8, which a manifest can hold")
+        return None
+    try:
+        return Utterance(str(job.output.with_suffix("")), name, "", 1.0)
+    except ManifestError as error:
+        failures.append(f"{name!r}: {error}")
+        return None
 
 
 def _place(utterance: Utterance) -> Place:

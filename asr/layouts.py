@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -150,13 +151,28 @@ def measure(
     return utterances, failures
 
 
+def ffmpeg_command(path: str) -> str:
+    """The entry of a ``wav.scp`` that has ffmpeg turn the file ``path`` into WAV: what ``asr export`` writes."""
+    return f"ffmpeg -v error -nostdin -i {shlex.quote(path)} -f wav - |"
+
+
+def _of_command(entry: str) -> str | None:
+    """The path that ``ffmpeg_command`` made this entry of; None for any other, and no command is ever run."""
+    try:
+        path = shlex.split(entry)[5]
+    except (ValueError, IndexError):
+        return None
+    return path if ffmpeg_command(path) == entry else None
+
+
 def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
     """A Kaldi data directory: ``text``, ``wav.scp``, and ``segments`` and ``utt2spk`` where they are there.
 
     Relative audio paths are taken from ``root`` (default: ``folder``, or the nearest folder above it that has the first
-    of them). Raises ``ManifestError``, also for a ``wav.scp`` that runs commands.
+    of them). Raises ``ManifestError``, also for a ``wav.scp`` that runs other commands than ``ffmpeg_command``'s.
     """
     texts, recordings = read_table(folder / "text"), read_table(folder / "wav.scp")
+    recordings = {name: _of_command(path) or path for name, path in recordings.items()}
     speakers = read_table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
     for name, path in recordings.items():
         if path.endswith("|"):

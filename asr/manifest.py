@@ -5,6 +5,7 @@
 ``id``, ``audio``, ``text`` and ``duration_s`` are required; ``text`` may be empty (audio that is only to be
 transcribed, or that holds no speech). ``speaker`` is optional. ``start_s`` and ``end_s`` cut an utterance out of a
 longer recording. Relative audio paths are taken from the manifest's own folder. No audio is opened here.
+Control characters are refused, since a newline in a name becomes a line of somebody else's table.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import difflib
 import json
 import os
 import random
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -24,14 +26,21 @@ from asr.files import atomic
 
 SLACK_S = 0.05
 """How far ``duration_s`` may be from ``end_s - start_s``: producers round."""
+_SPACES = {ord(char): " " for char in "\t\n\r"}
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""Unicode's category Cc."""
+_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What would end a line, or cannot be written, in the tables and messages that names are put into."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
     """One utterance: a whole audio file, or the part of it from ``start_s`` to ``end_s``.
 
-    ``duration_s`` is the length of the utterance itself, not that of the recording it is cut from.
-    Raises ``ManifestError`` naming the id and the field for a wrong type or an impossible value.
+    ``duration_s`` is the length of the utterance itself, not that of the recording it is cut from. Tabs and newlines
+    in ``text`` become spaces.
+    Raises ``ManifestError`` naming the id and the field for a wrong type or an impossible value, for control
+    characters, and for line separators or lone surrogates in ``id``, ``audio`` or ``speaker``.
     """
 
     id: str
@@ -43,6 +52,8 @@ class Utterance:
     end_s: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.text, str) and not self.text.isprintable():
+            object.__setattr__(self, "text", self.text.translate(_SPACES))
         # One test for the usual line; which rule is broken matters only when one is.
         if not (
             isinstance(self.id, str)
@@ -51,7 +62,7 @@ class Utterance:
             and isinstance(self.speaker, str)
             and self.id
             and self.audio
-            and "\0" not in self.audio
+            and self._unfit() is None
             and _is_seconds(self.duration_s)
             and self.duration_s > 0
             and _is_seconds(self.start_s)
@@ -64,6 +75,20 @@ class Utterance:
             return False
         return self.end_s > self.start_s and abs(self.end_s - self.start_s - self.duration_s) <= SLACK_S
 
+    def _unfit(self) -> str | None:
+        """The first character that may not be where it is, in words."""
+        if (self.id + self.audio + self.speaker + self.text).isprintable():
+            return None
+        for name in ("id", "audio", "speaker"):
+            if found := _BREAKS.search(value := getattr(self, name)):
+                what = "a zero byte" if found[0] == "\0" else repr(found[0])
+                return (
+                    f"{name}: expected no control character, line separator or lone surrogate, got {what} in {value!r}"
+                )
+        if found := _CONTROLS.search(self.text):
+            return f"text: expected no control character but tab and newline, got {found[0]!r} in {self.text[:60]!r}"
+        return None
+
     def _fault(self) -> str:
         for name in ("id", "audio", "text", "speaker"):
             value = getattr(self, name)
@@ -71,8 +96,8 @@ class Utterance:
                 return f"{name}: expected a string, got {value!r}"
             if not value and name in ("id", "audio"):
                 return f"{name}: expected a string that is not empty"
-        if "\0" in self.audio:
-            return f"audio: expected a path, got {self.audio!r} with a zero byte"
+        if unfit := self._unfit():
+            return unfit
         if not _is_seconds(self.duration_s) or self.duration_s <= 0:
             return f"duration_s: expected seconds > 0, got {self.duration_s!r}"
         if not _is_seconds(self.start_s):

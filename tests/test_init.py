@@ -342,6 +342,57 @@ def test_kaldi_refuses_names_with_spaces(tmp_path: Path) -> None:
         export.to_kaldi([Utterance("a", "/a.wav", "A", 1.0, "tom b")], tmp_path)
 
 
+def lines_of(folder: Path, name: str) -> list[str]:
+    return (folder / name).read_text(encoding="utf-8").splitlines()
+
+
+def test_kaldi_speakers_sort_by_speaker_and_by_id_alike(tmp_path: Path) -> None:
+    """``anna-2-x`` sorts before ``anna-x1``, but ``anna`` before ``anna-2``: validate_data_dir.sh refuses that."""
+    cut = [Utterance(f"x{i}", f"/{i}.wav", "A", 1.0, speaker) for i, speaker in enumerate(("anna", "anna-2", "ann"))]
+    export.to_kaldi(cut, tmp_path)
+    rows = lines_of(tmp_path, "utt2spk")
+    assert rows == sorted(rows, key=lambda row: (row.split()[1].encode(), row.encode()))
+    assert rows == sorted(rows, key=str.encode)
+    assert len({row.split()[1] for row in rows}) == 3
+
+
+def test_kaldi_speakers_that_cannot_be_told_apart_are_named(tmp_path: Path) -> None:
+    cut = [Utterance(f"x{i}", f"/{i}.wav", "A", 1.0, s) for i, s in enumerate(("anna", "anna-2", "anna_2"))]
+    with pytest.raises(ManifestError, match=r"speakers 'anna-2' and 'anna_2': .*rename one of them"):
+        export.to_kaldi(cut, tmp_path)
+
+
+def test_kaldi_recordings_have_ids_of_their_own(tmp_path: Path) -> None:
+    """The last parts of two paths may be equal, or become so, and each segment needs the audio that is its own."""
+    paths = ["/q/1/a b/c.wav", "/q/1/a_b/c.wav", "/r/1/a_b/c.wav", "/q/1/a_b/z.wav", "/q/1/a_b/z.flac", "/q/one.wav"]
+    export.to_kaldi([Utterance(f"s-{i}", path, "A", 1.0, "s", 0.0, 1.0) for i, path in enumerate(paths)], tmp_path)
+    back = layouts.kaldi(tmp_path)
+    assert [str(item.audio) for item in back] == paths
+    assert len(lines_of(tmp_path, "wav.scp")) == len(paths)
+
+
+@pytest.mark.parametrize("text", ["A </s> B", "<s>", "say #0, now"])
+def test_kaldi_refuses_its_own_symbols_in_texts(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ManifestError, match=r"utterance a: Kaldi keeps (</s>|<s>|#0) for itself"):
+        export.to_kaldi([Utterance("a", "/a.wav", text, 1.0)], tmp_path)
+
+
+def test_kaldi_texts_have_plain_spaces(tmp_path: Path) -> None:
+    export.to_kaldi([Utterance("a", "/a.wav", "A\u00a0B \u2028C", 1.0)], tmp_path)
+    assert lines_of(tmp_path, "text") == ["a A B C"]
+
+
+def test_the_command_that_export_writes_is_read_back_and_no_other(tmp_path: Path) -> None:
+    path = "/data/it's a; rm.flac"
+    export.to_kaldi([Utterance("a", path, "A", 1.0)], tmp_path)
+    assert [item.audio for item in layouts.kaldi(tmp_path)] == [Path(path)]
+    line = (tmp_path / "wav.scp").read_text()
+    for changed in (line.replace("-nostdin", "-y"), line.replace("'", ""), line.replace("-f wav", "-f wav;")):
+        (tmp_path / "wav.scp").write_text(changed)
+        with pytest.raises(ManifestError, match="is the output of a command, which is not run"):
+            layouts.kaldi(tmp_path)
+
+
 def test_nemo_there_and_back(utterances: list[Utterance], tmp_path: Path) -> None:
     cut = [*utterances, Utterance("c", utterances[0].audio, "C", 0.2, "tom", 0.1, 0.3)]
     export.to_nemo(cut, tmp_path / "nemo.json")

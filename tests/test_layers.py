@@ -18,7 +18,7 @@ LAYERS = {
     "archive": 3,
     "layouts": 4,
     "detect": 5,
-    "export": 4,
+    "export": 5,
     "init": 7,
     "cli_corpus": 11,
     "corpus": 5,

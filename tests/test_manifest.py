@@ -148,9 +148,9 @@ utterances = st.lists(
         lambda id, audio, text, duration, speaker, start: Utterance(
             id, f"/data/{audio}", text, duration, speaker, *((start, start + duration) if start else ())
         ),
-        st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8),
+        st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=8),
         names.map(lambda s: os.path.normpath(s).strip("./") or "x"),
-        st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+        st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20),
         seconds,
         names,
         st.floats(0, 1e3),
@@ -281,3 +281,24 @@ def test_statistics() -> None:
     ]
     assert manifest.statistics(utts) == manifest.Statistics(3, 2.5, 1, 4, 12)
     assert manifest.statistics([]) == manifest.Statistics(0, 0.0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("key", ["id", "audio", "speaker"])
+@pytest.mark.parametrize("char", ["\n", "\t", "\x1b", "\x85", "\u2028", "\u2029", "\ud800"])
+def test_names_have_no_control_characters(tmp_path: Path, key: str, char: str) -> None:
+    """A newline in a path would be a line of its own in Kaldi's wav.scp, where lines can be commands."""
+    path = lines(tmp_path / "m.jsonl", {**GOOD, key: f"a{char}touch x |"})
+    with pytest.raises(ManifestError, match=rf"m.jsonl:1: .*{key}: expected no control character"):
+        manifest.read(path)
+
+
+def test_tabs_and_newlines_in_texts_become_spaces(tmp_path: Path) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "text": "A\tB\nC\u200dD"})
+    assert manifest.read(path)[0].text == "A B C\u200dD"
+
+
+@pytest.mark.parametrize("char", ["\0", "\x07", "\x1b", "\x7f", "\x9b"])
+def test_texts_have_no_other_control_characters(tmp_path: Path, char: str) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "text": f"A{char}B"})
+    with pytest.raises(ManifestError, match="text: expected no control character but tab and newline"):
+        manifest.read(path)
