@@ -18,6 +18,15 @@ SUFFIXES = (
 )  # fmt: skip
 """File endings that are searched for in folders where PyAV is installed."""
 
+CONTAINERS = (
+    "mov", "matroska", "webm", "avi", "asf", "flv", "mpegts", "mpeg", "mxf", "rm", "nut", "aac", "ac3", "eac3", "dts",
+    "truehd", "mlp", "amr", "amrnb", "amrwb", "ape", "wv", "tta", "tak", "mpc", "mpc8", "shn", "dsf", "loas", "gsm",
+    "wav", "w64", "aiff", "caf", "au", "ogg", "flac", "mp3", "voc",
+)  # fmt: skip
+"""Names of the FFmpeg demuxers that may read a file. Each finds all it needs in the bytes of that file. Playlists and
+session descriptions (concat, hls, dash, sdp) name other files and addresses, which FFmpeg would open."""
+_OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
+
 
 def available() -> bool:
     """Whether PyAV is installed."""
@@ -30,9 +39,9 @@ def knows(raw: Any) -> bool:
 
     try:
         raw.seek(0)
-        with av.open(raw, mode="r", metadata_errors="replace") as container:
+        with av.open(raw, mode="r", metadata_errors="replace", container_options=_OPTIONS) as container:
             return bool(container.streams.audio)
-    except (av.error.FFmpegError, OSError, ValueError):
+    except Exception:  # PyAV raises errors of many types for damaged files, IndexError and AttributeError among them
         return False
 
 
@@ -49,23 +58,31 @@ class MediaSound:
     def __init__(self, raw: Any, name: str, unknown: int) -> None:
         import av
 
-        self._av: Any = av
         self.name = name
         self.frames = unknown
         raw.seek(0)
         with self._naming():
-            self._container = av.open(raw, mode="r", metadata_errors="replace")
+            self._container = av.open(raw, mode="r", metadata_errors="replace", container_options=_OPTIONS)
+        try:
+            with self._naming():
+                self._start(av)
+        except AudioError:
+            self.close()
+            raise
+
+    def _start(self, av: Any) -> None:
+        """Choose the first sound track and make ready to decode it."""
         tracks = self._container.streams.audio
         if not tracks:
-            self.close()
-            raise AudioError(f"{name}: expected sound, got a film without a sound track")
+            raise AudioError(f"{self.name}: expected sound, got a film without a sound track")
         track = tracks[0]
+        if track.codec_context is None:
+            raise AudioError(f"{self.name}: expected sound, got a track whose coding FFmpeg does not decode")
         self.samplerate = int(track.rate or 0)
         self.channels = int(track.channels or 0)
         self.subtype = str(track.codec_context.name).upper()
         if not self.channels:
-            self.close()
-            raise AudioError(f"{name}: expected sound, got a track without channels")
+            raise AudioError(f"{self.name}: expected sound, got a track without channels")
         self._resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
         self._blocks = self._decode(track)
         self._rest = np.zeros((0, self.channels), np.float32)
@@ -105,7 +122,11 @@ class MediaSound:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
+        """Any error of PyAV becomes an ``AudioError`` that names the file: PyAV raises many types for damaged files."""
         try:
             yield
-        except self._av.error.FFmpegError as error:
-            raise AudioError(f"{self.name}: cannot be decoded ({error}): corrupt, truncated or not audio") from error
+        except AudioError:
+            raise
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise AudioError(f"{self.name}: cannot be decoded ({reason}): corrupt, truncated or not audio") from error

@@ -1,6 +1,9 @@
 """Films and formats that libsndfile does not know, written with PyAV and read back."""
 
+import re
+import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from asr import audio, cli, media
 from asr.errors import AudioError
 
 av = pytest.importorskip("av")
+
+FAULTS = Path(__file__).parent / "faults"
 
 
 def write(path, samples, rate_hz=16000, codec="aac", film=False):
@@ -112,3 +117,37 @@ def test_without_pyav_there_is_advice(tmp_path, monkeypatch):
     with pytest.raises(AudioError, match=r"a\.m4a: holds MP4.*pip install av"):
         audio.load(path)
     assert audio.find(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["newstream.flv", "newstream.ts", "nocodec.mov", "nocodec.mp4"])
+def test_any_error_of_pyav_is_an_error_of_that_file(name):
+    with pytest.raises(AudioError, match=rf"film_{re.escape(name)}: "):
+        audio.load(FAULTS / f"film_{name}")
+
+
+def test_a_damaged_film_does_not_end_the_batch(tmp_path, model_dir, bursts, write_wav, capsys):
+    write_wav(tmp_path / "z.wav", bursts(1.0))
+    shutil.copy(FAULTS / "film_newstream.flv", tmp_path / "a.flv")
+    assert cli.main(["transcribe", str(tmp_path), "--model", str(model_dir)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'z.wav'}: ")
+    assert "a.flv: cannot be decoded" in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile secret.wav\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nsecret.wav\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\na=rtpmap:0 PCMU/8000\n",
+    ],
+    ids=["concat", "hls", "sdp"],
+)
+def test_lists_that_name_other_files_or_sockets_are_not_opened(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "secret.wav", chord(0.5), codec="pcm_s16le")
+    (tmp_path / "list.wav").write_text(text)
+    with pytest.raises(AudioError, match="Format not recognised"):
+        audio.load("list.wav")
+    with open("list.wav", "rb") as raw, pytest.raises(AudioError, match=r"Invalid (data|argument)"):
+        media.MediaSound(raw, "list.wav", 1)
