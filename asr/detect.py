@@ -235,7 +235,10 @@ def _subtitles(folder: Path) -> Found | None:
         except ManifestError as error:
             left_out[str(path)] = str(error)
             continue
-        items += [replace(item, id=f"{name}-{number:04}", speaker=name) for number, item in enumerate(cut, start=1)]
+        items += [
+            replace(item, id=f"{name}-{number:04}", speaker=item.speaker or name)
+            for number, item in enumerate(cut, start=1)
+        ]
     remarks = ["each recording is taken for one speaker, so that no recording is in two sets"]
     return Found("subtitles beside recordings", {"": items}, remarks, left_out) if items else None
 

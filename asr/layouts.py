@@ -6,7 +6,6 @@ Each reader gives ``Item``s: utterances whose durations are not known yet; ``mea
 from __future__ import annotations
 
 import csv
-import re
 import shlex
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from asr import audio
 from asr.errors import AudioError, ManifestError
 from asr.manifest import Utterance
+from asr.subtitles import read_cues
 
 EXTENSIONS = tuple(
     f".{name}"
@@ -255,33 +255,10 @@ def table(path: Path) -> Iterator[dict[str, str]]:
         raise ManifestError(f"{path}: cannot read the table: {error}") from error
 
 
-CUE = re.compile(r"(?:(\d+):)?(\d+):(\d+)[.,](\d+)\s*-->\s*(?:(\d+):)?(\d+):(\d+)[.,](\d+)")
-
-
 def subtitles(path: Path, sound: Path) -> list[Item]:
     """Cues of a SubRip or WebVTT file as utterances of the recording ``sound``; formatting is left out."""
-    items: list[Item] = []
-    lines = [*(line.strip() for line in read_text(path, "utf-8-sig").splitlines()), ""]
-    index = 0
-    while index < len(lines):
-        match = CUE.search(lines[index])
-        index += 1
-        if not match:
-            continue
-        words = []
-        while lines[index]:
-            words.append(re.sub(r"<[^>]*>|\{[^}]*\}", "", lines[index]))
-            index += 1
-        start_s, end_s = (_clock(match.groups()[at : at + 4]) for at in (0, 4))
-        text = " ".join(" ".join(words).split())
-        if text and end_s > start_s:
-            items.append(Item(f"{path.stem}-{len(items) + 1:04}", sound, text, "", start_s, end_s))
-    return items
-
-
-def _clock(fields: Sequence[str | None]) -> float:
-    hours, minutes, seconds, part = (field or "0" for field in fields)
-    return 3600 * int(hours) + 60 * int(minutes) + int(seconds) + float(f"0.{part}")
+    cues = enumerate(read_cues(read_text(path, "utf-8-sig")), start=1)
+    return [Item(f"{path.stem}-{i:04}", sound, cue.text, cue.speaker, cue.start_s, cue.end_s) for i, cue in cues]
 
 
 def write_left_out(path: Path, failures: Mapping[str, str]) -> list[str]:

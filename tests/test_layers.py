@@ -32,6 +32,7 @@ LAYERS = {
     "scoring": 3,
     "text": 3,
     "tokenizers": 4,
+    "subtitles": 3,
     "transcript": 3,
     "features": 4,
     "augment": 4,
