@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,10 @@ class Decoding:
     """Speeds at which the recording is heard; a phrase has the mean of its probabilities at all of them."""
 
     def __post_init__(self) -> None:
+        for name in PLACES:
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
+        settings.check_types(self)
         if self.beam < 1:
             raise ConfigError(f"beam: expected 1 or more, got {self.beam}")
         if self.nbest < 1:

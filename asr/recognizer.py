@@ -209,11 +209,14 @@ class Recognizer:
         """Log-probabilities of waveforms at the model's rate, as one batch.
 
         Args:
-            waveforms: each ``(S,)`` float32 in [-1, 1].
+            waveforms: one or more, each ``(S,)`` floats in [-1, 1] or integers.
 
         Returns:
             ``(B, T, V)`` float32 natural log-probabilities on the CPU, blank first, and ``(B,)`` valid frames.
+
+        Raises ``AudioError`` for what is no sound, as ``asr.audio.load`` for arrays.
         """
+        waveforms = [audio.as_mono(w, f"waveform {i}", self.sample_rate_hz) for i, w in enumerate(waveforms)]
         lengths = torch.tensor([len(w) for w in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()))
         for row, waveform in enumerate(waveforms):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ import yaml
 from asr.errors import ConfigError
 
 T = TypeVar("T")
+_NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,9 +116,21 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
     return cls(**values)
 
 
+def check_types(config: Any) -> None:
+    """Hold the fields of a config dataclass that was made in Python to their types, as ``from_dict`` holds a file's:
+    for its ``__post_init__``. Raises ``ConfigError`` naming the field, what was expected and what came."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = _coerce(hints[field.name], getattr(config, field.name), field.name)
+        object.__setattr__(config, field.name, value)
+
+
 def _coerce(kind: Any, value: Any, key: str) -> Any:
-    """``value`` as type ``kind``: ints pass as floats, lists as tuples; nothing else is converted."""
+    """``value`` as type ``kind``: ints pass as floats, lists as tuples, numpy's numbers as Python's; nothing else is
+    converted."""
     if dataclasses.is_dataclass(kind):
+        if isinstance(value, typing.cast(type, kind)):
+            return value
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
@@ -139,8 +153,8 @@ def _coerce(kind: Any, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key}: expected a mapping, got {value!r}")
         return {_coerce(args[0], k, key): _coerce(args[1], v, f"{key}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind in (int, float) and isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool):
+        return kind(value)
     if kind is float and isinstance(value, str):
         # YAML 1.1 reads 2e-3 (no dot) as a string; a learning rate written so is a number to everyone else.
         try:

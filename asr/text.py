@@ -8,14 +8,16 @@ silence.
 from __future__ import annotations
 
 import abc
+import operator
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence, Set
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from asr.config import TextConfig
-from asr.errors import ModelError, TextError
+from asr.errors import AsrError, ModelError, TextError
 
 BLANK = "<blank>"
 """Symbol of id 0 in ``CharTokenizer.symbols`` and in ``tokens.txt``."""
@@ -49,6 +51,25 @@ def min_frames(ids: Sequence[int]) -> int:
     return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
+def token_ids(ids: Iterable[Any], size: int, *, least: int = 0, error: type[AsrError] = TextError) -> list[int]:
+    """``ids`` as whole numbers from ``least`` to ``size - 1``: the one check of token ids that come from outside.
+
+    Integers of numpy and torch are welcome. Raises ``error`` naming the first id that is a float, a truth value or
+    anything else that is not an integer, or out of range.
+    """
+    found = []
+    for given in ids:
+        try:
+            # bool is an int to Python, and numpy's is an index to nobody: a mask in place of ids is a mistake.
+            token = -1 if isinstance(given, bool) else operator.index(given)
+        except TypeError:
+            token = -1
+        if not least <= token < size:
+            raise error(f"expected whole token ids from {least} to {size - 1}, got {given!r}")
+        found.append(token)
+    return found
+
+
 class Tokenizer(abc.ABC):
     """Texts to token ids and back. ``symbols``: the symbol of every id in order, ``"<blank>"`` first."""
 
@@ -78,11 +99,7 @@ class Tokenizer(abc.ABC):
 
         Raises ``TextError`` for an id outside ``0 .. vocab_size - 1``.
         """
-        ids = [int(i) for i in ids]
-        bad = [i for i in ids if not 0 <= i < self.vocab_size]
-        if bad:
-            raise TextError(f"token id {bad[0]}: expected 0 to {self.vocab_size - 1}; is this the model's tokens.txt?")
-        return self.join([self.symbols[i] for i in ids if i > 0])
+        return self.join([self.symbols[i] for i in token_ids(ids, self.vocab_size) if i > 0])
 
     @abc.abstractmethod
     def join(self, symbols: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from asr.text import (
     lexicon_lines,
     normalise,
     read_symbols,
+    token_ids,
 )
 
 WORD_START = "\u2581"
@@ -260,7 +261,7 @@ class PhoneTokenizer(WordTokenizer):
         return self._by_sound.get(phones) or ["-".join(phones)]
 
     def symbol(self, token: int) -> str:
-        return self.symbols[token]
+        return self.symbols[token_ids([token], self.vocab_size)[0]]
 
     def join(self, symbols: Sequence[str]) -> str:
         if not self.config.word_boundary:

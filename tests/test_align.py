@@ -68,11 +68,24 @@ def test_the_greedy_path_is_its_own_alignment():
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
-    [([0], "ids from 1 to 3, got 0"), ([4], "ids from 1 to 3, got 4"), ([1, 1, 1], "3 tokens need 5 frames .* got 4")],
+    [
+        ([0], "ids from 1 to 3, got 0"),
+        ([4], "ids from 1 to 3, got 4"),
+        ([1.5], r"whole token ids from 1 to 3, got 1\.5"),
+        ([2.0], r"whole token ids from 1 to 3, got 2\.0"),
+        ([True], "whole token ids from 1 to 3, got True"),
+        ("A", "whole token ids from 1 to 3, got 'A'"),
+        ([1, 1, 1], "3 tokens need 5 frames .* got 4"),
+    ],
 )
 def test_tokens_that_cannot_be_aligned(tokens, message):
     with pytest.raises(DecodeError, match=message):
         align(random_matrix(0, 4, 4), tokens)
+
+
+def test_token_ids_of_numpy_and_torch_are_token_ids():
+    matrix = random_matrix(0, 6, 4)
+    assert align(matrix, np.array([1, 3])) == align(matrix, torch.tensor([1, 3])) == align(matrix, [1, 3])
 
 
 def test_an_impossible_token_is_an_error():

@@ -201,6 +201,13 @@ def test_bad_options_are_named(models, tmp_path):
         ({"beam": 1, "lm": "x"}, ConfigError, "lm: expected a beam above 1"),
         ({"lm_weight": -1.0}, ConfigError, "lm_weight"),
         ({"nbest": 0}, ConfigError, "nbest"),
+        ({"beam": 2.5}, ConfigError, r"beam: expected int, got 2\.5"),
+        ({"beam": True}, ConfigError, "beam: expected int, got True"),
+        ({"beam": 8, "nbest": "5"}, ConfigError, "nbest: expected int, got '5'"),
+        ({"beam": 8, "word_bonus": None}, ConfigError, "word_bonus: expected float, got None"),
+        ({"beam": 8, "hotwords": ["A"]}, ConfigError, "hotwords: expected a mapping"),
+        ({"beam": 8, "hotwords": {"A": "x"}}, ConfigError, "hotwords.A: expected float, got 'x'"),
+        ({"speeds": 1.0}, ConfigError, "speeds: expected a list"),
         ({"rescore_weight": math.nan}, ConfigError, "rescore_weight"),
     ):
         with pytest.raises(error, match=message):

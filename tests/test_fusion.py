@@ -167,6 +167,9 @@ def test_scores_of_whole_sequences() -> None:
     assert score_sequences(lm, texts) == pytest.approx([lm.score(text) for text in texts])
     assert lm.calls == 5
     assert score_sequences(lm, []).shape == (0,)
+    for wrong in (1.9, True, 0, lm.vocab_size):
+        with pytest.raises(DecodeError, match="expected whole token ids from 1"):
+            score_sequences(lm, [[1, wrong]])
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])

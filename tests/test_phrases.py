@@ -377,5 +377,6 @@ def test_bad_lists_name_file_and_line(tmp_path):
         "A B",
     ]
     assert score_phrases(np.log(np.full((2, 3), 1 / 3)), []).shape == (1, 0)
-    with pytest.raises(DecodeError, match="expected token ids from 1 to 2, got 7"):
-        score_phrases(np.log(np.full((2, 3), 1 / 3)), [Phrase("", ((1, 7),))])
+    for wrong in (7, 1.9, True):
+        with pytest.raises(DecodeError, match=f"expected whole token ids from 1 to 2, got {wrong}"):
+            score_phrases(np.log(np.full((2, 3), 1 / 3)), [Phrase("", ((1, wrong),))])

@@ -244,6 +244,8 @@ def test_nothing_asked_for_changes_nothing() -> None:
         ({"lexicon": ["A B"]}, "expected single words, got 'A B'"),
         ({"hotwords": {"X": 1.0}}, "'X': cannot be spelt"),
         ({"hotwords": {"A": math.nan}}, "hot word A: expected a finite number, got nan"),
+        ({"hotwords": {"A": "5"}}, "expected hot word A as a number, got '5'"),
+        ({"weight": True}, "expected weight as a number, got True"),
         ({"weight": -1.0}, "weight of at least 0, got -1"),
         ({"word_bonus": math.inf}, "word_bonus: expected a finite"),
         ({"unknown_penalty": 1.0}, "unknown-word penalty of at most 0, got 1"),
@@ -255,11 +257,18 @@ def test_refuses_words_it_cannot_use(options: dict[str, Any], message: str) -> N
         words_for(**options)
 
 
+@pytest.mark.parametrize("ids", [[[1.9]], [[True]], [[0]], [[4]], [["2"]]])
+def test_refuses_spellings_that_are_no_token_ids(ids: Any) -> None:
+    for options in ({"lexicon": ["A"]}, {"hotwords": {"A": 1.0}}, {"ngram": NGRAM}):
+        with pytest.raises(DecodeError, match="expected whole token ids from 1 to 3, got"):
+            make_words(lambda word: ids, 4, 1, **options)
+
+
 def test_refuses_a_matrix_of_another_vocabulary() -> None:
-    with pytest.raises(DecodeError, match=r"prepared for 4 tokens, the matrix has 7"):
-        beam_search(random_log_probs(2, 7, seed=0), words=words_for(hotwords={"A": 1.0}))
-    with pytest.raises(DecodeError, match="prepared for token 3, the matrix has 3 columns"):
-        beam_search(random_log_probs(2, 3, seed=0), words=words_for(lexicon=["AB"]))
+    for options in ({"hotwords": {"A": 1.0}}, {"lexicon": ["AB"]}, {"word_bonus": 1.0}, {"ngram": NGRAM}):
+        for columns in (3, 7):  # fewer than 4 and more: as a lexicon of 8 columns with a matrix of 16
+            with pytest.raises(DecodeError, match=f"expected a matrix of 4 columns.* got {columns}"):
+                beam_search(random_log_probs(2, columns, seed=0), words=words_for(**options))
     with pytest.raises(DecodeError, match="space token"):
         make_words(TOKENS.encode, 4, None, lexicon=["A"])
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Matrix, as_batch, check_normalised
 from asr.errors import DecodeError
-from asr.text import min_frames
+from asr.text import min_frames, token_ids
 
 MAX_CELLS = 1 << 31
 """Frames times states of the largest trellis: one byte each."""
@@ -36,9 +36,7 @@ def align(log_probs: Matrix, tokens: Sequence[int]) -> Hypothesis:
     check_normalised(batch, lengths)
     matrix = batch[0].astype(np.float64)
     frames, vocabulary = matrix.shape
-    bad = [token for token in tokens if not BLANK < token < vocabulary]
-    if bad:
-        raise DecodeError(f"expected token ids from 1 to {vocabulary - 1}, got {bad[0]}")
+    tokens = token_ids(tokens, vocabulary, least=BLANK + 1, error=DecodeError)
     needed = min_frames(tokens)
     if needed > frames:
         raise DecodeError(f"{len(tokens)} tokens need {needed} frames (one more between equal ones), got {frames}")

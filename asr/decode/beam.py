@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,7 +24,7 @@ import numpy.typing as npt
 from asr.decode import kernel, pools
 from asr.decode.fusion import Fusion, Rows
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.matrix import Lengths, Matrix, as_batch, check_joined, check_normalised, next_frames
+from asr.decode.matrix import Lengths, Matrix, as_batch, check_joined, check_normalised, next_frames, number, positive
 from asr.errors import DecodeError
 
 INITIAL_NODES = 4096
@@ -65,8 +64,8 @@ class BeamSearch:
         words: kernel.Words | None = None,
         lm: Fusion | None = None,
     ) -> None:
-        self._width = _positive("beam", beam)
-        if not beam_threshold >= 0:
+        self._width = positive("beam", beam)
+        if not number("beam_threshold", beam_threshold) >= 0:
             raise DecodeError(f"expected beam_threshold as a natural logarithm of at least 0, got {beam_threshold}")
         blank_limit = _log_threshold("blank_threshold", blank_threshold)
         # Off is +inf and not 0 for the kernel: rounding makes a certain blank slightly more likely than 1.
@@ -133,7 +132,7 @@ class BeamSearch:
         return found.hypotheses(length * nbest)[0]
 
     def _check_nbest(self, nbest: int) -> None:
-        if _positive("nbest", nbest) > self._width:
+        if positive("nbest", nbest) > self._width:
             raise DecodeError(f"expected nbest of at most the beam ({self._width}), got {nbest}; use a wider beam")
 
     def finish(self, nbest: int = 1) -> list[Hypothesis]:
@@ -350,7 +349,7 @@ def beam_search(
         decode(searches)
         fill_ends(searches)
         return [each.hypotheses(nbest) for each in searches]
-    groups = _groups(frames, BLOCK_VALUES // max(batch.shape[2], 4 * nbest), _positive("threads", threads))
+    groups = _groups(frames, BLOCK_VALUES // max(batch.shape[2], 4 * nbest), positive("threads", threads))
     if threads == 1 or len(groups) == 1:
         return [found for group in groups for found in search._decode_all(matrices[group], nbest, group.start)]
 
@@ -375,17 +374,7 @@ def _groups(lengths: npt.NDArray[np.int64], frames: int, threads: int) -> list[s
     return [*groups, slice(first, len(lengths))]
 
 
-def _positive(name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise DecodeError(f"expected {name} as a whole number, got {value!r}") from None
-    if number < 1:
-        raise DecodeError(f"expected {name} of at least 1, got {number}")
-    return number
-
-
 def _log_threshold(name: str, value: float) -> float:
-    if not value <= 0:  # NaN too
+    if not number(name, value) <= 0:  # NaN too
         raise DecodeError(f"expected {name} as a natural log-probability, at most 0 (0.999 is -0.001), got {value}")
     return float(value)

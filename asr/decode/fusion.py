@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode import kernel
+from asr.decode.matrix import number
 from asr.errors import DecodeError
+from asr.text import token_ids
 
 Pending = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Rows to fill, rows of the prefixes they continue (-1: the start), the tokens they continue them by."""
@@ -64,11 +66,12 @@ class Rows:
 
     def resize(self, columns: int, words: kernel.Words) -> None:
         """Make room for ``columns`` tokens. Raises ``DecodeError`` when ``words`` were made for another number."""
-        if words.hot_gain.size and words.hot_gain.shape[1] != columns:
-            raise DecodeError(f"hot words were prepared for {words.hot_gain.shape[1]} tokens, the matrix has {columns}")
-        largest = max(int(words.child_token.max(initial=0)), int(words.ids[kernel.SPACE]))
-        if largest >= columns:
-            raise DecodeError(f"the lexicon was prepared for token {largest}, the matrix has {columns} columns")
+        made_for = int(words.ids[kernel.COLUMNS])
+        if made_for not in (0, columns):
+            raise DecodeError(
+                f"expected a matrix of {made_for} columns, for which lexicon and hot words were made, got {columns} "
+                "columns; make them for the tokens of this model"
+            )
         if self.values.shape[1] != columns:
             self.values = np.empty((len(self.owners), columns))
 
@@ -84,7 +87,7 @@ class Fusion:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
+        if not 0 <= number("language model weight", self.weight) < math.inf:
             raise DecodeError(f"expected a language model weight of at least 0, got {self.weight}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fusion:
@@ -137,7 +140,11 @@ class Fusion:
 
 
 def score_sequences(model: LanguageModel, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
-    """Log-probability of each whole sequence, ends included; all are advanced together."""
+    """Log-probability of each whole sequence, ends included; all are advanced together.
+
+    Raises ``DecodeError`` for what are no token ids of the model.
+    """
+    sequences = [token_ids(ids, model.vocab_size, least=kernel.BLANK + 1, error=DecodeError) for ids in sequences]
     count = len(sequences)
     totals = np.zeros(count)
     if not count:

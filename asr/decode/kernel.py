@@ -152,18 +152,19 @@ class Words(NamedTuple):
     options: Numbers
     """LM weight, word bonus, unknown-word penalty (-inf: closed vocabulary)."""
     ids: Numbers
-    """Space token, unknown word, end of sentence, context at the start; -1 where there is none."""
+    """Space token, unknown word, end of sentence, context at the start; -1 where there is none. Last the columns of
+    the matrices that all this was made for, 0 where it is for any."""
 
 
 WEIGHT, WORD_BONUS, UNKNOWN_PENALTY = range(3)
-SPACE, UNKNOWN, END, START = range(4)
+SPACE, UNKNOWN, END, START, COLUMNS = range(5)
 
 _INTS, _FLOATS = np.empty(0, np.int32), np.empty(0, np.float64)
 NO_WORDS = Words(
     *(_INTS, _INTS, _INTS, _INTS, _INTS, _INTS, _FLOATS),
     *(_INTS, _INTS, _FLOATS, _FLOATS, _INTS, _INTS),
     *(np.empty((0, 0), np.int32), np.empty((0, 0), np.float64)),
-    *(np.zeros(3), np.array([NONE, NONE, NONE, 0])),
+    *(np.zeros(3), np.array([NONE, NONE, NONE, 0, 0])),
 )
 """No lexicon, no n-gram, no hot words."""
 

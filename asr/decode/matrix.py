@@ -7,6 +7,8 @@ Here every frame that is decoded must sum to one, and the error names the first 
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -93,6 +95,26 @@ def check_joined(rows: npt.NDArray[Any], starts: npt.NDArray[np.int64], first_ut
             at = start + int(np.argmin(good))
             utterance = int(np.searchsorted(starts, at, side="right")) - 1
             raise _fault(rows[at], at - int(starts[utterance]), first_utterance + utterance)
+
+
+def positive(name: str, value: int) -> int:
+    """A count of at least 1. Raises ``DecodeError`` for less, for a truth value and for what is no whole number."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise DecodeError(f"expected {name} as a whole number, got {value!r}") from None
+    if count < 1:
+        raise DecodeError(f"expected {name} of at least 1, got {count}")
+    return count
+
+
+def number(name: str, value: float) -> float:
+    """A number, infinite or NaN perhaps. Raises ``DecodeError`` for anything else, a truth value and a text too."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise DecodeError(f"expected {name} as a number, got {value!r}")
+    return float(value)
 
 
 def _sum_to_one(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

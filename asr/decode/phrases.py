@@ -22,7 +22,7 @@ from asr.decode.align import align
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised, next_frames
 from asr.errors import DecodeError, TextError
-from asr.text import Tokenizer
+from asr.text import Tokenizer, token_ids
 
 Array = npt.NDArray[np.float64]
 
@@ -78,10 +78,11 @@ def score_phrases(log_probs: Matrix, phrases: Sequence[Phrase], lengths: Lengths
     """
     batch, frames = as_batch(log_probs, lengths)
     check_normalised(batch, frames)
-    ways = [way for phrase in phrases for way in phrase.spellings]
-    bad = [token for way in ways for token in way if not BLANK < token < batch.shape[2]]
-    if bad:
-        raise DecodeError(f"expected token ids from 1 to {batch.shape[2] - 1}, got {bad[0]}")
+    ways = [
+        token_ids(way, batch.shape[2], least=BLANK + 1, error=DecodeError)
+        for phrase in phrases
+        for way in phrase.spellings
+    ]
     owners = np.array([index for index, phrase in enumerate(phrases) for _ in phrase.spellings])
     scores = np.full((len(batch), len(phrases)), -np.inf)
     if not ways:

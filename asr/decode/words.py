@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode import kernel
+from asr.decode.matrix import number, positive
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, TextError
-from asr.text import VARIANT, lexicon_lines
+from asr.text import VARIANT, lexicon_lines, token_ids
 
 Speller = Callable[[str], Sequence[Sequence[int]]]
 """Token ids of a word or phrase, all ways to spell it (``Tokenizer.spellings``); raises ``TextError`` where there is
@@ -63,26 +64,29 @@ def make_words(
     """
     if space is None:
         raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
-    hotwords = hotwords or {}
-    numbers = {"weight": weight, "word_bonus": word_bonus, **{f"hot word {word}": b for word, b in hotwords.items()}}
-    for name, value in numbers.items():
-        if not math.isfinite(value):
+    columns, hotwords = positive("columns", columns), hotwords or {}
+    finite = {"weight": weight, "word_bonus": word_bonus, **{f"hot word {word}": b for word, b in hotwords.items()}}
+    for name, value in finite.items():
+        if not math.isfinite(number(name, value)):
             raise DecodeError(f"{name}: expected a finite number, got {value}")
-    if not unknown_penalty <= 0:
+    if not number("unknown_penalty", unknown_penalty) <= 0:
         raise DecodeError(f"expected an unknown-word penalty of at most 0, got {unknown_penalty}")
     if weight < 0:
         raise DecodeError(f"expected a language model weight of at least 0, got {weight}")
 
+    def checked(word: str) -> list[list[int]]:
+        try:
+            return [token_ids(ids, columns, least=kernel.BLANK + 1, error=DecodeError) for ids in spell(word)]
+        except DecodeError as error:
+            raise DecodeError(f"{word!r}: {error}, as the posteriors have {columns} columns") from error
+
     def spellings(word: str) -> Sequence[Sequence[int]]:
         try:
-            found = spell(word)
+            found = checked(word)
         except TextError as error:
             raise DecodeError(f"{word!r}: cannot be spelt with the model's tokens: {error}") from error
-        for ids in found:
-            if not ids:
-                raise DecodeError(f"{word!r}: expected a word, got one without any token")
-            if max(ids) >= columns:
-                raise DecodeError(f"{word!r}: token {max(ids)} is outside the {columns} columns of the posteriors")
+        if not all(found):
+            raise DecodeError(f"{word!r}: expected a word, got one without any token")
         return found
 
     if weight == 0:
@@ -90,7 +94,7 @@ def make_words(
     hot = {phrase: spellings(phrase) for phrase in hotwords}
     spelt = {word: spellings(word) for word in lexicon}
     if not spelt and ngram is not None:
-        spelt = dict(_spellable(ngram.words, spell, space))
+        spelt = dict(_spellable(ngram.words, checked, space))
         if not spelt:
             raise DecodeError("none of the n-gram's words can be spelt with the model's tokens; is its case another?")
     if spelt:
@@ -104,9 +108,11 @@ def make_words(
     if hot:
         phrases = [(ids, boost) for phrase, boost in hotwords.items() for ids in hot[phrase]]
         parts |= _automaton(phrases, columns, space)
-    ids = [space, -1, -1, 0] if ngram is None else [space, ngram.unknown, ngram.end, ngram.start]
+    places = [-1, -1, 0] if ngram is None else [ngram.unknown, ngram.end, ngram.start]
     return kernel.NO_WORDS._replace(
-        options=np.array([weight, word_bonus, unknown_penalty], np.float64), ids=np.array(ids), **parts
+        options=np.array([weight, word_bonus, unknown_penalty], np.float64),
+        ids=np.array([space, *places, columns]),
+        **parts,
     )
 
 
