@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from asr import confidence, plot, scoring
 from asr.confidence import Calibration, Reliability
 from asr.errors import ManifestError
+from asr.options import conditions
 from asr.recognizer import Recognizer
 from asr.tune import held_out
 
@@ -76,7 +77,9 @@ def calibrate(path: str | Path, recognizer: Recognizer, root: str | Path | None 
         if inside.any():
             other = _fit_or(fitted, p[~inside], s[~inside], right[~inside])
             crossed[inside] = [other.apply(a, b) for a, b in zip(p[inside], s[inside], strict=True)]
-    kind = "greedy" if recognizer.decoder.options.beam == 1 else "beam"
+    options = recognizer.decoder.options
+    kind = "greedy" if options.beam == 1 else "beam"
+    fitted = replace(fitted, fitted_for=conditions(options))
     before, after = confidence.reliability(p, right), confidence.reliability(crossed, right)
     return Fit(kind, fitted, len(p), int(right.sum()), before, after)
 

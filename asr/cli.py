@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -226,6 +227,7 @@ def _transcribe(args: argparse.Namespace) -> int:
 
     options = {"model": args.model, "device": args.device, "max_duration_s": args.max_duration, "also": args.also}
     options |= cli_language.decoding_options(args)
+    cli_language.announce(args)
     outcome = transcribe_files(
         load(**options) if args.jobs == 1 else options,
         args.inputs,
@@ -253,7 +255,9 @@ def _stream(args: argparse.Namespace) -> int:
     from asr.recognizer import load
     from asr.stream import Stream
 
-    recognizer = load(args.model or "stream", device=args.device, **cli_language.decoding_options(args))
+    args.model = args.model or "stream"
+    cli_language.announce(args)
+    recognizer = load(args.model, device=args.device, **cli_language.decoding_options(args))
     if args.input == "mic":
         rate_hz, blocks = args.rate, live.microphone_blocks(args.microphone, args.rate, args.block_s)
     elif args.input == "-":
@@ -309,6 +313,7 @@ def _label(args: argparse.Namespace) -> int:
     from asr.label import label
     from asr.recognizer import load
 
+    cli_language.announce(args)
     recognizer = load(args.model, device=args.device, also=args.also, **cli_language.decoding_options(args))
     options = {"least_confidence": args.least_confidence, "speaker": args.speaker, "resume": args.resume}
     found = label(args.inputs, recognizer, args.output, **options)
@@ -373,6 +378,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if args.stream is None and args.chunk_s is not None:
         raise AsrError("--chunk-s: expected --stream BLOCK_S as well, since whole utterances have no chunks")
+    cli_language.announce(args, confidences=False)
     recognizer = load(args.model, device=args.device, also=args.also, **cli_language.decoding_options(args))
     if args.stream is None:
         result = evaluate(args.manifest, recognizer, args.root)
@@ -420,9 +426,11 @@ def _average(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from asr import checkpoint
+    from asr import checkpoint, options
 
-    print(checkpoint.describe(checkpoint.load_model(args.model)))
+    model = checkpoint.load_model(args.model)
+    print(checkpoint.describe(model))
+    print("decoding:\n" + textwrap.indent(options.merge(model.path).describe(), "  "))
     return OK
 
 

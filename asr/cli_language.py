@@ -100,13 +100,15 @@ def _refuse_phrases(args: argparse.Namespace) -> None:
 def _calibrate(args: argparse.Namespace) -> int:
     from asr import calibrate, confidence, plot
     from asr.checkpoint import load_model
-    from asr.decoding import Decoding, choose
+    from asr.decoding import Decoding
+    from asr.options import choose
     from asr.recognizer import Recognizer
 
     if args.plot:
         plot.require()
     _refuse_phrases(args)
     _check_save_to(args)
+    announce(args, confidences=False)
     model = load_model(args.model)
     wide = choose(model.path, **decoding_options(args))
     fits = []
@@ -146,6 +148,28 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rescore-weight", type=float, metavar="W", help="weight of its logarithms (default: 0.5)")
     group.add_argument("--token-threshold", type=float, metavar="L", help="tokens below it open no prefix, such as -7")
     group.add_argument("--beam-threshold", type=float, metavar="L", help="drop prefixes that far behind the best")
+    group.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print each option's value and whether it comes from the command line, "
+        "the model directory or the defaults",
+    )
+
+
+def announce(args: argparse.Namespace, *, confidences: bool = True) -> None:
+    """Say on standard error what ``--verbose`` asks for, and where fitted ``confidences`` do not hold."""
+    from asr import options
+    from asr.checkpoint import locate
+
+    folder = locate(args.model)
+    choice = options.merge(folder, **decoding_options(args))
+    fitted, remark = options.calibration(folder, choice.options) if confidences else (None, "")
+    if args.verbose:
+        print(choice.describe("command line"), file=sys.stderr)
+        if confidences:
+            print(f"{'confidences':<17}{'fitted' if fitted else 'raw'}  (model directory)", file=sys.stderr)
+    if remark:
+        print(f"note: {remark}", file=sys.stderr)
 
 
 def _speeds(text: str) -> tuple[float, ...]:
@@ -221,11 +245,13 @@ def _generate(args: argparse.Namespace) -> int:
 def _tune(args: argparse.Namespace) -> int:
     from asr import tune
     from asr.checkpoint import load_model
-    from asr.decoding import Decoding, choose, save_options
+    from asr.decoding import Decoding, save_options
+    from asr.options import choose
     from asr.recognizer import Recognizer
 
     _refuse_phrases(args)
     _check_save_to(args)
+    announce(args, confidences=False)
     model = load_model(args.model)
     options = choose(model.path, **{"beam": tune.SEARCH_BEAM, **decoding_options(args)})
     trials = tune.tune(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,8 @@ class Calibration:
     posterior: float
     share: float
     bias: float
+    fitted_for: Mapping[str, Any] | None = None
+    """Options of decoding that it holds for (``asr.options.conditions``); None, as older files have it, for any."""
 
     def apply(self, p: float, s: float = 1.0) -> float:
         """The probability that a word is right, from its posterior ``p`` and its share ``s``."""
@@ -53,7 +56,10 @@ class Calibration:
 
 def save(folder: Path, calibrations: Mapping[str, Calibration]) -> None:
     """Into a model directory; ``calibrations`` of ``greedy`` and ``beam`` decoding. Raises ``ModelError``."""
-    tree = {name: asdict(calibration) for name, calibration in calibrations.items()}
+    tree = {
+        name: {key: value for key, value in asdict(calibration).items() if value is not None}
+        for name, calibration in calibrations.items()
+    }
     try:
         with atomic(folder / FILE) as path:
             path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
@@ -68,15 +74,19 @@ def load(folder: Path) -> dict[str, Calibration]:
         return {}
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        found = {
-            kind: Calibration(**{name: float(value) for name, value in tree[kind].items()})
-            for kind in KINDS & tree.keys()
-        }
+        found = {kind: _calibration(dict(tree[kind])) for kind in KINDS & tree.keys()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: cannot read the calibration of confidences: {error}") from error
-    if not all(math.isfinite(x) for calibration in found.values() for x in asdict(calibration).values()):
+    if not all(math.isfinite(x) for c in found.values() for x in (c.posterior, c.share, c.bias)):
         raise ModelError(f"{path}: expected finite numbers")
     return found
+
+
+def _calibration(tree: dict[str, Any]) -> Calibration:
+    fitted_for = tree.pop("fitted_for", None)
+    if not isinstance(fitted_for, dict | None):
+        raise TypeError(f"fitted_for: expected options of decoding, got {fitted_for!r}")
+    return Calibration(**{name: float(value) for name, value in tree.items()}, fitted_for=fitted_for)
 
 
 def fit(posteriors: npt.ArrayLike, shares: npt.ArrayLike, right: npt.ArrayLike) -> Calibration:
@@ -105,7 +115,8 @@ def fit(posteriors: npt.ArrayLike, shares: npt.ArrayLike, right: npt.ArrayLike) 
             break
     full = np.zeros(3)
     full[used] = weights
-    return Calibration(*full.tolist())
+    posterior, share, bias = full.tolist()
+    return Calibration(posterior, share, bias)
 
 
 @dataclass(frozen=True)

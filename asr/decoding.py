@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -351,24 +350,6 @@ def load_options(folder: Path) -> Decoding:
     return dataclasses.replace(options, **places)
 
 
-def choose(folder: Path, **given: Any) -> Decoding:
-    """The options of a model directory with those in ``given`` that are not None put over them.
-
-    ``beam=1`` asks for greedy decoding, whatever the directory says; a language model or hot words without a beam get
-    one of 16. ``phrases`` and searching exclude each other: what is asked for replaces what the directory says. Raises
-    ``ConfigError`` as ``load_options`` and for a value out of range.
-    """
-    asked = {name: value for name, value in given.items() if value is not None}
-    if asked.get("beam") == 1 or asked.get("phrases"):
-        return Decoding(**asked)
-    options = load_options(folder)
-    if options.phrases and any(asked.get(name) for name in (*SEARCHING, "beam")):
-        options = Decoding()
-    if "beam" not in asked and options.beam == 1 and any(asked.get(name) for name in WIDE):
-        asked["beam"] = DEFAULT_BEAM
-    return dataclasses.replace(options, **asked)
-
-
 def save_options(folder: Path, options: Decoding) -> None:
     """Write ``decoding.yaml``, with the language models and the lexicon copied into ``lm/``. Raises ``ModelError``."""
     try:
@@ -379,22 +360,8 @@ def save_options(folder: Path, options: Decoding) -> None:
                 places[name] = str(
                     Path(LM_FOLDER) / f"{name}{''.join(source.suffixes[-2:]) if source.is_file() else ''}"
                 )
-                _copy(source, folder / places[name])
+                lm.copy(source, folder / places[name])
         with atomic(folder / FILE) as path:
             path.write_text(settings.dumps(dataclasses.replace(options, **places)), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot save how to decode: {error}") from error
-
-
-def _copy(source: Path, target: Path) -> None:
-    if target.exists() and source.resolve() == target.resolve():
-        return
-    if source.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        for name in ("config.yaml", "tokens.txt", "model.safetensors", "card.json"):
-            if (source / name).is_file():
-                _copy(source / name, target / name)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(target) as path:
-        shutil.copyfile(source, path)

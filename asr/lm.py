@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asr import settings, tokenizers
+from asr.archive import file_sha256
 from asr.checkpoint import load_card, load_tensors, load_weights
 from asr.decode.fusion import score_sequences
 from asr.decode.ngram import LN10, Ngram, read_arpa
@@ -78,6 +81,46 @@ class KenlmNgram:
     def score(self, words: Sequence[str]) -> float:
         """Natural logarithm of the probability of a sentence, its end included."""
         return float(self._model.score(" ".join(words))) * LN10
+
+
+def files(path: str | Path) -> list[Path]:
+    """The files that a language model is made of: what ``load`` and a reader of its directory need, or the one file."""
+    folder = Path(path)
+    names = ("config.yaml", *tokenizers.FILES, "model.safetensors", "card.json")
+    return [folder / name for name in names if (folder / name).is_file()] if folder.is_dir() else [folder]
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a language model, a lexicon or a list of phrases, whole; an older one's files go. Raises ``OSError``."""
+    if target.exists() and source.resolve() == target.resolve():
+        return
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+        needed = {file.name for file in files(source)}
+        for name in needed:
+            copy(source / name, target / name)
+        for old in files(target):
+            if old.name not in needed:
+                old.unlink()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target) as path:
+        shutil.copyfile(source, path)
+
+
+def fingerprint(path: str | Path) -> str:
+    """A checksum of a language model's or lexicon's content: the same for a copy, whatever its path and card.
+
+    Raises ``ModelError`` for a file that cannot be read.
+    """
+    try:
+        if not Path(path).is_dir():
+            return f"sha256:{file_sha256(Path(path))}"
+        parts = [f"{file.name} {file_sha256(file)}" for file in files(path) if file.name != "card.json"]
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read: {error}") from error
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return f"sha256:{digest}"
 
 
 def is_kenlm(path: Path) -> bool:

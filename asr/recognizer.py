@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from asr import audio, checkpoint, confidence, decode, features, long
 from asr.decode import Hypothesis
-from asr.decoding import Decoder, Decoding, choose, load_options
+from asr.decoding import Decoder, Decoding, load_options
 from asr.device import pick_device
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
 from asr.manifest import Utterance
+from asr.options import calibration, choose
 from asr.text import Tokenizer
 from asr.transcript import Transcript, Word
 
@@ -90,9 +91,8 @@ class Recognizer:
         self.max_duration_s = max_duration_s
         self.model = model
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
-        kind = "greedy" if self.decoder.options.beam == 1 else "beam"
-        # A phrase's confidence is its share of the probability of all of them, which calibration knows nothing of.
-        self.calibration = None if self.decoder.phrases else confidence.load(model.path).get(kind)
+        self.calibration, self.remark = calibration(model.path, self.decoder.options)
+        """What is fitted to the confidences of words; where it was left out, ``remark`` says why."""
         self.also = tuple(also)
         for other in self.also:
             name, options = other.model.path, (self.decoder.options, other.decoder.options)

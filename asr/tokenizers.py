@@ -32,6 +32,8 @@ from asr.text import (
     token_ids,
 )
 
+FILES = ("tokens.txt", "tokens.model", "lexicon.txt")
+"""What a directory may hold of a tokenizer (``Tokenizer.files``)."""
 WORD_START = "\u2581"
 """What sentencepiece puts in front of a piece that begins a word."""
 BOUNDARY = " "

@@ -242,15 +242,6 @@ def test_saved_options_come_back_with_their_models(models, tmp_path):
     assert decoding.load_options(tmp_path / "model") == found
 
 
-def test_what_is_asked_for_goes_over_what_is_saved(models, tmp_path):
-    decoding.save_options(tmp_path, Decoding(beam=8, lm=str(models / "words.arpa"), lm_weight=0.8))
-    assert decoding.choose(tmp_path, beam=None, lm=None).lm_weight == 0.8
-    assert decoding.choose(tmp_path, beam=1) == Decoding()
-    assert decoding.choose(tmp_path, lm_weight=0.1).beam == 8
-    assert decoding.choose(tmp_path / "none", hotwords={"A": 1.0}).beam == decoding.DEFAULT_BEAM
-    assert decoding.choose(tmp_path / "none") == Decoding()
-
-
 # With an acoustic model
 
 

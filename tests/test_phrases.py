@@ -18,10 +18,11 @@ from asr import audio, cli, manifest
 from asr.config import TextConfig
 from asr.decode import Phrase, greedy, score_phrases
 from asr.decode.phrases import answers, read_phrases
-from asr.decoding import Decoder, Decoding, choose, load_options, save_options
+from asr.decoding import Decoder, Decoding, load_options, save_options
 from asr.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, DecodeError
 from asr.manifest import Utterance
+from asr.options import choose
 from asr.recognizer import Item, Recognizer
 from asr.stream import Stream
 from asr.tokenizers import BOUNDARY, PhoneTokenizer, WordTokenizer

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from asr import checkpoint, confidence, decoding, lm
+from asr import checkpoint, confidence, decoding, lm, options
 from asr.errors import AsrError
 
 ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
@@ -28,6 +28,15 @@ def bundle_lm(source: lm.LanguageDirectory, folder: Path) -> None:
     train = dataclasses.replace(source.config.train, output="exp/lm")
     lm.save_description(folder, dataclasses.replace(source.config, data=data, train=train), source.tokenizer)
     checkpoint.save_weights(folder, source.network, source.card, half=True)
+
+
+def bundled_confidences(run: Path, folder: Path) -> dict[str, confidence.Calibration]:
+    """A run's fitted confidences; those that hold for its options hold for the bundled ones, whose files differ."""
+    old, new = (options.conditions(decoding.load_options(place)) for place in (run, folder))
+    found = confidence.load(run)
+    return {
+        kind: dataclasses.replace(fit, fitted_for=new) if fit.fitted_for == old else fit for kind, fit in found.items()
+    }
 
 
 def main() -> int:
@@ -51,14 +60,14 @@ def main() -> int:
         checkpoint.save_description(folder, config, model.tokenizer, model.stats)
         checkpoint.save_weights(folder, model.network, card, half=True)
         if (args.run / decoding.FILE).is_file():
-            options = decoding.load_options(args.run)
-            decoding.save_options(folder, options)
-            for name in filter(None, (options.lm, options.rescore)):
+            saved = decoding.load_options(args.run)
+            decoding.save_options(folder, saved)
+            for name in filter(None, (saved.lm, saved.rescore)):
                 source = lm.load(name)
                 if isinstance(source, lm.LanguageDirectory):
-                    bundle_lm(source, folder / decoding.LM_FOLDER / ("lm" if name == options.lm else "rescore"))
-        if calibrations := confidence.load(args.run):
-            confidence.save(folder, calibrations)
+                    bundle_lm(source, folder / decoding.LM_FOLDER / ("lm" if name == saved.lm else "rescore"))
+        if fitted := bundled_confidences(args.run, folder):
+            confidence.save(folder, fitted)
         print(checkpoint.describe(checkpoint.load_model(folder)))
     except (AsrError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
