@@ -6,19 +6,26 @@ duplicates, and archives that unpack to more than they should are refused before
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http
 import http.client
 import lzma
+import re
 import shutil
+import socket
 import stat
 import tarfile
+import threading
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -26,6 +33,11 @@ from asr.errors import AsrError
 
 BLOCK = 1 << 20
 TIMEOUT_S = 60
+"""Seconds without a byte after which a connection is given up."""
+LEAST_BYTES_PER_S = 1000
+"""Mean over ``TIMEOUT_S`` below which a connection is given up."""
+ANSWER_S = 120
+"""Seconds in which the answer to a request must have begun, redirects included."""
 ATTEMPTS = 5
 """Connections in a row that a download may take."""
 
@@ -44,7 +56,9 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
 
     A download that was cut short stays as ``target`` with ``.part`` and is gone on with, here and by the next call, if
     the server still has the same file (by its ETag or date). There is never half a ``target``.
-    Raises ``ArchiveError`` naming the address: unreachable, larger than ``max_bytes``, cut short, wrong ``sha256``.
+    A connection that brings next to nothing is given up as if it were cut.
+    Raises ``ArchiveError`` naming the address: unreachable, larger than ``max_bytes``, cut short, wrong ``sha256``,
+    redirected to anything but http and https.
     """
     part = target.with_name(target.name + ".part")
     if sha256 and target.is_file() and file_sha256(target) == sha256:
@@ -80,13 +94,9 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
     """Append what is missing of ``url`` to ``part``; whether all of it has come."""
     mark = part.with_name(part.name + ".version")
     done = part.stat().st_size if part.exists() and mark.exists() else 0
-    request = urllib.request.Request(url)
-    if done:
-        # If-Range: the rest only if it is a rest of the same file, else the whole of the new one.
-        request.add_header("Range", f"bytes={done}-")
-        request.add_header("If-Range", mark.read_text(encoding="latin-1"))
+    version = mark.read_text(encoding="latin-1") if done else ""
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        answer = _ask(url, done, version)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and done:
             with error:
@@ -95,35 +105,157 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
             _discard(part)
             return _download(url, part, max_bytes, name)
         raise
+    if done and not _continues(answer, done, version):
+        # Another file, or other bytes of it than were asked for: all of it is asked for anew.
+        if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
+            answer.close()
+            answer = _ask(url, 0, "")
+        done = 0
     with answer:
-        ranged = answer.headers.get("Content-Range", "")
-        if not (answer.status == http.HTTPStatus.PARTIAL_CONTENT and ranged.startswith(f"bytes {done}-")):
-            done = 0
-        total = done + int(answer.headers.get("Content-Length") or 0)
-        sized = "Content-Length" in answer.headers
+        if answer.status != (http.HTTPStatus.PARTIAL_CONTENT if done else http.HTTPStatus.OK):
+            raise ArchiveError(f"{url}: expected the whole file (status 200), got status {answer.status}")
+        span = _span(answer) if done else None
+        sized = "Content-Length" in answer.headers or span is not None
+        total = span[2] if span else int(answer.headers.get("Content-Length") or 0)
         if total > max_bytes:
             _discard(part)
             raise ArchiveError(f"{url}: {total} bytes, expected at most {max_bytes}")
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        if version and not version.startswith("W/"):
-            mark.write_text(version, encoding="latin-1")
-        else:
-            mark.unlink(missing_ok=True)
         bar = tqdm(total=total if sized else None, initial=done, unit="B", unit_scale=True, desc=name, disable=None)
+        if not done:
+            mark.unlink(missing_ok=True)
         with part.open("ab" if done else "wb") as file, bar:
+            # Only now: a mark of the new file must not stand beside bytes of the old one.
+            if not done and (version := _version(answer)):
+                mark.write_text(version, encoding="latin-1")
             try:
-                while block := answer.read(BLOCK):
+                for block in _blocks(answer):
                     done += len(block)
                     if done > max_bytes:
                         _discard(part)
                         raise ArchiveError(f"{url}: more than {max_bytes} bytes came, stopped")
                     file.write(block)
                     bar.update(len(block))
-            except (http.client.IncompleteRead, ConnectionError, TimeoutError) as error:
-                rest = error.partial if isinstance(error, http.client.IncompleteRead) else b""
-                file.write(rest)
+            except (http.client.IncompleteRead, ConnectionError, TimeoutError):
                 return False
     return not sized or done == total
+
+
+def _blocks(answer: Any) -> Iterator[bytes]:
+    """What comes, as it comes. Raises ``TimeoutError`` where ``TIMEOUT_S`` bring less than ``LEAST_BYTES_PER_S``."""
+    since, came = time.monotonic(), 0
+    while block := answer.read1(BLOCK):
+        yield block
+        came += len(block)
+        seconds = time.monotonic() - since
+        if seconds >= TIMEOUT_S:
+            if came < LEAST_BYTES_PER_S * seconds:
+                raise TimeoutError(f"{came} bytes in {seconds:.0f} s")
+            since, came = time.monotonic(), 0
+
+
+def _ask(url: str, done: int, version: str) -> Any:
+    """The server's answer; the part from ``done`` on is asked for if the file still has this version."""
+    if not is_url(url):
+        raise ArchiveError(f"{url}: expected an address that begins with http:// or https://")
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+    if done:
+        # If-Range: the rest only if it is a rest of the same file, else the whole of the new one.
+        request.add_header("Range", f"bytes={done}-")
+        request.add_header("If-Range", version)
+    deadline = _Deadline()
+    timer = threading.Timer(ANSWER_S, deadline.hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        return urllib.request.build_opener(_Redirects, *deadline.handlers()).open(request, timeout=TIMEOUT_S)
+    except (OSError, http.client.HTTPException) as error:
+        if deadline.over and not isinstance(error, urllib.error.HTTPError):
+            raise TimeoutError(f"no answer within {ANSWER_S} s") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+class _Deadline:
+    """Hangs up connections that are not done in time: a timeout of a socket begins anew with each byte that comes."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._sockets: list[socket.socket] = []
+
+    def hang_up(self) -> None:
+        self.over = True
+        for connected in self._sockets:
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+
+    def watch(self, connected: socket.socket) -> None:
+        self._sockets.append(connected)
+        if self.over:
+            self.hang_up()
+
+    def handlers(self) -> tuple[urllib.request.BaseHandler, ...]:
+        """Handlers of http and https whose connections are watched."""
+        watch = self.watch
+
+        class Plain(http.client.HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                watch(self.sock)
+
+        class Secure(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                watch(self.sock)
+
+        class PlainHandler(urllib.request.HTTPHandler):
+            def http_open(self, request: urllib.request.Request) -> Any:
+                return self.do_open(Plain, request)
+
+        class SecureHandler(urllib.request.HTTPSHandler):
+            def https_open(self, request: urllib.request.Request) -> Any:
+                return self.do_open(Secure, request)
+
+        return PlainHandler(), SecureHandler()
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to http and https only, never from https to http, and leaves what a redirect says besides unread."""
+
+    def redirect_request(
+        self, request: Any, answer: Any, code: int, message: str, headers: Any, address: str
+    ) -> urllib.request.Request | None:
+        answer.close()
+        allowed = ("https",) if request.type == "https" else ("http", "https")
+        if urllib.parse.urlsplit(address).scheme not in allowed:
+            raise ArchiveError(
+                f"{request.full_url}: redirects to {address}, expected {' or '.join(allowed)}; download it by other "
+                "means and pass the file with --source"
+            )
+        return super().redirect_request(request, answer, code, message, headers, address)
+
+
+def _version(answer: Any) -> str:
+    """What tells this state of the file from others; nothing where the server names none that holds for all bytes."""
+    version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+    return "" if version.startswith("W/") else str(version)
+
+
+def _span(answer: Any) -> tuple[int, int, int] | None:
+    """First and last byte of a part, and the length of the whole."""
+    span = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", answer.headers.get("Content-Range", ""), re.ASCII)
+    return (int(span[1]), int(span[2]), int(span[3])) if span else None
+
+
+def _continues(answer: Any, done: int, version: str) -> bool:
+    """Whether the answer is what follows the first ``done`` bytes of this version of the file."""
+    span = _span(answer)
+    if answer.status != http.HTTPStatus.PARTIAL_CONTENT or span is None:
+        return False
+    first, last, total = span
+    length = answer.headers.get("Content-Length", str(last - first + 1))
+    same = version in (answer.headers.get("ETag", version), answer.headers.get("Last-Modified"))
+    return same and first == done and first <= last < total and length == str(last - first + 1)
 
 
 def _discard(part: Path, *, unless_resumable: bool = False) -> None:
@@ -198,19 +330,58 @@ def _merge(source: Path, target: Path) -> None:
 
 
 def _unpack_tar(archive: Path, staging: Path, max_bytes: int, max_members: int) -> None:
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, tarinfo=_checked_headers(archive, max_members)) as tar:
         members = []
         seen: set[str] = set()
         size = 0
         for member in tar:
             _check_member(archive, member, seen)
             size += member.size
+            member.pax_headers = {}  # they were applied; a million members need not keep them
             members.append(member)
             _check_totals(archive, member.name, len(members), size, max_bytes, max_members)
         _check_tail(archive, tar, max_bytes)
         staging.mkdir(parents=True)
         for member in tqdm(members, desc=f"unpacking {archive.name}", disable=None, leave=False):
             tar.extract(member, staging, filter="data")
+
+
+LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+MAX_HEADER = 1 << 18
+"""Bytes that the name, or the other properties, of a member of a tar archive may take; so may those of all together."""
+
+
+def _checked_headers(archive: Path, max_members: int) -> type[tarfile.TarInfo]:
+    """A ``TarInfo`` that refuses headers of which the archive says that they are huge: tarfile reads them whole.
+
+    Sparse files, of which no corpus has any, have a table of their own that is read whole, and are refused as well.
+    """
+
+    class Header(tarfile.TarInfo):
+        shared = 0
+        extended = 0
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            header = super().frombuf(buf, encoding, errors)
+            if header.type == tarfile.GNUTYPE_SPARSE:
+                raise ArchiveError(f"{archive}: member {header.name!r} is a sparse file; expected plain files")
+            if header.type == tarfile.XGLTYPE:
+                cls.shared += abs(header.size) + tarfile.BLOCKSIZE
+            cls.extended += header.type in (*LONG_NAMES, tarfile.XGLTYPE)
+            if max(cls.shared, header.size if header.type in LONG_NAMES else 0) > MAX_HEADER:
+                raise ArchiveError(f"{archive}: a header of {header.size} bytes, expected at most {MAX_HEADER}")
+            # A member has one for its name, one for what it links to and one for all else.
+            if cls.extended > 3 * max_members + 3:
+                raise ArchiveError(f"{archive}: more headers than {max_members} members have")
+            return header
+
+        def _refuse_sparse(self, *_: object) -> None:
+            raise ArchiveError(f"{archive}: member {self.name!r} is a sparse file; expected plain files")
+
+        _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+    return Header
 
 
 def _unpack_zip(archive: Path, staging: Path, max_bytes: int, max_members: int) -> None:

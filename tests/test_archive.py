@@ -10,6 +10,8 @@ import random
 import socketserver
 import tarfile
 import threading
+import time
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from asr import archive
 from asr.archive import ArchiveError, digest, fetch, is_url, unpack, unpack_into
 
 LIMITS = {"max_bytes": 1 << 20, "max_members": 100}
@@ -175,6 +178,47 @@ def test_a_negative_size(place: Callable[[bytes], Path]) -> None:
         header[148:156] = b"%06o\0 " % sum(header)
         content = tar_bytes(member("b", b"fine"))[:1024] + bytes(header) + bytes(1024)
         refused(place(content), "size of -|cannot unpack")
+
+
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g", b"X"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_that_says_it_is_huge_is_not_read(place: Callable[[bytes], Path], kind: bytes, packed: bool) -> None:
+    """tarfile reads such a header whole: of 4 GB it makes 4 GB of memory."""
+    info = tarfile.TarInfo("a")
+    info.type, info.size = kind, 1 << 32
+    content = info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 22)
+    refused(place(gzip.compress(content) if packed else content), f"a header of {1 << 32} bytes, expected at most")
+
+
+def test_many_shared_headers_do_not_add_up(place: Callable[[bytes], Path]) -> None:
+    blocks = []
+    for number in range(20):
+        record = f" k{number}={'v' * 20000}\n"
+        record = f"{len(record) + 5}{record}"
+        info = tarfile.TarInfo("g")
+        info.type, info.size = tarfile.XGLTYPE, len(record)
+        blocks.append(info.tobuf(tarfile.USTAR_FORMAT) + record.encode() + bytes(-len(record) % 512))
+        blocks.append(tar_bytes(member(f"a{number}"))[:512])
+    refused(place(gzip.compress(b"".join(blocks) + bytes(1024))), "a header of 20")
+
+
+def test_long_names_and_properties_are_read(place: Callable[[bytes], Path]) -> None:
+    name = "/".join(["folder" * 20] * 3) + "/a.txt"
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form, pax_headers={"comment": "c" * 500}) as tar:
+            info, content = member(name, b"x")
+            tar.addfile(info, io.BytesIO(content))
+        path = place(buffer.getvalue())
+        unpack(path, path.parent / f"out{form}", **LIMITS)
+        assert (path.parent / f"out{form}" / name).read_bytes() == b"x"
+
+
+def test_sparse_files_are_refused(place: Callable[[bytes], Path]) -> None:
+    """The table of one may go on for as long as the archive does."""
+    info = tarfile.TarInfo("a")
+    info.type = tarfile.GNUTYPE_SPARSE
+    refused(place(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)), "member 'a' is a sparse file")
 
 
 @pytest.mark.parametrize(
@@ -363,11 +407,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", to)
             self.send_header("Content-Length", "0")
             self.end_headers()
+        elif self.path == "/part-only":
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}")
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT)
         elif self.path == "/chunked-cut":
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(b"fff\r\n" + CONTENT[:100])
+        elif self.path in ("/to-ftp", "/endless-redirect"):
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1/a" if self.path == "/to-ftp" else "/good")
+            self.end_headers()
+            while self.path == "/endless-redirect":
+                self.wfile.write(bytes(1 << 16))
+        elif self.path in ("/drip", "/drip-header"):
+            self.send_response(200)
+            if self.path == "/drip":
+                self.send_header("Content-Length", str(len(CONTENT)))
+                self.end_headers()
+            for _ in range(1000):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.02)
         elif self.path.startswith("/versioned"):
             self.versioned()
         elif self.path in ("/good", "/cut", "/no-length", "/wrong-length"):
@@ -391,6 +456,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
             self.end_headers()
+            return
+        odd = server.odd
+        if odd and self.headers["Range"]:
+            self.send_response(206)
+            at = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            for name, value in odd(at).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b"z" * (len(CONTENT) - at))
             return
         self.send_response(206 if ranged else 200)
         if ranged:
@@ -427,7 +501,7 @@ def address() -> Iterator[str]:
 def versioned(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The server, whose ``/versioned`` has version 1 and is cut after 200,000 bytes."""
     server = Server.running
-    server.version, server.cut, server.starts = 1, 200_000, []
+    server.version, server.cut, server.starts, server.odd = 1, 200_000, [], None
     return server
 
 
@@ -475,6 +549,72 @@ def test_a_part_that_is_wrong_is_not_gone_on_with(address: str, versioned: Any, 
     with pytest.raises(ArchiveError, match="SHA-256"):
         fetch(f"{address}/versioned", tmp_path / "a", max_bytes=1 << 20, sha256=SHA256)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("etag", "range"),
+    [
+        ('"2"', "bytes {at}-{last}/{all}"),
+        ('"1"', "bytes 0-{last}/{all}"),
+        ('"1"', "bytes {at}-{last}/{at}"),
+        ('"1"', "bytes {at}-{at}/{all}"),
+        ('"1"', "bytes {last}-{at}/{all}"),
+        ('"1"', "{at}-{last}"),
+    ],
+)
+def test_a_part_of_another_file_or_place_is_not_appended(
+    address: str, versioned: Any, tmp_path: Path, etag: str, range: str
+) -> None:
+    """The server answers with status 206, but not with what was asked for: the whole file is asked for instead."""
+    (tmp_path / "a.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "a.part.version").write_text('"1"')
+    versioned.cut = len(CONTENT)
+    versioned.odd = lambda at: {
+        "ETag": etag,
+        "Content-Range": range.format(at=at, last=len(CONTENT) - 1, all=len(CONTENT)),
+        "Content-Length": str(len(CONTENT) - at),
+    }
+    fetch(f"{address}/versioned", tmp_path / "a", max_bytes=1 << 20)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_a_good_part_outlives_a_server_that_answers_in_parts_only(address: str, tmp_path: Path) -> None:
+    (tmp_path / "a.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "a.part.version").write_text('"1"')
+    with pytest.raises(ArchiveError, match=r"expected the whole file \(status 200\), got status 206"):
+        fetch(f"{address}/part-only", tmp_path / "a", max_bytes=1 << 20)
+    assert (tmp_path / "a.part").read_bytes() == CONTENT[:1000]
+
+
+def test_a_server_that_drips_is_given_up(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr.archive.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("asr.archive.ATTEMPTS", 2)
+    with pytest.raises(ArchiveError, match="cut short at"):
+        fetch(f"{address}/drip", tmp_path / "a", max_bytes=1 << 20)
+
+
+def test_an_answer_that_drips_is_given_up(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr.archive.ANSWER_S", 0.3)
+    with pytest.raises(ArchiveError, match=r"no answer within 0\.3 s"):
+        fetch(f"{address}/drip-header", tmp_path / "a", max_bytes=1 << 20)
+
+
+def test_what_a_redirect_says_is_not_read(address: str, tmp_path: Path) -> None:
+    assert fetch(f"{address}/endless-redirect", tmp_path / "a", max_bytes=1 << 20).read_bytes() == CONTENT
+
+
+def test_redirects_stay_on_the_web(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"redirects to ftp://127\.0\.0\.1/a, expected http or https"):
+        fetch(f"{address}/to-ftp", tmp_path / "a", max_bytes=1 << 20)
+    request, answer = urllib.request.Request("https://a.example/b"), io.BytesIO()
+    with pytest.raises(ArchiveError, match=r"redirects to http://a\.example/c, expected https"):
+        archive._Redirects().redirect_request(request, answer, 302, "", {}, "http://a.example/c")
+
+
+def test_only_addresses_of_the_web_are_fetched(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("secret")
+    with pytest.raises(ArchiveError, match="expected an address that begins with http"):
+        fetch(f"file://{tmp_path}/b", tmp_path / "a", max_bytes=1 << 20)
 
 
 @pytest.fixture(autouse=True)
