@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 
 from asr.decode import BeamSearch, Hypothesis, beam_search, greedy
 from asr.decode import beam as beam_module
-from asr.decode import kernel as kernel_module
 from asr.errors import DecodeError
 
 Path = tuple[int, ...]
@@ -360,13 +358,3 @@ def test_refused_frames_leave_the_search_as_it_was() -> None:
             search.accept(frames)
     search.accept(log_probs[10:])
     assert search.finish() == beam_search(log_probs, beam=4)[0]
-
-
-def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_cache(**options: bool) -> Any:
-        if options.pop("cache", False):
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: (function, options)
-
-    monkeypatch.setattr(numba, "njit", without_cache)
-    assert kernel_module.kernel(abs) == (abs, {"nogil": True, "error_model": "numpy"})

@@ -1,8 +1,14 @@
 """What is installed and under which name: the distribution, its advice, its editable form."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,3 +26,20 @@ def test_no_advice_installs_the_package_of_somebody_else():
         for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.md"), *(ROOT / folder).rglob("*.yaml")]:
             assert not foreign.search(path.read_text(encoding="utf-8")), path
     assert not foreign.search((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_an_editable_install_is_a_path_that_type_checkers_follow(tmp_path):
+    setuptools = pytest.importorskip("setuptools")
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        pytest.skip("building needs setuptools 77")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "asr").mkdir()
+    (tmp_path / "asr" / "__init__.py").touch()
+    build = "from setuptools.build_meta import build_editable as build; build('wheels')"
+    (tmp_path / "wheels").mkdir()
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    with zipfile.ZipFile(next((tmp_path / "wheels").iterdir())) as wheel:
+        (pth,) = [name for name in wheel.namelist() if name.endswith(".pth")]
+        assert wheel.read(pth).decode().strip() == str(tmp_path)

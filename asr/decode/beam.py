@@ -8,7 +8,7 @@ Language models join the search itself: a lexicon with its n-gram and hot words 
 kernel, any other model (``asr.decode.fusion``) for all prefixes of all utterances in one call per frame at most.
 
 The kernels (``asr.decode.kernel``) are compiled by numba at the first call, which takes some seconds once; later
-processes load them from numba's cache beside the package or, where that cannot be written, in the user's cache folder.
+processes load them from the user's cache folder (``asr.decode.compiled``).
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.core.options import DefaultOptions
 
+from asr.decode.compiled import keep
+
 Records: TypeAlias = npt.NDArray[np.void]
 Numbers: TypeAlias = npt.NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -195,7 +197,7 @@ class Work(NamedTuple):
 
 
 def kernel(function: Function) -> Function:
-    """Compile with numba, cached on disk where there is a writable place for it."""
+    """Compile with numba, kept on disk where there is a writable place for it."""
     return _compile(function, {"nogil": True, "error_model": "numpy"})
 
 
@@ -209,10 +211,7 @@ def inner(function: Function) -> Function:
 
 
 def _compile(function: Function, options: dict[str, Any]) -> Function:
-    try:
-        return cast(Function, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # Neither the package's folder nor the user's cache can be written: compile in each process.
-        return cast(Function, numba.njit(**options)(function))
+    return cast(Function, keep(numba.njit(**options)(function)))
 
 
 @inner

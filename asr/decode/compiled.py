@@ -1,0 +1,85 @@
+"""Where compiled kernels are kept: in the user's cache folder (or in ``NUMBA_CACHE_DIR``), never beside the package.
+
+Files that numba leaves in ``site-packages/asr`` outlive ``pip uninstall``, and the folder that holds them hides an
+editable install. Each place of the package and each version of numba has a folder of its own, so that two installs
+never replace each other's files. Only the kernels of this package are concerned: numba's settings stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from typing import Any
+
+import numba.core.caching
+import numba.core.config
+import numba.misc.appdirs
+
+# Without types: what is used of them is numba's own, the same from 0.61 to 0.68.
+caching: Any = numba.core.caching
+config: Any = numba.core.config
+appdirs: Any = numba.misc.appdirs
+
+
+class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):  # type: ignore[misc]
+    """``numba/decode_<hash of the package's folder>/<version of numba>`` in the user's cache folder."""
+
+    def __init__(self, function: Any, file: str) -> None:
+        self._py_file = file
+        self._lineno = function.__code__.co_firstlineno
+        self._path = os.path.join(cache_folder(), self.get_suitable_cache_subpath(file), numba.__version__)
+
+    def get_cache_path(self) -> str:
+        return self._path
+
+
+class _Files(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Folder,)
+
+
+class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    """numba's cache, save that its faults cost time and nothing else."""
+
+    _impl_class = _Files
+
+    def load_overload(self, *args: Any) -> Any:
+        try:
+            return super().load_overload(*args)
+        except Exception:  # a damaged file raises whatever unpickling raises
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, *args: Any) -> None:
+        try:
+            super().save_overload(*args)
+        except OSError as error:  # a full disk, say
+            _note(error.strerror or str(error))
+
+
+def cache_folder() -> str:
+    """The folder that ``NUMBA_CACHE_DIR`` names, else numba's in the user's cache folder."""
+    return str(config.CACHE_DIR or appdirs.AppDirs(appname="numba", appauthor=False).user_cache_dir)
+
+
+def keep(kernel: Any) -> Any:
+    """``kernel`` (what ``numba.njit`` gives), whose compiled forms are kept on disk from now on.
+
+    Where the folder cannot be written, every process compiles anew, and a note says so once.
+    """
+    try:
+        kernel._cache = _Cache(kernel.py_func)
+    except RuntimeError:  # numba's own way to say so
+        _note("cannot be written")
+    return kernel
+
+
+@functools.cache
+def _note(reason: str) -> None:
+    print(
+        f"note: {cache_folder()}: {reason}; the compiled beam search is not kept there, and every start compiles it "
+        "anew, which takes some seconds; NUMBA_CACHE_DIR=FOLDER names another folder",
+        file=sys.stderr,
+    )
