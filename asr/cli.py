@@ -284,7 +284,7 @@ def _align(args: argparse.Namespace) -> int:
 def _words(text: str) -> str:
     """The words themselves, or those in a file of that name."""
     try:
-        return Path(text).read_text(encoding="utf-8") if os.path.isfile(text) else text
+        return Path(text).read_text(encoding="utf-8-sig") if os.path.isfile(text) else text
     except (OSError, UnicodeDecodeError) as error:
         raise AsrError(f"{text}: cannot read the text: {error}") from error
 

@@ -222,6 +222,8 @@ def _perplexity(args: argparse.Namespace) -> int:
     print(f"perplexity per token {figures.token:.3f}, per word {figures.word:.3f}, per character {figures.char:.3f}")
     if figures.unknown:
         print(f"{figures.unknown} words are unknown to the model and not counted")
+    if figures.as_unk:
+        print(f"{figures.as_unk} words are unknown to the model and scored as <unk>")
     return OK
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from asr import audio
 from asr.errors import AudioError, ManifestError
+from asr.lines import split_fields, split_lines
 from asr.manifest import Utterance
 from asr.subtitles import read_cues
 
@@ -70,24 +71,25 @@ def find_audio(stem: Path) -> Path:
     raise AudioError(f"{stem}: no audio file of this name (with any of the extensions that libsndfile reads)")
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """A text file of the corpus. Raises ``ManifestError``."""
+def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
+    """A text file of the corpus, its line ends as they are. Raises ``ManifestError``."""
     try:
-        return path.read_text(encoding=encoding)
+        return path.read_bytes().decode(encoding)
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot read: {error}") from error
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+def read_lines(path: Path, encoding: str = "utf-8-sig") -> list[str]:
     """The lines of a text file of the corpus that are not blank, stripped. Raises ``ManifestError``."""
-    return [line.strip() for line in read_text(path, encoding).splitlines() if line.strip()]
+    lines = (line.strip(" \t") for line in split_lines(read_text(path, encoding)))
+    return [line for line in lines if line]
 
 
-def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
+def read_table(path: Path, encoding: str = "utf-8-sig") -> dict[str, str]:
     """Lines of ``key rest``, as Kaldi's files have them. Raises ``ManifestError``, also for a key that comes twice."""
     table: dict[str, str] = {}
     for line in read_lines(path, encoding):
-        key, *rest = line.split(maxsplit=1)
+        key, *rest = split_fields(line, 1)
         if key in table:
             raise ManifestError(f"{path}: {key!r} is there twice")
         table[key] = rest[0] if rest else ""
@@ -186,7 +188,7 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
         return [Item(key, root / recordings[key], texts[key], speakers.get(key, "")) for key in texts]
     items = []
     for key, line in read_table(folder / "segments").items():
-        fields = line.split()
+        fields = split_fields(line)
         if len(fields) != 3 or fields[0] not in recordings:
             raise ManifestError(
                 f"{folder / 'segments'}: {key}: expected a recording of wav.scp and two times, got {line!r}"
@@ -257,7 +259,7 @@ def table(path: Path) -> Iterator[dict[str, str]]:
 
 def subtitles(path: Path, sound: Path) -> list[Item]:
     """Cues of a SubRip or WebVTT file as utterances of the recording ``sound``; formatting is left out."""
-    cues = enumerate(read_cues(read_text(path, "utf-8-sig")), start=1)
+    cues = enumerate(read_cues(read_text(path)), start=1)
     return [Item(f"{path.stem}-{i:04}", sound, cue.text, cue.speaker, cue.start_s, cue.end_s) for i, cue in cues]
 
 

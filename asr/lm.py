@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +20,21 @@ from tqdm import tqdm
 from asr import settings, tokenizers
 from asr.archive import file_sha256
 from asr.checkpoint import load_card, load_tensors, load_weights
+from asr.decode import kernel
 from asr.decode.fusion import score_sequences
 from asr.decode.ngram import LN10, Ngram, read_arpa
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic
+from asr.lines import split_fields
 from asr.models.language import BOUNDARY, Adapter, LanguageConfig, LanguageNetwork, RecurrentLM
 from asr.text import Tokenizer
 from asr.tokenizers import PhoneTokenizer
 
 KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
+NO_UNKNOWN = -99.0
+"""Logarithm to base 10 that nothing but a missing ``<unk>`` has."""
+PROBE_S = 600
+"""Seconds that KenLM may take to read a file."""
 SENTENCES = 64
 """Sentences whose perplexity is measured side by side."""
 
@@ -68,19 +77,64 @@ class KenlmNgram:
             import kenlm
         except ImportError as error:
             raise ModelError(f"{path}: a KenLM binary needs the kenlm package: pip install kenlm") from error
+        _probe_kenlm(path)
         try:
             self._model = kenlm.Model(str(path))
         except (OSError, RuntimeError) as error:
             raise ModelError(f"{path}: kenlm cannot read it: {error}") from error
         self.order: int = self._model.order
+        self._start, self._empty = kenlm.State(), kenlm.State()
+        self._model.BeginSentenceWrite(self._start)
+        self._model.NullContextWrite(self._empty)
+        # KenLM gives a model without <unk> one of 1e-100.
+        unknown = self._model.BaseScore(self._empty, "<unk>", self._new_state())
+        self.has_unknown: bool = unknown > NO_UNKNOWN
 
-    def id_of(self, word: str) -> int:
-        """-1 for a word that the model does not know, 0 for any other."""
-        return 0 if word in self._model else -1
+    def knows(self, word: str) -> bool:
+        """Whether the model lists a word."""
+        return word in self._model
+
+    def word_scores(self, words: Sequence[str]) -> list[float | None]:
+        """As ``Ngram.word_scores``."""
+        found: list[float | None] = []
+        state = self._start
+        for word in [*words, "</s>"]:
+            before, state = state, self._new_state()
+            # Not by the sentence: KenLM would cut words at vertical tabs.
+            scored = self._model.BaseFullScore(before, word, state)
+            known = not scored.oov or self.has_unknown
+            found.append(scored.log_prob * LN10 if known else None)
+        return found
 
     def score(self, words: Sequence[str]) -> float:
         """Natural logarithm of the probability of a sentence, its end included."""
-        return float(self._model.score(" ".join(words))) * LN10
+        return sum(kernel.NEVER if score is None else score for score in self.word_scores(words))
+
+    @staticmethod
+    def _new_state() -> Any:
+        import kenlm
+
+        return kenlm.State()
+
+
+def _probe_kenlm(path: Path) -> None:
+    """Load a file and score a sentence in another process: KenLM reads binaries without checks, and a damaged one ends
+    the process that it is read in. Raises ``ModelError``."""
+    code = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[2]); import kenlm\n"
+        "try: kenlm.Model(sys.argv[1]).score('a b')\n"
+        "except (OSError, RuntimeError): pass  # the message is made where it is wanted"
+    )
+    command = [sys.executable, "-I", "-c", code, str(path), json.dumps(sys.path)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_S)
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path}: kenlm did not read it within {PROBE_S} s; it may be damaged") from None
+    if done.returncode:
+        raise ModelError(
+            f"{path}: kenlm crashes when it reads this file (status {done.returncode}): it is damaged; make it anew "
+            "from its ARPA file with KenLM's build_binary"
+        )
 
 
 def files(path: str | Path) -> list[Path]:
@@ -163,13 +217,14 @@ def load_recurrent(path: str | Path) -> LanguageDirectory:
 @dataclass(frozen=True)
 class Perplexity:
     """exp of the mean negative log-likelihood per token, word and character; ends of sentences are predicted and
-    counted as a token and as a word, not as a character. A word n-gram's tokens are words; ``unknown`` ones that it has
-    no probability for are left out."""
+    counted as a token and as a word, not as a character. A word n-gram's tokens are words. Of those that it does not
+    know ``as_unk`` were scored as ``<unk>``; ``unknown`` were left out, since the model has no ``<unk>``."""
 
     token: float
     word: float
     char: float
     unknown: int = 0
+    as_unk: int = 0
 
 
 def perplexity(
@@ -187,13 +242,23 @@ def perplexity(
         return network_perplexity(model.network, model.tokenizer, texts)
     if adapt:
         raise ConfigError("adapt: expected a recurrent language model, got an n-gram, which learns nothing here")
-    known = [[word for word in text.split() if model.id_of(word) >= 0] for text in texts]
-    total = -sum(model.score(words) for words in known)
-    words = sum(len(sentence) + 1 for sentence in known)
-    characters = sum(len(" ".join(sentence)) for sentence in known)
-    per_word = _exp_mean(total, words)
-    unknown = sum(len(text.split()) for text in texts) - sum(map(len, known))
-    return Perplexity(per_word, per_word, _exp_mean(total, characters), unknown)
+    return _ngram_perplexity(model, texts)
+
+
+def _ngram_perplexity(model: Ngram | KenlmNgram, texts: Sequence[str]) -> Perplexity:
+    total, counted, characters, left_out, as_unk = 0.0, 0, 0, 0, 0
+    for text in texts:
+        words = split_fields(text)
+        scores = model.word_scores(words)
+        known = [score for score in scores if score is not None]
+        kept = [word for word, score in zip(words, scores, strict=False) if score is not None]
+        total -= sum(known)
+        counted += len(known)
+        characters += len(" ".join(kept))
+        left_out += len(words) - len(kept)
+        as_unk += sum(not model.knows(word) for word in kept)
+    per_word = _exp_mean(total, counted)
+    return Perplexity(per_word, per_word, _exp_mean(total, characters), left_out, as_unk)
 
 
 def network_perplexity(network: LanguageNetwork, tokenizer: Tokenizer, texts: Sequence[str]) -> Perplexity:

@@ -22,6 +22,7 @@ import jiwer
 import numpy as np
 
 from asr.errors import ManifestError
+from asr.lines import split_fields, split_lines
 
 RESAMPLES = 10_000
 """Bootstrap resamples behind ``Report.ci95``."""
@@ -198,7 +199,7 @@ def read_transcripts(path: str | Path, role: Literal["reference", "hypothesis"] 
     if text.lstrip().startswith("{"):
         entries = _json_entries(path, text, role)
     else:
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(split_lines(text), start=1) if line.strip()]
         trn = str(path).endswith(".trn") or all(_trn(line) for _, line in lines)
         entries = _line_entries(path, lines, _trn_entry if trn else _kaldi_entry)
     transcripts: dict[str, str] = {}
@@ -339,5 +340,5 @@ def _trn(line: str) -> tuple[str, str] | None:
 
 
 def _kaldi_entry(where: str, line: str) -> tuple[str, str]:
-    id, *words = line.split(maxsplit=1)
+    id, *words = split_fields(line, 1)
     return id, "".join(words)

@@ -18,6 +18,7 @@ from typing import Any
 
 from asr.config import TextConfig
 from asr.errors import AsrError, ModelError, TextError
+from asr.lines import file_lines, split_fields
 
 BLANK = "<blank>"
 """Symbol of id 0 in ``CharTokenizer.symbols`` and in ``tokens.txt``."""
@@ -161,22 +162,22 @@ def lexicon_lines(path: str | Path) -> list[tuple[int, str]]:
 
     UTF-8, or Latin-1 as CMUdict itself is. Raises ``OSError``.
     """
-    data = Path(path).read_bytes()
     try:
-        text = data.decode("utf-8-sig")
+        lines = file_lines(path)
     except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    lines = enumerate(text.splitlines(), start=1)
-    return [(number, line) for number, line in lines if line.strip() and not line.startswith(";;;")]
+        lines = file_lines(path, "latin-1")
+    return [(n, line) for n, line in enumerate(lines, start=1) if split_fields(line) and not line.startswith(";;;")]
 
 
 def read_symbols(path: str | Path) -> list[str]:
     """The symbols of a ``tokens.txt``. Raises ``ModelError``."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        lines = file_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot read the symbol list: {error}") from error
-    return [" " if line == SPACE else line for line in text.removesuffix("\n").split("\n")]
+    if len(lines) > 1 and not lines[-1]:  # behind the last line's end
+        del lines[-1]
+    return [" " if line == SPACE else line for line in lines]
 
 
 class CharTokenizer(Tokenizer):

@@ -18,6 +18,7 @@ from typing import Any
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError
 from asr.files import atomic
+from asr.lines import split_fields
 from asr.text import (
     BLANK,
     VARIANT,
@@ -300,7 +301,7 @@ def read_lexicon(path: str | Path, config: TextConfig) -> dict[str, list[tuple[s
     except OSError as error:
         raise TextError(f"text.lexicon: {path}: cannot read: {error}") from error
     for number, line in lines:
-        word, *phones = line.split("#")[0].split() if not line.startswith("#") else line.split()
+        word, *phones = split_fields(line if line.startswith("#") else line.split("#")[0])
         if not phones:
             raise TextError(f"{path}:{number}: expected 'WORD  PHONES', got {line.strip()!r}")
         spelt = lexicon.setdefault(normalise(VARIANT.sub("", word), config), [])

@@ -302,7 +302,7 @@ def test_a_kenlm_binary_rescores_like_its_arpa_file(models, tmp_path):
     binary, arpa = lm.KenlmNgram(models / "words.arpa"), lm.load(models / "words.arpa")
     for text in ("GORDON CALLED", "CALL CALL SMITH", ""):
         assert binary.score(text.split()) == pytest.approx(arpa.score(text.split()), abs=1e-4)
-    assert (binary.id_of("GORDON"), binary.id_of("NOBODY"), binary.order) == (0, -1, 3)
+    assert (binary.knows("GORDON"), binary.knows("NOBODY"), binary.order) == (True, False, 3)
     assert dataclasses.astuple(lm.perplexity(binary, TEXTS)) == pytest.approx(
         dataclasses.astuple(lm.perplexity(arpa, TEXTS)), rel=1e-4
     )

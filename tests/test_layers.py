@@ -15,6 +15,7 @@ LAYERS = {
     "containers": 1,
     "media": 1,
     "files": 1,
+    "lines": 1,
     "archive": 3,
     "layouts": 4,
     "detect": 5,

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from asr import cli, lm
 from asr.decode.ngram import Ngram, read_arpa, write_arpa
-from asr.errors import DecodeError, TrainingError
+from asr.errors import DecodeError, ModelError, TrainingError
 from asr.train.ngram import train_ngram
 
 ARPA = """a comment
@@ -143,6 +144,10 @@ def test_compression_is_told_by_content(tmp_path: Path) -> None:
         ("\\3-grams:\n-0.05\t<s> A B\n\n", "", r":21: expected \\3-grams:, got \\end\\"),
         ("\\end\\", "", r":\d+: expected \\end\\, got the end of the file; was it cut"),
         ("\\1-grams:\n", "", r":8: expected \\1-grams:"),
+        ("ngram 1=5", "ngram 1=²", r":4: expected 'ngram 1=COUNT', got 'ngram 1=²'"),
+        ("ngram 1=5", f"ngram 1={'5' * 5000}", r":4: expected 'ngram 1=COUNT', got 'ngram 1=555"),
+        ("ngram 1=5", f"ngram {'1' * 5000}=5", r":4: expected 'ngram 1=COUNT', got 'ngram 111"),
+        ("a comment", "a comment" * 200_000, r":1: expected a line of less than"),
     ],
 )
 def test_malformed_files_are_named_by_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -159,9 +164,61 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.gz").write_bytes(gzip.compress(ARPA.encode())[:60])
     with pytest.raises(DecodeError, match=r"cut\.gz: cannot read"):
         read_arpa(tmp_path / "cut.gz")
+    damaged = bytearray(gzip.compress(ARPA.encode()))
+    damaged[20] ^= 255
+    (tmp_path / "damaged.gz").write_bytes(damaged)
+    with pytest.raises(DecodeError, match=r"damaged\.gz: cannot read"):
+        read_arpa(tmp_path / "damaged.gz")
     (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
     with pytest.raises(DecodeError, match="binary: cannot read"):
         read_arpa(tmp_path / "binary")
+
+
+def load(path: Path, kind: str, arpa: str) -> Ngram | lm.KenlmNgram:
+    """An ARPA file as the package reads it, or as KenLM does (which reads binaries by the same call)."""
+    path.write_text(arpa.removeprefix("a comment\n\n"))
+    if kind == "arpa":
+        return read_arpa(path)
+    pytest.importorskip("kenlm", reason="kenlm is not installed")
+    return lm.KenlmNgram(path)
+
+
+@pytest.mark.parametrize("kind", ["arpa", "binary"])
+def test_perplexity_scores_unknown_words_as_unk(arpa: Path, kind: str) -> None:
+    model = load(arpa, kind, ARPA)
+    found = lm.perplexity(model, ["A B", "A NEW"])
+    # <s> A, A B, B </s> backed off; <s> A, <unk> after A backed off, </s> alone: <unk> has no back-off here.
+    total = -0.2 - 0.05 - 0.15 - 0.4 - 0.2 - (0.1 + 0.2 + 1.0) - 0.7
+    assert found.word == found.token == pytest.approx(10 ** (-total / 6), rel=1e-5)
+    assert (found.unknown, found.as_unk) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["arpa", "binary"])
+def test_perplexity_without_unk_leaves_unknown_words_out(arpa: Path, kind: str) -> None:
+    model = load(arpa, kind, ARPA.replace("-1.0\t<unk>\n", "").replace("1=5", "1=4"))
+    found = lm.perplexity(model, ["A B", "A NEW B"])
+    # What follows an unknown word begins anew: B alone, then </s> after it.
+    total = -0.2 - 0.05 - 0.15 - 0.4 - 0.2 - 0.6 - 0.4
+    assert found.word == pytest.approx(10 ** (-total / 6), rel=1e-5)
+    assert found.char == pytest.approx(10 ** (-total / len("A BA B")), rel=1e-5)
+    assert (found.unknown, found.as_unk) == (1, 0)
+
+
+def test_perplexity_by_command_says_what_became_of_unknown_words(
+    arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text("A NEW\n")
+    assert cli.main(["perplexity", str(arpa), str(tmp_path / "text")]) == 0
+    assert "1 words are unknown to the model and scored as <unk>" in capsys.readouterr().out
+    arpa.write_text(ARPA.replace("-1.0\t<unk>\n", "").replace("1=5", "1=4"))
+    assert cli.main(["perplexity", str(arpa), str(tmp_path / "text")]) == 0
+    assert "1 words are unknown to the model and not counted" in capsys.readouterr().out
+
+
+def test_a_kenlm_binary_that_ends_the_process_is_refused() -> None:
+    pytest.importorskip("kenlm", reason="kenlm is not installed")
+    with pytest.raises(ModelError, match=r"kenlm_segv\.bin: kenlm crashes when it reads this file"):
+        lm.load(Path(__file__).parent / "kenlm_segv.bin")
 
 
 def test_an_ngram_whose_beginning_was_pruned_still_counts(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +22,12 @@ import numpy.typing as npt
 from asr.decode import kernel
 from asr.errors import DecodeError
 from asr.files import atomic
+from asr.lines import split_fields
 
 LN10 = math.log(10)
 UNKNOWN_NAMES = ("<unk>", "<UNK>")
+COUNT = re.compile(r"ngram[ \t]+([0-9]{1,9})[ \t]*=[ \t]*([0-9]{1,18})")
+LONGEST_LINE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class Ngram:
     def start(self) -> int:
         """The context at the start of a sentence, that of ``<s>`` where there is one."""
         return self._contexts.get(("<s>",), 0)
+
+    def knows(self, word: str) -> bool:
+        """Whether the n-gram lists a word."""
+        return word in self._ids
 
     def id_of(self, word: str) -> int:
         """A word's id, or that of ``<unk>``."""
@@ -140,13 +149,27 @@ class Ngram:
             total += log_prob
         return total
 
+    def word_scores(self, words: Sequence[str]) -> list[float | None]:
+        """Natural log-probability of each word of a sentence, and of its end where the n-gram has ``</s>``.
+
+        A word that the n-gram does not know is scored as ``<unk>``. Without ``<unk>`` it has None, and what follows
+        it does not see it or what was before it.
+        """
+        found: list[float | None] = []
+        place = self.start
+        for word in [*map(self.id_of, words), *[self.end] * (self.end >= 0)]:
+            if word < 0:
+                found.append(None)
+                place = 0
+                continue
+            log_prob, place = kernel.ngram(self._lookup, place, word)
+            found.append(float(log_prob))
+        return found
+
     def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Per word, ends of sentences counted as words."""
-        total, count = 0.0, 0
-        for words in sentences:
-            total += self.score(words)
-            count += len(words) + 1
-        return math.exp(-total / max(1, count))
+        """Per word, ends of sentences counted as words; words without a probability (``word_scores``) are left out."""
+        known = [score for words in sentences for score in self.word_scores(words) if score is not None]
+        return math.exp(-sum(known) / max(1, len(known)))
 
 
 def read_arpa(path: str | Path) -> Ngram:
@@ -158,7 +181,7 @@ def read_arpa(path: str | Path) -> Ngram:
     try:
         with _open(Path(path), "rt") as file:
             return _parse(path, file)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DecodeError(f"{path}: cannot read the n-gram: {error}") from error
 
 
@@ -190,11 +213,21 @@ def _open(path: Path, mode: str, compressed: bool | None = None) -> TextIO:
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
     opener = gzip.open if compressed else open
-    return cast(TextIO, opener(path, mode, encoding="utf-8", newline="\n" if "w" in mode else None))
+    return cast(TextIO, opener(path, mode, encoding="utf-8" if "w" in mode else "utf-8-sig", newline="\n"))
+
+
+def _lines(path: str | Path, file: TextIO) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers from 1, without the white space around them."""
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:  # what was compressed may be of any size
+            raise DecodeError(f"{path}:{number}: expected a line of less than {LONGEST_LINE:,} characters")
+        yield number, line.strip(" \t\r\n")
 
 
 def _parse(path: str | Path, file: TextIO) -> Ngram:
-    lines = ((number, line.strip()) for number, line in enumerate(file, start=1))
+    lines = _lines(path, file)
     counts = _header(path, lines)
     entries: dict[tuple[str, ...], tuple[float, float]] = {}
     order, seen, number = 0, 0, 0
@@ -234,17 +267,17 @@ def _header(path: str | Path, lines: Iterator[tuple[int, str]]) -> list[int]:
         if not line and counts:
             return counts
         if line:
-            name, _, count = line.partition("=")
-            if name.split() != ["ngram", str(len(counts) + 1)] or not count.strip().isdigit():
+            match = COUNT.fullmatch(line)
+            if not match or int(match[1]) != len(counts) + 1:
                 raise DecodeError(f"{path}:{number}: expected 'ngram {len(counts) + 1}=COUNT', got {line[:60]!r}")
-            counts.append(int(count))
+            counts.append(int(match[2]))
     raise DecodeError(f"{path}:{number}: expected n-grams after the counts, got the end of the file")
 
 
 def _entry(where: str, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
     if not order:
         raise DecodeError(f"{where}: expected \\1-grams:, got {line[:60]!r}")
-    fields = line.split()
+    fields = split_fields(line)
     if len(fields) not in (order + 1, order + 2):
         raise DecodeError(
             f"{where}: expected a log-probability, {order} words and perhaps a back-off, got {line[:60]!r}"

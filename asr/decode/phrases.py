@@ -22,6 +22,7 @@ from asr.decode.align import align
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised, next_frames
 from asr.errors import DecodeError, TextError
+from asr.lines import file_lines
 from asr.text import Tokenizer, token_ids
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ def read_phrases(path: str | Path, tokenizer: Tokenizer) -> list[Phrase]:
     Raises ``DecodeError`` naming the file, and the line of a phrase that cannot be spelt.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = file_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"{path}: cannot read the phrases: {error}") from error
     found: dict[str, Phrase] = {}

@@ -24,6 +24,7 @@ from asr.decode import kernel
 from asr.decode.matrix import number, positive
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, TextError
+from asr.lines import split_fields
 from asr.text import VARIANT, lexicon_lines, token_ids
 
 Speller = Callable[[str], Sequence[Sequence[int]]]
@@ -123,7 +124,7 @@ def read_lexicon(path: str | Path) -> list[str]:
         lines = lexicon_lines(path)
     except OSError as error:
         raise DecodeError(f"{path}: cannot read the lexicon: {error}") from error
-    words = list(dict.fromkeys(VARIANT.sub("", line.split()[0]) for _, line in lines))
+    words = list(dict.fromkeys(VARIANT.sub("", split_fields(line)[0]) for _, line in lines))
     if not words:
         raise DecodeError(f"{path}: expected a word on each line, got an empty file")
     return words

@@ -19,6 +19,7 @@ import asr
 from asr import checkpoint, lm, manifest, tokenizers
 from asr.device import pick_device
 from asr.errors import ConfigError, TextError, TrainingError
+from asr.lines import file_lines
 from asr.models.language import BOUNDARY, LanguageConfig, LanguageNetwork
 from asr.text import Tokenizer, normalise
 from asr.train import loop
@@ -208,7 +209,7 @@ def read_texts(path: str) -> dict[str, str]:
     if path.endswith(".jsonl"):
         return {utterance.id: utterance.text for utterance in manifest.read(path)}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = file_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: cannot read the text: {error}") from error
     texts = {f"{path}:{number}": line for number, line in enumerate(lines, start=1) if line.strip()}

@@ -12,6 +12,7 @@ from asr import manifest
 from asr.config import TextConfig
 from asr.decode.ngram import Ngram, read_arpa, write_arpa
 from asr.errors import TrainingError
+from asr.lines import file_lines, split_fields
 from asr.text import normalise
 
 ORDERS = range(1, 6)
@@ -73,12 +74,12 @@ def read_sentences(path: str | Path) -> list[str]:
     if str(path).endswith(".jsonl"):
         return [normalise(utterance.text, TextConfig()) for utterance in manifest.read(path)]
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = file_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: cannot read the text: {error}") from error
     lines = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        words = line.split()
+    for number, line in enumerate(text, start=1):
+        words = split_fields(line)
         reserved = {"<s>", "</s>"} & set(words)
         if reserved:
             raise TrainingError(f"{path}:{number}: {min(reserved)} is reserved for the ends of sentences; leave it out")
