@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ FOLDS = 5
 class Fit:
     """A calibration, and how well confidences agree with being right before and after.
 
-    ``after`` is cross-validated: each utterance's words with a calibration fitted on other utterances.
+    ``before``: the model's own; ``present``: as they are now, with what an earlier fit has left; ``after`` is
+    cross-validated: each utterance's words with a calibration fitted on other utterances.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Fit:
     words: int
     right: int
     before: Reliability
+    present: Reliability
     after: Reliability
 
     def summary(self) -> str:
@@ -39,12 +41,13 @@ class Fit:
             f"{self.kind}: {self.words} words, {100 * self.right / self.words:.1f} % right; expected calibration error "
             f"{100 * self.before.ece:.1f} % before, {100 * self.after.ece:.1f} % after; Brier score "
             f"{self.before.brier:.4f} before, {self.after.brier:.4f} after"
+            + (f" ({self.present.brier:.4f} with the earlier fit)" if self.present.brier != self.before.brier else "")
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the means of empty bins are null."""
         tree = asdict(self)
-        for name in ("before", "after"):
+        for name in ("before", "present", "after"):
             for key in ("confidences", "accuracies"):
                 tree[name][key] = [None if np.isnan(x) else x for x in tree[name][key]]
         return tree
@@ -80,8 +83,22 @@ def calibrate(path: str | Path, recognizer: Recognizer, root: str | Path | None 
     options = recognizer.decoder.options
     kind = "greedy" if options.beam == 1 else "beam"
     fitted = replace(fitted, fitted_for=conditions(options))
-    before, after = confidence.reliability(p, right), confidence.reliability(crossed, right)
-    return Fit(kind, fitted, len(p), int(right.sum()), before, after)
+    now = recognizer.calibration
+    held = p if now is None else [now.apply(a, b) for a, b in zip(p, s, strict=True)]
+    before, present, after = (confidence.reliability(x, right) for x in (p, held, crossed))
+    return Fit(kind, fitted, len(p), int(right.sum()), before, present, after)
+
+
+def improved(old: Mapping[str, Calibration], fits: Sequence[Fit]) -> dict[str, Calibration]:
+    """Of each kind of decoding the calibration that is best by the Brier score, which is what is there where it is as
+    good; none where the model's own confidences are better than any."""
+    new = dict(old)
+    for fit in fits:
+        if fit.after.brier < min(fit.before.brier, fit.present.brier):
+            new[fit.kind] = fit.calibration
+        elif fit.before.brier < fit.present.brier:
+            new.pop(fit.kind, None)
+    return new
 
 
 def _fit_or(whole: Calibration, p: np.ndarray, s: np.ndarray, right: np.ndarray) -> Calibration:

@@ -118,9 +118,13 @@ def _calibrate(args: argparse.Namespace) -> int:
         print(fits[-1].summary())
     if args.plot:
         calibrate.draw(fits, args.plot)
-    if not args.dry_run:
-        folder = args.save_to or model.path
-        confidence.save(folder, confidence.load(folder) | {fit.kind: fit.calibration for fit in fits})
+    folder = args.save_to or model.path
+    old = confidence.load(folder)
+    new = calibrate.improved(old, fits)
+    if new == old:
+        print(f"nothing was better than the confidences as they are: {folder / confidence.FILE} not saved")
+    elif not args.dry_run:
+        confidence.save(folder, new)
         print(f"saved: {folder / confidence.FILE}")
     return OK
 
@@ -247,7 +251,7 @@ def _generate(args: argparse.Namespace) -> int:
 def _tune(args: argparse.Namespace) -> int:
     from asr import tune
     from asr.checkpoint import load_model
-    from asr.decoding import Decoding, save_options
+    from asr.decoding import Decoding, load_options, save_options
     from asr.options import choose
     from asr.recognizer import Recognizer
 
@@ -256,15 +260,17 @@ def _tune(args: argparse.Namespace) -> int:
     announce(args, confidences=False)
     model = load_model(args.model)
     options = choose(model.path, **{"beam": tune.SEARCH_BEAM, **decoding_options(args)})
-    trials = tune.tune(
-        args.manifest, Recognizer(model, device=args.device, decoding=Decoding()), options, root=args.root
-    )
+    folder = args.save_to or model.path
+    present = load_options(folder)
+    recognizer = Recognizer(model, device=args.device, decoding=Decoding())
+    trials = tune.tune(args.manifest, recognizer, options, present=None if present.phrases else present, root=args.root)
     for trial in trials:
         print(trial)
     best = tune.best_of(trials)
     print(f"best: {best}")
-    if not args.dry_run:
-        folder = args.save_to or model.path
+    if best.options == present:
+        print(f"nothing was better than what {folder} says: not saved")
+    elif not args.dry_run:
         save_options(folder, best.options)
         print(f"saved: {folder / 'decoding.yaml'}")
     return OK

@@ -20,6 +20,7 @@ WEIGHTS = (0.2, 0.4, 0.6, 0.9, 1.3)
 BONUSES = (-2.0, 0.0, 1.0, 2.0, 4.0)
 SEARCH_BEAM = 16
 """Weights are chosen at this beam, then the beam at these weights."""
+GREEDY, PRESENT = "greedy decoding", "the present setting"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Trial:
     errors: int
     words: int
     char_errors: int
+    name: str = ""
+    """What a setting that was not searched for is called."""
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -38,10 +41,9 @@ class Trial:
 
     def __str__(self) -> str:
         options = self.options
-        return (
-            f"lm_weight {options.lm_weight:<5.3g} word_bonus {options.word_bonus:<5.3g} beam {options.beam:<4} "
-            f"WER {100 * self.errors / max(1, self.words):.2f} % ({self.errors}/{self.words})"
-        )
+        setting = f"lm_weight {options.lm_weight:<5.3g} word_bonus {options.word_bonus:<5.3g} beam {options.beam:<4}"
+        rate = f"WER {100 * self.errors / max(1, self.words):.2f} % ({self.errors}/{self.words})"
+        return f"{self.name or setting:<{len(setting)}} {rate}"
 
 
 def tune(
@@ -49,16 +51,19 @@ def tune(
     recognizer: Recognizer,
     options: Decoding,
     *,
+    present: Decoding | None = None,
     beams: Sequence[int] = (8, 16, 32),
     root: str | Path | None = None,
 ) -> list[Trial]:
     """Search LM weight and word bonus on a grid, then around its best point, then the narrowest beam that is as good.
 
+    Greedy decoding and the ``present`` setting are tried first: what the search finds has to be better.
+
     The manifest must hold speakers that neither model has seen. Equal word errors are told apart by character errors,
     equal ones by the order of trial: smaller weights come first.
 
     Returns:
-        All trials in order; the best is ``min(trials, key=lambda t: t.cost)``.
+        All trials in order, first ``GREEDY`` and, where it is another, ``PRESENT``; ``best_of`` gives the best.
 
     Raises:
         ManifestError: no utterance could be read.
@@ -66,6 +71,8 @@ def tune(
     """
     posteriors, references = held_out(path, recognizer, root)
     trials: list[Trial] = []
+    fixed = {GREEDY: Decoding()} | ({} if present in (None, Decoding()) else {PRESENT: present})
+    first = [_trial(setting, recognizer, posteriors, references, name) for name, setting in fixed.items() if setting]
     seen: set[tuple[float, float, int]] = set()
     bar = tqdm(desc="settings", unit="setting", disable=None, leave=False)
 
@@ -91,12 +98,12 @@ def tune(
         best = best_of(trials).options
         for beam in sorted(beams):
             run(best.lm_weight, best.word_bonus, beam)
-    return trials
+    return first + trials
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The trial with the fewest errors; of equal ones the narrowest beam, then the first."""
-    return min(trials, key=lambda trial: (trial.cost, trial.options.beam))
+    """The trial with the fewest errors; of equal ones the present setting, then the narrowest beam, then the first."""
+    return min(trials, key=lambda trial: (trial.cost, trial.name != PRESENT, trial.options.beam))
 
 
 def held_out(
@@ -122,11 +129,12 @@ def _trial(
     recognizer: Recognizer,
     posteriors: Sequence[tuple[list[str], torch.Tensor, torch.Tensor]],
     references: dict[str, str],
+    name: str = "",
 ) -> Trial:
     decoder = Decoder(options, recognizer.model.tokenizer)
     hypotheses = {}
     for names, log_probs, frames in posteriors:
-        for name, hypothesis in zip(names, decoder.decode(log_probs, frames), strict=True):
-            hypotheses[name] = decoder.text(hypothesis.tokens)
-    report = scoring.score({name: references[name] for name in hypotheses}, hypotheses)
-    return Trial(options, report.errors, report.words, report.char_errors)
+        for id, hypothesis in zip(names, decoder.decode(log_probs, frames), strict=True):
+            hypotheses[id] = decoder.text(hypothesis.tokens)
+    report = scoring.score({id: references[id] for id in hypotheses}, hypotheses)
+    return Trial(options, report.errors, report.words, report.char_errors, name)

@@ -93,7 +93,17 @@ def run(tmp_path_factory):
 def test_the_command_fits_saves_and_is_used(run, tmp_path, capsys):
     model, plot = str(run / "run"), tmp_path / "reliability.png"
     before = asr.load(model).transcribe(run / "valid1.wav")
-    command = ["calibrate", str(run / "valid.jsonl"), "--model", model, "--beam", "8", "--plot", str(plot)]
+    command = [
+        "calibrate",
+        str(run / "valid.jsonl"),
+        "--model",
+        model,
+        "--beam",
+        "8",
+        "--word-bonus=-2",
+        "--plot",
+        str(plot),
+    ]
     assert cli.main([*command, "--dry-run"]) == 0
     assert not (run / "run" / confidence.FILE).exists()
     assert cli.main(command) == 0
@@ -104,7 +114,7 @@ def test_the_command_fits_saves_and_is_used(run, tmp_path, capsys):
     saved = json.loads((run / "run" / confidence.FILE).read_text())
     assert set(saved) == {"greedy", "beam"}
     assert saved["greedy"]["share"] == 0
-    for options in ({}, {"beam": 8}):
+    for options in ({}, {"beam": 8, "word_bonus": -2.0}):
         recognizer = asr.load(model, **options)
         after = recognizer.transcribe(run / "valid1.wav")
         kind = "beam" if options else "greedy"
@@ -119,6 +129,36 @@ def test_the_command_fits_saves_and_is_used(run, tmp_path, capsys):
         assert [w.confidence for w in live.finish().words] == pytest.approx(
             [w.confidence for w in after.words], abs=1e-3
         )
+    (run / "run" / confidence.FILE).unlink()
+
+
+def fit(kind="greedy", *, before, present, after):
+    law = Calibration(0.5, 0.0, 0.0)
+    brier = [confidence.Reliability((), (), (), 0.0, x) for x in (before, present, after)]
+    return calibrate.Fit(kind, law, 100, 90, *brier)
+
+
+def test_only_a_better_calibration_replaces_what_is_there():
+    old, new = {"greedy": Calibration(2.0, 0.0, 0.0)}, {"greedy": Calibration(0.5, 0.0, 0.0)}
+    assert calibrate.improved(old, [fit(before=0.3, present=0.2, after=0.1)]) == new
+    assert calibrate.improved(old, [fit(before=0.3, present=0.2, after=0.2)]) == old
+    assert calibrate.improved({}, [fit(before=0.2, present=0.2, after=0.3)]) == {}
+    # The model's own confidences are better than either.
+    assert calibrate.improved(old, [fit(before=0.1, present=0.2, after=0.15)]) == {}
+    assert calibrate.improved(old, [fit("beam", before=0.2, present=0.2, after=0.3)]) == old
+
+
+def test_calibrating_again_on_the_same_speech_saves_nothing(run, capsys):
+    command = ["calibrate", str(run / "valid.jsonl"), "--model", str(run / "run"), "--beam", "1"]
+    assert cli.main(command) == 0
+    saved = (run / "run" / confidence.FILE).read_text()
+    assert json.loads(saved)["greedy"]["fitted_for"] == {"beam": 1}
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "with the earlier fit" in printed
+    assert "nothing was better" in printed
+    assert (run / "run" / confidence.FILE).read_text() == saved
     (run / "run" / confidence.FILE).unlink()
 
 

@@ -12,13 +12,13 @@ import torch
 from corpus import make_config, make_corpus
 
 import asr
-from asr import cli, decoding, lm, manifest, settings, tune
+from asr import checkpoint, cli, decoding, lm, manifest, settings, tune
 from asr.config import TextConfig
 from asr.decoding import Decoder, Decoding
 from asr.errors import ConfigError, DecodeError, ModelError
-from asr.models.language import LanguageConfig
+from asr.models.language import LanguageConfig, LanguageNetwork
 from asr.text import CharTokenizer
-from asr.tokenizers import PhoneTokenizer
+from asr.tokenizers import BpeTokenizer, PhoneTokenizer
 from asr.train import acoustic, language
 from asr.train.ngram import train_ngram
 
@@ -270,7 +270,9 @@ def test_tuning_finds_the_best_of_its_trials_and_the_model_then_decodes_so(train
     assert cli.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     best = next(line for line in lines if line.startswith("best:"))
-    errors = [int(line.rpartition("(")[2].partition("/")[0]) for line in lines if line.startswith("lm_weight")]
+    errors = [
+        int(line.rpartition("(")[2].partition("/")[0]) for line in lines if line.startswith(("lm_weight", tune.GREEDY))
+    ]
     assert len(errors) > 25
     assert f"({min(errors)}/" in best
     assert cli.main(["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--json", str(after)]) == 0
@@ -281,6 +283,72 @@ def test_tuning_finds_the_best_of_its_trials_and_the_model_then_decodes_so(train
     assert json.loads(again.read_text())["errors"] == json.loads(before.read_text())["errors"]
     recognizer = asr.load(trained, device="cpu")
     assert tune.tune(corpus / "valid.jsonl", recognizer, recognizer.decoder.options, beams=(4,))[0].words > 0
+
+
+def test_tuning_tries_greedy_decoding_and_the_present_setting(trained, corpus):
+    recognizer = asr.load(trained, device="cpu", beam=1)
+    present = Decoding(beam=4, word_bonus=9.0)
+    options = Decoding(beam=16)
+    trials = tune.tune(corpus / "valid.jsonl", recognizer, options, present=present, beams=())
+    assert [(t.name, t.options) for t in trials[:2]] == [(tune.GREEDY, Decoding()), (tune.PRESENT, present)]
+    assert {t.name for t in trials[2:]} == {""}
+    assert [
+        t.name for t in tune.tune(corpus / "valid.jsonl", recognizer, options, present=Decoding(), beams=())[:2]
+    ] == [
+        tune.GREEDY,
+        "",
+    ]
+
+
+def trial(errors, beam=16, name=""):
+    return tune.Trial(Decoding(beam=beam), errors, 100, errors, name)
+
+
+def test_of_equal_settings_the_present_one_then_the_narrowest_is_best():
+    greedy, present = trial(5, 1, tune.GREEDY), trial(5, 32, tune.PRESENT)
+    assert tune.best_of([greedy, present, trial(5, 8)]) == present
+    assert tune.best_of([greedy, trial(5, 8)]) == greedy
+    assert tune.best_of([greedy, present, trial(4, 64)]) == trial(4, 64)
+
+
+def test_tuning_saves_nothing_where_nothing_is_better(trained, corpus, tmp_path, capsys, monkeypatch):
+    kept = Decoding(beam=4, word_bonus=9.0)
+    decoding.save_options(tmp_path, kept)
+    command = ["tune", str(corpus / "valid.jsonl"), "--model", str(trained), "--save-to", str(tmp_path), "--force"]
+    trials = [trial(7, 1, tune.GREEDY), tune.Trial(kept, 6, 100, 6, tune.PRESENT), trial(6)]
+    monkeypatch.setattr(tune, "tune", lambda *_, present, **__: trials if present == kept else [])
+    before = (tmp_path / "decoding.yaml").read_bytes()
+    assert cli.main(command) == 0
+    assert "nothing was better" in capsys.readouterr().out
+    assert (tmp_path / "decoding.yaml").read_bytes() == before
+    trials[2] = trial(5)
+    assert cli.main(command) == 0
+    assert decoding.load_options(tmp_path) == Decoding(beam=16)
+
+
+def untrained_lm(folder, tokenizer):
+    """A recurrent language model over a tokenizer's tokens, with random weights."""
+    config = settings.from_dict(
+        LanguageConfig, {"text": settings.to_dict(tokenizer.config), "model": {"hidden": 8, "embedding": 8}}
+    )
+    lm.save_description(folder, config, tokenizer)
+    checkpoint.save_weights(folder, LanguageNetwork(config.model, tokenizer.vocab_size), {"name": "lm"})
+    return folder
+
+
+def test_a_saved_language_model_of_pieces_or_phones_is_whole(alike, tmp_path):
+    pieces = BpeTokenizer.from_texts(TEXTS, TextConfig(tokenizer="bpe", bpe_size=40))
+    for tokenizer in (pieces, alike[0], TOKENIZER):  # one in the place of the other
+        source = untrained_lm(tmp_path / tokenizer.config.tokenizer, tokenizer)
+        for name in ("lm", "rescore"):
+            decoding.save_options(tmp_path / "model", Decoding(beam=4, **{name: str(source)}))
+            saved = decoding.load_options(tmp_path / "model")
+            copied = Decoder(saved, tokenizer)
+            assert copied.fusion or copied.rescorer
+            folder = Path(saved.lm or saved.rescore)
+            assert {f.name: f.read_bytes() for f in folder.iterdir()} == {
+                f.name: f.read_bytes() for f in lm.files(source)
+            }
 
 
 def test_the_commands_take_hot_words_and_refuse_bad_ones(trained, corpus, capsys):
