@@ -11,6 +11,7 @@ import hashlib
 import http
 import http.client
 import lzma
+import os
 import re
 import shutil
 import socket
@@ -61,7 +62,7 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
     redirected to anything but http and https.
     """
     part = target.with_name(target.name + ".part")
-    if sha256 and target.is_file() and file_sha256(target) == sha256:
+    if sha256 and os.path.isfile(target) and file_sha256(target) == sha256:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
         raise ArchiveError(f"{target}: cannot write: {error}") from error
     try:
         for attempt in range(1, ATTEMPTS + 1):
-            done = part.stat().st_size if part.exists() else 0
+            done = part.stat().st_size if os.path.exists(part) else 0
             if _download(url, part, max_bytes, target.name):
                 break
             # A server that gives nothing new twice has no more to give.
@@ -93,7 +94,7 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
 def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
     """Append what is missing of ``url`` to ``part``; whether all of it has come."""
     mark = part.with_name(part.name + ".version")
-    done = part.stat().st_size if part.exists() and mark.exists() else 0
+    done = part.stat().st_size if os.path.exists(part) and os.path.exists(mark) else 0
     version = mark.read_text(encoding="latin-1") if done else ""
     try:
         answer = _ask(url, done, version)
@@ -261,7 +262,7 @@ def _continues(answer: Any, done: int, version: str) -> bool:
 def _discard(part: Path, *, unless_resumable: bool = False) -> None:
     """Remove a part of a download, unless something of it is there and the server named its version."""
     mark = part.with_name(part.name + ".version")
-    if unless_resumable and mark.exists() and part.exists() and part.stat().st_size:
+    if unless_resumable and os.path.exists(mark) and os.path.exists(part) and part.stat().st_size:
         return
     part.unlink(missing_ok=True)
     mark.unlink(missing_ok=True)
@@ -279,7 +280,7 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> 
     Raises ``ArchiveError`` naming archive and member for: a path that is absolute or leaves the target, a link, a
     device, the same path twice, more than ``max_members`` members or ``max_bytes`` unpacked bytes, a damaged file.
     """
-    if target.exists():
+    if os.path.exists(target):
         raise ArchiveError(f"{target}: exists already")
     staging = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
@@ -322,7 +323,7 @@ def unpack_into(archive: Path, target: Path, *, max_bytes: int, max_members: int
 
 
 def _merge(source: Path, target: Path) -> None:
-    if source.is_dir() and target.is_dir():
+    if os.path.isdir(source) and os.path.isdir(target):
         for path in sorted(source.iterdir()):
             _merge(path, target / path.name)
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def trim(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 def _recordings(folder: str, key: str) -> list[Path]:
     if not folder:
         return []
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise ConfigError(f"{key}: {folder}: no such folder")
     found = audio.find(folder)
     if not found:

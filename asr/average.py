@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def average(
 
 def _is_plain_average(folder: Path) -> bool:
     """Whether a folder holds what ``average`` writes and nothing that was tuned for it since."""
-    if not folder.is_dir() or any((folder / name).exists() for name in checkpoint.OF_WEIGHTS):
+    if not os.path.isdir(folder) or any(os.path.exists(folder / name) for name in checkpoint.OF_WEIGHTS):
         return False
     try:
         return "average_of" in checkpoint.load_card(folder)

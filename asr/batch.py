@@ -90,7 +90,7 @@ def _jobs(name: str, raw_rate_hz: int | None) -> list[Job]:
             return [Job(Item(io.BytesIO(content), "standard input"), Path("stdin"))]
         samples = np.frombuffer(content[: len(content) // 2 * 2], "<i2")
         return [Job(Item(samples, "standard input", rate_hz=raw_rate_hz), Path("stdin"))]
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         found = audio.find(name)
         if not found:
             raise AudioError(f"{name}: no audio file in this folder")
@@ -172,7 +172,7 @@ def transcribe_files(
             raise ConfigError(f"{output_dir}: cannot make the output folder: {error}") from error
     if resume:
         count = len(work)
-        work = [(job, path) for job, path in work if not path.exists()]
+        work = [(job, path) for job, path in work if not os.path.exists(path)]
         outcome.skipped = count - len(work)
     stream = out or sys.stdout
     # On a terminal the texts themselves show the progress, and a bar would run through them.

@@ -145,7 +145,7 @@ def clear(folder: Path) -> None:
     try:
         for name in ("model.safetensors", "card.json", "tokens.model", "lexicon.txt", *OF_WEIGHTS):
             path = folder / name
-            if path.is_dir() and not path.is_symlink():
+            if os.path.isdir(path) and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
@@ -172,7 +172,9 @@ def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, h
 def bundled() -> list[str]:
     """Names of the models that come with the package."""
     folder = Path(str(resources.files("asr") / "assets" / "models"))
-    return sorted(p.name for p in folder.iterdir() if (p / "model.safetensors").is_file()) if folder.is_dir() else []
+    if not os.path.isdir(folder):
+        return []
+    return sorted(p.name for p in folder.iterdir() if os.path.isfile(p / "model.safetensors"))
 
 
 def locate(model: str | Path | None) -> Path:
@@ -185,7 +187,7 @@ def locate(model: str | Path | None) -> Path:
     if name in names:
         return Path(str(resources.files("asr") / "assets" / "models" / name))
     # The default is the package's own: a folder of that name in the working directory must not stand in for it.
-    if model is not None and Path(model).is_dir():
+    if model is not None and os.path.isdir(model):
         return Path(model)
     raise ModelError(f"{name}: neither a model directory nor a bundled model ({', '.join(names) or 'none'})")
 
@@ -198,7 +200,7 @@ def load_model(model: str | Path | None = None) -> Model:
     """
     folder = locate(model)
     for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors"):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise ModelError(f"{folder}: not a model directory: {name} is missing")
     config = configs.load(folder / "config.yaml")
     tokenizer = tokenizers.load(folder / "tokens.txt", config.text)
@@ -214,7 +216,7 @@ def load_model(model: str | Path | None = None) -> Model:
 def load_card(folder: Path) -> dict[str, Any]:
     """The model card, empty where there is none. Raises ``ModelError`` when it is damaged."""
     path = folder / "card.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         return {}
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

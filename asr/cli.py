@@ -362,7 +362,7 @@ def _check(args: argparse.Namespace) -> int:
 def _plot(args: argparse.Namespace) -> int:
     from asr import plot
 
-    folder = Path(args.runs[0]) if len(args.runs) == 1 and Path(args.runs[0]).is_dir() else Path()
+    folder = Path(args.runs[0]) if len(args.runs) == 1 and os.path.isdir(args.runs[0]) else Path()
     output = args.output or folder / "curves.png"
     _check_parent(output)
     for log in plot.curves(args.runs, output):
@@ -449,9 +449,9 @@ def _show(text: str) -> None:
 
 def _check_parent(path: Path | None) -> None:
     """Refuse a report that could not be written, before the work and not after it."""
-    if path is not None and not path.absolute().parent.is_dir():
+    if path is not None and not os.path.isdir(path.absolute().parent):
         raise AsrError(f"{path}: cannot write: no folder {path.parent}")
-    if path is not None and path.is_dir():
+    if path is not None and os.path.isdir(path):
         raise AsrError(f"{path}: cannot write: expected a file, this is a folder")
 
 

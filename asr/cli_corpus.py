@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _recipes(args: argparse.Namespace) -> int:
     if folder is None:
         # Beside the package in a checkout, or in the working directory.
         places = (Path("recipes"), Path(__file__).parent.parent / "recipes")
-        folder = next((place for place in places if place.is_dir()), places[0])
+        folder = next((place for place in places if os.path.isdir(place)), places[0])
     rows = [("recipe", "corpus", "hours", "download", "status", "licence")]
     for name, found in corpus.recipes(folder).items():
         size = f"{found.megabytes / 1000:.1f} GB" if found.megabytes >= 1000 else f"{found.megabytes:.0f} MB"
@@ -75,7 +76,7 @@ def _recipes(args: argparse.Namespace) -> int:
 
 def _init(args: argparse.Namespace) -> int:
     out = args.output or Path("data") / args.folder.absolute().name
-    if (out / "train.yaml").exists() and not args.force:
+    if os.path.exists(out / "train.yaml") and not args.force:
         raise AsrError(f"{out}: holds a project already; --force replaces it, --output takes another folder")
     from asr import init
 

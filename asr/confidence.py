@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def save(folder: Path, calibrations: Mapping[str, Calibration]) -> None:
 def load(folder: Path) -> dict[str, Calibration]:
     """A model directory's calibrations, none without the file. Raises ``ModelError`` naming a damaged one."""
     path = folder / FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         return {}
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -121,8 +122,8 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
     are named. What is unpacked already is taken. Raises ``AsrError``.
     """
     raw = out / "raw"
-    wanted = [Archive(source, megabytes=1e6) for source in sources if not Path(source).is_dir()]
-    folders = [Path(source) for source in sources if Path(source).is_dir()]
+    wanted = [Archive(source, megabytes=1e6) for source in sources if not os.path.isdir(source)]
+    folders = [Path(source) for source in sources if os.path.isdir(source)]
     if len(folders) > 1 or (folders and wanted):
         raise ManifestError("--source: expected one folder, or archives; several folders are not joined")
     if folders:
@@ -141,19 +142,19 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         wanted = [a for a in corpus.archives if not subsets or a.subset in subsets]
         if not wanted:
             raise ManifestError(f"nothing to download: {corpus.how_to_get}; then pass its folder with --source")
-    if len(wanted) == 1 and len(corpus.archives) <= 1 and raw.is_dir():
+    if len(wanted) == 1 and len(corpus.archives) <= 1 and os.path.isdir(raw):
         # Into an empty place one archive comes whole or not at all: what is there is complete.
         with contextlib.suppress(ManifestError):
             return locate(raw, corpus.contains)
     for item in wanted:
         # The mark is written behind the contents: a run that was killed begins this archive again.
         mark = raw / f".{hashlib.sha256(item.name.encode()).hexdigest()[:16]}.unpacked"
-        if mark.exists():
+        if os.path.exists(mark):
             continue
         file = Path(item.url)
         if archive.is_url(item.url):
             file = archive.fetch(item.url, out / item.name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
-        elif item.sha256 and file.is_file() and (found := archive.file_sha256(file)) != item.sha256:
+        elif item.sha256 and os.path.isfile(file) and (found := archive.file_sha256(file)) != item.sha256:
             raise ManifestError(
                 f"{file}: SHA-256 is {found}, expected {item.sha256}; an archive that was packed anew can be unpacked "
                 "by hand and its folder passed with --source"
@@ -170,7 +171,7 @@ def locate(folder: Path, contains: str) -> Path:
     """``folder`` or the first folder up to two below it that holds the path ``contains``. Raises ``ManifestError``."""
     for pattern in ("", "*/", "*/*/"):
         for path in sorted(folder.glob(pattern)) if pattern else [folder]:
-            if path.is_dir() and next(path.glob(contains), None) is not None:
+            if os.path.isdir(path) and next(path.glob(contains), None) is not None:
                 return path
     raise ManifestError(f"{folder}: expected a folder that holds {contains}, in it or up to two folders below it")
 
@@ -220,7 +221,7 @@ def _prepare(
     corpus: Corpus, read: Read, contents: Callable[[Path], Iterable[str]] | None, args: argparse.Namespace
 ) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
-    unpacked_before = (args.out / "raw").exists()
+    unpacked_before = os.path.exists(args.out / "raw")
     folder = obtain(corpus, args.source, args.subset, args.out)
     if corpus.content_sha256 and contents:
         try:

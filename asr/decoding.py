@@ -325,7 +325,7 @@ class Decoder:
 
 def load_lm(path: str, tokenizer: Tokenizer) -> lm.LanguageDirectory | Ngram | lm.KenlmNgram:
     """A language model for an acoustic model's tokens. Raises ``DecodeError`` when it has others."""
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise ModelError(f"{path}: no such language model; expected a directory of asr train-lm or an ARPA file")
     model = lm.load(path)
     if isinstance(model, lm.LanguageDirectory) and model.tokenizer.symbols != tokenizer.symbols:
@@ -343,7 +343,7 @@ def load_options(folder: Path) -> Decoding:
     Raises ``ConfigError`` naming file and key.
     """
     path = folder / FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         return Decoding()
     options = settings.load(Decoding, path)
     places: dict[str, Any] = {name: str(folder / getattr(options, name)) for name in PLACES if getattr(options, name)}
@@ -358,7 +358,7 @@ def save_options(folder: Path, options: Decoding) -> None:
             source = Path(getattr(options, name))
             if getattr(options, name):
                 places[name] = str(
-                    Path(LM_FOLDER) / f"{name}{''.join(source.suffixes[-2:]) if source.is_file() else ''}"
+                    Path(LM_FOLDER) / f"{name}{''.join(source.suffixes[-2:]) if os.path.isfile(source) else ''}"
                 )
                 lm.copy(source, folder / places[name])
         with atomic(folder / FILE) as path:

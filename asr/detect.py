@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -57,7 +58,7 @@ def detect(folder: Path) -> Found:
 
     Raises ``ManifestError`` with what was looked for where nothing fits, and for a layout that is there but broken.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ManifestError(f"{folder}: expected a folder of recordings with transcripts")
     for reader in (_kaldi, _librispeech, _ljspeech, _tables, _beside, _subtitles):
         found = reader(folder)
@@ -79,7 +80,7 @@ def set_name(word: str) -> str:
 
 
 def _kaldi(folder: Path) -> Found | None:
-    places = [p.parent for p in sorted(folder.rglob("wav.scp")) if (p.parent / "text").is_file()]
+    places = [p.parent for p in sorted(folder.rglob("wav.scp")) if os.path.isfile(p.parent / "text")]
     if not places:
         return None
     sets: dict[str, list[Item]] = {}
@@ -99,7 +100,11 @@ def _librispeech(folder: Path) -> Found | None:
 
 def _ljspeech(folder: Path) -> Found | None:
     path = folder / "metadata.csv"
-    if not path.is_file() or not (folder / "wavs").is_dir() or "|" not in "".join(layouts.read_lines(path)[:1]):
+    if (
+        not os.path.isfile(path)
+        or not os.path.isdir(folder / "wavs")
+        or "|" not in "".join(layouts.read_lines(path)[:1])
+    ):
         return None
     return Found("LJSpeech's layout", {"": layouts.ljspeech(path)}, ["one speaker is assumed"])
 
@@ -108,7 +113,7 @@ def _tables(folder: Path) -> Found | None:
     sets: dict[str, list[Item]] = {}
     used: list[str] = []
     left_out: dict[str, str] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in TABLES and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in TABLES and os.path.isfile(p)):
         try:
             rows = list(_rows(path))
         except AsrError as error:
@@ -226,7 +231,7 @@ def _subtitles(folder: Path) -> Found | None:
     items: list[Item] = []
     left_out: dict[str, str] = {}
     for path in _audio_files(folder):
-        cues = next((path.with_suffix(s) for s in SUBTITLES if path.with_suffix(s).is_file()), None)
+        cues = next((path.with_suffix(s) for s in SUBTITLES if os.path.isfile(path.with_suffix(s))), None)
         if cues is None:
             continue
         name = _id(path, folder)
@@ -262,7 +267,7 @@ def _id(path: Path, folder: Path) -> str:
 
 
 def _audio_files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in AUDIO and p.is_file())
+    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in AUDIO and os.path.isfile(p))
 
 
 def _leftovers(folder: Path, found: Found) -> None:

@@ -65,14 +65,14 @@ def label(
     """
     if not 0 <= least_confidence <= 1:
         raise ConfigError(f"least_confidence: expected 0 to 1, got {least_confidence}")
-    same = Path(output).exists() and any(Path(name).exists() and Path(name).samefile(output) for name in inputs)
-    if same or Path(output).is_dir():
+    same = os.path.exists(output) and any(os.path.exists(name) and Path(name).samefile(output) for name in inputs)
+    if same or os.path.isdir(output):
         raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
     found = Labels()
     recordings = _recordings(inputs, found.failures)
     part = Path(f"{output}.part")
     header = _header(recognizer)
-    if part.exists() and not resume:
+    if os.path.exists(part) and not resume:
         raise ConfigError(f"{part}: an earlier run left this; --resume goes on from it, or remove it")
     heard = _read(part, header)
     waiting = {u.id: place for place, u in recordings.items() if place not in heard}
@@ -171,7 +171,7 @@ def _header(recognizer: Recognizer) -> dict[str, Any]:
 
 def _digests(path: Path) -> list[str]:
     """Checksums of a file, or of what a model directory is made of; its logs are not."""
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt"))
+    files = [path] if os.path.isfile(path) else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt"))
     return [file_sha256(file) for file in files]
 
 
@@ -195,7 +195,7 @@ def _read(part: Path, header: dict[str, Any]) -> dict[Place, dict[str, Any]]:
 
     Raises ``ConfigError`` for what other models have heard, and for a file that is none of ours.
     """
-    if not part.exists():
+    if not os.path.exists(part):
         return {}
     records: list[Any] = []
     try:

@@ -6,6 +6,7 @@ Each reader gives ``Item``s: utterances whose durations are not known yet; ``mea
 from __future__ import annotations
 
 import csv
+import os
 import shlex
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,12 +62,12 @@ def find_audio(stem: Path) -> Path:
 
     ``stem`` is a path without its extension, or with one: that file is taken first. Raises ``AudioError``.
     """
-    if stem.is_file():
+    if os.path.isfile(stem):
         return stem
     for name in (stem, stem.with_suffix("")):
         for extension in EXTENSIONS:
             path = name.with_name(name.name + extension)
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
     raise AudioError(f"{stem}: no audio file of this name (with any of the extensions that libsndfile reads)")
 
@@ -175,15 +176,15 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
     """
     texts, recordings = read_table(folder / "text"), read_table(folder / "wav.scp")
     recordings = {name: _of_command(path) or path for name, path in recordings.items()}
-    speakers = read_table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
+    speakers = read_table(folder / "utt2spk") if os.path.isfile(folder / "utt2spk") else {}
     for name, path in recordings.items():
         if path.endswith("|"):
             raise ManifestError(f"{folder / 'wav.scp'}: {name!r} is the output of a command, which is not run: {path}")
     if root is None:
         first = next(iter(recordings.values()), "")
         above = (folder, *folder.absolute().parents[:3])
-        root = next((path for path in above if first and (path / first).exists()), folder)
-    if not (folder / "segments").is_file():
+        root = next((path for path in above if first and os.path.exists(path / first)), folder)
+    if not os.path.isfile(folder / "segments"):
         same_keys(folder, text=texts, **{"wav.scp": recordings})
         return [Item(key, root / recordings[key], texts[key], speakers.get(key, "")) for key in texts]
     items = []

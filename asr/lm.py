@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -141,14 +142,14 @@ def files(path: str | Path) -> list[Path]:
     """The files that a language model is made of: what ``load`` and a reader of its directory need, or the one file."""
     folder = Path(path)
     names = ("config.yaml", *tokenizers.FILES, "model.safetensors", "card.json")
-    return [folder / name for name in names if (folder / name).is_file()] if folder.is_dir() else [folder]
+    return [folder / name for name in names if os.path.isfile(folder / name)] if os.path.isdir(folder) else [folder]
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy a language model, a lexicon or a list of phrases, whole; an older one's files go. Raises ``OSError``."""
-    if target.exists() and source.resolve() == target.resolve():
+    if os.path.exists(target) and source.resolve() == target.resolve():
         return
-    if source.is_dir():
+    if os.path.isdir(source):
         target.mkdir(parents=True, exist_ok=True)
         needed = {file.name for file in files(source)}
         for name in needed:
@@ -168,7 +169,7 @@ def fingerprint(path: str | Path) -> str:
     Raises ``ModelError`` for a file that cannot be read.
     """
     try:
-        if not Path(path).is_dir():
+        if not os.path.isdir(path):
             return f"sha256:{file_sha256(Path(path))}"
         parts = [f"{file.name} {file_sha256(file)}" for file in files(path) if file.name != "card.json"]
     except OSError as error:
@@ -190,10 +191,10 @@ def load(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
     Raises ``ModelError`` naming what is missing or damaged, ``DecodeError`` with the line of a malformed ARPA file.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return KenlmNgram(folder) if is_kenlm(folder) else read_arpa(folder)
     for name in ("config.yaml", "tokens.txt", "model.safetensors"):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise ModelError(f"{folder}: not a language model: {name} is missing")
     try:
         config = settings.load(LanguageConfig, folder / "config.yaml")
@@ -207,7 +208,7 @@ def load(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
 
 def load_recurrent(path: str | Path) -> LanguageDirectory:
     """Like ``load``, where only a recurrent model will do. Raises ``ModelError`` for an n-gram too."""
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):
         raise ModelError(f"{path}: expected the directory of a recurrent language model (asr train-lm)")
     found = load(path)
     assert isinstance(found, LanguageDirectory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_log(run: str | Path) -> Curves:
     Raises ``PlotError`` for a log that is missing or holds no figure at all.
     """
     path = Path(run)
-    path = path / LOG if path.is_dir() else path
+    path = path / LOG if os.path.isdir(path) else path
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -205,3 +206,21 @@ def test_force_writes_over_a_file(tmp_path):
     source = write_manifest(tmp_path / "m.jsonl")
     assert main(["export", source, str(tmp_path / "mine"), "--format", "nemo", "--force"]) == 0
     assert "audio_filepath" in (tmp_path / "mine").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "asr").rglob("*.py")), ids=lambda p: p.name)
+def test_the_package_asks_about_paths_by_os_path_whose_answers_are_never_errors(path):
+    # Path.is_file() and its like raise for names that are too long and folders that may not be looked into.
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    asking = {"is_file", "is_dir", "exists"}
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr in asking:
+            owner = ast.unparse(call.func.value)
+            assert owner in ("os.path", "member"), f"{path}:{call.lineno}: {owner}.{call.func.attr}()"
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "check", "info", "perplexity", "init", "plot", "score"])
+def test_a_name_that_is_too_long_is_an_error_with_a_message(verb, capsys):
+    name = "x" * 300
+    assert main([verb, name, *([name] if verb in ("perplexity", "score") else [])]) == 2
+    assert "error: " in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -68,7 +69,7 @@ class AcousticTask:
         self.world = world or World(device=pick_device(config.train.device))
         self.device = self.world.device
         self.folder = Path(config.train.output)
-        self.resuming = (self.folder / loop.CHECKPOINT).exists()
+        self.resuming = os.path.exists(self.folder / loop.CHECKPOINT)
         if not config.data.train:
             raise ConfigError("data.train: expected the path of a manifest, got nothing")
         train_set = manifest.read_all([config.data.train, *config.data.more])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class RunLog:
         A validation has the step of the epoch's last batch and the number of the next epoch: a checkpoint taken
         between the two knows the step only.
         """
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():

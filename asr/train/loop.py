@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -140,7 +141,7 @@ def fit(
         run = Run(task, config, folder, world)
         if run.world.first:
             sweep(folder)
-        if run.checkpoint.exists():
+        if os.path.exists(run.checkpoint):
             run.load()
         with contextlib.closing(run.log):
             return run.train()
@@ -153,9 +154,9 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
     belongs to another configuration.
     """
     path = folder / CHECKPOINT
-    if not resume and (path.exists() or (folder / "model.safetensors").exists()):
+    if not resume and (os.path.exists(path) or os.path.exists(folder / "model.safetensors")):
         raise TrainingError(f"{folder}: holds a training run; --resume goes on, another train.output starts anew")
-    if not path.exists():
+    if not os.path.exists(path):
         return
     metadata = checkpoint.load_metadata(path)
     if not isinstance(metadata, dict) or not {"progress", "config"} <= metadata.keys():
