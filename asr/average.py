@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def average(
     Raises:
         OutputError: ``output`` holds something else than an average, or options and confidences tuned for one.
         ModelError: fewer than two models, shares that do not fit, or models that differ in features, network, tokens
-            or normalisation (file and difference named).
+            or normalisation (file and difference named), or that began with different random weights.
     """
     if len(models) < 2:
         raise ModelError(f"expected two or more models to average, got {len(models)}")
@@ -51,6 +52,7 @@ def average(
         _check_same(model, last)
         if folder.resolve() == model.path.resolve():
             raise ModelError(f"{folder}: expected a directory of its own for the average, got one of the models")
+    origin = _common_origin(loaded)
     check_output(folder, force=force, ours=_is_plain_average)
     total = dict.fromkeys(last.network.state_dict(), 0.0)
     for model, share in zip(loaded, shares, strict=True):
@@ -60,7 +62,8 @@ def average(
     made_of = [
         {"model": str(name), "share": share / sum(shares)} for name, share in zip(models, shares, strict=True)
     ]  # fmt: skip
-    card = {key: value for key, value in last.card.items() if key not in ("test", "validation")}
+    card = {key: value for key, value in last.card.items() if key not in ("test", "validation", "origin")}
+    card |= {"origin": origin} if origin else {}
     checkpoint.clear(folder)
     checkpoint.save_description(folder, last.config, last.tokenizer, last.stats)
     checkpoint.save_weights(folder, last.network, card | {"average_of": made_of})
@@ -74,6 +77,24 @@ def _is_plain_average(folder: Path) -> bool:
         return "average_of" in checkpoint.load_card(folder)
     except ModelError:
         return False
+
+
+def _common_origin(models: Sequence[checkpoint.Model]) -> str:
+    """The id of the weights that all models began with, empty where a card names none, which is warned of."""
+    origins = {str(model.card.get("origin", "")): model.path for model in models}
+    named = sorted(origin for origin in origins if origin)
+    if len(named) > 1:
+        first, second = (origins[origin] for origin in named[:2])
+        raise ModelError(
+            f"{first}: cannot be averaged with {second}: they began with different random weights, so that their units "
+            "mean different things; expected models that were trained on from one another (train.init)"
+        )
+    if "" in origins:
+        message = f"{origins['']}: its card does not say which weights it began with"
+        print(f"warning: {message}; if the models were not trained on from one another, their mean is no model",
+              file=sys.stderr)  # fmt: skip
+        return ""
+    return named[0]
 
 
 def _check_same(model: checkpoint.Model, other: checkpoint.Model) -> None:

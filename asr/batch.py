@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asr import audio, manifest, recognizer, transcript
+from asr.device import processes
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import write_json, write_text
 from asr.recognizer import Item, Recognizer
@@ -156,7 +157,7 @@ def transcribe_files(
         raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
     if output_dir is None and resume:
         raise ConfigError("resume: expected an output folder, in which finished files are found")
-    rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    rank, size = processes()
     if size > 1 and output_dir is None:
         raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
     found, failures = find_jobs(inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz)

@@ -45,14 +45,16 @@ OF_WEIGHTS = (
 """What a model directory may hold that belongs to the very weights beside it: tuned options, and the run so far."""
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None, *, keep: Path | None = None) -> None:
     """Write tensors and a JSON-serialisable ``metadata`` as one safetensors file, atomically.
+
+    ``keep``, beside it, is what the file that was there before is called from now on.
 
     Raises ``ModelError`` naming the file when it cannot be written (disk full, read-only); an older file stays.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        with atomic(path) as temporary:
+        with atomic(path, keep) as temporary:
             temporary.touch()
             mode = temporary.stat().st_mode
             safetensors.torch.save_file(contiguous, temporary, metadata={"json": json.dumps(metadata)})
@@ -135,6 +137,18 @@ def save_description(folder: Path, config: Config, tokenizer: Tokenizer, stats: 
             stats.save(path)
     except OSError as error:
         raise ModelError(f"{folder}: cannot write the model directory: {error}") from error
+
+
+def save_config(folder: Path, config: Any) -> None:
+    """Write ``config.yaml`` unless it says the same already. Raises ``ModelError``."""
+    path, text = folder / "config.yaml", settings.dumps(config)
+    try:
+        if os.path.isfile(path) and path.read_bytes() == text.encode("utf-8"):
+            return
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot write: {error}") from error
 
 
 def clear(folder: Path) -> None:

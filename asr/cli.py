@@ -324,14 +324,15 @@ def _label(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from asr import config
-    from asr.train import acoustic
+    from asr.device import processes
+    from asr.train import acoustic, distributed
 
     settings = config.load(args.config, args.overrides)
     progress = acoustic.train(settings, resume=args.resume)
     best = f"best validation WER {100 * progress.best:.2f} %" if settings.data.valid else "not validated"
-    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks
+    if processes()[0] == 0:  # under torchrun the first process speaks
         print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
-    if "RANK" in os.environ:
+    if distributed.together():
         # All is written. Seen once in hundreds of runs: a thread of the communication library that outlives the
         # interpreter aborts the process on its way out, and torchrun takes the training for failed.
         sys.stdout.flush()

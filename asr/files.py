@@ -17,8 +17,10 @@ PART = ".asr-part-"
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """A temporary path that replaces ``path`` when the block ends without an error.
+
+    With ``keep``, the old file has that name afterwards; where the file system has no hard links it is gone.
 
     The data reaches the disk before the rename, so that at every moment ``path`` is the old file or the new one. The
     temporary file has the name of ``path``, in a folder of ours beside it. A device or a pipe has nothing to replace:
@@ -33,6 +35,10 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        if keep is not None:
+            with contextlib.suppress(OSError):  # no old file, or no links: ``path`` itself must never be missing
+                os.link(path, folder / "old")
+                (folder / "old").replace(keep)
         temporary.replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

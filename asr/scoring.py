@@ -119,6 +119,18 @@ _NUMBERS = (
 _UTTERANCE_KEYS = ("id", "reference", "hypothesis", "errors", "words")
 
 
+NOTHING_YET = 0.9
+"""WER from which on a model recognises next to nothing: its words are right by chance."""
+
+
+def rank(wer: float, cer: float) -> tuple[float, float]:
+    """What tells a better validation of a training from a worse one, the smallest being the best.
+
+    The WER decides; while it is still near 100 % it says nothing, and the CER does.
+    """
+    return (wer, 0.0) if wer < NOTHING_YET else (NOTHING_YET, cer)
+
+
 def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Report:
     """Score the hypothesis of each id against its reference; see the module for what counts.
 

@@ -92,3 +92,32 @@ def test_the_command_writes_a_model_and_names_a_missing_one(pair, tmp_path, caps
     assert str(tmp_path / "mean") in capsys.readouterr().out
     assert main(["average", first, str(tmp_path / "none"), "--output", str(tmp_path / "mean")]) == 2
     assert "none: neither a model directory nor a bundled model" in capsys.readouterr().err
+
+
+def set_origin(folder, origin):
+    path = folder / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"origin": origin}))
+
+
+def test_models_of_different_beginnings_are_refused(pair, tmp_path):
+    for folder, origin in zip(pair, ("aaaa", "bbbb"), strict=True):
+        set_origin(folder, origin)
+    with pytest.raises(ModelError, match=r"first: cannot be averaged with .*second: they began with different random"):
+        average(pair, tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+def test_an_average_begins_where_its_models_did(pair, tmp_path, capsys):
+    for folder in pair:
+        set_origin(folder, "aaaa")
+    average(pair, tmp_path / "mean")
+    assert checkpoint.load_card(tmp_path / "mean")["origin"] == "aaaa"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_card_without_a_beginning_is_warned_of(pair, tmp_path, capsys):
+    set_origin(pair[1], "aaaa")
+    average(pair, tmp_path / "mean")
+    assert "warning: " in (text := capsys.readouterr().err)
+    assert f"{pair[0]}: its card does not say which weights it began with" in text
+    assert "origin" not in checkpoint.load_card(tmp_path / "mean")

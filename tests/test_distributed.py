@@ -13,7 +13,7 @@ import pytest
 import torch
 from corpus import make_config, make_corpus, start, train_process, train_rank
 
-from asr import checkpoint, settings
+from asr import batch, checkpoint, settings
 from asr.errors import ConfigError
 from asr.train import acoustic, distributed, loop
 from asr.train.distributed import World
@@ -178,3 +178,32 @@ def test_a_process_without_a_gpu_of_its_own_is_told_so(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"process 1 .* has no GPU of its own: 1 are there"):
         distributed.join(torch.device("cuda")).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK: expected a number, 0 or more.*got 'x'"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK: expected a number, 0 or more.*got '-1'"),
+        ({"RANK": "0", "WORLD_SIZE": "²"}, "WORLD_SIZE: expected a number"),
+        ({"RANK": "7", "WORLD_SIZE": "2"}, "RANK: expected a number below WORLD_SIZE=2, got 7"),
+        ({"WORLD_SIZE": "2"}, "RANK: expected a number below WORLD_SIZE=2, got nothing"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR, MASTER_PORT: expected where the processes meet"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR: expected"),
+    ],
+)
+def test_variables_that_name_no_process_are_config_errors(corpus, tmp_path, monkeypatch, variables, message):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        acoustic.train(run_config(corpus, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_transcribing_as_a_process_that_cannot_be_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "7")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="RANK: expected a number below WORLD_SIZE=2, got 7"):
+        batch.transcribe_files({}, [str(tmp_path)], output_dir=tmp_path / "out")

@@ -155,8 +155,28 @@ def test_the_commands_train_measure_and_write(texts, tmp_path, capsys, monkeypat
     assert cli.main(["train-lm", str(tmp_path / "lm.yaml")]) == 2
     assert "--resume" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert cli.main(["train-lm", str(tmp_path / "lm.yaml"), "--resume"]) == 2
     assert "one process" in capsys.readouterr().err
+
+
+def test_resuming_keeps_the_token_ids_of_the_run(texts, tmp_path, capsys):
+    text = tmp_path / "train.txt"
+    text.write_text((texts / "train.txt").read_text())
+    config = make_config(texts, tmp_path / "run", data={"train": str(text)}, train={"epochs": 3})
+    language.train(config)
+    tokens = (tmp_path / "run" / "tokens.txt").read_bytes()
+    before = lm.perplexity(lm.load(tmp_path / "run"), ["ONE TWO", "TWO ONE"]).token
+    text.write_text("\n".join(["WHO ENTERTAINS"] * 10) + "\n")  # fewer letters of the old ones, and others
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=4))
+    with pytest.raises(TextError, match=r"train\.txt:1: 'A'"):
+        language.train(longer, resume=True)
+    text.write_text("\n".join(["ONE TWO", "TWO ONE"] * 15) + "\n")  # R is gone
+    language.train(longer, resume=True)
+    assert (tmp_path / "run" / "tokens.txt").read_bytes() == tokens
+    assert "has changed since" in capsys.readouterr().err
+    assert settings.load(LanguageConfig, tmp_path / "run" / "config.yaml") == longer
+    assert lm.perplexity(lm.load(tmp_path / "run"), ["ONE TWO", "TWO ONE"]).token < before
 
 
 def test_generated_text_is_reproducible_and_follows_the_model(trained, capsys):

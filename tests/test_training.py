@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from asr.data import Batch, Dataset
 from asr.decode.greedy import greedy
 from asr.errors import AsrError, ConfigError, ManifestError, ModelError, TextError, TrainingError
 from asr.features import LogMel
-from asr.train import acoustic, loop, process
+from asr.train import acoustic, loop, process, resume
 from asr.train.schedule import learning_rate
 
 
@@ -350,7 +351,7 @@ def test_the_run_directory_holds_what_the_design_says(trained):
     folder = Path(trained.train.output)
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "tokens.txt", "stats.json", "model.safetensors", "card.json", "log.jsonl",
-        "checkpoint.safetensors",
+        "checkpoint.safetensors", "checkpoint.previous.safetensors",
     }  # fmt: skip
     assert configs.load(folder / "config.yaml") == trained
 
@@ -568,7 +569,7 @@ def test_validation_comes_when_asked_and_at_the_end(corpus, tmp_path, every):
 
 def test_a_worse_validation_does_not_replace_the_model(corpus, tmp_path):
     run = make_run(run_config(corpus, tmp_path))
-    figures = iter([{"wer": 0.5}, {"wer": 0.6}, {"wer": 0.4}])
+    figures = iter([{"wer": 0.5, "cer": 0.2}, {"wer": 0.6, "cer": 0.1}, {"wer": 0.4, "cer": 0.3}])
     kept = []
     run.task.validate = lambda network: next(figures)
     run.task.save_weights = lambda network, figures, progress: kept.append(figures["wer"])
@@ -576,6 +577,43 @@ def test_a_worse_validation_does_not_replace_the_model(corpus, tmp_path):
         run.validate()
     assert kept == [0.5, 0.4]
     assert run.progress.best == 0.4
+
+
+def test_as_long_as_no_word_is_right_the_characters_choose(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path))
+    rates = [(1.0, 0.9), (1.0, 0.7), (0.99, 0.8), (1.02, 0.6), (0.8, 0.9), (0.95, 0.1), (0.8, 0.5)]
+    kept = []
+    for figures in rates:
+        run.task.validate = lambda network, figures=figures: dict(zip(("wer", "cer"), figures, strict=True))
+        run.task.save_weights = lambda network, figures, progress: kept.append((figures["wer"], figures["cer"]))
+        run.validate()
+    # Words decide once there are some; of equal ones the latest is kept.
+    assert kept == [(1.0, 0.9), (1.0, 0.7), (1.02, 0.6), (0.8, 0.9), (0.8, 0.5)]
+    assert run.progress.best == 0.8
+
+
+def test_a_model_that_recognises_nothing_yet_is_told_with_what_to_do(corpus, tmp_path, capsys):
+    acoustic.train(run_config(corpus, tmp_path, train={"epochs": 1}, optim={"learning_rate": 1e-9}))
+    assert re.search(r"recognises next to nothing yet \(validation WER \d+ %\).*0\.00 h", capsys.readouterr().err)
+
+
+def test_the_card_names_the_first_weights_and_keeps_the_name(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"epochs": 1})
+    acoustic.train(config)
+    origin = checkpoint.load_card(tmp_path / "run")["origin"]
+    assert re.fullmatch("[0-9a-f]{16}", origin)
+    longer = dataclasses.replace(config.train, epochs=2)
+    acoustic.train(dataclasses.replace(config, train=longer), resume=True)
+    card = checkpoint.load_card(tmp_path / "run")
+    assert (card["training"]["epoch"], card["origin"]) in ((1, origin), (2, origin))
+    assert checkpoint.load_metadata(tmp_path / "run" / loop.CHECKPOINT)["origin"] == origin
+    acoustic.train(run_config(corpus, tmp_path, train={"epochs": 1, "output": str(tmp_path / "other")}))
+    assert checkpoint.load_card(tmp_path / "other")["origin"] != origin
+    tuned = run_config(
+        corpus, tmp_path, train={"epochs": 1, "output": str(tmp_path / "on"), "init": str(tmp_path / "run")}
+    )
+    acoustic.train(tuned)
+    assert checkpoint.load_card(tmp_path / "on")["origin"] == origin
 
 
 # Resuming
@@ -701,7 +739,7 @@ def test_a_death_between_validation_and_checkpoint_logs_it_once(corpus, tmp_path
         ("features", {"mel_bins": 20}, r"features\.mel_bins: 16 -> 20"),
         ("data", {"batch_s": 2.0}, r"data\.batch_s: 3\.0 -> 2\.0"),
         ("optim", {"betas": [0.5, 0.9]}, r"optim\.betas: \[0\.9, 0\.98\] -> \[0\.5, 0\.9\]"),
-        ("train", {"seed": 5, "epochs": 9}, r"train\.epochs: 1 -> 9; train\.seed: 1 -> 5"),
+        ("train", {"seed": 5, "ema": 0.5}, r"train\.ema: 0\.0 -> 0\.5; train\.seed: 1 -> 5"),
         ("data", {"train": "elsewhere.jsonl"}, r"data\.train: .*-> 'elsewhere\.jsonl'"),
     ],
 )
@@ -760,6 +798,122 @@ def test_a_folder_with_a_run_or_a_model_is_not_trained_over(corpus, tmp_path):
     assert_same_run(folder, tmp_path / "whole")
 
 
+def test_a_run_goes_on_for_more_epochs_by_the_longer_schedule(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"epochs": 2})
+    acoustic.train(config)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=4))
+    progress = acoustic.train(longer, resume=True)
+    assert progress.epoch == 4
+    assert configs.load(tmp_path / "run" / "config.yaml").train.epochs == 4
+    rates = {line["step"]: line["learning_rate"] for line in read_log(tmp_path / "run") if "learning_rate" in line}
+    sizes = [len(acoustic.AcousticTask(longer).plan(epoch)) for epoch in range(4)]
+    assert sum(sizes) == progress.step
+    assert max(rates) > sum(sizes[:2])
+    done = [epoch + batch / size for epoch, size in enumerate(sizes) for batch in range(size)]
+    for step, rate in rates.items():
+        epochs = 2 if step <= sum(sizes[:2]) else 4
+        assert rate == pytest.approx(learning_rate(done[step - 1] / epochs, config.optim))
+    shorter = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=3))
+    with pytest.raises(TrainingError, match=r"train\.epochs: 4 -> 3"):
+        acoustic.train(shorter, resume=True)
+
+
+def test_the_checkpoint_before_the_last_is_kept_without_being_written_again(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path))
+    run.save()
+    first = run.checkpoint.read_bytes()
+    inode = run.checkpoint.stat().st_ino
+    run.progress.step = 3
+    run.save()
+    previous = run.checkpoint.with_name(resume.PREVIOUS)
+    assert previous.read_bytes() == first
+    assert previous.stat().st_ino == inode
+    run.save()
+    assert checkpoint.load_metadata(previous)["progress"]["step"] == 3
+
+
+def test_a_file_system_without_links_keeps_one_checkpoint(corpus, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run = make_run(run_config(corpus, tmp_path))
+    run.save()
+    run.save()
+    run.load()
+    assert not run.checkpoint.with_name(resume.PREVIOUS).exists()
+
+
+def test_the_older_checkpoint_is_offered_and_goes_on_exactly(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"epochs": 3})
+    acoustic.train(config)
+    path = tmp_path / "run" / loop.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"whole \(step \d+, in epoch 3\): mv \S+previous\S+ \S+ then") as caught:
+        acoustic.train(config, resume=True)
+    _, source, target = re.search(r"mv \S+ \S+", str(caught.value))[0].rstrip(",").split()
+    shutil.move(source, target)
+    acoustic.train(config, resume=True)
+    acoustic.train(moved(config, tmp_path / "whole"))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+DAMAGE = {
+    "shape of a moment": lambda t, m: t.update({"optimiser/0/exp_avg": torch.zeros(3)}),
+    "type of a moment": lambda t, m: t.update({"optimiser/0/exp_avg": t["optimiser/0/exp_avg"].to(torch.int8)}),
+    "missing moment": lambda t, m: t.pop("optimiser/1/exp_avg_sq"),
+    "moment below zero": lambda t, m: t["optimiser/1/exp_avg_sq"].sub_(1),
+    "moment of no parameter": lambda t, m: t.update({"optimiser/999/step": torch.tensor(1.0)}),
+    "index that is none": lambda t, m: t.update({"optimiser/x/step": torch.tensor(1.0)}),
+    "steps of the optimiser": lambda t, m: t["optimiser/0/step"].fill_(1e9),
+    "steps as a vector": lambda t, m: t.update({"optimiser/0/step": torch.zeros(2)}),
+    "type of a weight": lambda t, m: t.update({"network/output.bias": t["network/output.bias"].double()}),
+    "missing weight": lambda t, m: t.pop("network/output.bias"),
+    "part that is none": lambda t, m: t.update({"what": torch.zeros(1)}),
+    "random state": lambda t, m: t.update({"rng/0/cpu": torch.zeros(3, dtype=torch.uint8)}),
+    "type of the random state": lambda t, m: t.update({"rng/0/cpu": t["rng/0/cpu"].float()}),
+    "no progress": lambda t, m: m.update(progress=None),
+    "step as text": lambda t, m: m["progress"].update(step="7"),
+    "epoch below zero": lambda t, m: m["progress"].update(epoch=-1),
+    "epoch beyond the last": lambda t, m: m["progress"].update(epoch=9),
+    "best that is no number": lambda t, m: m["progress"].update(best=math.nan),
+    "window": lambda t, m: m["progress"].update(window=[1.0]),
+    "unknown progress": lambda t, m: m["progress"].update(more=1),
+    "configuration": lambda t, m: m.update(config=[1]),
+    "data": lambda t, m: m.update(data=3),
+}
+
+
+@pytest.fixture(scope="module")
+def two_epochs(corpus, tmp_path_factory):
+    config = make_config(corpus, train={"output": str(tmp_path_factory.mktemp("two") / "run"), "epochs": 2})
+    acoustic.train(config)
+    return config
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_whatever_is_wrong_in_a_checkpoint_is_named_before_it_is_used(two_epochs, tmp_path, what):
+    shutil.copytree(two_epochs.train.output, tmp_path / "run")
+    path = tmp_path / "run" / loop.CHECKPOINT
+    tensors, metadata = checkpoint.load_tensors(path)
+    DAMAGE[what](tensors, metadata)
+    checkpoint.save_tensors(path, tensors, metadata)
+    with pytest.raises(ModelError, match=r"run/checkpoint\.safetensors: cannot go on from it: .*previous"):
+        acoustic.train(moved(two_epochs, tmp_path / "run"), resume=True)
+
+
+def test_damaged_lines_of_a_log_are_left_out_with_a_warning(two_epochs, tmp_path, capsys):
+    shutil.copytree(two_epochs.train.output, tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    before = log.read_bytes()
+    deep = b'{"step": ' + b"[" * 100_000
+    bad = [b"\xff\xfe", b'{"epoch": 1}', b"[1]", b'{"step": null, "epoch": 0}', b'{"step": 1e999, "epoch": []}', deep]
+    log.write_bytes(b"\n".join(bad) + b"\n" + before)
+    acoustic.train(moved(two_epochs, tmp_path / "run"), resume=True)
+    assert log.read_bytes() == before
+    assert "log.jsonl: 6 damaged lines left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["truncated", "no checkpoint"])
 def test_a_damaged_checkpoint_is_named(corpus, tmp_path, damage):
     config = run_config(corpus, tmp_path, train={"epochs": 1})
@@ -816,7 +970,7 @@ def test_a_folder_that_turned_read_only_is_a_clear_error(corpus, tmp_path, monke
     def refuse(path, *args, **kwargs):
         raise PermissionError(13, "Permission denied", str(path))
 
-    for name in ("write_text", "touch", "unlink"):
+    for name in ("write_text", "write_bytes", "touch", "unlink"):
         monkeypatch.setattr(Path, name, refuse)
     with pytest.raises(TrainingError, match=r"log\.jsonl: cannot write: .*Permission denied"):
         acoustic.train(run.config, resume=True)
@@ -1023,7 +1177,7 @@ def test_the_command_line_trains_refuses_and_resumes(corpus, tmp_path, capsys):
 def test_differences_lists_nested_keys_and_skips_those_that_do_not_matter():
     old = {"a": {"b": 1, "c": {"d": 2}}, "train": {"threads": 1, "output": "x"}, "gone": 1}
     new = {"a": {"b": 1, "c": {"d": 3}}, "train": {"threads": 2, "output": "y"}, "added": None, "extra": 5}
-    assert loop.differences(old, new) == ["a.c.d: 2 -> 3", "extra: None -> 5", "gone: 1 -> None"]
+    assert resume.differences(old, new) == ["a.c.d: 2 -> 3", "extra: None -> 5", "gone: 1 -> None"]
 
 
 def test_the_errors_are_of_this_package():
@@ -1045,6 +1199,44 @@ def test_two_trainings_in_one_run_directory_are_refused(corpus, tmp_path):
     first.join()
     with process.alone(tmp_path / "run"):
         pass
+
+
+def test_a_second_training_changes_nothing_in_the_folder_of_the_first(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"epochs": 1})
+    other = run_config(corpus, tmp_path, train={"epochs": 1}, features={"mel_bins": 20})
+    (tmp_path / "run").mkdir()
+    with process.alone(tmp_path / "run"):
+        checkpoint.save_config(tmp_path / "run", config)  # the first has got no further
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        message = rf"run: another process is training in it \(process {os.getpid()} on .*, started 2\d\d\d-"
+        for resumed in (False, True):
+            with pytest.raises(TrainingError, match=message):
+                acoustic.train(other, resume=resumed)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert not (tmp_path / "run" / process.LOCK).exists()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_folder_with_files_of_others_is_not_trained_in(corpus, tmp_path, monkeypatch, resumed):
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    names = [".notes.tmp", ".tmpnotes", "thesis.txt"]
+    for name in names:
+        Path(name).write_text("mine")
+    config = run_config(corpus, tmp_path, train={"output": "."})
+    with pytest.raises(TrainingError, match=r"\.: expected a new or an empty folder.*\.notes\.tmp and 2 more"):
+        acoustic.train(config, resume=resumed)
+    assert sorted(os.listdir()) == names
+
+
+def test_what_an_early_death_leaves_is_trained_in_and_hidden_files_stay(corpus, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / process.LOCK).write_text("process 1 on elsewhere")
+    (folder / ".tmpnotes").write_text("mine")
+    acoustic.train(run_config(corpus, tmp_path, train={"epochs": 1}))
+    assert (folder / ".tmpnotes").read_text() == "mine"
+    assert not (folder / process.LOCK).exists()
 
 
 def test_several_manifests_are_one_training_set(corpus, tmp_path):

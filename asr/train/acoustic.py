@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import os
 import sys
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-import asr
 from asr import augment, checkpoint, manifest, preflight, scoring, tokenizers
 from asr.config import Config
 from asr.data import Batch, Dataset, Example
@@ -29,6 +27,7 @@ from asr.manifest import Utterance
 from asr.models.encoder import AcousticModel
 from asr.train import distributed, finetune, loop
 from asr.train.distributed import World
+from asr.train.resume import CHECKPOINT, Progress
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
@@ -40,7 +39,7 @@ def warn(message: str) -> None:
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def train(config: Config, *, resume: bool = False) -> loop.Progress:
+def train(config: Config, *, resume: bool = False) -> Progress:
     """Train as ``config`` says; the model directory is ``config.train.output``.
 
     With ``resume``, continue from its checkpoint if there is one. Under ``torchrun``, this process trains together
@@ -51,12 +50,27 @@ def train(config: Config, *, resume: bool = False) -> loop.Progress:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
     folder = Path(config.train.output)
-    with distributed.join(pick_device(config.train.device)) as world:
-        loop.check_folder(folder, config, resume=resume)
+    device = pick_device(config.train.device)
+    with distributed.join(device) as world, loop.hold(folder, config, world, resume=resume):
         task = AcousticTask(config, world)
-        if world.first and not task.resuming:
+        if world.first and task.resuming:
+            checkpoint.save_config(folder, config)
+        elif world.first:
             checkpoint.save_description(folder, config, task.tokenizer, task.stats)
-        return loop.fit(task, config, folder, world, resume=resume)
+        progress = loop.fit(task, config, folder, world)
+        if task.valid_data.utterances and progress.best >= scoring.NOTHING_YET:
+            task.warn(advice(progress.best, manifest.statistics(task.train_data.utterances).hours))
+        return progress
+
+
+def advice(wer: float, hours: float) -> str:
+    """What to do about a model that has learnt next to nothing from so many hours of speech."""
+    return (
+        f"the model recognises next to nothing yet (validation WER {100 * wer:.0f} %). It was trained on {hours:.2f} h "
+        "of speech. From random weights, 0.7 h of letters, digits and names (the recipe an4) give a WER of 6 %; free "
+        "speech takes far more. Record more, train for more epochs (--resume train.epochs=N), or go on from a trained "
+        "model, for which minutes of speech do (train.init=an4)"
+    )
 
 
 class AcousticTask:
@@ -69,7 +83,7 @@ class AcousticTask:
         self.world = world or World(device=pick_device(config.train.device))
         self.device = self.world.device
         self.folder = Path(config.train.output)
-        self.resuming = os.path.exists(self.folder / loop.CHECKPOINT)
+        self.resuming = os.path.exists(self.folder / CHECKPOINT)
         if not config.data.train:
             raise ConfigError("data.train: expected the path of a manifest, got nothing")
         train_set = manifest.read_all([config.data.train, *config.data.more])
@@ -86,6 +100,7 @@ class AcousticTask:
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
         self.source = None if self.resuming else finetune.load(config)
         self.teacher = finetune.load_teacher(config, self.tokenizer)
+        self.origin = loop.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
         self.stats = self._prepare()
         self.glance()
         self.report_left_out(self.train_data, self.train_paths)
@@ -257,6 +272,10 @@ class AcousticTask:
         report = scoring.score(references, hypotheses)
         return {"loss": loss_sum / max(tokens, 1), "wer": report.wer, "cer": report.cer}
 
+    def rank(self, figures: dict[str, float]) -> tuple[float, float]:
+        """The WER, and the CER as long as next to no word is right (see ``asr.scoring.rank``)."""
+        return scoring.rank(figures["wer"], figures["cer"])
+
     def warn_shared_speakers(self, train_set: list[Utterance], valid_set: list[Utterance]) -> None:
         """Validation on speakers that were trained on flatters the model: say so."""
         shared = {u.speaker for u in train_set if u.speaker} & {u.speaker for u in valid_set}
@@ -286,11 +305,7 @@ class AcousticTask:
         """What this model is and where it comes from, for ``card.json``."""
         data = self.train_data
         statistics = manifest.statistics(data.utterances)
-        return {
-            "format": 1,
-            "package": f"asr {asr.__version__}",
-            "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "parameters": sum(p.numel() for p in self.network.parameters()),
+        return loop.card_head(self.origin, self.network) | {
             "training_data": {
                 "manifest": self.train_paths,
                 "utterances": statistics.utterances,

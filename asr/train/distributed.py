@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from asr.device import local_rank, processes
 from asr.errors import ConfigError
 
 T = TypeVar("T")
@@ -78,18 +79,24 @@ class World:
                 dist.broadcast(tensor.detach(), 0)
 
 
+def together() -> bool:
+    """Whether this process was started as one of several, or as the only one of them, by ``torchrun``."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 @contextlib.contextmanager
 def join(device: torch.device) -> Iterator[World]:
     """Meet the processes that ``torchrun`` started (its variables RANK, WORLD_SIZE, LOCAL_RANK); else a world of one.
 
     NCCL on GPUs, each process on its own, and gloo on CPUs. Raises ``ConfigError`` where a process finds no GPU of
-    its own.
+    its own, or where the variables do not tell how the processes meet.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    processes()  # refuses ranks that cannot be
+    if not together():
         yield World(device=device)
         return
     if device.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = local_rank()
         if local >= torch.cuda.device_count():
             raise ConfigError(
                 f"process {local} of this machine has no GPU of its own: {torch.cuda.device_count()} are there; "
@@ -97,6 +104,12 @@ def join(device: torch.device) -> Iterator[World]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)}: expected where the processes meet, since RANK and WORLD_SIZE are set; "
+            "start processes with torchrun, which sets all of them, or unset RANK and WORLD_SIZE"
+        )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)

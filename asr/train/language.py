@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import math
 import os
@@ -15,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import asr
 from asr import checkpoint, lm, manifest, tokenizers
-from asr.device import pick_device
+from asr.device import pick_device, processes
 from asr.errors import ConfigError, TextError, TrainingError
 from asr.lines import file_lines
 from asr.models.language import BOUNDARY, LanguageConfig, LanguageNetwork
 from asr.text import Tokenizer, normalise
 from asr.train import loop
+from asr.train.resume import CHECKPOINT, Progress
 
 PADDING = -100
 """Target that costs nothing; torch's own convention."""
@@ -30,22 +29,25 @@ BUCKET = 16
 """Batches of sentences that are sorted by length together: little padding, and still another order each epoch."""
 
 
-def train(config: LanguageConfig, *, resume: bool = False) -> loop.Progress:
+def train(config: LanguageConfig, *, resume: bool = False) -> Progress:
     """Train as ``config`` says; the language model's directory is ``config.train.output``.
 
     With ``resume``, continue from its checkpoint if there is one. Raises ``ConfigError``, ``TextError`` (utterance or
     line named) or ``TrainingError``.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes()[1] > 1:
         raise TrainingError("expected one process, got torchrun: language models train in one")
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
     folder = Path(config.train.output)
-    loop.check_folder(folder, config, resume=resume)
-    task = LanguageTask(config)
-    lm.save_description(folder, config, task.tokenizer)
-    return loop.fit(task, config, folder, resume=resume)
+    with loop.hold(folder, config, resume=resume):
+        task = LanguageTask(config)
+        if task.resuming:
+            checkpoint.save_config(folder, config)
+        else:
+            lm.save_description(folder, config, task.tokenizer)
+        return loop.fit(task, config, folder)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,12 @@ class LanguageTask:
         if not config.data.train:
             raise ConfigError("data.train: expected the path of a text, got nothing")
         texts = read_texts(config.data.train)
-        if config.data.tokens:
+        self.resuming = os.path.exists(self.folder / CHECKPOINT)
+        self.origin = loop.new_origin()
+        if self.resuming:
+            # The ids of the run so far, whatever has become of the text.
+            self.tokenizer = tokenizers.load(self.folder / "tokens.txt", config.text)
+        elif config.data.tokens:
             self.tokenizer = tokenizers.load(config.data.tokens, config.text)
         else:
             self.tokenizer = tokenizers.from_texts(texts.values(), config.text)
@@ -149,17 +156,16 @@ class LanguageTask:
         figures = lm.network_perplexity(network.network, self.tokenizer, list(self.held_out.values()))
         return {"perplexity": figures.token, "word_perplexity": figures.word, "char_perplexity": figures.char}
 
+    def rank(self, figures: dict[str, float]) -> tuple[float, ...]:
+        return (figures["perplexity"],)
+
     def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
         assert isinstance(network, Trainee)
         checkpoint.save_weights(self.folder, network.network, self.card(figures, progress))
 
     def card(self, figures: dict[str, float], progress: dict[str, float]) -> dict[str, Any]:
         """What this model is and where it comes from, for ``card.json``."""
-        return {
-            "format": 1,
-            "package": f"asr {asr.__version__}",
-            "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "parameters": sum(p.numel() for p in self.trainee.network.parameters()),
+        return loop.card_head(self.origin, self.trainee.network) | {
             "training_data": {
                 "text": self.config.data.train,
                 "sentences": len(self.sentences),

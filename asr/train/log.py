@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -46,25 +45,32 @@ class RunLog:
         except OSError as error:
             raise TrainingError(f"{self.path}: cannot write: {error}") from error
 
-    def rewind(self, step: int, epoch: int) -> None:
+    def rewind(self, step: int, epoch: int) -> int:
         """Drop the lines that a checkpoint at (``step``, ``epoch``) does not know of: it is about to happen again.
 
         A validation has the step of the epoch's last batch and the number of the next epoch: a checkpoint taken
-        between the two knows the step only.
+        between the two knows the step only. Lines that are none of a log are dropped too; returns how many there were,
+        save for the last, which a kill may have cut short.
         """
         if not os.path.exists(self.path):
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short by a kill
-                values = json.loads(line)
-                if step and (values["step"], values["epoch"]) <= (step, epoch):
-                    kept.append(line + "\n")
+            return 0
+        kept, bad, lines = [], [], []
         try:
+            lines = [line for line in self.path.read_bytes().split(b"\n") if line.strip()]
+            for number, line in enumerate(lines, start=1):
+                try:
+                    values = json.loads(line.decode("utf-8"))
+                    place = float(values["step"]), float(values["epoch"])
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                    bad.append(number)
+                    continue
+                if step and place <= (step, epoch):
+                    kept.append(line + b"\n")
             with atomic(self.path) as path:
-                path.write_text("".join(kept), encoding="utf-8")
+                path.write_bytes(b"".join(kept))
         except OSError as error:
             raise TrainingError(f"{self.path}: cannot write: {error}") from error
+        return sum(number < len(lines) for number in bad)
 
     def close(self) -> None:
         """Close the event files."""

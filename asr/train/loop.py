@@ -1,6 +1,6 @@
 """The training loop: evaluate -> checkpoint -> step -> log, for whatever ``Task`` describes.
 
-A run directory is a model directory (see ``asr.checkpoint``) plus ``log.jsonl`` and ``checkpoint.safetensors``. The
+A run directory is a model directory (see ``asr.checkpoint``) plus ``log.jsonl`` and checkpoints. A
 checkpoint holds everything the next step depends on, so that a resumed run continues bit for bit on the CPU with the
 same number of threads and processes, in the middle of an epoch as well. Under ``torchrun`` every process runs this
 same loop on its share of each batch (see ``asr.train.distributed``); the first writes the files.
@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import hashlib
 import json
 import math
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,33 +26,23 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import asr
 from asr import checkpoint, settings
 from asr.config import Config
 from asr.errors import TrainingError
 from asr.files import sweep
 from asr.models.language import LanguageConfig
+from asr.train import resume
 from asr.train.distributed import World
 from asr.train.log import RunLog
 from asr.train.process import StopRequest, alone, keep_freed_memory, stop_request
+from asr.train.resume import CHECKPOINT, Progress, check_folder
 from asr.train.schedule import learning_rate
 
-CHECKPOINT = "checkpoint.safetensors"
 LOG_EVERY_STEPS = 10
 # Half-precision gradients are scaled so that small ones do not vanish: down when they overflow, up after so many steps.
 LARGEST_SCALE = 2.0**16
 SCALE_UP_STEPS = 1000
-# Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
-RESUMABLE_KEYS = {
-    "train.output",  # a run directory may be moved
-    "train.threads",
-    "train.device",
-    "train.checkpoint_every_s",
-    "train.max_bad_steps",
-    "train.tensorboard",
-    "data.prefetch",
-    "data.workers",
-    "data.cache_s",
-}
 
 
 class Batch(Protocol):
@@ -73,7 +64,9 @@ class Task(Protocol):
     rate_factors: dict[str, float]
     """What the learning rate of a parameter is multiplied by, by its name; 1 if it is not here, 0 keeps it as it is."""
     criterion: str
-    """The validation figure that decides which weights are kept: the smallest wins."""
+    """The validation figure that people are told of."""
+    origin: str
+    """Id of the weights that training began with, for the model card."""
 
     @property
     def data_key(self) -> str:
@@ -100,73 +93,40 @@ class Task(Protocol):
         All processes call it, and all get the figures of the whole.
         """
 
+    def rank(self, figures: dict[str, float]) -> Sequence[float]:
+        """What decides which weights are kept: the smallest wins, and of equal ones the latest."""
+
     def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
         """Write the weights with what is known about them to the run directory."""
 
 
-@dataclass
-class Progress:
-    """Where a run stands; saved in every checkpoint."""
+@contextlib.contextmanager
+def hold(folder: Path, config: Config | LanguageConfig, world: World | None = None, *, resume: bool) -> Iterator[None]:
+    """Hold a run directory for a training, before its task is built, which writes there.
 
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    """Batches of this epoch already done."""
-    seconds: float = 0.0
-    audio_s: float = 0.0
-    bad_steps: int = 0
-    """Steps in a row that were skipped: loss or gradient not finite, or no audio that could be read."""
-    best: float = float("inf")
-    """Smallest value of the task's criterion so far."""
-    window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Sums since the last log line: loss, gradient norm, steps."""
-    loss_scale: float = 1.0
-    """What the loss is multiplied by before the gradients are taken, and they divided by after (fp16 only)."""
-    scaled_steps: int = 0
-    """Steps since the loss scale last changed."""
-
-
-def fit(
-    task: Task, config: Config | LanguageConfig, folder: Path, world: World | None = None, *, resume: bool = False
-) -> Progress:
-    """Train ``task`` as ``config`` says, into ``folder``; with ``resume``, go on from its checkpoint if there is one.
-
-    SIGINT and SIGTERM end the run after the current step with a checkpoint, as ``KeyboardInterrupt``.
-    Raises ``TrainingError`` as ``check_folder`` does, where another process trains in ``folder``, or after
-    ``train.max_bad_steps`` skipped steps in a row.
+    Raises ``TrainingError`` where another process trains in ``folder``, and as ``asr.train.resume.check_folder`` does.
     """
-    keep_freed_memory()
     check_folder(folder, config, resume=resume)
     with alone(folder) if world is None or world.first else contextlib.nullcontext():
-        run = Run(task, config, folder, world)
-        if run.world.first:
-            sweep(folder)
-        if os.path.exists(run.checkpoint):
-            run.load()
-        with contextlib.closing(run.log):
-            return run.train()
+        check_folder(folder, config, resume=resume)  # again: what another one wrote until it ended
+        yield
 
 
-def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool) -> None:
-    """Refuse a run directory that ``fit`` must not write to; cheap, so that it can come before any audio is read.
+def fit(task: Task, config: Config | LanguageConfig, folder: Path, world: World | None = None) -> Progress:
+    """Train ``task`` as ``config`` says, into ``folder``, which must be held; go on from its checkpoint, if any.
 
-    Raises ``TrainingError`` when ``folder`` holds a run or a model and ``resume`` is false, or when its checkpoint
-    belongs to another configuration.
+    SIGINT and SIGTERM end the run after the current step with a checkpoint, as ``KeyboardInterrupt``.
+    Raises ``TrainingError`` after ``train.max_bad_steps`` skipped steps in a row and ``ModelError`` for a damaged
+    checkpoint.
     """
-    path = folder / CHECKPOINT
-    if not resume and (os.path.exists(path) or os.path.exists(folder / "model.safetensors")):
-        raise TrainingError(f"{folder}: holds a training run; --resume goes on, another train.output starts anew")
-    if not os.path.exists(path):
-        return
-    metadata = checkpoint.load_metadata(path)
-    if not isinstance(metadata, dict) or not {"progress", "config"} <= metadata.keys():
-        raise TrainingError(f"{path}: not a training checkpoint")
-    changed = differences(metadata["config"], settings.to_dict(config))
-    if changed:
-        raise TrainingError(
-            f"{path}: belongs to another configuration ({'; '.join(changed)}); "
-            "restore these values or choose another train.output"
-        )
+    keep_freed_memory()
+    run = Run(task, config, folder, world)
+    if run.world.first:
+        sweep(folder)
+    if os.path.exists(run.checkpoint):
+        run.load()
+    with contextlib.closing(run.log):
+        return run.train()
 
 
 class Run:
@@ -209,8 +169,8 @@ class Run:
     def train(self) -> Progress:
         """Run to the last epoch."""
         config, progress = self.config.train, self.progress
-        if self.world.first:
-            self.log.rewind(progress.step, progress.epoch)
+        if self.world.first and (bad := self.log.rewind(progress.step, progress.epoch)):
+            self.say(f"warning: {self.log.path}: {bad} damaged lines left out")
         with stop_request() as stop:
             while progress.epoch < config.epochs:
                 self.epoch(stop)
@@ -345,8 +305,9 @@ class Run:
             f"epoch {progress.epoch}/{self.config.train.epochs}  {f'valid{text}' if text else 'not validated'}  "
             f"{progress.seconds:.0f} s{speed}"
         )
-        if not figures or figures[self.task.criterion] <= progress.best:
-            progress.best = figures.get(self.task.criterion, math.inf)
+        rank = list(self.task.rank(figures)) if figures else progress.rank
+        if rank <= progress.rank:
+            progress.rank, progress.best = rank, figures.get(self.task.criterion, math.inf)
             done = {"epoch": progress.epoch, "step": progress.step, "seconds": round(progress.seconds, 1)}
             if self.world.first:
                 self.task.save_weights(network, figures, done)
@@ -362,8 +323,8 @@ class Run:
             tqdm.write(message, file=sys.stderr)
 
     def save(self) -> None:
-        """Write the checkpoint, atomically."""
-        generators = self.world.gather(generator_states())
+        """Write the checkpoint, atomically; the one before it is kept."""
+        generators = self.world.gather(resume.generator_states())
         self.saved = time.monotonic()
         if not self.world.first:
             return
@@ -378,49 +339,48 @@ class Run:
             "progress": vars(self.progress),
             "config": settings.to_dict(self.config),
             "data": self.task.data_key,
+            "origin": self.task.origin,
         }
-        checkpoint.save_tensors(self.checkpoint, tensors, metadata)
+        checkpoint.save_tensors(self.checkpoint, tensors, metadata, keep=self.checkpoint.with_name(resume.PREVIOUS))
 
     def load(self) -> None:
-        """Restore what ``save`` wrote; every process reads the file."""
-        tensors, metadata = checkpoint.load_tensors(self.checkpoint)
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "rng": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
-        checkpoint.load_weights(self.network, parts["network"], self.checkpoint)
+        """Restore what ``save`` wrote; every process reads the file. Raises ``ModelError`` for a damaged one."""
+        state = resume.read(self.checkpoint, self.network, self.average, self.optimiser, self.config.train.epochs)
+        self.network.load_state_dict(state.network)
         if self.average is not None:
-            checkpoint.load_weights(self.average, parts["average"], self.checkpoint)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimiser"].items():
-            index, _, key = name.partition("/")
-            state.setdefault(int(index), {})[key] = tensor
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-        # A process that was not there before goes on with the generators of its own seed.
-        if f"{self.world.rank}/cpu" in parts["rng"]:
-            torch.set_rng_state(parts["rng"][f"{self.world.rank}/cpu"])
-        if torch.cuda.is_available() and f"{self.world.rank}/cuda" in parts["rng"]:
-            torch.cuda.set_rng_state(parts["rng"][f"{self.world.rank}/cuda"])
-        self.progress = Progress(**metadata["progress"])
+            self.average.load_state_dict(state.average)
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state.optimiser})
+        resume.set_generators(state.generators, self.world.rank)
+        self.progress = state.progress
+        self.task.origin = state.origin
         key = self.task.data_key
-        if metadata.get("data", key) != key:
+        if state.data not in (None, key):
             self.say(
                 f"warning: {self.config.data.train} has changed since {self.checkpoint} was written: this run will "
                 "not end as an uninterrupted one; the epoch under way goes on with other batches"
             )
 
 
+def new_origin() -> str:
+    """A random id for weights that were just drawn; not from the generators that training draws from."""
+    return secrets.token_hex(8)
+
+
+def card_head(origin: str, network: nn.Module) -> dict[str, Any]:
+    """What every model card begins with; models of one ``origin`` were trained on from the same first weights."""
+    head = {
+        "format": 1,
+        "package": f"asr {asr.__version__}",
+        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "origin": origin,
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+    return {name: value for name, value in head.items() if value != ""}
+
+
 def checksum(items: Any) -> str:
     """SHA-256 of plain values: a task's ``data_key``."""
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()
-
-
-def generator_states() -> dict[str, Tensor]:
-    """The states of this process's random generators, by device type."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
 
 
 def module_norms(network: nn.Module) -> dict[str, float]:
@@ -433,15 +393,3 @@ def module_norms(network: nn.Module) -> dict[str, float]:
             groups.setdefault(".".join(path[:depth]), []).append(parameter.grad)
     norms = torch.stack([nn.utils.get_total_norm(gradients) for gradients in groups.values()])
     return {f"grad_norm/{name}": value for name, value in zip(groups, norms.tolist(), strict=True)}
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Keys whose values differ in a way that resuming cannot bridge, as ``key: old -> new``."""
-    changed = []
-    for key in old.keys() | new.keys():
-        name, before, after = f"{prefix}{key}", old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            changed += differences(before, after, f"{name}.")
-        elif before != after and name not in RESUMABLE_KEYS:
-            changed.append(f"{name}: {before!r} -> {after!r}")
-    return sorted(changed)

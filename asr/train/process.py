@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import datetime
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import TrainingError
+
+LOCK = ".asr-lock"
+"""File of a run directory that names the process that trains there; one that was killed leaves it behind."""
 
 
 @dataclass
@@ -67,23 +72,47 @@ def keep_freed_memory() -> None:
 def alone(folder: Path) -> Iterator[None]:
     """Hold a run directory against other trainings. Raises ``TrainingError`` where another process holds it.
 
-    The lock is the kernel's and goes with the process, however that ends. Where there is none (Windows, some network
-    file systems) nothing is held.
+    The lock is the kernel's and goes with the process, however that ends; the file ``LOCK`` tells others who holds it,
+    and that the folder is a training's. Where there are no locks (Windows, some network file systems) nothing is held.
+    A folder that was made for this and in which nothing was written is removed again.
     """
+    made = not os.path.exists(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(folder)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot make the run directory: {error.strerror or error}") from error
+    try:
+        # A folder that cannot be written is named by who writes what is needed.
+        with contextlib.suppress(OSError):
+            started = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+            (folder / LOCK).write_text(f"process {os.getpid()} on {platform.node()}, started {started}\n")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink(missing_ok=True)
+            if made:
+                folder.rmdir()
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the kernel's lock of ``folder``, None where there are no locks."""
     try:
         import fcntl
     except ImportError:  # Windows
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+        return None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(f"{folder}: another process is training in it; choose another train.output") from error
-        except OSError:
-            pass
-        yield
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         os.close(descriptor)
+        holder = ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            holder = f" ({(folder / LOCK).read_text(encoding='utf-8').strip()[:200]})"
+        message = f"{folder}: another process is training in it{holder}; choose another train.output"
+        raise TrainingError(message) from error
+    except OSError:  # a file system without locks
+        pass
+    return descriptor

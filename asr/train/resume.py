@@ -1,0 +1,270 @@
+"""What a training goes on from: its checkpoints, and what is checked before anything is made of them.
+
+Two are kept, ``checkpoint.safetensors`` and the one before it, which is the same file under another name until the next
+is written: it costs room on the disk and no time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asr import checkpoint, settings
+from asr.config import Config
+from asr.errors import AsrError, ModelError, TrainingError
+from asr.files import is_model
+from asr.models.language import LanguageConfig
+from asr.train.process import LOCK
+
+CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+# Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
+RESUMABLE_KEYS = {
+    "train.output",  # a run directory may be moved
+    "train.threads",
+    "train.device",
+    "train.checkpoint_every_s",
+    "train.max_bad_steps",
+    "train.tensorboard",
+    "data.prefetch",
+    "data.workers",
+    "data.cache_s",
+}
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved in every checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch already done."""
+    seconds: float = 0.0
+    audio_s: float = 0.0
+    bad_steps: int = 0
+    """Steps in a row that were skipped: loss or gradient not finite, or no audio that could be read."""
+    best: float = float("inf")
+    """The task's criterion of the weights that are kept."""
+    rank: list[float] = field(default_factory=lambda: [math.inf])
+    """What they were chosen by: the smallest so far (see ``Task.rank``)."""
+    window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Sums since the last log line: loss, gradient norm, steps."""
+    loss_scale: float = 1.0
+    """What the loss is multiplied by before the gradients are taken, and they divided by after (fp16 only)."""
+    scaled_steps: int = 0
+    """Steps since the loss scale last changed."""
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> Progress:
+        """What a checkpoint says. Raises ``ValueError`` naming what no run can have got to."""
+        if not isinstance(tree, dict):
+            raise ValueError(f"progress: expected an object, got {type(tree).__name__}")
+        # Before ranks were written down the criterion alone decided.
+        tree = {"rank": [tree.get("best"), math.inf]} | tree
+        names = [f.name for f in fields(cls)]
+        if tree.keys() != set(names):
+            raise ValueError(f"progress: expected {', '.join(names)}, got {', '.join(map(str, tree))[:200]}")
+        for name in ("step", "epoch", "batch", "bad_steps", "scaled_steps"):
+            if type(tree[name]) is not int or not 0 <= tree[name] < 2**53:
+                raise ValueError(f"progress.{name}: expected a whole number, 0 or more, got {tree[name]!r:.40}")
+        for name in ("seconds", "audio_s", "loss_scale"):
+            if type(tree[name]) not in (int, float) or not 0 <= tree[name] < math.inf:
+                raise ValueError(f"progress.{name}: expected a number, 0 or more, got {tree[name]!r:.40}")
+        for name, value in (("best", [tree["best"]]), ("rank", tree["rank"]), ("window", tree["window"])):
+            if not isinstance(value, list) or not all(type(x) in (int, float) and not math.isnan(x) for x in value):
+                raise ValueError(f"progress.{name}: expected numbers, got {value!r:.40}")
+        if len(tree["window"]) != 3 or not tree["rank"] or not tree["loss_scale"]:
+            raise ValueError("progress: expected a window of three sums, a rank, and a loss scale above 0")
+        return cls(**tree)
+
+
+@dataclass(frozen=True)
+class State:
+    """A checkpoint that was read and looked through: what a run can be made of."""
+
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimiser: dict[int, dict[str, Tensor]]
+    generators: dict[str, Tensor]
+    """States of random generators by ``rank/device``."""
+    progress: Progress
+    data: str | None
+    """The task's ``data_key`` when it was written."""
+    origin: str
+    """Id of the weights that the run began with; empty in checkpoints of old."""
+
+
+def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool) -> None:
+    """Refuse a run directory that ``fit`` must not write to; cheap, so that it can come before any audio is read.
+
+    Raises ``TrainingError`` when ``folder`` holds a run or a model and ``resume`` is false, when it holds files and
+    none that a training writes, or when its checkpoint belongs to another configuration. Raises ``ModelError`` for a
+    damaged checkpoint.
+    """
+    path = folder / CHECKPOINT
+    if not resume and (os.path.exists(path) or os.path.exists(folder / "model.safetensors")):
+        raise TrainingError(f"{folder}: holds a training run; --resume goes on, another train.output starts anew")
+    if not os.path.exists(path):
+        _check_is_ours(folder)
+        return
+    try:
+        metadata = checkpoint.load_metadata(path)
+    except ModelError as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("config"), dict) or "progress" not in metadata:
+        raise damaged(path, "not a training checkpoint")
+    changed = differences(metadata["config"], settings.to_dict(config))
+    if changed:
+        raise TrainingError(
+            f"{path}: belongs to another configuration ({'; '.join(changed)}); "
+            "restore these values or choose another train.output"
+        )
+
+
+def _check_is_ours(folder: Path) -> None:
+    """Refuse a folder with files in it, none of which tells of a training that died early."""
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if os.path.exists(folder) else []
+    except OSError as error:
+        raise TrainingError(f"{folder}: expected a folder for the run: {error.strerror or error}") from error
+    if names and LOCK not in names and not is_model(folder):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise TrainingError(
+            f"{folder}: expected a new or an empty folder, or one of a training run, got one with other files "
+            f"({names[0]}{more}); choose another train.output"
+        )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Keys whose values differ in a way that resuming cannot bridge, as ``key: old -> new``."""
+    changed = []
+    for key in old.keys() | new.keys():
+        name, before, after = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed += differences(before, after, f"{name}.")
+        elif before != after and name not in RESUMABLE_KEYS and not _is_longer(name, before, after):
+            changed.append(f"{name}: {before!r} -> {after!r}")
+    return sorted(changed)
+
+
+def _is_longer(name: str, before: Any, after: Any) -> bool:
+    """Whether a run is asked to go on for more epochs than it was begun with."""
+    return name == "train.epochs" and isinstance(before, int) and after > before
+
+
+def damaged(path: Path, reason: str) -> ModelError:
+    """The error for a checkpoint that cannot be used; it offers the one before, where that is whole."""
+    text, previous = f"{path}: cannot go on from it: {reason.removeprefix(f'{path}: ')}", path.with_name(PREVIOUS)
+    try:
+        progress = Progress.from_dict(checkpoint.load_tensors(previous)[1]["progress"])
+    except (AsrError, ValueError, TypeError, KeyError):
+        return ModelError(f"{text}; there is no older one: another train.output starts anew")
+    return ModelError(
+        f"{text}. The checkpoint before it is whole (step {progress.step}, in epoch {progress.epoch + 1}): "
+        f"mv {previous} {path}, then --resume goes on from there"
+    )
+
+
+def read(
+    path: Path, network: nn.Module, average: nn.Module | None, optimiser: torch.optim.Optimizer, epochs: int
+) -> State:
+    """Read a checkpoint for a run of this network and optimiser, which are left as they are.
+
+    Raises ``ModelError`` that names the file and what is wrong in it: names, shapes or types of tensors that are not
+    the run's, values that no run can reach.
+    """
+    try:
+        tensors, metadata = checkpoint.load_tensors(path)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "rng": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            if part not in parts:
+                raise ValueError(f"unexpected {name}")
+            parts[part][rest] = tensor
+        progress = Progress.from_dict(metadata["progress"])
+        if progress.epoch > epochs:
+            raise ValueError(f"progress.epoch: expected at most {epochs}, got {progress.epoch}")
+        _check_same("network", parts["network"], network.state_dict())
+        _check_same("average", parts["average"], {} if average is None else average.state_dict())
+        moments = _moments(parts["optimiser"], optimiser, progress.step)
+        _check_generators(parts["rng"])
+        data, origin = metadata.get("data"), metadata.get("origin", "")
+        if not isinstance(data, str | None) or not isinstance(origin, str):
+            raise ValueError("data, origin: expected text")
+    except (ModelError, ValueError, TypeError, KeyError) as error:
+        raise damaged(path, str(error)) from error
+    return State(parts["network"], parts["average"], moments, parts["rng"], progress, data, origin)
+
+
+def _check_same(part: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Require the names, shapes and types of ``expected``."""
+    for name in expected.keys() | found.keys():
+        if name not in found or name not in expected:
+            raise ValueError(f"{'missing' if name in expected else 'unexpected'} {part}/{name}")
+        got, wanted = found[name], expected[name]
+        if got.shape != wanted.shape or got.dtype != wanted.dtype:
+            raise ValueError(
+                f"{part}/{name}: expected {wanted.dtype} {tuple(wanted.shape)}, got {got.dtype} {tuple(got.shape)}"
+            )
+
+
+def _moments(
+    tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, steps: int
+) -> dict[int, dict[str, Tensor]]:
+    """AdamW's state of each parameter by its index; none of one that has had no step.
+
+    The fused optimiser takes what it is given: a wrong shape ends the process.
+    """
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition("/")
+        found.setdefault(int(index), {})[key] = tensor
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for number, state in found.items():
+        if not 0 <= number < len(parameters):
+            raise ValueError(f"optimiser/{number}: expected 0 to {len(parameters) - 1}")
+        like = {"exp_avg": parameters[number], "exp_avg_sq": parameters[number], "step": torch.tensor(0.0)}
+        _check_same(f"optimiser/{number}", state, like)
+        if not all(bool(tensor.isfinite().all()) for tensor in state.values()) or bool((state["exp_avg_sq"] < 0).any()):
+            raise ValueError(f"optimiser/{number}: expected finite moments, the second not below 0")
+        if not 0 <= state["step"].item() <= steps:
+            raise ValueError(f"optimiser/{number}/step: expected 0 to {steps}, got {state['step'].item():g}")
+    return found
+
+
+def _check_generators(states: Mapping[str, Tensor]) -> None:
+    """Require states that torch's generators take."""
+    for name, state in states.items():
+        device = name.partition("/")[2]
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"unexpected rng/{name}")
+        _check_same("rng", {name: state}, {name: torch.get_rng_state() if device == "cpu" else state.byte().flatten()})
+        if device == "cpu":
+            try:
+                torch.Generator().set_state(state)
+            except RuntimeError as error:
+                raise ValueError(f"rng/{name}: {error}") from error
+
+
+def generator_states() -> dict[str, Tensor]:
+    """The states of this process's random generators, by device type."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_generators(states: Mapping[str, Tensor], rank: int) -> None:
+    """Go on with the generators of a process; one that was not there before goes on with those of its own seed."""
+    if f"{rank}/cpu" in states:
+        torch.set_rng_state(states[f"{rank}/cpu"])
+    if torch.cuda.is_available() and f"{rank}/cuda" in states:
+        torch.cuda.set_rng_state(states[f"{rank}/cuda"])
