@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import asr
 from asr import cli_corpus, cli_language, files
+from asr.arguments import Parser, number, whole
 from asr.errors import AsrError
 from asr.files import check_output
 
@@ -51,17 +53,23 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="asr", description="Recurrent speech recognition with CTC.")
+    parser = Parser(prog="asr", description="Recurrent speech recognition with CTC.")
     parser.add_argument("--version", action="version", version=f"asr {asr.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     transcribe = commands.add_parser("transcribe", help="files, folders or standard input to text or subtitles")
     transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
-    transcribe.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share the recordings")
+    transcribe.add_argument(
+        "--jobs", type=whole(1, 4096), default=1, metavar="N", help="processes that share the recordings"
+    )
     transcribe.add_argument("--resume", action="store_true", help="leave out what is in --output-dir already")
     transcribe.add_argument("--channels", default="mix", choices=("mix", "split"), help="one text, or one per channel")
-    transcribe.add_argument("--raw-rate", type=int, metavar="HZ", help="- is raw 16-bit little-endian mono samples")
-    transcribe.add_argument("--max-duration", type=float, metavar="S", help="refuse longer recordings")
+    transcribe.add_argument(
+        "--raw-rate", type=whole(1), metavar="HZ", help="- is raw 16-bit little-endian mono samples"
+    )
+    transcribe.add_argument(
+        "--max-duration", type=number(0, above=True, off=None), metavar="S", help="refuse longer recordings"
+    )
     transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm", "textgrid"))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
     _add_also(transcribe)
@@ -77,10 +85,28 @@ def build_parser() -> argparse.ArgumentParser:
     stream.add_argument("input", metavar="FILE|-|mic", nargs="?", help="- is raw 16-bit little-endian mono samples")
     stream.add_argument("--json", action="store_true", help="JSON lines: partial and final texts with times")
     stream.add_argument("--realtime", action="store_true", help="read a file no faster than it was recorded")
-    stream.add_argument("--block-s", type=float, default=0.1, metavar="S", help="seconds of a block (default: 0.1)")
-    stream.add_argument("--rate", type=int, default=16000, metavar="HZ", help="rate of - and mic (default: 16000)")
-    stream.add_argument("--endpoint-s", type=float, default=0.8, metavar="S", help="pause that ends an utterance")
-    stream.add_argument("--longest-s", type=float, default=20.0, metavar="S", help="longest utterance (default: 20)")
+    stream.add_argument(
+        "--block-s",
+        type=number(0, 3600, above=True),
+        default=0.1,
+        metavar="S",
+        help="seconds of a block (default: 0.1)",
+    )
+    stream.add_argument("--rate", type=whole(1), default=16000, metavar="HZ", help="rate of - and mic (default: 16000)")
+    stream.add_argument(
+        "--endpoint-s",
+        type=number(0, above=True, off=math.inf),
+        default=0.8,
+        metavar="S",
+        help="pause that ends an utterance",
+    )
+    stream.add_argument(
+        "--longest-s",
+        type=number(0, above=True, off=math.inf),
+        default=20.0,
+        metavar="S",
+        help="longest utterance (default: 20)",
+    )
     stream.add_argument("--no-endpoints", action="store_true", help="one utterance, as transcribe takes it")
     _add_chunks(stream)
     stream.add_argument("--microphone", metavar="DEVICE", help="number or name of a microphone")
@@ -100,11 +126,13 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
     segment.add_argument("output", type=Path, metavar="OUT.jsonl", help="manifest to write")
     segment.add_argument("--speaker", default="", help="who speaks, for the manifest")
-    segment.add_argument("--shortest", type=float, default=2.0, metavar="S", help="utterance (default: 2)")
-    segment.add_argument("--longest", type=float, default=15.0, metavar="S", help="utterance (default: 15)")
+    segment.add_argument("--shortest", type=number(0), default=2.0, metavar="S", help="utterance (default: 2)")
+    segment.add_argument(
+        "--longest", type=number(0, above=True, off=math.inf), default=15.0, metavar="S", help="utterance (default: 15)"
+    )
     segment.add_argument(
         "--least-confidence",
-        type=float,
+        type=number(0, 1),
         default=0.2,
         metavar="P",
         help="leave out what is less sure (default: 0.2)",
@@ -124,7 +152,11 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_argument("--speaker", default="", help="who speaks, for the manifest")
     label.add_argument("--resume", action="store_true", help="go on from what an interrupted run has heard")
     label.add_argument(
-        "--least-confidence", type=float, default=0.9, metavar="P", help="of the least certain word (default: 0.9)"
+        "--least-confidence",
+        type=number(0, 1),
+        default=0.9,
+        metavar="P",
+        help="of the least certain word (default: 0.9)",
     )
     _add_also(label)
     _add_model(label)
@@ -147,7 +179,9 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures")
     check.add_argument("--plot", type=Path, metavar="PNG", help="draw a page of histograms (needs matplotlib)")
     check.add_argument("--root", metavar="DIR", help="report audio paths that lead outside this folder")
-    check.add_argument("--workers", type=int, default=0, metavar="N", help="reading threads (default: one per CPU)")
+    check.add_argument(
+        "--workers", type=whole(0, 4096), default=0, metavar="N", help="reading threads (default: one per CPU)"
+    )
     check.set_defaults(run=_check)
 
     plot = commands.add_parser("plot", help="draw loss, error rates, learning rate and gradient norm of runs")
@@ -160,7 +194,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
     evaluate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
     evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
-    evaluate.add_argument("--stream", type=float, metavar="BLOCK_S", help="stream the audio, in blocks such as 0.1")
+    evaluate.add_argument(
+        "--stream",
+        type=number(0, 3600, above=True, off=None),
+        metavar="BLOCK_S",
+        help="stream the audio, in blocks such as 0.1",
+    )
     _add_chunks(evaluate)
     _add_also(evaluate)
     _add_model(evaluate)
@@ -194,7 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     average.add_argument("models", nargs="+", metavar="MODEL", help="directories or bundled names, two or more")
     average.add_argument("--output", required=True, metavar="DIR", help="model directory to write")
-    average.add_argument("--weights", type=float, nargs="+", metavar="W", help="their shares (default: equal)")
+    average.add_argument("--weights", type=number(), nargs="+", metavar="W", help="their shares (default: equal)")
     cli_language.add_force(average)
     average.set_defaults(run=_average)
 
@@ -217,8 +256,15 @@ def _add_also(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_chunks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--chunk-s", type=float, metavar="S", help="chunks of a bidirectional model, such as 0.64")
-    parser.add_argument("--right-s", type=float, default=0.0, metavar="S", help="its right context, such as 0.64")
+    parser.add_argument(
+        "--chunk-s",
+        type=number(0, 3600, above=True, off=None),
+        metavar="S",
+        help="chunks of a bidirectional model, such as 0.64",
+    )
+    parser.add_argument(
+        "--right-s", type=number(0, 3600), default=0.0, metavar="S", help="its right context, such as 0.64"
+    )
 
 
 def _transcribe(args: argparse.Namespace) -> int:
@@ -249,8 +295,6 @@ def _stream(args: argparse.Namespace) -> int:
         return OK
     if args.input is None:
         raise AsrError("expected FILE, - (standard input) or mic")
-    if not args.block_s > 0:
-        raise AsrError(f"--block-s: expected > 0, got {args.block_s}")
     from asr.endpoint import Endpoint
     from asr.recognizer import load
     from asr.stream import Stream
@@ -342,8 +386,6 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    if args.workers < 0:
-        raise AsrError(f"--workers: expected 0 (one per CPU) or more, got {args.workers}")
     for path in (args.json, args.plot):
         _check_parent(path)
     from asr import config, plot, preflight

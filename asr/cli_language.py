@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+from asr.arguments import file_or_none, number, numbers, whole
 from asr.errors import AsrError
 from asr.files import check_output, is_model
 
@@ -25,9 +27,13 @@ def add_commands(commands: Any) -> None:
     ngram = commands.add_parser("train-ngram", help="estimate a Kneser-Ney word n-gram and write it as ARPA")
     ngram.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
     ngram.add_argument("output", metavar="ARPA", help="file to write; compressed if it ends in .gz")
-    ngram.add_argument("--order", type=int, default=3, metavar="N", help="1 to 5 (default: 3)")
+    ngram.add_argument("--order", type=whole(1, 5), default=3, metavar="N", help="1 to 5 (default: 3)")
     ngram.add_argument(
-        "--prune", type=float, default=0.0, metavar="SHARE", help="drop n-grams that change perplexity by less"
+        "--prune",
+        type=number(0, off=0.0),
+        default=0.0,
+        metavar="SHARE",
+        help="drop n-grams that change perplexity by less",
     )
     ngram.add_argument("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
     add_force(ngram)
@@ -36,16 +42,20 @@ def add_commands(commands: Any) -> None:
     perplexity = commands.add_parser("perplexity", help="perplexity of a language model on a text")
     perplexity.add_argument("lm", metavar="LM", help="directory of train-lm, or an ARPA file")
     perplexity.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
-    perplexity.add_argument("--adapt", type=float, default=0.0, metavar="RATE", help="learn from each sentence (0.1)")
+    perplexity.add_argument(
+        "--adapt", type=number(0, off=0.0), default=0.0, metavar="RATE", help="learn from each sentence (0.1)"
+    )
     perplexity.set_defaults(run=_perplexity)
 
     generate = commands.add_parser("generate", help="let a recurrent language model write")
     generate.add_argument("lm", metavar="LM", help="directory of train-lm")
     generate.add_argument("--prompt", default="", help="the text's beginning")
-    generate.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: always the likeliest symbol")
-    generate.add_argument("--length", type=int, default=200, metavar="N", help="symbols at most (default: 200)")
-    generate.add_argument("--count", type=int, default=1, metavar="N", help="texts to write (default: 1)")
-    generate.add_argument("--seed", type=int, default=1)
+    generate.add_argument(
+        "--temperature", type=number(0), default=1.0, metavar="T", help="0: always the likeliest symbol"
+    )
+    generate.add_argument("--length", type=whole(0), default=200, metavar="N", help="symbols at most (default: 200)")
+    generate.add_argument("--count", type=whole(0), default=1, metavar="N", help="texts to write (default: 1)")
+    generate.add_argument("--seed", type=whole(0), default=1)
     generate.set_defaults(run=_generate)
 
     tune = commands.add_parser(
@@ -131,27 +141,49 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def add_decoding(parser: argparse.ArgumentParser) -> None:
     """Options that say how posteriors become text."""
-    group = parser.add_argument_group("decoding", "by default as the model directory says, else greedily")
-    group.add_argument("--beam", type=int, metavar="K", help="beam width; 1 is greedy")
-    group.add_argument("--lm", metavar="LM", help="directory of train-lm, or an ARPA file (.arpa, .gz)")
-    group.add_argument("--lm-weight", type=float, metavar="W", help="weight of its logarithms (default: 0.5)")
-    group.add_argument("--lm-adapt", type=float, metavar="RATE", help="let it learn from what is recognised (0.1)")
-    group.add_argument("--word-bonus", type=float, metavar="B", help="added for each word, natural logarithm")
-    group.add_argument("--lexicon", metavar="FILE", help="the words that may be recognised, one a line")
+    group = parser.add_argument_group(
+        "decoding", "by default as the model directory says, else greedily; none switches off"
+    )
+    group.add_argument("--beam", type=whole(1, 100_000), metavar="K", help="beam width; 1 is greedy")
     group.add_argument(
-        "--unknown-penalty", type=float, metavar="P", help="allow others than those named, at this cost (negative)"
+        "--lm", type=file_or_none, metavar="LM", help="directory of train-lm, or an ARPA file (.arpa, .gz)"
+    )
+    group.add_argument("--lm-weight", type=number(0), metavar="W", help="weight of its logarithms (default: 0.5)")
+    group.add_argument(
+        "--lm-adapt", type=number(0, off=0.0), metavar="RATE", help="let it learn from what is recognised (0.1)"
+    )
+    group.add_argument("--word-bonus", type=number(off=0.0), metavar="B", help="added for each word, natural logarithm")
+    group.add_argument(
+        "--lexicon", type=file_or_none, metavar="FILE", help="the words that may be recognised, one a line"
+    )
+    group.add_argument(
+        "--unknown-penalty",
+        type=number(high=0, off=-math.inf),
+        metavar="P",
+        help="allow others than those named, at this cost (negative)",
     )
     group.add_argument(
         "--hotword", action="append", metavar="WORD:BOOST", help="make a word or phrase likelier, such as GORDON:5"
     )
-    group.add_argument("--phrases", metavar="FILE", help="phrases, one a line, of which each recording is one")
     group.add_argument(
-        "--speeds", type=_speeds, metavar="S,S,…", help="hear it at several speeds, such as 0.9,1,1.1 (for --phrases)"
+        "--phrases", type=file_or_none, metavar="FILE", help="phrases, one a line, of which each recording is one"
     )
-    group.add_argument("--rescore", metavar="LM", help="language model that the best hypotheses are rescored by")
-    group.add_argument("--rescore-weight", type=float, metavar="W", help="weight of its logarithms (default: 0.5)")
-    group.add_argument("--token-threshold", type=float, metavar="L", help="tokens below it open no prefix, such as -7")
-    group.add_argument("--beam-threshold", type=float, metavar="L", help="drop prefixes that far behind the best")
+    group.add_argument(
+        "--speeds", type=numbers, metavar="S,S,…", help="hear it at several speeds, such as 0.9,1,1.1 (for --phrases)"
+    )
+    group.add_argument(
+        "--rescore", type=file_or_none, metavar="LM", help="language model that the best hypotheses are rescored by"
+    )
+    group.add_argument("--rescore-weight", type=number(0), metavar="W", help="weight of its logarithms (default: 0.5)")
+    group.add_argument(
+        "--token-threshold",
+        type=number(high=0, off=-math.inf),
+        metavar="L",
+        help="tokens below it open no prefix, such as -7",
+    )
+    group.add_argument(
+        "--beam-threshold", type=number(0, off=math.inf), metavar="L", help="drop prefixes that far behind the best"
+    )
     group.add_argument(
         "--verbose",
         action="store_true",
@@ -176,13 +208,6 @@ def announce(args: argparse.Namespace, *, confidences: bool = True) -> None:
         print(f"note: {remark}", file=sys.stderr)
 
 
-def _speeds(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from None
-
-
 def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_decoding``'s arguments give, None where they were not given."""
     from asr.decode.words import parse_hotwords
@@ -191,7 +216,7 @@ def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
     names = {f.name for f in dataclasses.fields(Decoding)} & vars(args).keys()
     options = {name: getattr(args, name) for name in names}
     if args.hotword:
-        options["hotwords"] = parse_hotwords(args.hotword)
+        options["hotwords"] = {} if args.hotword == ["none"] else parse_hotwords(args.hotword)
     return options
 
 
@@ -234,11 +259,9 @@ def _perplexity(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> int:
     from asr import lm
 
-    if args.count < 0:
-        raise AsrError(f"--count: expected 0 or more, got {args.count}")
     directory = lm.load_recurrent(args.lm)
-    for number in range(args.count):
-        options = {"temperature": args.temperature, "length": args.length, "seed": args.seed + number}
+    for index in range(args.count):
+        options = {"temperature": args.temperature, "length": args.length, "seed": args.seed + index}
         symbols = lm.generate(directory, args.prompt, **options)
         sys.stdout.write(args.prompt)
         for symbol in symbols:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr import archive, manifest, settings
+from asr.arguments import whole
 from asr.errors import AsrError, ConfigError, ManifestError
 from asr.layouts import Item, find_audio, measure, probe, read_lines, read_table, same_keys, write_left_out
 from asr.manifest import Utterance
@@ -203,10 +204,10 @@ def main(
         parser.add_argument(
             "--subset", action="append", default=[], metavar="NAME", help="archive to download (default: all)"
         )
-        parser.add_argument("--limit", type=int, metavar="N", help="at most N utterances a set, to try the recipe")
+        parser.add_argument("--limit", type=whole(1), metavar="N", help="at most N utterances a set, to try the recipe")
         if corpus.valid_speakers:
             parser.add_argument(
-                "--valid-speakers", type=int, default=corpus.valid_speakers, help="training speakers held out"
+                "--valid-speakers", type=whole(0), default=corpus.valid_speakers, help="training speakers held out"
             )
         if add_arguments:
             add_arguments(parser)

@@ -19,7 +19,7 @@ class Endpoint:
     """
 
     silence_s: float = 0.8
-    """Silence behind speech that ends an utterance."""
+    """Silence behind speech that ends an utterance; infinite where none does."""
     longest_s: float = 20.0
     """Length beyond which the next blank frame does, and half as much again beyond which any frame does."""
 
@@ -33,7 +33,8 @@ class Endpointer:
     """Applies an ``Endpoint`` to log-probabilities that come in any pieces; ``frame_s`` seconds from row to row."""
 
     def __init__(self, rules: Endpoint, frame_s: float) -> None:
-        self.silence, self.longest = (math.ceil(x / frame_s) for x in (rules.silence_s, rules.longest_s))
+        # An endless pause or utterance is one that no recording reaches.
+        self.silence, self.longest = (math.ceil(min(x / frame_s, 1e15)) for x in (rules.silence_s, rules.longest_s))
         self._length = self._silent = 0
         self._spoken = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -73,10 +74,10 @@ def evaluate_stream(
 ) -> Evaluation:
     """As ``evaluate``, each utterance fed to a stream in blocks of ``block_s`` (see ``asr.stream.Stream``).
 
-    Raises ``ConfigError`` for a block of no length or a bidirectional model without ``chunk_s``.
+    Raises ``ConfigError`` for a block of no or endless length or a bidirectional model without ``chunk_s``.
     """
-    if not block_s > 0:
-        raise ConfigError(f"block_s: expected > 0, got {block_s}")
+    if not 0 < block_s < math.inf:
+        raise ConfigError(f"block_s: expected a number above 0, got {block_s}")
     utterances = manifest.read(path, root)
     batch = StreamBatch(recognizer, chunk_s=chunk_s, right_s=right_s)
     batch.open()  # a wrong option is refused before any work is done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from asr.stream import Stream, Update
 from asr.transcript import Transcript
 
 Block = npt.NDArray[Any]
+LONGEST_BLOCK_S = 3600
 
 
 def file_blocks(path: str, block_s: float, *, realtime: bool = False) -> tuple[int, Iterator[Block]]:
@@ -32,7 +34,7 @@ def file_blocks(path: str, block_s: float, *, realtime: bool = False) -> tuple[i
         raise AudioError(f"{path}: expected audio, got no samples") from None
 
     def cut() -> Iterator[Block]:
-        size = max(1, round(block_s * rate_hz))
+        size = _block_size(block_s, rate_hz)
         started, sent = time.monotonic(), 0
         rest = first
         while True:
@@ -52,9 +54,16 @@ def file_blocks(path: str, block_s: float, *, realtime: bool = False) -> tuple[i
     return rate_hz, cut()
 
 
+def _block_size(block_s: float, rate_hz: int) -> int:
+    """Samples in a block. Raises ``ConfigError``."""
+    if not 0 < block_s <= LONGEST_BLOCK_S:
+        raise ConfigError(f"block_s: expected above 0 and at most {LONGEST_BLOCK_S}, got {block_s}")
+    return max(1, round(block_s * rate_hz))
+
+
 def pcm_blocks(stream: BinaryIO, rate_hz: int, block_s: float) -> Iterator[Block]:
     """Raw samples (16 bits, signed, little-endian, mono) from a pipe, as they come; a last half sample is dropped."""
-    wanted = 2 * max(1, round(block_s * rate_hz))
+    wanted = 2 * _block_size(block_s, rate_hz)
     read = getattr(stream, "read1", stream.read)
     rest = b""
     while data := read(wanted):
@@ -76,10 +85,10 @@ def microphone_blocks(device: str | None, rate_hz: int, block_s: float) -> Itera
     def keep(block: Block, frames: int, clock: Any, status: Any) -> None:
         heard.put(block[:, 0].copy())
 
-    name = int(device) if device and device.isdigit() else device
+    name = int(device) if device and re.fullmatch("[0-9]{1,9}", device) else device
     try:
         with sounddevice.InputStream(
-            rate_hz, round(block_s * rate_hz), name, channels=1, dtype="float32", callback=keep
+            rate_hz, _block_size(block_s, rate_hz), name, channels=1, dtype="float32", callback=keep
         ):
             while True:
                 yield heard.get()

@@ -27,6 +27,7 @@ from asr.transcript import Transcript, Word
 
 # Frames of features that one pass through the network takes at most: what a long block needs is bounded.
 PASS_FRAMES = 2048
+LONGEST_CHUNK_S = 3600
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,8 @@ def _latency(recognizer: Recognizer, chunk_s: float | None, right_s: float) -> L
             "or use a unidirectional model"
         )
     frame_s = config.features.hop_s * config.model.subsampling
-    if not (chunk_s > 0 and right_s >= 0):
-        raise ConfigError(f"expected chunk_s > 0 and right_s >= 0, got {chunk_s} and {right_s}")
+    if not (0 < chunk_s <= LONGEST_CHUNK_S and 0 <= right_s <= LONGEST_CHUNK_S):
+        raise ConfigError(
+            f"expected chunk_s above 0 and right_s of 0 or more, {LONGEST_CHUNK_S} at most, got {chunk_s} and {right_s}"
+        )
     return Latency(math.ceil(chunk_s / frame_s), math.ceil(right_s / frame_s))

@@ -160,9 +160,7 @@ def test_a_longest_duration(folder, texts, model_dir, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--jobs", "0"], "jobs: expected 1 or more"),
         (["--resume"], "resume: expected an output folder"),
-        (["--max-duration", "-1"], "max_duration_s: expected > 0"),
     ],
 )
 def test_options_that_make_no_sense(folder, model_dir, capsys, arguments, message):

@@ -128,6 +128,7 @@ def test_version(capsys: Capture) -> None:
         ["transcrib", "a.wav"],
         ["transcribe", "a.wav", "--format", "pdf"],
         ["transcribe", "a.wav", "--beam", "wide"],
+        ["transcribe", "a.wav", "--beam", "0"],
         ["transcribe", "a.wav", "--formta", "txt", "b.wav"],
         ["evaluate"],
         ["evaluate", "m.jsonl", "--beam", "2", "n.jsonl"],
@@ -379,7 +380,7 @@ def test_an_unknown_model(files: list[Path], tmp_path: Path, capsys: Capture) ->
         assert f"{tmp_path / 'nowhere'}: neither a model directory nor a bundled model" in line
 
 
-@pytest.mark.parametrize(("option", "value"), [("--beam", "0"), ("--device", "gpu")])
+@pytest.mark.parametrize(("option", "value"), [("--device", "gpu")])
 def test_bad_options_of_the_recogniser(
     model_dir: Path, files: list[Path], capsys: Capture, option: str, value: str
 ) -> None:

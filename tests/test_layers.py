@@ -10,6 +10,7 @@ import asr
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     "errors": 0,
+    "arguments": 1,
     "settings": 1,
     "config": 2,
     "containers": 1,

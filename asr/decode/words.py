@@ -136,10 +136,11 @@ def parse_hotwords(values: Sequence[str]) -> dict[str, float]:
     for value in values:
         word, _, boost = value.rpartition(":")
         try:
-            hotwords[" ".join(word.split())] = float(boost)
+            number = float(boost)
         except ValueError:
-            raise DecodeError(f"hot word {value!r}: expected WORD:BOOST such as GORDON:5") from None
-        if not word.strip():
+            number = math.nan
+        hotwords[" ".join(word.split())] = number
+        if not word.strip() or not math.isfinite(number):
             raise DecodeError(f"hot word {value!r}: expected WORD:BOOST such as GORDON:5")
     return hotwords
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import asr
 from asr import manifest
+from asr.arguments import whole
 from asr.errors import AsrError
 from asr.manifest import Utterance
 from asr.transcript import Transcript
@@ -54,7 +55,7 @@ def main() -> int:
     parser.add_argument("manifest", metavar="MANIFEST")
     parser.add_argument("output", type=Path, metavar="OUT")
     parser.add_argument("--model", metavar="DIR|NAME", help="the model that aligns (default: bundled)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=whole(0), default=1)
     args = parser.parse_args()
     try:
         utterances = manifest.read(args.manifest)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import asr
 from asr import manifest
+from asr.arguments import number
 from asr.errors import AsrError
 from asr.manifest import Utterance
 from asr.transcript import Transcript
@@ -64,7 +65,9 @@ def main() -> int:
     parser.add_argument("manifest", metavar="MANIFEST")
     parser.add_argument("output", type=Path, metavar="OUT")
     parser.add_argument("--model", metavar="DIR|NAME", help="the model that aligns (default: bundled)")
-    parser.add_argument("--least-confidence", type=float, default=0.05, metavar="P", help="of a run (default: 0.05)")
+    parser.add_argument(
+        "--least-confidence", type=number(0, 1), default=0.05, metavar="P", help="of a run (default: 0.05)"
+    )
     args = parser.parse_args()
     failures = 0
     cut: list[Utterance | None] = []
