@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     align = commands.add_parser("align", help="when each word of a recording was said, its words being known")
     align.add_argument("audio", metavar="AUDIO", help="audio file, or - for standard input")
     align.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
+    _add_language(align)
     align.add_argument("--format", default="ctm", choices=("json", "srt", "vtt", "ctm", "textgrid"))
     _add_model(align, decoding=False)
     align.set_defaults(run=_align)
@@ -125,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("audio", metavar="AUDIO", help="audio file")
     segment.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
     segment.add_argument("output", type=Path, metavar="OUT.jsonl", help="manifest to write")
+    _add_language(segment)
     segment.add_argument("--speaker", default="", help="who speaks, for the manifest")
     segment.add_argument("--shortest", type=number(0), default=2.0, metavar="S", help="utterance (default: 2)")
     segment.add_argument(
@@ -136,6 +138,13 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.2,
         metavar="P",
         help="leave out what is less sure (default: 0.2)",
+    )
+    segment.add_argument(
+        "--most-mismatch",
+        type=float,
+        default=2.5,
+        metavar="NATS",
+        help="refuse a text that is less likely by more, per token, than what is heard (default: 2.5; inf: take any)",
     )
     cli_language.add_force(segment)
     _add_model(segment, decoding=False)
@@ -250,6 +259,11 @@ def _add_model(parser: argparse.ArgumentParser, *, decoding: bool = True) -> Non
         cli_language.add_decoding(parser)
 
 
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    help = "of the text: writes numbers and abbreviations out (default: as the model directory says, else en; or none)"
+    parser.add_argument("--language", metavar="CODE", help=help)
+
+
 def _add_also(parser: argparse.ArgumentParser) -> None:
     help = "a further model that judges the --phrases (may be given several times)"
     parser.add_argument("--also", action="append", default=[], metavar="DIR|NAME", help=help)
@@ -316,13 +330,20 @@ def _stream(args: argparse.Namespace) -> int:
 
 def _align(args: argparse.Namespace) -> int:
     from asr import transcript
+    from asr.decode.align import MISMATCH
     from asr.recognizer import load
 
     words = _words(args.words)
     source = sys.stdin.buffer if args.audio == "-" else args.audio
-    result = load(args.model, device=args.device).align(source, words)
+    result = load(args.model, device=args.device, language=args.language).align(source, words)
     sys.stdout.write(transcript.FORMATS[args.format](result))
-    return OK
+    if result.mismatch is not None and result.mismatch > MISMATCH:
+        print(
+            f"warning: {args.audio}: the text does not seem to be what is said there: {result.mismatch:.1f} nats per "
+            f"token less likely than what the model hears, usual are at most {MISMATCH:g}",
+            file=sys.stderr,
+        )
+    return _report_left_out(args.audio, result.left_out)
 
 
 def _words(text: str) -> str:
@@ -340,16 +361,18 @@ def _segment(args: argparse.Namespace) -> int:
     from asr.recognizer import load
     from asr.segment import segment
 
-    aligned = load(args.model, device=args.device).align(args.audio, _words(args.words))
-    bounds = {"shortest_s": args.shortest, "longest_s": args.longest, "least_confidence": args.least_confidence}
+    aligned = load(args.model, device=args.device, language=args.language).align(args.audio, _words(args.words))
+    bounds = {"shortest_s": args.shortest, "longest_s": args.longest}
+    bounds |= {"least_confidence": args.least_confidence, "most_mismatch": args.most_mismatch}
     name = Path(args.audio)
     cut = segment(aligned, str(name.absolute()), name.stem, speaker=args.speaker, **bounds)
     manifest.write(args.output, cut.kept)
     print(f"{args.output}: {len(cut.kept)} utterances, {sum(u.duration_s for u in cut.kept):.1f} s")
-    doubtful = [
-        f"{args.audio}: {u.start_s:.2f} to {u.end_s:.2f} s hardly heard, left out: {u.text}" for u in cut.doubtful
-    ]
-    return _report_failures(doubtful)
+    out = [(u, "hardly heard") for u in cut.doubtful]
+    out += [(u, f"longer than {args.longest:g} s without a pause") for u in cut.overlong]
+    out.sort(key=lambda item: item[0].start_s)
+    left_out = [f"{u.start_s:.2f} to {u.end_s:.2f} s {reason}, left out: {u.text}" for u, reason in out]
+    return _report_left_out(args.audio, [*aligned.left_out, *left_out])
 
 
 def _label(args: argparse.Namespace) -> int:
@@ -496,6 +519,10 @@ def _check_parent(path: Path | None) -> None:
         raise AsrError(f"{path}: cannot write: no folder {path.parent}")
     if path is not None and os.path.isdir(path):
         raise AsrError(f"{path}: cannot write: expected a file, this is a folder")
+
+
+def _report_left_out(name: str, left_out: Sequence[str]) -> int:
+    return _report_failures([f"{name}: {line}" for line in left_out])
 
 
 def _report_failures(failures: Sequence[str]) -> int:

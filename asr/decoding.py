@@ -73,6 +73,9 @@ class Decoding:
     """Prefixes that score less than the best by more are dropped."""
     blank_threshold: float = -0.001
     """A frame whose blank is above it is taken as blank for certain, which most frames are; 0 takes none for it."""
+    language: str = "en"
+    """Language of texts that are given with a recording, to align it, as phrases or as hot words: what the model cannot
+    spell in them (``42``, ``Dr.``) is written out as it is spoken there. ``none``: nothing is."""
     phrases: str = ""
     """File of phrases, one a line, of which each utterance is one: the likeliest is the answer, and nothing is searched
     for. ``unknown_penalty`` above ``-inf`` allows an utterance to be none of them, whose text is then empty."""

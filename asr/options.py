@@ -59,9 +59,9 @@ def merge(folder: Path, **given: Any) -> Choice:
     """
     asked = {name: value for name, value in given.items() if value is not None}
     alone = asked.get("beam") == 1 or asked.get("phrases")
-    saved = Decoding() if alone else load_options(folder)
-    if saved.phrases and any(asked.get(name) for name in (*SEARCHING, "beam")):
-        saved = Decoding()
+    saved = load_options(folder)
+    if alone or (saved.phrases and any(asked.get(name) for name in (*SEARCHING, "beam"))):
+        saved = Decoding(language=saved.language)
     default = Decoding()
     reset = {belonging for name in asked for belonging in RESETS.get(name, ())}
     values = {
@@ -87,7 +87,7 @@ def conditions(options: Decoding) -> dict[str, Any]:
     """
     if options.beam == 1:
         return {"beam": 1}
-    idle = set(PRUNING)
+    idle = {*PRUNING, "language"}
     idle |= set() if options.lm else {"lm_weight", "lm_adapt"}
     idle |= set() if options.rescore else {"rescore_weight", "nbest"}
     idle |= set() if options.lm or options.lexicon else {"unknown_penalty"}

@@ -24,6 +24,7 @@ from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
 from asr.manifest import Utterance
 from asr.options import calibration, choose
+from asr.said import reading
 from asr.text import Tokenizer
 from asr.transcript import Transcript, Word
 
@@ -143,14 +144,19 @@ class Recognizer:
 
         Args:
             source: as for ``transcribe``.
-            words: what was said; normalised as the training texts were.
+            words: what was said, as anybody writes it: what the model cannot spell is written out as it is spoken in
+                the language of the options (``asr.said``). Words of the result are written as here.
             sample_rate_hz: as for ``transcribe``.
 
-        Raises ``AudioError`` as ``transcribe``, ``TextError`` for words that the model cannot spell, and
+        The result's ``left_out`` names words that cannot be spelt, and its ``mismatch`` tells whether this is what was
+        said at all: beyond ``asr.decode.align.MISMATCH`` it hardly is.
+
+        Raises ``AudioError`` as ``transcribe``, ``TextError`` for a text without a word that the model can spell, and
         ``DecodeError`` for more words than the recording has room for.
         """
         name = describe(source)
-        tokens = self.model.tokenizer.encode(words, name)
+        said = reading(words, self.model.tokenizer, self.decoder.options.language, name)
+        tokens, places = said.tokens(self.model.tokenizer)
         item = Item(rewindable(source), rate_hz=sample_rate_hz)
         try:
             samples = self._load(item, long.LONG_S)
@@ -165,14 +171,18 @@ class Recognizer:
             hypothesis = decode.align(matrix, tokens)
         except DecodeError as error:
             raise DecodeError(f"{name or 'audio'}: {error}") from error
-        tokenizer = self.model.tokenizer
-        said = iter(tokenizer.reference(words).split())
-        texts = [
-            next((word for word in said if word in heard), heard[0])
-            for heard in (tokenizer.heard([tokens[p] for p in positions]) for positions in tokenizer.words(tokens))
-        ]
-        transcript = make_transcript(hypothesis, tokenizer, self.frame_s, duration_s, source=name, texts=texts)
-        return dataclasses.replace(transcript, tokens=self._tokens(hypothesis, duration_s))
+        texts = [word.written for word in said.words]
+        spans = [Span.of(hypothesis, place, text) for place, text in zip(places, texts, strict=True)]
+        return Transcript(
+            " ".join(texts),
+            tuple(span.word(self.frame_s, duration_s) for span in spans),
+            duration_s,
+            name,
+            tokens=self._tokens(hypothesis, duration_s),
+            spoken=tuple(" ".join(word.words) for word in said.words),
+            left_out=said.left_out,
+            mismatch=decode.mismatch(matrix, hypothesis),
+        )
 
     def transcribe_many(
         self, items: Iterable[Item], *, progress: bool = False
@@ -444,6 +454,13 @@ class Span:
     end: int
     confidence: float
 
+    @classmethod
+    def of(cls, hypothesis: Hypothesis, positions: Sequence[int], text: str) -> Span:
+        """The tokens at ``positions`` as one word: from the first frame of the first to the last of the last, as
+        certain as the least certain."""
+        certainty = min(hypothesis.confidences[p] for p in positions)
+        return cls(text, hypothesis.frames[positions[0]], hypothesis.ends[positions[-1]], certainty)
+
     def word(self, frame_s: float, duration_s: float) -> Word:
         """The same in seconds; the last frame's window may reach beyond the end of the recording."""
         return Word(
@@ -456,11 +473,7 @@ def spans(hypothesis: Hypothesis, tokenizer: Tokenizer, texts: Sequence[str] | N
     places = tokenizer.words(hypothesis.tokens)
     if texts is None:
         texts = [tokenizer.decode([hypothesis.tokens[p] for p in positions]) for positions in places]
-    words: list[Span] = []
-    for positions, text in zip(places, texts, strict=True):
-        certainty = min(hypothesis.confidences[p] for p in positions)
-        words.append(Span(text, hypothesis.frames[positions[0]], hypothesis.ends[positions[-1]], certainty))
-    return words
+    return [Span.of(hypothesis, positions, text) for positions, text in zip(places, texts, strict=True)]
 
 
 def make_transcript(

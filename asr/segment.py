@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.errors import ConfigError
+from asr.decode.align import MISMATCH
+from asr.errors import ConfigError, TextError
 from asr.manifest import Utterance
 from asr.transcript import Transcript, Word
 
@@ -16,10 +18,12 @@ SUSPICIOUS = 0.2
 
 @dataclass(frozen=True)
 class Segments:
-    """Utterances cut from one recording, and those left out because their words were hardly heard."""
+    """Utterances cut from one recording, and those left out: ``doubtful`` ones, whose words were hardly heard, and
+    ``overlong`` ones, in which there is no pause to cut at."""
 
     kept: list[Utterance]
     doubtful: list[Utterance]
+    overlong: list[Utterance]
 
 
 def segment(
@@ -31,29 +35,44 @@ def segment(
     shortest_s: float = 2.0,
     longest_s: float = 15.0,
     least_confidence: float = SUSPICIOUS,
+    most_mismatch: float = MISMATCH,
 ) -> Segments:
     """Cut an aligned recording (``Recognizer.align``) at its longest pauses.
 
     The recording is cut at its longest pause, the parts at theirs, until each lasts at most ``longest_s``, and no cut
     leaves less than ``shortest_s`` unless nothing else would do. Cuts lie in the middle of pauses, so that the
     utterances together are the recording; a word is never cut. Utterances whose words have a mean confidence below
-    ``least_confidence`` come back as doubtful.
+    ``least_confidence`` come back as doubtful, and a single word that lasts longer than ``longest_s`` as overlong.
+    Texts are as the model spells them, so that they can be trained on.
 
     Args:
         aligned: words with times.
         audio, id, speaker: of the utterances; ids get a number behind them.
+        most_mismatch: of the whole (``asr.decode.mismatch``), in nats per token; ``inf`` takes any text.
 
     Raises:
         ConfigError: bounds that contradict.
+        TextError: a text that has nothing to do with the recording.
     """
     if not 0 < shortest_s <= longest_s < math.inf:
         raise ConfigError(f"expected 0 < shortest_s <= longest_s, got {shortest_s} and {longest_s}")
     if not 0 <= least_confidence <= 1:
         raise ConfigError(f"least_confidence: expected 0 to 1, got {least_confidence}")
+    if not most_mismatch >= 0:
+        raise ConfigError(f"most_mismatch: expected 0 or more, got {most_mismatch}")
+    if aligned.mismatch is not None and aligned.mismatch > most_mismatch:
+        raise TextError(
+            f"{aligned.source or audio}: the text does not seem to be what is said there: it is {aligned.mismatch:.1f} "
+            f"nats per token less likely than what the model hears, expected at most {most_mismatch:g}; look whether "
+            "text and recording belong together and whether the model knows such speech"
+        )
     words = aligned.words
+    if aligned.spoken:
+        words = tuple(dataclasses.replace(w, text=text) for w, text in zip(words, aligned.spoken, strict=True))
     groups = _cut(words, 0.0, aligned.duration_s, shortest_s, longest_s) if words else []
     kept: list[Utterance] = []
     doubtful: list[Utterance] = []
+    overlong: list[Utterance] = []
     digits = len(str(len(groups)))
     for number, (start_s, end_s, group) in enumerate(groups, start=1):
         utterance = Utterance(
@@ -66,8 +85,8 @@ def segment(
             end_s=round(end_s, 4),
         )
         sure = sum(word.confidence for word in group) / len(group) >= least_confidence
-        (kept if sure else doubtful).append(utterance)
-    return Segments(kept, doubtful)
+        (overlong if end_s - start_s > longest_s else kept if sure else doubtful).append(utterance)
+    return Segments(kept, doubtful, overlong)
 
 
 Group = tuple[float, float, Sequence[Word]]

@@ -95,6 +95,11 @@ class Tokenizer(abc.ABC):
         ``space`` it becomes a word boundary.
         """
 
+    @abc.abstractmethod
+    def unspelt(self, text: str) -> list[str]:
+        """What of the normalised ``text`` the tokens cannot spell, each once: characters, or words where tokens are
+        words or phones."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``, blanks left out. Repeats stay: collapsing CTC paths is the decoders' work.
 
@@ -199,6 +204,9 @@ class CharTokenizer(Tokenizer):
     @property
     def space_id(self) -> int | None:
         return self._ids.get(" ")
+
+    def unspelt(self, text: str) -> list[str]:
+        return [c for c in dict.fromkeys(normalise(text, self.config)) if c not in self._ids and c != " "]
 
     def encode(self, text: str, utterance: str = "") -> list[int]:
         text = normalise(text, self.config)

@@ -99,6 +99,9 @@ class BpeTokenizer(Tokenizer):
             ) from error
         return cls(model.getvalue(), config)
 
+    def unspelt(self, text: str) -> list[str]:
+        return [c for c in dict.fromkeys(normalise(text, self.config)) if c not in self._characters]
+
     def encode(self, text: str, utterance: str = "") -> list[int]:
         text = normalise(text, self.config)
         unknown = set(text) - self._characters
@@ -152,6 +155,9 @@ class WordTokenizer(Tokenizer):
             raise TextError("expected texts to take the words from, got none that is not empty")
         return cls([BLANK, *sorted(found)], config)
 
+    def unspelt(self, text: str) -> list[str]:
+        return [word for word in dict.fromkeys(normalise(text, self.config).split()) if word not in self._ids]
+
     def encode(self, text: str, utterance: str = "") -> list[int]:
         words = normalise(text, self.config).split()
         unknown = [word for word in words if word not in self._ids]
@@ -201,6 +207,9 @@ class PhoneTokenizer(WordTokenizer):
     @property
     def space_id(self) -> int | None:
         return self.vocab_size - 1 if self.config.word_boundary else None
+
+    def unspelt(self, text: str) -> list[str]:
+        return [word for word in dict.fromkeys(normalise(text, self.config).split()) if not self._pronounced(word)]
 
     def encode(self, text: str, utterance: str = "") -> list[int]:
         ids: list[int] = []

@@ -33,8 +33,12 @@ class Word:
 class Transcript:
     """The text of one recording. ``str()`` gives the text alone.
 
-    ``channel``: the one it was heard in, from 1; 0: the mean of all. ``tokens``: the words' tokens one by one, with
-    times and confidences, where alignment was asked for.
+    ``channel``: the one it was heard in, from 1; 0: the mean of all.
+
+    Where alignment was asked for, the words are as they were given, and: ``tokens`` are the words' tokens one by one,
+    with times and confidences; ``spoken`` is for each word what was aligned for it (``42`` as ``FORTY TWO``);
+    ``left_out`` says for each word of the text that could not be aligned why; ``mismatch`` is how much less likely the
+    text is than what is heard without it (``asr.decode.mismatch``).
     """
 
     text: str
@@ -43,6 +47,9 @@ class Transcript:
     source: str = ""
     tokens: tuple[Word, ...] = ()
     channel: int = 0
+    spoken: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    mismatch: float | None = None
 
     @property
     def confidence(self) -> float:
@@ -64,6 +71,8 @@ class Transcript:
         }
         if self.channel:
             tree["channel"] = self.channel
+        if self.mismatch is not None:
+            tree["mismatch"] = round(self.mismatch, 3)
         return tree | ({"tokens": [_plain(token) for token in self.tokens]} if self.tokens else {})
 
 

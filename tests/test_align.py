@@ -15,7 +15,8 @@ from small import make_recognizer, sound
 import asr
 from asr import cli
 from asr.config import TextConfig
-from asr.decode import align, greedy
+from asr.decode import Hypothesis, align, greedy, mismatch
+from asr.decode.align import MISMATCH
 from asr.errors import DecodeError, TextError
 from asr.tokenizers import PhoneTokenizer
 
@@ -104,7 +105,9 @@ def test_a_trellis_beyond_the_bound_is_an_error(monkeypatch):
 def test_known_words_get_the_times_of_their_recognition():
     recognizer = asr.load(device="cpu")
     heard, aligned = recognizer.transcribe(SAMPLE), recognizer.align(SAMPLE, WORDS.lower())
-    assert aligned.text == heard.text == WORDS
+    assert heard.text == WORDS
+    assert aligned.text == WORDS.lower()  # as it was given
+    assert aligned.mismatch < 0.5
     for ours, theirs in zip(aligned.words, heard.words, strict=True):
         assert ours.start_s == pytest.approx(theirs.start_s, abs=0.1)
         assert ours.end_s == pytest.approx(theirs.end_s, abs=0.1)
@@ -121,18 +124,72 @@ def test_the_command_takes_words_or_a_file_of_them(tmp_path, capsys):
     assert [line.split()[4] for line in ctm.splitlines() if not line.startswith(";")] == WORDS.split()
     (tmp_path / "words.txt").write_text(WORDS.lower() + "\n")
     assert cli.main(["align", str(SAMPLE), str(tmp_path / "words.txt"), "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == WORDS
+    assert json.loads(capsys.readouterr().out)["text"] == WORDS.lower()
 
 
 def test_bad_input_is_named(tmp_path, capsys):
-    assert cli.main(["align", str(SAMPLE), "DÉJÀ VU"]) == 2
+    assert cli.main(["align", str(SAMPLE), "DÉJÀ"]) == 2
     assert "sample.wav" in capsys.readouterr().err
     assert cli.main(["align", str(SAMPLE), "FOUR " * 100]) == 2
     assert "sample.wav: 499 tokens need 499 frames" in capsys.readouterr().err
     assert cli.main(["align", str(tmp_path / "gone.wav"), "FOUR"]) == 2
     assert "gone.wav" in capsys.readouterr().err
-    with pytest.raises(TextError):
-        asr.load(device="cpu").align(SAMPLE, "4")
+    for nothing in ("", " \n", "?!", "ДА"):
+        with pytest.raises(TextError, match=r"sample\.wav: expected words that the model can spell"):
+            asr.load(device="cpu").align(SAMPLE, nothing)
+
+
+def test_a_text_that_has_nothing_to_do_with_the_recording_gets_a_warning(capsys):
+    other = " ".join(reversed(WORDS.split())).replace("FIVE", "RUBOUT")
+    assert asr.load(device="cpu").align(SAMPLE, other).mismatch > MISMATCH
+    assert cli.main(["align", str(SAMPLE), other]) == 0
+    assert "sample.wav: the text does not seem to be what is said there" in capsys.readouterr().err
+    assert cli.main(["align", str(SAMPLE), WORDS]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_greedy_path_has_no_mismatch():
+    matrix = random_matrix(3, 80, 6)
+    assert mismatch(matrix, greedy_alignment(matrix)) == 0
+    free = greedy(matrix)[0]
+    wrong = align(matrix, list(reversed(free.tokens)))
+    assert mismatch(matrix, wrong) == pytest.approx((free.score - wrong.score) / len(free.tokens))
+    short = align(matrix, free.tokens[:3])  # what was heard and is not in the text counts as well
+    assert mismatch(matrix, short) == pytest.approx((free.score - short.score) / len(free.tokens))
+    assert mismatch(np.zeros((0, 3)), Hypothesis()) == 0
+
+
+def greedy_alignment(matrix):
+    return align(matrix, greedy(matrix)[0].tokens)
+
+
+def test_written_words_come_back_as_written_with_the_times_of_what_is_spoken(capsys):
+    recognizer = asr.load(device="cpu")
+    spoken = recognizer.align(SAMPLE, WORDS)
+    digits = {"ONE": "1", "TWO": "2", "THREE": "3", "FOUR": "4,", "FIVE": "5", "SIX": "6", "SEVEN": "7", "NINE": "9!"}
+    written = " — ".join(digits.get(word, word.title()) for word in WORDS.split())
+    found = recognizer.align(SAMPLE, written)
+    assert [w.text for w in found.words] == [w for w in written.split() if w != "—"]
+    assert [(w.start_s, w.end_s) for w in found.words] == [(w.start_s, w.end_s) for w in spoken.words]
+    assert " ".join(found.spoken) == WORDS
+    assert found.left_out == ()
+    assert cli.main(["align", str(SAMPLE), written, "--language", "none"]) == 1
+    assert "'4,' left out: '4', ',' cannot be spelt" in capsys.readouterr().err
+
+
+def test_a_word_that_is_several_spoken_ones_lasts_from_the_first_to_the_last():
+    recognizer = asr.load(device="cpu")
+    first, second, *_ = recognizer.align(SAMPLE, "TWENTY SEVEN").words
+    (both,) = recognizer.align(SAMPLE, "27.").words
+    assert (both.text, both.start_s, both.end_s) == ("27.", first.start_s, second.end_s)
+    assert both.confidence == min(first.confidence, second.confidence)
+
+
+def test_words_outside_the_alphabet_are_left_out_by_name(capsys):
+    assert cli.main(["align", str(SAMPLE), f"{WORDS} naïve"]) == 1
+    printed = capsys.readouterr()
+    assert "sample.wav: 'naïve' left out: 'Ï' cannot be spelt" in printed.err
+    assert len(printed.out.splitlines()) == len(WORDS.split())
 
 
 def test_hundreds_of_tokens():
@@ -153,5 +210,5 @@ def test_aligned_words_are_those_of_the_text_and_not_what_sounds_like_them(tmp_p
     tokenizer = PhoneTokenizer(["<blank>", "IY", "T", "UW", " "], lexicon, config)
     recognizer = make_recognizer(tmp_path, tokenizer=tokenizer)
     found = recognizer.align(sound(3.0), "two tea to two")
-    assert [word.text for word in found.words] == ["TWO", "TEA", "TO", "TWO"]
+    assert [word.text for word in found.words] == ["two", "tea", "to", "two"]
     assert [token.text for token in found.tokens] == ["T", "UW", "T", "IY", "T", "UW", "T", "UW"]

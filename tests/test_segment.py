@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import asr
 from asr import audio, cli, manifest
-from asr.errors import ConfigError
+from asr.errors import ConfigError, TextError
 from asr.segment import segment
 from asr.transcript import Transcript, Word
 
@@ -32,7 +32,7 @@ def aligned(draw):
 @given(aligned(), st.floats(0.1, 4), st.floats(4, 20), st.floats(0, 1))
 def test_utterances_are_the_recording(whole, shortest, longest, least):
     cut = segment(whole, "x.wav", "x", shortest_s=shortest, longest_s=longest, least_confidence=least)
-    utterances = sorted([*cut.kept, *cut.doubtful], key=lambda u: u.start_s)
+    utterances = sorted([*cut.kept, *cut.doubtful, *cut.overlong], key=lambda u: u.start_s)
     assert " ".join(u.text for u in utterances) == whole.text
     assert len({u.id for u in utterances}) == len(utterances)
     if not whole.words:
@@ -46,9 +46,32 @@ def test_utterances_are_the_recording(whole, shortest, longest, least):
         inside = [words[name] for name in u.text.split()]
         assert u.start_s <= inside[0].start_s + 1e-3
         assert inside[-1].end_s <= u.end_s + 1e-3
-        assert u.end_s - u.start_s <= longest + 1e-3 or len(inside) == 1
+        if u in cut.overlong:
+            assert len(inside) == 1
+            continue
+        assert u.end_s - u.start_s <= longest + 1e-3
         sure = np.mean([w.confidence for w in inside]) >= least
         assert (u in cut.kept) == sure
+
+
+def test_a_word_longer_than_the_longest_is_left_out():
+    times = [("A", 0, 1), ("B", 2, 22), ("C", 23, 24)]
+    whole = Transcript("A B C", tuple(Word(t, a, b, 1.0) for t, a, b in times), 24.0)
+    cut = segment(whole, "x.wav", "x", longest_s=15.0)
+    assert ([u.text for u in cut.overlong], [u.text for u in cut.kept]) == (["B"], ["A", "C"])
+
+
+def test_utterances_have_the_words_that_the_model_spells():
+    words = (Word("42,", 0.0, 1.0, 1.0), Word("yes", 1.2, 2.0, 1.0))
+    whole = Transcript("42, yes", words, 2.0, spoken=("FORTY TWO", "YES"))
+    assert [u.text for u in segment(whole, "x.wav", "x").kept] == ["FORTY TWO YES"]
+
+
+def test_a_text_of_another_recording_is_refused():
+    whole = Transcript("A", (Word("A", 0.0, 1.0, 1.0),), 2.0, "x.wav", mismatch=3.0)
+    with pytest.raises(TextError, match=r"x\.wav: the text does not seem to be what is said there.*at most 2.5;"):
+        segment(whole, "x.wav", "x")
+    assert segment(whole, "x.wav", "x", most_mismatch=np.inf).kept
 
 
 def test_the_longest_pauses_are_cut():
@@ -60,7 +83,9 @@ def test_the_longest_pauses_are_cut():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"shortest_s": 0}, {"shortest_s": 9, "longest_s": 8}, {"least_confidence": 2}])
+@pytest.mark.parametrize(
+    "options", [{"shortest_s": 0}, {"shortest_s": 9, "longest_s": 8}, {"least_confidence": 2}, {"most_mismatch": -1}]
+)
 def test_bounds_that_contradict(options):
     with pytest.raises(ConfigError, match="expected"):
         segment(Transcript("", (), 1.0), "x.wav", "x", **options)
@@ -84,6 +109,11 @@ def test_the_command_cuts_a_long_recording(tmp_path, capsys):
         assert recognizer.transcribe(samples).text == u.text
     # Words that nobody said are doubtful, and said to be.
     (tmp_path / "long.txt").write_text(" ".join([*words * 12, *["ZULU", "QUEBEC"] * 20, *words * 12]) + "\n")
-    assert cli.main([*command, "--least-confidence", "0.5"]) == 1
+    assert cli.main([*command, "--force", "--least-confidence", "0.5"]) == 1
     assert "hardly heard" in capsys.readouterr().err
+    # So is a text of another recording: the same words in another order.
+    rng = np.random.default_rng(0)
+    (tmp_path / "long.txt").write_text(" ".join(rng.permutation(words * 25)) + "\n")
+    assert cli.main([*command, "--force"]) == 2
+    assert "long.wav: the text does not seem to be what is said there" in capsys.readouterr().err
     assert json.loads(out.read_text().splitlines()[0])["text"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from asr.decode.greedy import greedy
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Matrix, as_batch, check_normalised
 from asr.errors import DecodeError
@@ -14,6 +15,10 @@ from asr.text import min_frames, token_ids
 
 MAX_CELLS = 1 << 31
 """Frames times states of the largest trellis: one byte each."""
+MISMATCH = 2.5
+"""Nats per token beyond which a text is taken to be another than what was said (docs/decisions.md)."""
+STRETCH = 100
+"""Tokens over which that is measured in long recordings: about ten seconds of speech."""
 
 
 def align(log_probs: Matrix, tokens: Sequence[int]) -> Hypothesis:
@@ -56,6 +61,38 @@ def align(log_probs: Matrix, tokens: Sequence[int]) -> Hypothesis:
         float(np.exp(matrix[start:end, token].max())) for start, end, token in zip(starts, ends, tokens, strict=True)
     ]
     return Hypothesis(tuple(tokens), tuple(starts.tolist()), tuple(ends.tolist()), tuple(confidences), score)
+
+
+def mismatch(log_probs: Matrix, aligned: Hypothesis) -> float:
+    """How much less likely the best path of an alignment is than the best path of any tokens at all, in natural
+    logarithms per token.
+
+    Near 0 for what was said, and far from it for any other text (``MISMATCH`` lies between). Per token and not per
+    frame: silence suits every text. The text's tokens count, or those of the free path where these are more. Of long
+    recordings it is the median over stretches of about ``STRETCH`` tokens, so that a page that is missing in the text
+    does not condemn the rest.
+
+    Args:
+        log_probs: natural log-probabilities ``(T, V)``, as ``aligned`` was made from.
+        aligned: what ``align`` gave.
+
+    Raises ``DecodeError`` as ``greedy``.
+    """
+    batch, _ = as_batch(log_probs)
+    free = greedy(log_probs)[0]
+    matrix = batch[0]
+    frames = len(matrix)
+    labels = np.full(frames, BLANK)
+    for token, start, end in zip(aligned.tokens, aligned.frames, aligned.ends, strict=True):
+        labels[start:end] = token
+    lost = (matrix.max(axis=1) - matrix[np.arange(frames), labels]).astype(np.float64)
+    counts = np.stack([np.bincount(h.frames, minlength=frames) for h in (aligned, free)])
+    # Stretches with as many tokens each, of the text and of the free path together.
+    passed = counts.sum(axis=0).cumsum()
+    stretches = max(1, round(int(passed[-1:].sum()) / 2 / STRETCH))
+    bounds = np.searchsorted(passed, passed[-1:].sum() / stretches * np.arange(1, stretches))
+    parts = zip(np.split(lost, bounds), np.split(counts, bounds, axis=1), strict=True)
+    return float(np.median([part.sum() / max(1, tokens.sum(axis=1).max()) for part, tokens in parts]))
 
 
 def _viterbi(matrix: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], float]:

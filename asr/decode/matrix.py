@@ -110,7 +110,7 @@ def positive(name: str, value: int) -> int:
     return count
 
 
-def number(name: str, value: float) -> float:
+def number(name: str, value: Any) -> float:
     """A number, infinite or NaN perhaps. Raises ``DecodeError`` for anything else, a truth value and a text too."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise DecodeError(f"expected {name} as a number, got {value!r}")

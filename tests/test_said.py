@@ -1,0 +1,79 @@
+"""Written texts as recordings say them: words that can be spelt stay, others are written out, the rest is named."""
+
+import pytest
+
+from asr.config import TextConfig
+from asr.errors import TextError
+from asr.said import reading
+from asr.text import CharTokenizer
+from asr.tokenizers import PhoneTokenizer, WordTokenizer
+
+UPPER = CharTokenizer(["<blank>", " ", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"], TextConfig(case="upper"))
+
+
+def said(text, tokenizer=UPPER, language="en"):
+    return [(word.written, " ".join(word.words)) for word in reading(text, tokenizer, language).words]
+
+
+def test_words_keep_their_writing_and_are_read_as_spoken():
+    assert said("Don't pay 42, Mr. Hill!") == [
+        ("Don't", "DON'T"), ("pay", "PAY"), ("42,", "FORTY TWO"), ("Mr.", "MISTER"), ("Hill!", "HILL"),
+    ]  # fmt: skip
+
+
+def test_what_the_model_can_spell_is_not_touched():
+    digits = CharTokenizer(["<blank>", " ", *"ABC", *"0123456789."], TextConfig(case="upper"))
+    assert said("a 42 c.", digits) == [("a", "A"), ("42", "42"), ("c.", "C.")]
+
+
+def test_signs_without_a_sound_are_passed_over():
+    found = reading("yes — no ... “maybe”", UPPER, "en")
+    assert [word.written for word in found.words] == ["yes", "no", "“maybe”"]
+    assert found.left_out == ()
+
+
+def test_what_cannot_be_spelt_is_named():
+    found = reading("yes Ærø no ♫", UPPER, "en")
+    assert [word.written for word in found.words] == ["yes", "no"]
+    assert len(found.left_out) == 2
+    assert found.left_out[0].startswith("'Ærø' left out: 'Æ', 'Ø' cannot be spelt")
+    assert found.left_out[1].startswith("'♫' left out:")
+
+
+def test_a_text_of_which_nothing_stays_is_refused():
+    for text in ("", "...", "ДА НЕТ"):
+        with pytest.raises(TextError, match=r"x\.wav: expected words that the model can spell"):
+            reading(text, UPPER, "en", "x.wav")
+
+
+def test_without_a_language_nothing_is_written_out():
+    with pytest.raises(TextError, match="'4', '2' cannot be spelt"):
+        reading("42", UPPER, "none")
+
+
+def test_other_languages_have_their_own_numbers():
+    german = CharTokenizer(["<blank>", " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜß"], TextConfig(case="upper"))
+    assert said("Nr. 42", german, "de") == [("Nr.", "NUMMER"), ("42", "ZWEIUNDVIERZIG")]
+
+
+def test_signs_are_read_with_their_neighbours():
+    assert said("pay $5 & 10 % now") == [
+        ("pay", "PAY"), ("$5", "FIVE DOLLARS"), ("&", "AND"), ("10", "TEN"), ("%", "PERCENT"), ("now", "NOW"),
+    ]  # fmt: skip
+
+
+def test_words_and_phones_are_named_whole():
+    words = WordTokenizer(["<blank>", "YES", "FORTY", "TWO"], TextConfig(tokenizer="word", case="upper"))
+    found = reading("yes, 42 no", words, "en")
+    assert [word.words for word in found.words] == [("YES",), ("FORTY", "TWO")]
+    assert found.left_out == ("'no' left out: 'NO' cannot be spelt with the model's tokens",)
+    assert found.tokens(words) == ([1, 2, 3], [[0], [1, 2]])
+    lexicon = {"YES": [("Y", "S")], "NO": [("N",)]}
+    config = TextConfig(tokenizer="phone", lexicon="x", word_boundary=True, case="upper")
+    phones = PhoneTokenizer(["<blank>", "N", "S", "Y", " "], lexicon, config)
+    assert reading("yes, no maybe", phones, "en").tokens(phones) == ([3, 2, 4, 1], [[0, 1], [3]])
+
+
+def test_tokens_are_those_of_the_whole_text():
+    found = reading("It's 42, Mr. Hill", UPPER, "en")
+    assert found.tokens(UPPER)[0] == UPPER.encode("IT'S FORTY TWO MISTER HILL")
