@@ -16,6 +16,7 @@ import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,17 @@ import soundfile
 import soxr
 
 from asr import media
-from asr.containers import Reader, check_header, check_rate, mpeg_sync, truncated
+from asr.containers import (
+    HEAD_BYTES,
+    STDIN_NAME,
+    Reader,
+    argument,
+    check_header,
+    check_rate,
+    known,
+    mpeg_sync,
+    truncated,
+)
 from asr.errors import AudioError, ForeignError, TooLongError
 
 AUDIO_SUFFIXES = (
@@ -168,6 +179,81 @@ def _stream(
     _check_segment(audio, start_s, end_s, max_duration_s)  # again, now that the end may have been met
 
 
+def rewindable(source: Any, max_duration_s: float | None = None) -> Any:
+    """A pipe, whether path or file object, as a file in memory under its own name; anything else as it is.
+
+    What reads a recording more than once begins with this. Raises ``AudioError`` as ``load``.
+    """
+    if isinstance(source, str | os.PathLike):
+        try:
+            if not stat.S_ISFIFO(os.stat(source).st_mode):
+                return source
+        except (OSError, ValueError):
+            return source  # load says what is wrong with it
+        with _open_path(source, name := _name(source)) as pipe:
+            return _rewindable(pipe, name, max_duration_s)
+    if not hasattr(source, "read") or (hasattr(source, "seekable") and source.seekable()):
+        return source
+    return _rewindable(source, _name(source), max_duration_s)
+
+
+def _rewindable(pipe: Any, name: str, max_duration_s: float | None) -> Any:
+    with _binary(pipe, name, max_duration_s) as raw:
+        return raw.file
+
+
+def standard_input() -> BinaryIO:
+    """Standard input as bytes. Raises ``AudioError`` where it is closed."""
+    if sys.stdin is None:
+        raise AudioError(f"{STDIN_NAME}: expected audio, but it is closed")
+    return sys.stdin.buffer
+
+
+def in_memory(pipe: Any, name: str, max_duration_s: float | None = None, head: bytes = b"") -> io.BytesIO:
+    """What a pipe holds, as a file in memory; ``head`` has been read of it already.
+
+    Raises ``AudioError`` before the whole is read where it does not begin as sound does or has no end within
+    ``max_duration_s`` (``TooLongError``).
+    """
+    reader = Reader(pipe)
+    head += reader.read(HEAD_BYTES - len(head))
+    if reader.error is not None:
+        raise AudioError(f"{name}: cannot be read: {reader.error}") from reader.error
+    if head and not known(head):
+        raise AudioError(
+            f"{name}: cannot be decoded: expected an audio file, but its first bytes are those of none: {head[:8]!r}; "
+            f"convert it to WAV: ffmpeg -i {argument(name)} out.wav"
+        )
+    limit_s = math.inf if max_duration_s is None else max_duration_s
+    return _drained(pipe, name, head, 2**20 + limit_s * _STREAM_BYTES_PER_S, limit_s)
+
+
+def raw_samples(
+    pipe: Any, name: str, rate_hz: int, max_duration_s: float | None = None, head: bytes = b""
+) -> npt.NDArray[np.int16]:
+    """The samples ``(S,)`` of a pipe that holds nothing else: 16 bits, signed, little-endian, mono.
+
+    ``head`` has been read of it already; a last half sample is dropped. Raises ``TooLongError`` as soon as there are
+    more than ``max_duration_s``.
+    """
+    check_rate(rate_hz, f"{name}: the rate of raw samples")
+    limit_s = math.inf if max_duration_s is None else max_duration_s
+    content = _drained(pipe, name, head, 2 * limit_s * rate_hz + 1, limit_s).getvalue()
+    return np.frombuffer(content[: len(content) // 2 * 2], "<i2")
+
+
+def _drained(pipe: Any, name: str, head: bytes, limit_bytes: float, limit_s: float) -> io.BytesIO:
+    buffer = io.BytesIO()
+    buffer.name = name
+    chunk = head
+    while chunk:
+        buffer.write(chunk)
+        if buffer.tell() > limit_bytes:
+            raise _too_long(name, f"over {limit_bytes / 2**20:.0f} MiB", limit_s)
+        chunk = pipe.read(2**20)
+    return buffer
+
+
 def as_mono(samples: npt.ArrayLike, name: str, rate_hz: int, at: int = 0) -> Samples:
     """A block of a live source as mono float32 ``(n,)``: floats in [-1, 1] or integers, ``(n,)`` or ``(n, C)``.
 
@@ -198,23 +284,52 @@ def resample(samples: npt.ArrayLike, from_hz: float, to_hz: float, quality: str 
     return cast(Samples, soxr.resample(array, from_hz, to_hz, quality=quality))
 
 
-def find(folder: str | os.PathLike[str]) -> list[Path]:
-    """Audio files below ``folder``, sorted; hidden files and folders are left out.
+def find(folder: str | os.PathLike[str], problems: list[str] | None = None) -> list[Path]:
+    """Audio files below ``folder``, sorted; hidden files and folders, and ``lost+found``, are left out.
 
-    They are told by their endings, in any case: ``AUDIO_SUFFIXES`` and, with PyAV, ``media.SUFFIXES``.
-    Raises ``AudioError`` if ``folder``, or a folder below it, cannot be listed.
+    They are told by their endings, in any case: ``AUDIO_SUFFIXES`` and, with PyAV, ``media.SUFFIXES``. What has such an
+    ending and is no regular file (a pipe would be waited for) is left out.
+
+    ``problems`` gets a message for each of these, for each film that needs PyAV, and for each folder below ``folder``
+    that cannot be listed. Raises ``AudioError`` if ``folder`` or, without ``problems``, a folder below it cannot be
+    listed.
     """
+    told: list[str] = []
 
     def fail(error: OSError) -> None:
-        raise AudioError(f"{error.filename}: expected a folder that can be listed: {error.strerror}") from error
+        message = f"{error.filename}: expected a folder that can be listed: {error.strerror}"
+        if problems is None or os.fspath(error.filename) == os.fspath(folder):
+            raise AudioError(message) from error
+        told.append(message)
 
-    suffixes = AUDIO_SUFFIXES + (media.SUFFIXES if media.available() else ())
+    films = () if media.available() else media.SUFFIXES
     found = []
     for parent, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        visible = (name for name in files if not name.startswith("."))  # "._a.wav" is macOS metadata, not audio
-        found += [Path(parent, name) for name in visible if name.lower().endswith(suffixes)]
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
+        for name in files:
+            path = Path(parent, name)
+            if name.startswith("."):  # "._a.wav" is macOS metadata, not audio
+                continue
+            if name.lower().endswith(films):
+                told.append(f"{path}: left out: films and other formats than libsndfile's need PyAV: pip install av")
+            elif not name.lower().endswith(AUDIO_SUFFIXES + media.SUFFIXES):
+                continue
+            elif _is_special(path):
+                told.append(f"{path}: left out: expected an audio file, got a pipe, socket or device")
+            else:
+                found.append(path)
+    if problems is not None:
+        problems += sorted(told)
     return sorted(found)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether this is neither file nor folder; what is not there is none, and ``load`` names it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -371,7 +486,7 @@ def _check_end(audio: _Opened, at: int) -> None:
         if audio.raw.read(2) == audio.mpeg_sync:
             raise AudioError(
                 f"{audio.name}: this MP3 states no length and has a variable bit rate, so that its end cannot be "
-                f"decoded; write the header anew: ffmpeg -i {audio.name} -c copy out.mp3"
+                f"decoded; write the header anew: ffmpeg -i {argument(audio.name)} -c copy out.mp3"
             )
         return
     # An MP3's stated length may or may not count the frame that states it.
@@ -449,7 +564,7 @@ def _naming(name: str, raw: Reader) -> Iterator[None]:
             raise ForeignError(f"{name}: libsndfile does not read it ({reason})") from error
         raise AudioError(
             f"{name}: cannot be decoded ({reason}): corrupt, truncated or not audio; expected WAV, FLAC, Ogg, MP3, "
-            f"SPHERE or another format of libsndfile (others: ffmpeg -i {name} out.wav)"
+            f"SPHERE or another format of libsndfile (others: ffmpeg -i {argument(name)} out.wav)"
         ) from error
     except (soundfile.SoundFileError, OSError, TypeError, ValueError, MemoryError) as error:
         raise AudioError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
@@ -471,7 +586,7 @@ def _binary(source: Any, name: str, max_duration_s: float | None) -> Iterator[Re
         if not isinstance(source.read(0), bytes):
             raise AudioError(f"{name}: expected a binary file (open(path, 'rb'), sys.stdin.buffer), got a text file")
         seekable = source.seekable() if hasattr(source, "seekable") else hasattr(source, "seek")
-        raw = Reader(source if seekable else _buffered(source, name, max_duration_s))
+        raw = Reader(source if seekable else in_memory(source, name, max_duration_s))
     except (OSError, ValueError) as error:  # ValueError: the file is closed
         raise AudioError(f"{name}: cannot be read: {error}") from error
     yield raw
@@ -488,16 +603,6 @@ def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
         raise AudioError(f"{name}: cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a device or socket"
     raise AudioError(f"{name}: expected an audio file, got {kind}")
-
-
-def _buffered(stream: Any, name: str, max_duration_s: float | None) -> io.BytesIO:
-    limit = math.inf if max_duration_s is None else 2**20 + max_duration_s * _STREAM_BYTES_PER_S
-    buffer = io.BytesIO()
-    while chunk := stream.read(2**20):
-        buffer.write(chunk)
-        if buffer.tell() > limit:
-            raise _too_long(name, f"over {limit / 2**20:.0f} MiB", cast(float, max_duration_s))
-    return buffer
 
 
 def _check_log(sound: Any, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asr import audio, manifest, recognizer, transcript
+from asr.containers import HEAD_BYTES, STDIN_NAME, known
 from asr.device import processes
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import write_json, write_text
@@ -59,18 +59,23 @@ class Outcome:
 
 
 def find_jobs(
-    inputs: Sequence[str], *, split_channels: bool = False, raw_rate_hz: int | None = None
+    inputs: Sequence[str],
+    *,
+    split_channels: bool = False,
+    raw_rate_hz: int | None = None,
+    max_duration_s: float | None = None,
 ) -> tuple[list[Job], list[str]]:
     """The recordings behind file names, folders (searched in depth), manifests (``.jsonl``) and ``-`` (standard input).
 
-    ``split_channels`` makes a job of each channel. ``raw_rate_hz``: standard input holds raw samples (16 bits, signed,
-    little-endian, mono) at this rate. Returns the jobs in order and a message for each input that holds none.
+    ``split_channels`` makes a job of each channel. Standard input that begins as an audio file does is one; else it
+    holds raw samples (16 bits, signed, little-endian, mono) at ``raw_rate_hz``. Pipes are read at once, no further than
+    ``max_duration_s``. Returns the jobs in order and a message for each input that holds none.
     """
     jobs: list[Job] = []
     failures: list[str] = []
     for name in inputs:
         try:
-            jobs += _jobs(name, raw_rate_hz)
+            jobs += _jobs(name, raw_rate_hz, max_duration_s, failures)
         except AsrError as error:
             failures.append(str(error))
     if not split_channels:
@@ -84,23 +89,38 @@ def find_jobs(
     return split, failures
 
 
-def _jobs(name: str, raw_rate_hz: int | None) -> list[Job]:
+def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, failures: list[str]) -> list[Job]:
     if name == STDIN:
-        content = sys.stdin.buffer.read()
-        if raw_rate_hz is None:
-            return [Job(Item(io.BytesIO(content), "standard input"), Path("stdin"))]
-        samples = np.frombuffer(content[: len(content) // 2 * 2], "<i2")
-        return [Job(Item(samples, "standard input", rate_hz=raw_rate_hz), Path("stdin"))]
+        return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"))]
     if os.path.isdir(name):
-        found = audio.find(name)
-        if not found:
+        count = len(failures)
+        found = audio.find(name, failures)
+        if not found and len(failures) == count:
             raise AudioError(f"{name}: no audio file in this folder")
         return [Job(Item(path, str(path)), path.relative_to(name)) for path in found]
     if name.endswith(".jsonl"):
         # Ids may hold anything; as names of files they must stay inside the folder.
         utterances = manifest.read(name)
         return [Job(Item.of(u), Path(_file_name(u.id))) for u in utterances]
-    return [Job(Item(name, name), Path(Path(name).name))]
+    # A pipe can be read once, and only by this process.
+    return [Job(Item(audio.rewindable(name, max_duration_s), name), Path(Path(name).name))]
+
+
+def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Item:
+    """An audio file by its first bytes, else samples at ``raw_rate_hz``."""
+    stream = audio.standard_input()
+    head = stream.read(HEAD_BYTES)
+    if known(head):
+        return Item(audio.in_memory(stream, STDIN_NAME, max_duration_s, head), STDIN_NAME)
+    if not head:
+        raise AudioError(f"{STDIN_NAME}: expected audio, got nothing (0 bytes)")
+    if raw_rate_hz is None:
+        raise AudioError(
+            f"{STDIN_NAME}: expected an audio file, but its first bytes are those of none: {head[:8]!r}; "
+            "raw samples (16 bits, signed, little-endian, mono) need --raw-rate HZ"
+        )
+    samples = audio.raw_samples(stream, STDIN_NAME, raw_rate_hz, max_duration_s, head)
+    return Item(samples, STDIN_NAME, rate_hz=raw_rate_hz)
 
 
 def _file_name(id: str) -> str:
@@ -160,7 +180,10 @@ def transcribe_files(
     rank, size = processes()
     if size > 1 and output_dir is None:
         raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
-    found, failures = find_jobs(inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz)
+    longest_s = engine.max_duration_s if isinstance(engine, Recognizer) else engine.get("max_duration_s")
+    found, failures = find_jobs(
+        inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz, max_duration_s=longest_s
+    )
     outcome = Outcome(failures=failures if rank == 0 else [])
     if output_dir is None and format in ("srt", "vtt", "textgrid") and len(found) > 1:
         raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")

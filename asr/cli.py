@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--resume", action="store_true", help="leave out what is in --output-dir already")
     transcribe.add_argument("--channels", default="mix", choices=("mix", "split"), help="one text, or one per channel")
     transcribe.add_argument(
-        "--raw-rate", type=whole(1), metavar="HZ", help="- is raw 16-bit little-endian mono samples"
+        "--raw-rate", type=whole(1), metavar="HZ", help="rate of - where it is raw samples: 16 bits, mono"
     )
     transcribe.add_argument(
         "--max-duration", type=number(0, above=True, off=None), metavar="S", help="refuse longer recordings"
@@ -82,7 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Utterances end at pauses. On a terminal the text grows as it is heard; elsewhere each utterance "
         "is a line.",
     )
-    stream.add_argument("input", metavar="FILE|-|mic", nargs="?", help="- is raw 16-bit little-endian mono samples")
+    stream.add_argument(
+        "input",
+        metavar="FILE|-|mic",
+        nargs="?",
+        help="- is standard input: an audio file or, with --rate, raw 16-bit little-endian mono samples",
+    )
     stream.add_argument("--json", action="store_true", help="JSON lines: partial and final texts with times")
     stream.add_argument("--realtime", action="store_true", help="read a file no faster than it was recorded")
     stream.add_argument(
@@ -92,7 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds of a block (default: 0.1)",
     )
-    stream.add_argument("--rate", type=whole(1), default=16000, metavar="HZ", help="rate of - and mic (default: 16000)")
+    stream.add_argument(
+        "--rate",
+        type=whole(1),
+        metavar="HZ",
+        help="rate of raw samples on -, which is needed, and of mic (default: 16000)",
+    )
     stream.add_argument(
         "--endpoint-s",
         type=number(0, above=True, off=math.inf),
@@ -302,7 +312,7 @@ def _transcribe(args: argparse.Namespace) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from asr import live
+    from asr import audio, live
 
     if args.devices:
         print(live.devices())
@@ -317,9 +327,11 @@ def _stream(args: argparse.Namespace) -> int:
     cli_language.announce(args)
     recognizer = load(args.model, device=args.device, **cli_language.decoding_options(args))
     if args.input == "mic":
-        rate_hz, blocks = args.rate, live.microphone_blocks(args.microphone, args.rate, args.block_s)
+        rate_hz = 16000 if args.rate is None else args.rate
+        blocks = live.microphone_blocks(args.microphone, rate_hz, args.block_s)
     elif args.input == "-":
-        rate_hz, blocks = args.rate, live.pcm_blocks(sys.stdin.buffer, args.rate, args.block_s)
+        source, options = audio.standard_input(), {"realtime": args.realtime}
+        rate_hz, blocks = live.pipe_blocks(source, args.rate, args.block_s, **options)
     else:
         rate_hz, blocks = live.file_blocks(args.input, args.block_s, realtime=args.realtime)
     endpoint = None if args.no_endpoints else Endpoint(args.endpoint_s, args.longest_s)
@@ -329,12 +341,12 @@ def _stream(args: argparse.Namespace) -> int:
 
 
 def _align(args: argparse.Namespace) -> int:
-    from asr import transcript
+    from asr import audio, transcript
     from asr.decode.align import MISMATCH
     from asr.recognizer import load
 
     words = _words(args.words)
-    source = sys.stdin.buffer if args.audio == "-" else args.audio
+    source = audio.standard_input() if args.audio == "-" else args.audio
     result = load(args.model, device=args.device, language=args.language).align(source, words)
     sys.stdout.write(transcript.FORMATS[args.format](result))
     if result.mismatch is not None and result.mismatch > MISMATCH:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import struct
 from contextlib import suppress
 from typing import Any
 
 from asr.errors import AudioError, ForeignError
 
+STDIN_NAME = "standard input"
+"""What messages and transcripts call it."""
 MIN_RATE_HZ = 1_000
 MAX_RATE_HZ = 768_000
+HEAD_BYTES = 4096
+"""What ``known`` wants to see of a file: several MPEG frames."""
 _STREAMED_BYTES = 0x7FFF0000  # writers that cannot seek back (sox, ffmpeg, arecord) leave sizes from here up to 2**32-1
 
 
@@ -50,8 +55,109 @@ class Reader:
         return data
 
 
+class _Patched(Reader):
+    """A file some bytes of which read otherwise; the file itself is neither changed nor copied."""
+
+    def __init__(self, file: Any, at: int, content: bytes) -> None:
+        super().__init__(file)
+        self.at, self.content = at, content
+
+    def read(self, count: int) -> bytes:
+        start = self.tell()
+        data = super().read(count)
+        low, high = max(start, self.at), min(start + len(data), self.at + len(self.content))
+        if low < high:
+            data = data[: low - start] + self.content[low - self.at : high - self.at] + data[high - start :]
+        return data
+
+
+_MAGIC = (
+    (0, b"RIFF"), (0, b"RIFX"), (0, b"RF64"), (0, b"BW64"), (0, b"riff\x2e\x91\xcf\x11"), (0, b"fLaC"), (0, b"OggS"),
+    (0, b"ID3"), (0, b"FORM"), (0, b".snd"), (0, b"dns."), (0, b"caff"), (0, b"NIST_1A"), (0, b"Creative Voice File"),
+    (0, b" paf"), (0, b"fap "), (0, b"PVF1\n"), (0, b"MATLAB 5.0"), (0, b"2BIT"), (0, b"ALawSoundFile"),
+    (0, b"Extended Instrument"), (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"wide"), (0, b"\x1aE\xdf\xa3"),
+    (0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"FLV\x01"), (0, b"#!AMR"), (0, b"ajkg"), (0, b"MAC "), (0, b"wvpk"),
+    (0, b"TTA1"), (0, b"tBaK"), (0, b"MPCK"), (0, b"MP+"), (0, b"DSD "), (0, b"\0\0\1\xba"), (0, b"\x0b\x77"),
+    (0, b".RMF"), (0, b"nut/multimedia container"), (0, b"\x06\x0e\x2b\x34"),
+)  # fmt: skip
+
+
+def known(head: bytes) -> bool:
+    """Whether the first ``HEAD_BYTES`` of a file or pipe are those of a container or coding of sound, not samples.
+
+    MPEG audio (MP3, AAC) and transport streams have no magic number that samples could not have: each further frame or
+    packet must stand where the one before says.
+    """
+    if any(head.startswith(magic, at) for at, magic in _MAGIC):
+        return True
+    if head[:1] == b"G" and len(head) >= 377:
+        return head[188:189] == head[376:377] == b"G"
+    at = 0
+    while len(head) >= at + 6:
+        step = _mpeg_frame_bytes(head[at : at + 6])
+        if step is None or head[at : at + 2] != head[:2]:
+            return False
+        at += step
+    return at > 0
+
+
+def _mpeg_frame_bytes(head: bytes) -> int | None:
+    """Bytes of the MPEG audio frame that begins with these six; None: none does (ISO 11172-3, 13818-7)."""
+    if head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    if head[1] & 0xF6 == 0xF0:  # ADTS: 13 bits of length
+        length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+        return length if length > 7 and head[2] >> 2 & 15 < 13 else None
+    version, layer, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 2 & 3
+    index = head[2] >> 4
+    if version == 1 or layer == 4 or rate == 3 or not 0 < index < 15:
+        return None
+    kbps = _KBPS[(version == 3, layer if version == 3 else min(layer, 2))][index - 1]
+    rate_hz = (44100, 48000, 32000)[rate] // {3: 1, 2: 2, 0: 4}[version]
+    padding = head[2] >> 1 & 1
+    if layer == 1:
+        return (12_000 * kbps // rate_hz + padding) * 4
+    return (72_000 if layer == 3 and version != 3 else 144_000) * kbps // rate_hz + padding
+
+
+_KBPS = {
+    (True, 1): tuple(range(32, 449, 32)),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""Bit rates of MPEG audio: whether version 1, and the layer (3 is as 2 in versions 2 and 2.5)."""
+
+
+def pcm_wav(head: bytes) -> tuple[int, int, int, int | None] | None:
+    """Rate in Hz, channels, place of the samples and their bytes (None: to the end) of a WAV file of 16-bit samples.
+
+    None for anything else, and where ``head`` ends before the samples begin.
+    """
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    at, form = 12, None
+    while len(head) >= at + 8:
+        kind, size = struct.unpack_from("<4sI", head, at)
+        if kind == b"fmt " and len(head) >= at + 24:
+            tag, channels, rate_hz, _, frame, bits = struct.unpack_from("<HHIIHH", head, at + 8)
+            extended = tag == 0xFFFE and head[at + 32 : at + 34] == b"\1\0"
+            if (tag == 1 or extended) and bits == 16 and channels and frame == 2 * channels:
+                form = rate_hz, channels
+        if kind == b"data":
+            return form and (*form, at + 8, size if 0 < size < _STREAMED_BYTES else None)
+        at += 8 + size + size % 2
+    return None
+
+
+def argument(name: str) -> str:
+    """``name`` for a command that a message advises; a stream has no name that a command could take."""
+    return "INPUT" if name == STDIN_NAME or name.startswith("<") else shlex.quote(name)
+
+
 def check_header(raw: Reader, name: str) -> tuple[Reader, int | None]:
-    """The file at its start (or a mended copy), and the sample count that only its header knows."""
+    """The file at its start (or a mended view of it), and the sample count that only its header knows."""
     size = raw.seek(0, io.SEEK_END)
     raw.seek(0)
     head = raw.read(4096)
@@ -88,7 +194,7 @@ def _check_foreign(head: bytes, name: str) -> None:
         if head[offset:].startswith(magic):
             raise ForeignError(
                 f"{name}: holds {kind}, which libsndfile does not read; pip install av to read it, or "
-                f"convert: ffmpeg -i {name} out.wav"
+                f"convert: ffmpeg -i {argument(name)} out.wav"
             )
     if head.startswith(b"version https://git-lfs"):
         raise AudioError(f"{name}: holds a Git LFS pointer in place of the audio; fetch it: git lfs pull")
@@ -97,7 +203,7 @@ def _check_foreign(head: bytes, name: str) -> None:
 
 
 def _check_riff(raw: Reader, size: int, name: str) -> Reader:
-    """``raw``, or a copy with the length filled in where a streaming writer left 0.
+    """``raw``, or a view of it with the length filled in where a streaming writer left 0.
 
     Sizes of 0 and from ``_STREAMED_BYTES`` up are "unknown" and reach to the end of the file (libsndfile does that
     for the latter only); any other size that reaches past the end means that samples are missing. RF64 keeps the
@@ -131,11 +237,7 @@ def _check_riff(raw: Reader, size: int, name: str) -> Reader:
     elif promised >= _STREAMED_BYTES:
         return raw
     if promised == 0 and there > 0 and riff_bytes + 8 != size:
-        raw.seek(0)
-        patched = io.BytesIO(raw.read(size))
-        patched.seek(at + 4)
-        patched.write(struct.pack(f"{order}I", min(there, 2**32 - 1)))
-        return Reader(patched)
+        return _Patched(raw.file, at + 4, struct.pack(f"{order}I", min(there, 2**32 - 1)))
     if promised > there:
         frame = max(1, frame)
         raise truncated(name, f"{promised // frame} samples ({promised} bytes)", there // frame)
@@ -169,7 +271,7 @@ def _check_sphere(head: bytes, size: int, name: str) -> int | None:
     if coding not in ("pcm", "ulaw", "mu-law", "alaw"):
         raise AudioError(
             f"{name}: SPHERE audio coded as {coding!r}, which libsndfile does not read; "
-            f"convert with the LDC's sph2pipe: sph2pipe -f wav {name} out.wav"
+            f"convert with the LDC's sph2pipe: sph2pipe -f wav {argument(name)} out.wav"
         )
     try:
         samples = int(fields["sample_count"])
@@ -198,7 +300,7 @@ def _check_ogg(raw: Reader, size: int, head: bytes, name: str) -> None:
     if page[14:18] != head[14:18]:
         raise AudioError(
             f"{name}: holds several Ogg streams, of which only the first could be read; "
-            f"join them: ffmpeg -i {name} out.wav"
+            f"join them: ffmpeg -i {argument(name)} out.wav"
         )
 
 

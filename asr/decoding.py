@@ -230,7 +230,8 @@ class Decoder:
         """The text of a hypothesis whose first ``stable`` tokens will not change any more, and how many of the text's
         characters will not."""
         if not self._by_sound:
-            text, agreed = self.tokenizer.decode(tokens), self.tokenizer.decode(tokens[:stable])
+            # Spaces as in the final text: one between words, none in front of the first.
+            text, agreed = (" ".join(self.tokenizer.decode(t).split()) for t in (tokens, tokens[:stable]))
             return text, len(agreed) if text.startswith(agreed) else 0
         # What is a word yet may be the beginning of another; of words that sound alike the n-gram may come to favour
         # the other.

@@ -7,13 +7,14 @@ import queue
 import re
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, BinaryIO, TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from asr import audio
+from asr.containers import HEAD_BYTES, STDIN_NAME, known, pcm_wav, truncated
 from asr.errors import AudioError, ConfigError
 from asr.stream import Stream, Update
 from asr.transcript import Transcript
@@ -22,7 +23,9 @@ Block = npt.NDArray[Any]
 LONGEST_BLOCK_S = 3600
 
 
-def file_blocks(path: str, block_s: float, *, realtime: bool = False) -> tuple[int, Iterator[Block]]:
+def file_blocks(
+    path: str | BinaryIO, block_s: float, *, realtime: bool = False, name: str = ""
+) -> tuple[int, Iterator[Block]]:
     """A file's rate and its mono samples in blocks of ``block_s``; with ``realtime`` no faster than they were recorded.
 
     Raises ``AudioError`` for a file that cannot be read, where the damage is met.
@@ -31,7 +34,7 @@ def file_blocks(path: str, block_s: float, *, realtime: bool = False) -> tuple[i
     try:
         rate_hz, first = next(source)
     except StopIteration:
-        raise AudioError(f"{path}: expected audio, got no samples") from None
+        raise AudioError(f"{name or path}: expected audio, got no samples") from None
 
     def cut() -> Iterator[Block]:
         size = _block_size(block_s, rate_hz)
@@ -61,17 +64,73 @@ def _block_size(block_s: float, rate_hz: int) -> int:
     return max(1, round(block_s * rate_hz))
 
 
-def pcm_blocks(stream: BinaryIO, rate_hz: int, block_s: float) -> Iterator[Block]:
-    """Raw samples (16 bits, signed, little-endian, mono) from a pipe, as they come; a last half sample is dropped."""
-    wanted = 2 * _block_size(block_s, rate_hz)
+def pipe_blocks(
+    stream: BinaryIO, rate_hz: int | None, block_s: float, *, realtime: bool = False
+) -> tuple[int, Iterator[Block]]:
+    """The rate of what a pipe holds, and its samples in blocks, as they come.
+
+    What begins as an audio file does is one: a WAV file of 16-bit samples is heard while it comes, any other once it is
+    there as a whole. Else the pipe holds raw samples (16 bits, signed, little-endian, mono) at ``rate_hz``.
+
+    Raises ``AudioError`` where neither is the case, and as ``file_blocks``.
+    """
+    head = stream.read(HEAD_BYTES)
+    if (wav := pcm_wav(head)) is not None:
+        own_hz, channels, at, length = wav
+        return own_hz, pcm_blocks(_Behind(head[at:], stream, length), own_hz, block_s, channels)
+    if known(head):
+        content = audio.in_memory(stream, STDIN_NAME, head=head)
+        return file_blocks(content, block_s, realtime=realtime, name=STDIN_NAME)
+    if rate_hz is None:
+        got = f"its first bytes are those of none: {head[:8]!r}" if head else "it holds nothing (0 bytes)"
+        raise AudioError(
+            f"{STDIN_NAME}: expected an audio file, but {got}; "
+            "raw samples (16 bits, signed, little-endian, mono) need --rate HZ"
+        )
+    return rate_hz, pcm_blocks(_Behind(head, stream), rate_hz, block_s)
+
+
+class _Behind:
+    """A pipe of which ``head`` has been read already, at its place again; no more than ``length`` bytes in all.
+
+    Where the pipe ends before ``length`` bytes, the reader is told by an ``AudioError``.
+    """
+
+    def __init__(self, head: bytes, stream: BinaryIO, length: int | None = None) -> None:
+        self.head, self.length, self.left = head, length, length
+        self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+
+    def read(self, count: int) -> bytes:
+        """At most ``count`` bytes, as they come; none at the end."""
+        if self.left is not None:
+            count = min(count, self.left)
+        if not count:
+            return b""
+        data = self.head[:count] or self._read(count)
+        self.head = self.head[count:]
+        if self.left is not None:
+            if not data:
+                raise truncated(STDIN_NAME, f"{self.length} bytes", cast(int, self.length) - self.left)
+            self.left -= len(data)
+        return data
+
+
+def pcm_blocks(stream: BinaryIO | _Behind, rate_hz: int, block_s: float, channels: int = 1) -> Iterator[Block]:
+    """Raw samples (16 bits, signed, little-endian) from a pipe, as they come; a last half sample is dropped.
+
+    Blocks are ``(n,)``, or ``(n, C)`` for several ``channels``, which the pipe holds interleaved.
+    """
+    frame = 2 * channels
+    wanted = frame * _block_size(block_s, rate_hz)
     read = getattr(stream, "read1", stream.read)
     rest = b""
     while data := read(wanted):
         data = rest + data
-        whole = len(data) // 2 * 2
+        whole = len(data) // frame * frame
         rest = data[whole:]
         if whole:
-            yield np.frombuffer(data[:whole], "<i2")
+            block = np.frombuffer(data[:whole], "<i2")
+            yield block if channels == 1 else block.reshape(-1, channels)
 
 
 def microphone_blocks(device: str | None, rate_hz: int, block_s: float) -> Iterator[Block]:

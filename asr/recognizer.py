@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,7 +131,7 @@ class Recognizer:
 
         Raises ``AudioError`` naming the file when it cannot be read or is shorter than one analysis window.
         """
-        item = Item(rewindable(source), rate_hz=sample_rate_hz)
+        item = Item(self._rewindable(source), rate_hz=sample_rate_hz)
         try:
             samples = self._load(item, long.LONG_S)
         except TooLongError:
@@ -157,7 +156,7 @@ class Recognizer:
         name = describe(source)
         said = reading(words, self.model.tokenizer, self.decoder.options.language, name)
         tokens, places = said.tokens(self.model.tokenizer)
-        item = Item(rewindable(source), rate_hz=sample_rate_hz)
+        item = Item(self._rewindable(source), rate_hz=sample_rate_hz)
         try:
             samples = self._load(item, long.LONG_S)
         except TooLongError:
@@ -195,7 +194,7 @@ class Recognizer:
         window_s = 0.0
         for item in items:
             try:
-                if (source := rewindable(item.source)) is not item.source:
+                if (source := self._rewindable(item.source)) is not item.source:
                     item = dataclasses.replace(item, source=source)
                 samples = self._load(item, long.LONG_S)
             except TooLongError:
@@ -276,6 +275,13 @@ class Recognizer:
             raise
         self._check_length(item, len(samples))
         return samples
+
+    def _rewindable(self, source: Any) -> Any:
+        """What is read again where it turns out to be long, a pipe among it."""
+        try:
+            return audio.rewindable(source, self.max_duration_s)
+        except TooLongError as error:  # than max_duration_s: not for another way of reading it
+            raise AudioError(str(error)) from error
 
     def _check_length(self, item: Item, samples: int) -> None:
         if features.count_frames(samples, self.model.config.features) == 0:
@@ -491,21 +497,6 @@ def make_transcript(
     """
     words = [span.word(frame_s, duration_s) for span in spans(hypothesis, tokenizer, texts)]
     return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
-
-
-def rewindable(source: Any) -> Any:
-    """A stream that cannot be read twice as a file in memory, under its own name; anything else as it is."""
-    if not hasattr(source, "read") or (hasattr(source, "seekable") and source.seekable()):
-        return source
-    try:
-        content = source.read()
-    except (OSError, ValueError) as error:
-        raise AudioError(f"{describe(source) or 'audio'}: cannot be read: {error}") from error
-    if not isinstance(content, bytes):
-        return source  # a text file, which audio.load refuses by name
-    buffer = io.BytesIO(content)
-    buffer.name = describe(source)
-    return buffer
 
 
 def describe(source: Any) -> str:

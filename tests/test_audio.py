@@ -632,13 +632,89 @@ def test_named_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
+def test_a_pipe_can_be_kept_and_read_twice(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(encoded(voice(), "WAV", "FLOAT"),))
+    writer.start()
+    kept = audio.rewindable(path)
+    writer.join()
+    for _ in range(2):
+        np.testing.assert_array_equal(audio.load(kept), voice())
+    assert kept.name == str(path)
+    assert audio.rewindable(tmp_path / "none.wav") == tmp_path / "none.wav"
+
+
+def test_a_pipe_that_begins_as_no_audio_does_is_not_read_to_its_end() -> None:
+    endless = Pipe(bytes(50_000_000))
+    with pytest.raises(AudioError, match=r"first bytes are those of none.*ffmpeg -i INPUT"):
+        audio.load(endless)
+    assert endless.given <= 4096
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "WAV",
+        "WAVEX",
+        "W64",
+        "RF64",
+        "FLAC",
+        "OGG",
+        "MP3",
+        "AIFF",
+        "AU",
+        "CAF",
+        "VOC",
+        "PAF",
+        "PVF",
+        "AVR",
+        "NIST",
+        "SVX",
+    ],
+)
+def test_files_are_known_by_their_first_bytes(form: str) -> None:
+    assert containers.known(encoded(voice(), form)[:4096])
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_is_known_with_and_without_its_tags(rate: int, mode: str) -> None:
+    data = encoded(voice(rate=rate), "MP3", rate=rate, bitrate_mode=mode)
+    assert containers.known(data[:4096])
+    assert containers.known(b"ID3\4\0\0\0\0\0\0" + data[:4086])
+
+
+@pytest.mark.parametrize("level", [0, 0.3, 1, 10, 100, 3000])
+def test_samples_are_no_file(level: float) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(500):
+        samples = rng.normal(0, level, 2048)
+        samples[0] = -1  # the bytes FF FF, with which an MPEG frame may begin
+        assert not containers.known(samples.astype("<i2").tobytes())
+
+
+def test_a_wav_without_a_length_is_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    head = encoded(voice(), "WAV", "PCM_16")[:40] + bytes(4)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(2**28)  # a hole: takes no room on the disk
+    program = (
+        "import sys, tracemalloc; from asr import audio; tracemalloc.start(); print(audio.probe(sys.argv[1]).samples);"
+        "assert tracemalloc.get_traced_memory()[1] < 2**24"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, check=True)
+    assert int(done.stdout) == (2**28 - 44) // 2
+
+
 def test_standard_input() -> None:
     program = "import sys; from asr import audio; print(len(audio.load(sys.stdin.buffer)))"
     run = [sys.executable, "-c", program]
     done = subprocess.run(run, input=encoded(voice(), "FLAC"), capture_output=True, check=True)
     assert int(done.stdout) == RATE
     done = subprocess.run(run, input=voice().tobytes(), capture_output=True, check=False)
-    assert b"AudioError: <stdin>: cannot be decoded" in done.stderr
+    assert b"AudioError: <stdin>: cannot be decoded: expected an audio file" in done.stderr
     done = subprocess.run(run, input=b"", capture_output=True, check=False)
     assert b"AudioError: <stdin>: expected audio, got an empty file" in done.stderr
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -146,6 +148,117 @@ def test_raw_samples_on_standard_input(recognizer, model_dir, bursts, monkeypatc
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(samples.tobytes() + b"\0")))
     assert run("-", "--raw-rate", rate, "--model", model_dir) == 0
     assert capsys.readouterr().out.strip() == recognizer.transcribe(samples, sample_rate_hz=rate).text
+
+
+class Endless(io.RawIOBase):
+    """A pipe that begins with ``head`` and never ends."""
+
+    def __init__(self, head=b""):
+        self.head, self.given = head, 0
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        assert size >= 0, "asked for everything"
+        data = self.head[self.given : self.given + size].ljust(size, b"\0")
+        self.given += size
+        return data
+
+
+def feed(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=stream))
+
+
+@pytest.mark.parametrize("extra", [[], ["--raw-rate", 8000]])
+def test_a_file_on_standard_input_is_known_by_its_header(recognizer, model_dir, bursts, monkeypatch, capsys, extra):
+    out = io.BytesIO()
+    soundfile.write(out, bursts(2.0, seed=3), 16000, format="WAV")
+    feed(monkeypatch, io.BytesIO(out.getvalue()))
+    assert run("-", *extra, "--model", model_dir) == 0
+    assert capsys.readouterr().out.strip() == recognizer.transcribe(io.BytesIO(out.getvalue())).text
+
+
+def test_standard_input_without_a_header_names_the_option(model_dir, monkeypatch, capsys):
+    feed(monkeypatch, io.BytesIO(bytes(20000)))
+    assert run("-", "--model", model_dir) == 1
+    assert "standard input: expected an audio file" in (err := capsys.readouterr().err)
+    assert "--raw-rate HZ" in err
+
+
+def test_endless_standard_input_ends_with_the_longest_duration(model_dir, bursts, monkeypatch, capsys):
+    head = io.BytesIO()
+    soundfile.write(head, bursts(1.0), 16000, format="WAV")
+    for begin, extra in ((b"", ["--raw-rate", 16000]), (head.getvalue(), [])):
+        feed(monkeypatch, stream := Endless(begin))
+        assert run("-", *extra, "--max-duration", 2, "--model", model_dir) == 1
+        assert "standard input: expected at most max_duration_s=2 s" in capsys.readouterr().err
+        assert stream.given < 5_000_000
+    feed(monkeypatch, stream := Endless())
+    assert run("-", "--model", model_dir) == 1
+    assert stream.given <= 4096
+
+
+@pytest.fixture
+def pipe(tmp_path, bursts):
+    """A named pipe through which a recording of 75 s comes once, and that recording."""
+    samples = bursts(75.0, seed=5)
+    out = io.BytesIO()
+    soundfile.write(out, np.stack([samples, samples[::-1]], axis=1), 16000, format="WAV")
+    os.mkfifo(path := tmp_path / "pipe")
+    threading.Thread(target=path.write_bytes, args=(out.getvalue(),), daemon=True).start()
+    return path, out.getvalue()
+
+
+def test_a_long_recording_from_a_pipe_is_whole(recognizer, model_dir, pipe, capsys):
+    assert run(pipe[0], "--model", model_dir) == 0
+    assert capsys.readouterr().out.strip() == recognizer.transcribe(io.BytesIO(pipe[1])).text
+
+
+def test_channels_of_a_recording_from_a_pipe(model_dir, pipe, tmp_path):
+    assert run(pipe[0], "--channels", "split", "--output-dir", tmp_path / "out", "--model", model_dir) == 0
+    both = written(tmp_path / "out")
+    assert set(both) == {"pipe.ch1.txt", "pipe.ch2.txt"}
+    assert all(len(text) > 20 for text in both.values())
+
+
+def test_recordings_from_pipes_reach_the_processes_of_jobs(recognizer, model_dir, pipe, write_wav, bursts, tmp_path):
+    other = write_wav(tmp_path / "b.wav", bursts(1.0))
+    assert run(pipe[0], other, "--jobs", 2, "--output-dir", tmp_path / "out", "--model", model_dir) == 0
+    text = recognizer.transcribe(io.BytesIO(pipe[1])).text
+    assert written(tmp_path / "out")["pipe.txt"] == text + "\n"
+
+
+def test_the_python_call_reads_a_pipe_once(recognizer, pipe):
+    assert recognizer.transcribe(pipe[0]).text == recognizer.transcribe(io.BytesIO(pipe[1])).text
+
+
+def test_aligning_a_long_recording_from_a_pipe(recognizer, pipe):
+    aligned = recognizer.align(pipe[0], "ONE TWO")
+    assert aligned.duration_s == pytest.approx(75.0, abs=0.01)
+
+
+def test_pipes_and_closed_folders_in_a_folder_are_named_and_the_rest_is_done(
+    folder, texts, model_dir, tmp_path, capsys, monkeypatch
+):
+    os.mkfifo(folder / "a.wav")
+    for name in ("lost+found", "closed"):
+        (folder / name).mkdir()
+    scandir = os.scandir
+
+    def closed(path):
+        if not isinstance(path, int) and Path(path).name in ("lost+found", "closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    out = tmp_path / "out"
+    assert run(folder, "--output-dir", out, "--model", model_dir) == 1
+    assert written(out) == texts
+    errors = capsys.readouterr().err
+    assert re.search(r"a\.wav: left out: .* got a pipe", errors)
+    assert re.search(r"closed: expected a folder that can be listed", errors)
+    assert "lost+found" not in errors
 
 
 def test_a_longest_duration(folder, texts, model_dir, tmp_path, capsys):

@@ -3,12 +3,14 @@
 import io
 import json
 import re
+import struct
 import sys
 import time
 import types
 
 import numpy as np
 import pytest
+import soundfile
 
 from asr import cli, live
 from asr.endpoint import Endpoint
@@ -79,6 +81,45 @@ def test_raw_samples_come_whole_however_the_pipe_cuts_them(at_once):
     blocks = list(live.pcm_blocks(Pipe(samples.tobytes() + b"\x01", at_once), 16000, 0.01))
     np.testing.assert_array_equal(np.concatenate(blocks), samples)
     assert all(block.dtype == np.int16 and 0 < len(block) <= 160 for block in blocks)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10000])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, None])
+def test_a_wav_file_from_a_pipe_is_heard_as_it_comes(at_once, size):
+    samples = np.arange(6000, dtype="<i2").reshape(-1, 2)
+    out = io.BytesIO()
+    soundfile.write(out, samples, 8000, format="WAV", subtype="PCM_16")
+    data = bytearray(out.getvalue())
+    if size is None:
+        data += b"LIST\4\0\0\0INFO"  # a chunk behind the samples is none of them
+    else:
+        data[40:44] = struct.pack("<I", size)
+    rate_hz, blocks = live.pipe_blocks(Pipe(bytes(data), at_once), None, 0.05)
+    assert rate_hz == 8000
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), samples)
+
+
+def test_a_wav_file_that_breaks_off_in_the_pipe_is_named():
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros(8000), 8000, format="WAV", subtype="PCM_16")
+    _, blocks = live.pipe_blocks(io.BytesIO(out.getvalue()[:9000]), None, 0.05)
+    with pytest.raises(AudioError, match="standard input: truncated or damaged: the header promises 16000 bytes, 8956"):
+        list(blocks)
+
+
+@pytest.mark.parametrize("form", ["FLAC", "OGG", "AIFF"])
+def test_other_files_from_a_pipe_are_known_by_their_first_bytes(form, bursts):
+    out = io.BytesIO()
+    soundfile.write(out, bursts(1.0), 16000, format=form)
+    out.seek(0)
+    rate_hz, blocks = live.pipe_blocks(Pipe(out.getvalue(), 100), 8000, 0.1)
+    assert (rate_hz, sum(map(len, blocks))) == (16000, 16000)
+
+
+def test_samples_without_a_rate_are_refused_and_the_option_is_named():
+    for content, got in ((b"\1\2" * 5000, "first bytes"), (b"", "0 bytes")):
+        with pytest.raises(AudioError, match=f"{got}.*need --rate HZ"):
+            live.pipe_blocks(io.BytesIO(content), None, 0.1)
 
 
 def fake_sounddevice(devices, blocks):
@@ -183,7 +224,7 @@ def test_the_command_streams_files_and_pipes_alike(model_dir, sample, monkeypatc
     assert capsys.readouterr().out.strip() == whole
     pcm = sample.read_bytes()[44:]
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(pcm)))
-    assert cli.main(["stream", "-", "--json", *options]) == 0
+    assert cli.main(["stream", "-", "--json", "--rate", "16000", *options]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[-1]["type"] == "final"
     assert lines[-1]["text"] == whole

@@ -116,7 +116,9 @@ def test_without_pyav_there_is_advice(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "available", lambda: False)
     with pytest.raises(AudioError, match=r"a\.m4a: holds MP4.*pip install av"):
         audio.load(path)
-    assert audio.find(tmp_path) == []
+    assert audio.find(tmp_path, problems := []) == []
+    assert [problem.split(": ")[0] for problem in problems] == [str(path)]
+    assert "pip install av" in problems[0]
 
 
 @pytest.mark.parametrize("name", ["newstream.flv", "newstream.ts", "nocodec.mov", "nocodec.mp4"])

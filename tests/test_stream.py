@@ -130,6 +130,14 @@ def test_partial_texts_keep_their_promise(tmp_path):
     assert max(map(len, promises)) > 10
 
 
+def test_partial_texts_have_the_spaces_of_the_final_one(recognizer):
+    space = recognizer.model.tokenizer.space_id
+    a, b = (recognizer.model.tokenizer.encode(letter)[0] for letter in "AB")
+    tokens = [space, a, space, space, b, space]
+    assert recognizer.decoder.partial(tokens, 4) == ("A B", 1)
+    assert recognizer.decoder.partial(tokens[:1], 1) == ("", 0)
+
+
 # Endpoints
 
 
