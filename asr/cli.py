@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import math
 import os
 import sys
@@ -18,25 +20,67 @@ from asr.files import check_output
 
 # Exit status: everything worked; some inputs failed, the others are done; nothing was done.
 OK, SOME_FAILED, FAILED = 0, 1, 2
+UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 some inputs failed, 2 not done)."""
-    args = parse(argv)
+    _open_standard_streams()
     try:
-        status: int = args.run(args)
-        print(end="", flush=True)  # so that a closed pipe is noticed here
-        return status
+        return _run(argv)
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as interrupt:
         print(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of a pipe (head, say) has had enough: not an error of ours. What is left goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # The reader of a pipe (head, say) has had enough: not an error of ours.
+        _drop_output()
         return OK
+    except OSError as error:  # of a file whose reader or writer expected none, or of standard output
+        _drop_output()
+        place = error.filename or ("standard output" if error.errno in UNWRITTEN else "")
+        print(f"error: {place}{': ' if place else ''}{error.strerror or error}", file=sys.stderr)
+        return FAILED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = parse(argv)
+    except SystemExit:  # --help, or wrong arguments
+        print(end="", flush=True)
+        raise
+    status: int = args.run(args)
+    print(end="", flush=True)  # so that a closed pipe or a full disk is noticed here
+    return status
+
+
+def _open_standard_streams() -> None:
+    """Fill the places of streams that the caller has closed, so that no file of ours gets their numbers.
+
+    What is written to a closed standard output is an error, as everywhere; messages and input go to and come from
+    nowhere. Names that are no text in the terminal's encoding come out escaped.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (place := os.open(os.devnull, os.O_RDONLY)) < 3:
+            pass
+        os.close(place)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (for reading alone: to write is an error)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Send what standard output could not take nowhere, so that Python does not try once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
