@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -23,8 +22,10 @@ from pathlib import Path
 from asr import archive, manifest, settings
 from asr.arguments import whole
 from asr.errors import AsrError, ConfigError, ManifestError
-from asr.layouts import Item, find_audio, measure, probe, read_lines, read_table, same_keys, write_left_out
+from asr.files import write_json
+from asr.layouts import Item, find_audio, measure, probe, same_keys, write_left_out
 from asr.manifest import Utterance
+from asr.textfiles import read_lines, read_table
 
 __all__ = ["Archive", "Corpus", "Item", "find_audio", "main", "read_lines", "read_table", "same_keys"]
 
@@ -263,7 +264,7 @@ def _prepare(
         expected = corpus.utterances.get(name, count)
         if count != expected:
             print(f"{name}: {count} of the corpus's {expected} utterances", file=sys.stderr)
-    (args.out / "statistics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_json(args.out / "statistics.json", figures)
     return _report(failures, args.out / "left_out.txt")
 
 

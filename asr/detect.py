@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from asr import layouts
-from asr.errors import AsrError, ManifestError
-from asr.layouts import EXTENSIONS, Item
+from asr import layouts, media, tabular, turns
+from asr.audio import AUDIO_SUFFIXES
+from asr.errors import ManifestError
+from asr.layouts import EXTENSIONS, Item, set_name
+from asr.subtitles import Cue
+from asr.textfiles import read_lines
 
-AUDIO = frozenset(EXTENSIONS) | {".m4a", ".mp4", ".mkv", ".webm", ".mov", ".aac", ".wma"}
+AUDIO = frozenset((*EXTENSIONS, *AUDIO_SUFFIXES, *media.SUFFIXES))
 SUBTITLES = (".srt", ".vtt")
 TRANSCRIPTS = (".txt", ".lab")
+TURNS = (".rttm",)
+DOCUMENTS = (".rtf", ".doc", ".docx", ".odt", ".pdf")
+"""What people write transcripts in and nothing here reads."""
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
-COLUMNS = {
-    "audio": ("audio", "audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename", "audio_path",
-              "audio_file", "clip", "recording", "sound"),
-    "text": ("text", "sentence", "transcript", "transcription", "normalized_text", "normalised_text", "words", "label",
-             "utterance"),
-    "speaker": ("speaker", "speaker_id", "spk", "spk_id", "client_id", "user", "user_id", "reader", "reader_id"),
-    "start_s": ("start_s", "start", "start_time", "begin", "offset"),
-    "end_s": ("end_s", "end", "end_time", "stop"),
-    "set": ("split", "set", "subset", "partition"),
-    "id": ("id", "utt_id", "utterance_id", "key"),
-}  # fmt: skip
-"""Names of columns, in the order they are preferred."""
-SETS = {
-    "train": ("train", "training", "tr"),
-    "valid": ("valid", "validation", "dev", "val", "development", "cv"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
+READ = frozenset((*AUDIO, *SUBTITLES, *TRANSCRIPTS, *TURNS, *TABLES))
+COMMON_VOICE = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
+NOT_AGREED = ("invalidated.tsv", "other.tsv", "reported.tsv")
 LEAST_FILES = 2
 """Files that each of several folders must have to be taken for a speaker."""
 
@@ -52,200 +44,248 @@ class Found:
         return [item for items in self.sets.values() for item in items]
 
 
+@dataclass
+class Listing:
+    """The files below a folder, sorted, hidden ones left out, and what is wrong with others."""
+
+    folder: Path
+    files: list[Path]
+    left_out: dict[str, str]
+
+    def of(self, suffixes: Iterable[str]) -> list[Path]:
+        """Those with one of these endings, in any case."""
+        wanted = frozenset(suffixes)
+        return [path for path in self.files if path.suffix.lower() in wanted]
+
+
 def detect(folder: Path) -> Found:
-    """The layout of ``folder``, the first that gives utterances of: Kaldi, LibriSpeech, LJSpeech, tables (Common Voice,
-    NeMo and this package's manifests among them), transcripts beside audio, subtitles beside media.
+    """The layout of ``folder``, the first that gives utterances of: Kaldi, LibriSpeech, LJSpeech, Common Voice, tables
+    (NeMo's and this package's manifests among them), transcripts beside audio, subtitles beside media.
 
     Raises ``ManifestError`` with what was looked for where nothing fits, and for a layout that is there but broken.
     """
     if not os.path.isdir(folder):
         raise ManifestError(f"{folder}: expected a folder of recordings with transcripts")
-    for reader in (_kaldi, _librispeech, _ljspeech, _tables, _beside, _subtitles):
-        found = reader(folder)
+    listing = _list(folder)
+    refused = dict(listing.left_out)
+    for reader in (_kaldi, _librispeech, _ljspeech, _common_voice, _tables, _beside, _subtitles):
+        found = reader(listing)
         if found is not None and found.items:
-            _leftovers(folder, found)
+            found.left_out = {**listing.left_out, **found.left_out}
+            _name_speakers(listing, found)
+            if reader is _subtitles:
+                _speaker_each(found)
+            _unique(found, across=reader is _tables)
+            _leftovers(listing, found)
             return found
-    count = sum(1 for _ in _audio_files(folder))
+        if found is not None:
+            refused.update(found.left_out)
+    first = next(iter(refused.items()), None)
     raise ManifestError(
-        f"{folder}: {count} audio files, and no transcripts that are understood; expected a .txt, .lab, .srt or .vtt "
-        "file of the same name for each, a table (CSV, TSV, JSON lines) with a column of paths and one of texts, "
-        "Kaldi's text and wav.scp, or LJSpeech's metadata.csv"
+        f"{folder}: {len(listing.of(AUDIO))} audio files, and no transcripts that are understood; expected a .txt, "
+        ".lab, .srt or .vtt file of the same name for each, a table (CSV, TSV, JSON lines) with a column of paths and "
+        "one of texts, Kaldi's text and wav.scp, or LJSpeech's metadata.csv"
+        + (f"; {len(refused)} files were looked at in vain, the first: {first[0]}: {first[1]}" if first else "")
     )
 
 
-def set_name(word: str) -> str:
-    """``train``, ``valid`` or ``test`` for what people call them; otherwise nothing."""
-    first = word.lower().replace("_", "-").split("-")[0]
-    return next((name for name, words in SETS.items() if first in words), "")
+def _list(folder: Path) -> Listing:
+    listing = Listing(folder, [], {})
+
+    def fail(error: OSError) -> None:
+        listing.left_out[str(error.filename)] = f"a folder that cannot be read: {error.strerror}"
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(parent, name)
+            if name.startswith(".") or (path.suffix.lower() not in READ and path.name not in ("text", "wav.scp")):
+                continue
+            if not _encodable(str(path)):
+                listing.left_out[str(path)] = "expected a file name in UTF-8, which a manifest can hold"
+            elif not os.path.isfile(path):
+                listing.left_out[str(path)] = "expected a file, got a pipe, a device or a link to nothing"
+            else:
+                listing.files.append(path)
+    listing.files.sort()
+    return listing
 
 
-def _kaldi(folder: Path) -> Found | None:
-    places = [p.parent for p in sorted(folder.rglob("wav.scp")) if os.path.isfile(p.parent / "text")]
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kaldi(listing: Listing) -> Found | None:
+    there = set(listing.files)
+    places = [path.parent for path in listing.files if path.name == "wav.scp" and path.with_name("text") in there]
     if not places:
         return None
     sets: dict[str, list[Item]] = {}
     for place in places:
-        name = set_name(place.name) if place != folder else ""
+        name = set_name(place.name) if place != listing.folder else ""
         sets.setdefault(name, []).extend(layouts.kaldi(place))
     return Found(f"Kaldi data ({', '.join(p.name for p in places)})", sets)
 
 
-def _librispeech(folder: Path) -> Found | None:
-    paths = sorted(folder.rglob("*.trans.txt"))
+def _librispeech(listing: Listing) -> Found | None:
+    paths = [path for path in listing.of([".txt"]) if path.name.endswith(".trans.txt")]
     sets: dict[str, list[Item]] = {}
     for place in sorted({path.parents[2] for path in paths}):
         sets.setdefault(set_name(place.name), []).extend(layouts.librispeech(place))
     return Found("LibriSpeech's layout", sets) if paths else None
 
 
-def _ljspeech(folder: Path) -> Found | None:
-    path = folder / "metadata.csv"
-    if (
-        not os.path.isfile(path)
-        or not os.path.isdir(folder / "wavs")
-        or "|" not in "".join(layouts.read_lines(path)[:1])
-    ):
+def _ljspeech(listing: Listing) -> Found | None:
+    path = listing.folder / "metadata.csv"
+    if path not in listing.files or not os.path.isdir(listing.folder / "wavs"):
+        return None
+    if "|" not in "".join(read_lines(path)[:1]):
         return None
     return Found("LJSpeech's layout", {"": layouts.ljspeech(path)}, ["one speaker is assumed"])
 
 
-def _tables(folder: Path) -> Found | None:
+def _common_voice(listing: Listing) -> Found | None:
+    """Train, dev and test where they are there, which are made of ``validated``; what was voted down is not used."""
+    places: dict[Path, set[str]] = {}
+    for path in listing.of([".tsv"]):
+        if os.path.isdir(path.parent / "clips"):
+            places.setdefault(path.parent, set()).add(path.name)
+    sets: dict[str, list[Item]] = {}
+    remarks, left_out = [], {}
+    for place, names in places.items():
+        used = {name: file for name, file in COMMON_VOICE.items() if file in names}
+        used = used or ({"": "validated.tsv"} if "validated.tsv" in names else {})
+        for name, file in used.items():
+            try:
+                sets.setdefault(name, []).extend(layouts.common_voice(place / file))
+            except ManifestError as error:
+                left_out[str(place / file)] = str(error)
+        if rest := sorted(names - set(used.values())):
+            remarks.append(f"{place}: {', '.join(used.values()) or 'nothing'} is used, {', '.join(rest)} not")
+    return Found("Common Voice's layout", sets, remarks, left_out) if any(sets.values()) else None
+
+
+def _tables(listing: Listing) -> Found | None:
     sets: dict[str, list[Item]] = {}
     used: list[str] = []
     left_out: dict[str, str] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in TABLES and os.path.isfile(p)):
+    for path in listing.of(TABLES):
+        if path.name in NOT_AGREED and os.path.isdir(path.parent / "clips"):
+            left_out[str(path)] = "clips of Common Voice that listeners did not agree on"
+            continue
+        columns, rows = tabular.items(path, left_out)
+        if columns:
+            used.append(f"{path.name}: {', '.join(f'{theirs} as {ours}' for ours, theirs in columns.items())}")
+        for name, item in rows:
+            sets.setdefault(name, []).append(item)
+    return Found("a table of recordings", sets, used, left_out) if used or left_out else None
+
+
+def _name_speakers(listing: Listing, found: Found) -> None:
+    """Utterances without a speaker get the one that an RTTM file names, by the recording's name and the time."""
+    known: dict[str, list[Cue]] = {}
+    for path in listing.of(TURNS):
         try:
-            rows = list(_rows(path))
-        except AsrError as error:
-            left_out[str(path)] = str(error)
-            continue
-        # Of all rows: in JSON lines each names what it has, and only segments have an offset.
-        names = dict.fromkeys(name for row in rows for name in row)
-        columns = _columns(names)
-        if not {"audio", "text"} <= columns.keys():
-            if rows:
-                left_out[str(path)] = f"no columns of audio and text among {', '.join(list(names)[:8])}"
-            continue
-        used.append(f"{path.name}: {', '.join(f'{theirs} as {ours}' for ours, theirs in columns.items())}")
-        for number, row in enumerate(rows, start=1):
-            item = _item(path, number, row, columns, left_out)
-            name = set_name(str(row.get(columns.get("set", ""), ""))) or set_name(path.stem)
-            if item:
-                sets.setdefault(name, []).append(item)
-    _unique(sets)
-    return Found("a table of recordings", sets, used, left_out) if used else None
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, object]]:
-    if path.suffix.lower() in (".csv", ".tsv"):
-        yield from layouts.table(path)
+            known.update(turns.rttm(path))
+        except ManifestError as error:
+            found.left_out[str(path)] = str(error)
+    if not known:
         return
-    for number, line in enumerate(layouts.read_lines(path), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ManifestError(f"{path}:{number}: expected a JSON object on each line: {error}") from error
-        if not isinstance(row, dict):
-            raise ManifestError(f"{path}:{number}: expected a JSON object on each line")
-        if "offset" in row and "duration" in row and "end" not in row:  # NeMo's
-            try:
-                row["end"] = float(row["offset"]) + float(row["duration"])
-            except (TypeError, ValueError) as error:
-                raise ManifestError(f"{path}:{number}: offset and duration: expected seconds: {error}") from error
-        yield row
-
-
-def _columns(theirs: Iterable[str]) -> dict[str, str]:
-    lower = {str(name).lower().strip().replace(" ", "_"): str(name) for name in theirs}
-    found: dict[str, str] = {}
-    for ours, names in COLUMNS.items():
-        name = next((lower[candidate] for candidate in names if candidate in lower), None)
-        if name is not None and name not in found.values():
-            found[ours] = name
-    return found
-
-
-def _item(
-    path: Path, number: int, row: Mapping[str, object], columns: dict[str, str], left_out: dict[str, str]
-) -> Item | None:
-    def value(name: str) -> str:
-        found: object = row.get(columns.get(name, ""))
-        return "" if found is None else str(found).strip()
-
-    name = value("audio")
-    if not name:
-        left_out[f"{path}:{number}"] = "no path"
-        return None
-    places = (path.parent / name, path.parent / "clips" / name, path.parent / "wavs" / name, path.parent.parent / name)
-    audio = next(filter(None, map(_located, places)), places[0])
-    key = value("id") or f"{Path(name).with_suffix('')}".replace("/", "-").strip(".-")
-    try:
-        start_s, end_s = float(value("start_s") or 0), float(value("end_s")) if value("end_s") else None
-    except ValueError:
-        left_out[f"{path}:{number}"] = f"times that are no seconds: {value('start_s')!r} to {value('end_s')!r}"
-        return None
-    return Item(key, audio, value("text"), value("speaker")[:32], start_s, end_s)
-
-
-def _located(path: Path) -> Path | None:
-    try:
-        return layouts.find_audio(path)
-    except AsrError:
-        return None
-
-
-def _unique(sets: dict[str, list[Item]]) -> None:
-    """Segments of one file have the file's name: number them."""
-    count = Counter(item.id for items in sets.values() for item in items)
-    for name, items in sets.items():
-        sets[name] = [
-            replace(item, id=f"{item.id}-{round(1000 * item.start_s):08}") if count[item.id] > 1 else item
+    count = 0
+    for name, items in found.sets.items():
+        named = [
+            item
+            if item.speaker or item.audio.stem not in known
+            else replace(item, speaker=turns.speaker(known[item.audio.stem], item.start_s, item.end_s))
             for item in items
         ]
+        count += sum(new.speaker != old.speaker for new, old in zip(named, items, strict=True))
+        found.sets[name] = named
+    found.remarks.append(f"{count} utterances have their speakers from RTTM")
 
 
-def _beside(folder: Path) -> Found | None:
+def _unique(found: Found, *, across: bool) -> None:
+    """Ids of their own in each set: segments of one file have the file's name, and names may differ by a space only.
+
+    What a set has twice, audio and words, is left out the second time; so is, where no set is named, what one has.
+    ``across``: ids are made of names of files, so that sets of one file have the same ones.
+    """
+    Place = tuple[Path, str, float, float | None]
+    everything: tuple[set[Place], set[str]] = (set(), set())
+    known = Counter(item.id for item in found.items)
+    for name in sorted(found.sets, key=("test", "valid", "train", "").index):
+        seen, taken = (set[Place](), set[str]()) if name else everything
+        count = known if across else Counter(item.id for item in found.sets[name])
+        kept = []
+        for item in found.sets[name]:
+            place = (item.audio, item.text, item.start_s, item.end_s)
+            if place in seen:
+                found.left_out[f"{item.id} (again)"] = f"{item.audio}: is there twice with the same words"
+                continue
+            seen.add(place)
+            id = item.id
+            if count[id] > 1 and (item.start_s or item.end_s is not None):
+                id = f"{id}-{round(1000 * item.start_s):08}"
+            numbered = (id if n == 1 else f"{id}-{n}" for n in itertools.count(1))
+            kept.append(replace(item, id=next(free for free in numbered if free not in taken)))
+            taken.add(kept[-1].id)
+        found.sets[name] = kept
+        everything[0].update(seen)
+        everything[1].update(taken)
+
+
+def _beside(listing: Listing) -> Found | None:
     items: list[Item] = []
     left_out: dict[str, str] = {}
     # Beside the audio, or in another folder under a name that is there once (VCTK's txt/ and wav48/).
     elsewhere: dict[str, list[Path]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in TRANSCRIPTS):
+    for path in listing.of(TRANSCRIPTS):
         elsewhere.setdefault(path.stem, []).append(path)
-    for path in _audio_files(folder):
+    for path in listing.of(AUDIO):
         same = elsewhere.get(path.stem, [])
         transcript = next((p for p in same if p.parent == path.parent), same[0] if len(same) == 1 else None)
         if transcript is None:
             continue
         try:
-            text = " ".join(layouts.read_lines(transcript))
+            text = " ".join(read_lines(transcript))
         except ManifestError as error:
             left_out[str(path)] = str(error)
             continue
-        items.append(Item(_id(path, folder), path, text))
-    if not items:
-        return None
-    return _by_folder(Found("a transcript of the same name for each recording", {"": items}, [], left_out), folder)
+        items.append(Item(_id(path, listing.folder), path, text))
+    found = Found("a transcript of the same name for each recording", {"": items}, [], left_out)
+    return _by_folder(found, listing.folder) if items else found
 
 
-def _subtitles(folder: Path) -> Found | None:
+def _subtitles(listing: Listing) -> Found | None:
     items: list[Item] = []
     left_out: dict[str, str] = {}
-    for path in _audio_files(folder):
-        cues = next((path.with_suffix(s) for s in SUBTITLES if os.path.isfile(path.with_suffix(s))), None)
+    there = set(listing.files)
+    for path in listing.of(AUDIO):
+        cues = next((path.with_suffix(s) for s in SUBTITLES if path.with_suffix(s) in there), None)
         if cues is None:
             continue
-        name = _id(path, folder)
+        name = _id(path, listing.folder)
         try:
             cut = layouts.subtitles(cues, path)
         except ManifestError as error:
             left_out[str(path)] = str(error)
             continue
-        items += [
-            replace(item, id=f"{name}-{number:04}", speaker=item.speaker or name)
-            for number, item in enumerate(cut, start=1)
-        ]
-    remarks = ["each recording is taken for one speaker, so that no recording is in two sets"]
-    return Found("subtitles beside recordings", {"": items}, remarks, left_out) if items else None
+        items += [replace(item, id=f"{name}-{number:04}") for number, item in enumerate(cut, start=1)]
+    return Found("subtitles beside recordings", {"": items}, [], left_out)
+
+
+def _speaker_each(found: Found) -> None:
+    """Where nobody is named, each recording is taken for one speaker, so that no recording is in two sets."""
+    nameless = sum(not item.speaker for item in found.items)
+    if nameless:
+        whose = "each recording is" if nameless == len(found.items) else f"of {nameless} utterances each recording is"
+        found.remarks.append(f"{whose} taken for one speaker, so that no recording is in two sets")
+    for name, items in found.sets.items():
+        found.sets[name] = [item if item.speaker else replace(item, speaker=item.id[:-5]) for item in items]
 
 
 def _by_folder(found: Found, folder: Path) -> Found:
@@ -266,16 +306,14 @@ def _id(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix().replace("/", "-").replace(" ", "_")
 
 
-def _audio_files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in AUDIO and os.path.isfile(p))
-
-
-def _leftovers(folder: Path, found: Found) -> None:
+def _leftovers(listing: Listing, found: Found) -> None:
     """Recordings that nothing speaks of, and utterances without words."""
     taken = {_stem(item.audio) for item in found.items}
-    for path in _audio_files(folder):
+    for path in listing.of(AUDIO):
         if _stem(path) not in taken and str(path) not in found.left_out:
-            found.left_out[str(path)] = "no transcript"
+            document = next((p for s in DOCUMENTS if os.path.isfile(p := path.with_suffix(s))), None)
+            hint = f"; {document.name} is not read, save it as plain text in UTF-8" if document else ""
+            found.left_out[str(path)] = f"no transcript{hint}"
     for name, items in found.sets.items():
         for item in items:
             if not item.text.strip():

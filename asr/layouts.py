@@ -5,24 +5,26 @@ Each reader gives ``Item``s: utterances whose durations are not known yet; ``mea
 
 from __future__ import annotations
 
-import csv
 import os
+import re
 import shlex
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import soundfile
 from tqdm import tqdm
 
 from asr import audio
 from asr.errors import AudioError, ManifestError
-from asr.lines import split_fields, split_lines
+from asr.files import write_text
+from asr.lines import split_fields
 from asr.manifest import Utterance
 from asr.subtitles import read_cues
+from asr.textfiles import read_lines, read_table, read_text, table
 
 EXTENSIONS = tuple(
     f".{name}"
@@ -38,6 +40,11 @@ EXTENSIONS = tuple(
         *sorted(map(str.lower, soundfile.available_formats())),
     )
 )
+SETS = {
+    "train": ("train", "training", "tr"),
+    "valid": ("valid", "validation", "dev", "val", "development", "cv"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 OVERRUN_S = 0.5
 """How far a segment may reach beyond its recording: transcripts round, and it is cut there."""
 
@@ -55,6 +62,8 @@ class Item:
     speaker: str = ""
     start_s: float = 0.0
     end_s: float | None = None
+    channel: int | None = None
+    """Counted from 0; None: the mean of all."""
 
 
 def find_audio(stem: Path) -> Path:
@@ -62,9 +71,9 @@ def find_audio(stem: Path) -> Path:
 
     ``stem`` is a path without its extension, or with one: that file is taken first. Raises ``AudioError``.
     """
-    if os.path.isfile(stem):
+    if os.path.isfile(stem):  # unlike those of pathlib it answers no to a name that is too long
         return stem
-    for name in (stem, stem.with_suffix("")):
+    for name in (stem, stem.with_suffix("")) if stem.name else ():
         for extension in EXTENSIONS:
             path = name.with_name(name.name + extension)
             if os.path.isfile(path):
@@ -72,56 +81,32 @@ def find_audio(stem: Path) -> Path:
     raise AudioError(f"{stem}: no audio file of this name (with any of the extensions that libsndfile reads)")
 
 
-def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """A text file of the corpus, its line ends as they are. Raises ``ManifestError``."""
-    try:
-        return path.read_bytes().decode(encoding)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot read: {error}") from error
-
-
-def read_lines(path: Path, encoding: str = "utf-8-sig") -> list[str]:
-    """The lines of a text file of the corpus that are not blank, stripped. Raises ``ManifestError``."""
-    lines = (line.strip(" \t") for line in split_lines(read_text(path, encoding)))
-    return [line for line in lines if line]
-
-
-def read_table(path: Path, encoding: str = "utf-8-sig") -> dict[str, str]:
-    """Lines of ``key rest``, as Kaldi's files have them. Raises ``ManifestError``, also for a key that comes twice."""
-    table: dict[str, str] = {}
-    for line in read_lines(path, encoding):
-        key, *rest = split_fields(line, 1)
-        if key in table:
-            raise ManifestError(f"{path}: {key!r} is there twice")
-        table[key] = rest[0] if rest else ""
-    return table
-
-
 def same_keys(folder: Path, **tables: Mapping[str, object]) -> None:
     """Raise ``ManifestError`` unless the tables have the same keys, naming the first that one of them lacks."""
-    for name, table in tables.items():
-        missing = set().union(*tables.values()) - set(table)
+    for name, keys in tables.items():
+        missing = set().union(*tables.values()) - set(keys)
         if missing:
             raise ManifestError(f"{folder / name}: nothing for {min(missing)!r} (and {len(missing) - 1} more)")
 
 
-Length: TypeAlias = "tuple[Path, float] | AudioError"
-"""The file that an ``Item`` names and its seconds, or why they cannot be had."""
+Length: TypeAlias = "tuple[Path, float, int] | AudioError"
+"""The file that an ``Item`` names, its seconds and channels, or why they cannot be had."""
 
 
 def probe(items: Sequence[Item], workers: int = 8) -> dict[Path, Length]:
     """Read the headers of the items' audio files in ``workers`` threads, each file once."""
 
-    def info(path: Path) -> Length:
+    def look(path: Path) -> Length:
         try:
             found = find_audio(path)
-            return found, audio.probe(found).duration_s
+            info = audio.probe(found)
+            return found, info.duration_s, info.channels
         except AudioError as error:
             return error
 
     paths = list(dict.fromkeys(item.audio for item in items))
     with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(pool.map(info, paths), "measuring", len(paths), disable=None, leave=False)
+        found = tqdm(pool.map(look, paths), "measuring", len(paths), disable=None, leave=False)
         return dict(zip(paths, found, strict=True))
 
 
@@ -133,13 +118,27 @@ def measure(
     ``lengths``: from ``probe``, where it was called for more items than these.
     """
     known = probe(items) if lengths is None else lengths
-    utterances, failures = [], {}
+    utterances: list[Utterance] = []
+    failures: dict[str, str] = {}
+    seen: set[str] = set()
     for item in items:
+        if item.id in seen:
+            failures[f"{item.id} (again)"] = (
+                f"{item.audio}: {item.text[:60]!r}: its id is that of an utterance before it"
+            )
+            continue
+        seen.add(item.id)
         answer = known[item.audio]
         if isinstance(answer, AudioError):
             failures[item.id] = str(answer)
             continue
-        path, whole_s = answer
+        path, whole_s, channels = answer
+        if item.channel is not None and channels > 1:
+            failures[item.id] = f"{path}: channel {item.channel} of {channels}: manifests have the mean of the channels"
+            continue
+        if (item.channel or 0) >= channels:
+            failures[item.id] = f"{path}: channel {item.channel}, counted from 0, and it has {channels}"
+            continue
         end_s = item.end_s
         if end_s is not None and whole_s < end_s <= whole_s + OVERRUN_S:
             end_s = whole_s
@@ -190,15 +189,35 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
     items = []
     for key, line in read_table(folder / "segments").items():
         fields = split_fields(line)
-        if len(fields) != 3 or fields[0] not in recordings:
+        if len(fields) not in (3, 4) or fields[0] not in recordings:
             raise ManifestError(
-                f"{folder / 'segments'}: {key}: expected a recording of wav.scp and two times, got {line!r}"
+                f"{folder / 'segments'}: {key}: expected a recording of wav.scp and two times, and a channel where it "
+                f"has several, got {line!r}"
             )
-        start_s, end_s = (_seconds(field, folder / "segments", key) for field in fields[1:])
+        start_s, end_s = (_seconds(field, folder / "segments", key) for field in fields[1:3])
         if key not in texts:
             raise ManifestError(f"{folder / 'text'}: nothing for {key!r}")
-        items.append(Item(key, root / recordings[fields[0]], texts[key], speakers.get(key, ""), start_s, end_s))
+        items.append(
+            Item(
+                key,
+                root / recordings[fields[0]],
+                texts[key],
+                speakers.get(key, ""),
+                start_s,
+                None if end_s == -1 else end_s,  # -1: to the end of the recording
+                _channel(fields[3], folder / "segments", key) if fields[3:] else None,
+            )
+        )
     return items
+
+
+def _channel(field: str, path: Path, key: str) -> int:
+    """Kaldi counts channels from 0; A and B are those of a telephone call."""
+    if field in ("A", "B"):
+        return "AB".index(field)
+    if not re.fullmatch("[0-9]{1,4}", field):
+        raise ManifestError(f"{path}: {key}: expected a channel (0, 1, … or A, B), got {field!r}")
+    return int(field)
 
 
 def _seconds(field: str, path: Path, key: str) -> float:
@@ -241,23 +260,6 @@ def common_voice(path: Path) -> list[Item]:
     return items
 
 
-def table(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a CSV or TSV file with a header line, by column. Raises ``ManifestError``."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            # Common Voice does not quote in its TSV, and has sentences with a single quotation mark.
-            quoting: Any = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
-            head = file.readline()
-            file.seek(0)
-            delimiter = max("\t;|,", key=head.count)
-            for row in csv.DictReader(file, delimiter=delimiter, quoting=quoting):
-                if None in row or None in row.values():
-                    raise ManifestError(f"{path}: a line with another number of columns than the first: {row}")
-                yield {str(key).strip(): value.strip() for key, value in row.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{path}: cannot read the table: {error}") from error
-
-
 def subtitles(path: Path, sound: Path) -> list[Item]:
     """Cues of a SubRip or WebVTT file as utterances of the recording ``sound``; formatting is left out."""
     cues = enumerate(read_cues(read_text(path)), start=1)
@@ -266,11 +268,18 @@ def subtitles(path: Path, sound: Path) -> list[Item]:
 
 def write_left_out(path: Path, failures: Mapping[str, str]) -> list[str]:
     """Write what is left out and why, a line each, which are returned; no file where nothing is."""
-    path.unlink(missing_ok=True)
     lines = [f"{name}: {reason}" for name, reason in failures.items()]
     if lines:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(lines) + "\n")
+    else:
+        path.unlink(missing_ok=True)
     return lines
+
+
+def set_name(word: str) -> str:
+    """``train``, ``valid`` or ``test`` for what people call them; otherwise nothing."""
+    first = word.lower().replace("_", "-").split("-")[0]
+    return next((name for name, words in SETS.items() if first in words), "")
 
 
 def checksum(name: str) -> float:

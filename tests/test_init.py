@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 import soundfile
 from corpus import tones
 
-from asr import checkpoint, cli, config, detect, export, init, layouts, manifest
+from asr import checkpoint, cli, config, detect, export, init, layouts, manifest, turns
 from asr.errors import ManifestError
 from asr.manifest import Utterance
+from asr.subtitles import Cue
 
 WORDS = ("AB C", "CA", "B AC", "ABC", "C B A", "BA CA", "AC", "CB B", "A", "BB C")
 
@@ -104,17 +106,239 @@ def test_a_table_with_segments_and_sets(tmp_path: Path) -> None:
     assert first.id != second.id
 
 
+def voices(folder: Path, table: str, *clips: str, sentence: str = 'AB "C') -> None:
+    """A table of Common Voice."""
+    rows = "".join(f"me{Path(clip).stem}\t{clip}\t{sentence}\t\n" for clip in clips)
+    (folder / table).write_text(f"client_id\tpath\tsentence\tage\n{rows}")
+    for clip in clips:
+        record(folder / "clips" / clip)
+
+
 def test_common_voice(tmp_path: Path) -> None:
+    """Train, dev and test; ``validated`` has the same clips again, and those of no set were not agreed on."""
     for name in ("train", "dev", "test"):
-        record(tmp_path / "clips" / f"{name}.wav")
-        (tmp_path / f"{name}.tsv").write_text(f'client_id\tpath\tsentence\tage\nme{name}\t{name}.wav\tAB "C\t\n')
+        voices(tmp_path, f"{name}.tsv", f"{name}.wav")
+    voices(tmp_path, "validated.tsv", "train.wav", "dev.wav", "test.wav", "more.wav")
+    voices(tmp_path, "invalidated.tsv", "bad.wav")
+    voices(tmp_path, "other.tsv", "unheard.wav")
     (tmp_path / "reported.tsv").write_text("sentence\treason\nx\ty\n")
     found = detect.detect(tmp_path)
-    assert {name: items[0].speaker for name, items in found.sets.items()} == {
-        "train": "metrain", "valid": "medev", "test": "metest",
+    assert {name: [(item.id, item.speaker) for item in items] for name, items in found.sets.items()} == {
+        "train": [("train", "metrain")], "valid": [("dev", "medev")], "test": [("test", "metest")],
     }  # fmt: skip
     assert found.items[0].text == 'AB "C'
-    assert "no columns of audio and text" in found.left_out[str(tmp_path / "reported.tsv")]
+    assert "train.tsv, dev.tsv, test.tsv is used, invalidated.tsv, other.tsv" in found.remarks[0]
+
+
+def test_common_voice_without_sets(tmp_path: Path) -> None:
+    """A clip that is there twice is one utterance."""
+    voices(tmp_path, "validated.tsv", "a.wav", "b.wav", "a.wav")
+    voices(tmp_path, "invalidated.tsv", "bad.wav")
+    found = detect.detect(tmp_path)
+    assert [item.id for item in found.items] == ["a", "b"]
+    assert "is there twice with the same words" in found.left_out["a (again)"]
+
+
+def test_common_voice_of_what_was_voted_down_only(tmp_path: Path) -> None:
+    voices(tmp_path, "invalidated.tsv", "bad.wav")
+    with pytest.raises(ManifestError, match=r"invalidated\.tsv: clips of Common Voice that listeners did not agree on"):
+        detect.detect(tmp_path)
+
+
+def test_rows_that_are_there_twice(tmp_path: Path) -> None:
+    """The same words again are left out by name; other words of the same audio are another utterance."""
+    record(tmp_path / "a.wav")
+    (tmp_path / "t.csv").write_text("path,text\na.wav,AB\na.wav,AB\na.wav,CA\n")
+    found = detect.detect(tmp_path)
+    assert [(item.id, item.text) for item in found.items] == [("a", "AB"), ("a-2", "CA")]
+    assert list(found.left_out) == ["a (again)"]
+
+
+def test_recordings_whose_names_differ_by_a_space(tmp_path: Path) -> None:
+    for name in ("a b", "a_b"):
+        record(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text(name.upper())
+    assert sorted(by_id(detect.detect(tmp_path))) == ["a_b", "a_b-2"]
+
+
+def test_nemo_audio_filename(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    row = {"audio_filename": "a.wav", "duration": 1.0, "text": "ab"}
+    (tmp_path / "manifest.json").write_text(json.dumps(row) + "\n")
+    assert by_id(detect.detect(tmp_path)) == {"a": ("ab", "")}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_transcripts_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    record(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_bytes("schöne\r\nGrüße\r\n".encode(encoding))
+    assert by_id(detect.detect(tmp_path)) == {"a": ("schöne Grüße", "")}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_tables_with_a_byte_order_mark(tmp_path: Path, encoding: str, name: str) -> None:
+    record(tmp_path / "a.wav")
+    body = "path,text\na.wav,Grüße\n" if name == "t.csv" else '{"path": "a.wav", "text": "Grüße"}\n'
+    (tmp_path / name).write_bytes(body.encode(encoding))
+    assert by_id(detect.detect(tmp_path)) == {"a": ("Grüße", "")}
+
+
+def test_transcripts_that_are_not_read_are_named(tmp_path: Path) -> None:
+    """Latin-1 in a text file, RTF under either ending."""
+    for name in ("a", "b", "c", "d"):
+        record(tmp_path / f"{name}.wav")
+    (tmp_path / "a.txt").write_text("A")
+    (tmp_path / "b.txt").write_bytes(b"A\nsch\xf6n")
+    (tmp_path / "c.txt").write_bytes(rb"{\rtf1\ansi A}")
+    (tmp_path / "d.rtf").write_bytes(rb"{\rtf1\ansi A}")
+    found = detect.detect(tmp_path)
+    assert list(by_id(found)) == ["a"]
+    reasons = {Path(name).name: reason for name, reason in found.left_out.items()}
+    assert "b.txt:2: expected UTF-8, got the byte 0xf6; convert" in reasons["b.wav"]
+    assert "expected plain text, got RTF" in reasons["c.wav"]
+    assert reasons["d.wav"] == "no transcript; d.rtf is not read, save it as plain text in UTF-8"
+
+
+def test_where_nothing_can_be_used_the_first_reason_is_given(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_bytes(b"sch\xf6n")
+    with pytest.raises(ManifestError, match=r"looked at in vain, the first: .*a\.wav: .*expected UTF-8"):
+        detect.detect(tmp_path)
+
+
+def test_pipes_and_names_that_are_no_text_are_left_out_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        record(tmp_path / f"{name}.wav")
+    (tmp_path / "a.txt").write_text("A")
+    os.mkfifo(tmp_path / "b.txt")
+    os.mkfifo(tmp_path / "c.csv")
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    Path(bad).write_bytes((tmp_path / "a.wav").read_bytes())
+    project = init.start(tmp_path, tmp_path / "out")
+    assert "expected a file, got a pipe" in project.left_out[str(tmp_path / "b.txt")]
+    assert "expected a file, got a pipe" in project.left_out[str(tmp_path / "c.csv")]
+    assert "expected a file name in UTF-8" in project.left_out[bad]
+    assert "caf\\udce9.wav" in (tmp_path / "out" / "left_out.txt").read_text()
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as lost+found at the top of a disk."""
+    record(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_text("A")
+    (tmp_path / "lost+found").mkdir()
+    listed = os.scandir
+
+    def scandir(path: object) -> object:
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = detect.detect(tmp_path)
+    assert list(by_id(found)) == ["a"]
+    assert found.left_out == {str(tmp_path / "lost+found"): "a folder that cannot be read: Permission denied"}
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".wmv", ".m4v", ".flv"])
+def test_films_are_looked_at_and_without_pyav_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr("asr.media.available", lambda: False)
+    record(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_text("A")
+    for name in ("b", "c"):
+        (tmp_path / f"{name}{suffix}").write_bytes(b"RIFF\x24\0\0\0AVI LIST" + bytes(100))
+    (tmp_path / "b.txt").write_text("B")
+    project = init.start(tmp_path, tmp_path / "out")
+    assert set(project.left_out) == {"b", str(tmp_path / f"c{suffix}")}
+
+
+RTTM = """;; a comment
+SPEAKER talk 1 0.00 0.45 <NA> <NA> anna <NA> <NA>
+SPEAKER talk 1 0.45 9.00 <NA> <NA> bob <NA> <NA>
+SPKR-INFO talk 1 <NA> <NA> <NA> unknown anna <NA> <NA>
+"""
+
+
+def test_speakers_from_rttm(tmp_path: Path) -> None:
+    record(tmp_path / "talk.wav", "ABC ABC ABC ABC")
+    (tmp_path / "talk.srt").write_text(SRT)
+    (tmp_path / "all.rttm").write_text(RTTM)
+    found = detect.detect(tmp_path)
+    assert by_id(found) == {"talk-0001": ("AB C", "anna"), "talk-0002": ("CA", "bob")}
+    assert "2 utterances have their speakers from RTTM" in found.remarks
+
+
+def test_rttm_that_is_broken_is_named(tmp_path: Path) -> None:
+    record(tmp_path / "talk.wav", "ABC ABC ABC ABC")
+    (tmp_path / "talk.srt").write_text(SRT)
+    (tmp_path / "talk.rttm").write_text("SPEAKER talk 1 zero 0.45 <NA> <NA> anna <NA> <NA>\n")
+    found = detect.detect(tmp_path)
+    assert {item.speaker for item in found.items} == {"talk"}
+    assert "talk.rttm:1: expected SPEAKER, recording" in found.left_out[str(tmp_path / "talk.rttm")]
+
+
+@pytest.mark.parametrize(
+    ("turns_", "times", "speaker"),
+    [
+        ([(0, 1, "a"), (1, 3, "b")], (0.5, 2.0), "b"),
+        ([(0, 1, "a"), (2, 3, "a"), (1, 2, "b")], (0, 3), "a"),
+        ([(0, 1, "a")], (0, 4), ""),
+        ([(0, 1, "a"), (3, 4, "a")], (0, None), "a"),
+        ([(0, 1, "a"), (3, 4, "b")], (0, None), ""),
+        ([], (0, 1), ""),
+    ],
+)
+def test_whose_turn_it_is(
+    turns_: list[tuple[float, float, str]], times: tuple[float, float | None], speaker: str
+) -> None:
+    assert turns.speaker([Cue(start, end, "", name) for start, end, name in turns_], *times) == speaker
+
+
+def test_voices_of_webvtt_are_speakers(tmp_path: Path) -> None:
+    record(tmp_path / "talk.wav", "ABC ABC ABC ABC")
+    (tmp_path / "talk.vtt").write_text(
+        "WEBVTT\n\n00:00.100 --> 00:00.300\n<v Ann &amp; Co>A &lt;B\n\n00:00.400 --> 00:00.600\nC\n"
+    )
+    assert by_id(detect.detect(tmp_path)) == {"talk-0001": ("A <B", "Ann & Co"), "talk-0002": ("C", "talk")}
+
+
+def kaldi_segments(folder: Path, segments: str, text: str = "s1-a ABC\n") -> list[layouts.Item]:
+    record(folder / "long.wav", "ABC ABC")
+    (folder / "wav.scp").write_text("rec1 long.wav\n")
+    (folder / "text").write_text(text)
+    (folder / "segments").write_text(segments)
+    return layouts.kaldi(folder)
+
+
+def test_a_kaldi_segment_to_the_end(tmp_path: Path) -> None:
+    items = kaldi_segments(tmp_path, "s1-a rec1 0.2 -1\n")
+    (utterance,), failures = layouts.measure(items)
+    whole_s = soundfile.info(tmp_path / "long.wav").duration
+    assert not failures
+    assert (utterance.start_s, utterance.end_s) == (0.2, None)
+    assert utterance.duration_s == pytest.approx(whole_s - 0.2)
+
+
+@pytest.mark.parametrize("channel", ["0", "A"])
+def test_a_kaldi_segment_with_the_one_channel_there_is(tmp_path: Path, channel: str) -> None:
+    (utterance,), failures = layouts.measure(kaldi_segments(tmp_path, f"s1-a rec1 0.0 0.4 {channel}\n"))
+    assert not failures
+    assert utterance.end_s == 0.4
+
+
+def test_a_kaldi_segment_of_a_channel_that_is_not_there(tmp_path: Path) -> None:
+    items = kaldi_segments(tmp_path, "s1-a rec1 0.0 0.4 1\n")
+    assert "channel 1, counted from 0, and it has 1" in layouts.measure(items)[1]["s1-a"]
+    with pytest.raises(ManifestError, match="expected a channel"):
+        kaldi_segments(tmp_path, "s1-a rec1 0.0 0.4 x\n")
+
+
+def test_kaldi_words_are_split_at_spaces_and_tabs_only(tmp_path: Path) -> None:
+    """White space that is part of a word for Kaldi stays in it; a byte order mark is no part of the first id."""
+    (item,) = kaldi_segments(tmp_path, "s1-a\trec1  0.0 0.4\n", "\ufeffs1-a\tA\u00a0B\u2028C D\n")
+    assert item.text == "A\u00a0B\u2028C D"
 
 
 def test_ljspeech_and_librispeech(tmp_path: Path) -> None:

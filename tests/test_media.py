@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from asr import audio, cli, media
 from asr.errors import AudioError
@@ -119,6 +120,19 @@ def test_without_pyav_there_is_advice(tmp_path, monkeypatch):
     assert audio.find(tmp_path, problems := []) == []
     assert [problem.split(": ")[0] for problem in problems] == [str(path)]
     assert "pip install av" in problems[0]
+
+
+def test_without_pyav_films_in_a_folder_are_named(tmp_path, model_dir, bursts, monkeypatch, capsys):
+    """By transcribe and by label: what was passed over would be missing in silence."""
+    monkeypatch.setattr(media, "available", lambda: False)
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.m4a", chord(0.5))
+    soundfile.write(tmp_path / "in" / "b.wav", bursts(2.0, seed=1), 16000)
+    assert cli.main(["transcribe", str(tmp_path / "in"), "--model", str(model_dir)]) == 1
+    assert "a.m4a: left out: films" in capsys.readouterr().err
+    manifest = str(tmp_path / "m.jsonl")
+    cli.main(["label", str(tmp_path / "in"), "--model", str(model_dir), "--output", manifest])
+    assert "a.m4a: left out: films" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["newstream.flv", "newstream.ts", "nocodec.mov", "nocodec.mp4"])

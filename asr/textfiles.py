@@ -1,0 +1,81 @@
+"""Text files of corpora and of people: the encodings that are read, and the ones that are named; tables."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from asr.errors import ManifestError
+from asr.lines import split_fields, split_lines
+
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+"""Byte order marks and what they are those of."""
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """A text file, its line ends as they are; a byte order mark says how it is encoded and is left out.
+
+    Raises ``ManifestError`` for what cannot be read, is no file (a pipe would be waited for), is RTF, or is encoded
+    otherwise.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ManifestError(f"{path}: expected a text file, got a folder, a pipe or a device")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path}: cannot read: {error}") from error
+    if data.startswith(b"{\\rtf"):
+        raise ManifestError(f"{path}: expected plain text, got RTF; save it as plain text in UTF-8")
+    mark, encoding = next(((mark, name) for mark, name in MARKS if data.startswith(mark)), (b"", encoding))
+    try:
+        return data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ManifestError(
+            f"{path}:{line}: expected {encoding.upper()}, got the byte {data[error.start + len(mark)]:#04x}; convert "
+            "the file to UTF-8 (iconv -f latin1 -t utf-8, if it is Latin-1)"
+        ) from error
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The lines of a text file that are not blank, without white space around them. Raises ``ManifestError``."""
+    lines = (line.strip(" \t") for line in split_lines(read_text(path, encoding)))
+    return [line for line in lines if line]
+
+
+def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
+    """Lines of ``key rest``, as Kaldi's files have them. Raises ``ManifestError``, also for a key that comes twice."""
+    table: dict[str, str] = {}
+    for line in read_lines(path, encoding):
+        key, *rest = split_fields(line, 1)
+        if key in table:
+            raise ManifestError(f"{path}: {key!r} is there twice")
+        table[key] = rest[0] if rest else ""
+    return table
+
+
+def table(path: Path) -> Iterator[dict[str, str]]:
+    """Rows of a CSV or TSV file with a header line, by column. Raises ``ManifestError``."""
+    text = read_text(path)
+    try:
+        # Common Voice does not quote in its TSV, and has sentences with a single quotation mark.
+        quoting: Any = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
+        delimiter = max("\t;|,", key=text.partition("\n")[0].count)
+        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting):
+            if None in row or None in row.values():
+                raise ManifestError(f"{path}: a line with another number of columns than the first: {row}")
+            yield {str(key).strip(): value.strip() for key, value in row.items()}
+    except csv.Error as error:
+        raise ManifestError(f"{path}: cannot read the table: {error}") from error
