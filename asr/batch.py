@@ -43,11 +43,13 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of many recordings; ``failures`` has a message for each input that gave nothing."""
+    """What became of many recordings; ``failures`` has a message for each input that gave nothing, ``doubts`` one for
+    each whose text may have little to do with what was said (``Transcript.doubt``)."""
 
     done: int = 0
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     audio_s: float = 0.0
     seconds: float = 0.0
 
@@ -221,6 +223,8 @@ def transcribe_files(
             prefix = encodable(f"{item.name}: ") if format == "txt" and len(found) > 1 else ""
             stream.write(prefix + body)
             stream.flush()
+        if result.doubt:
+            outcome.doubts.append(result.doubt)
         outcome.done += 1
         outcome.audio_s += result.duration_s
     outcome.seconds = time.perf_counter() - started

@@ -352,6 +352,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         split_channels=args.channels == "split",
         raw_rate_hz=args.raw_rate,
     )
+    _warn(outcome.doubts)
     return _report_failures(outcome.failures)
 
 
@@ -442,6 +443,7 @@ def _label(args: argparse.Namespace) -> int:
     found = label(args.inputs, recognizer, args.output, **options)
     hours = sum(u.duration_s for u in found.kept) / 3600
     _show(f"{args.output}: {len(found.kept)} utterances, {hours:.2f} h; {len(found.doubtful)} left out as not sure")
+    _warn(found.doubts)
     return _report_failures(found.failures)
 
 
@@ -552,7 +554,9 @@ def _info(args: argparse.Namespace) -> int:
 
     model = checkpoint.load_model(args.model)
     print(checkpoint.describe(model))
-    print("decoding:\n" + textwrap.indent(options.merge(model.path).describe(), "  "))
+    choice = options.merge(model.path)
+    table = f"{choice.describe()}\n{options.confidences(model.path, choice.options).describe()}"
+    print("decoding:\n" + textwrap.indent(table, "  "))
     return OK
 
 
@@ -579,6 +583,11 @@ def _check_parent(path: Path | None) -> None:
 
 def _report_left_out(name: str, left_out: Sequence[str]) -> int:
     return _report_failures([f"{name}: {line}" for line in left_out])
+
+
+def _warn(doubts: Sequence[str]) -> None:
+    for doubt in doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
 
 
 def _report_failures(failures: Sequence[str]) -> int:

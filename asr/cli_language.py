@@ -199,13 +199,15 @@ def announce(args: argparse.Namespace, *, confidences: bool = True) -> None:
 
     folder = locate(args.model)
     choice = options.merge(folder, **decoding_options(args))
-    fitted, remark = options.calibration(folder, choice.options) if confidences else (None, "")
     if args.verbose:
         print(choice.describe("command line"), file=sys.stderr)
-        if confidences:
-            print(f"{'confidences':<17}{'fitted' if fitted else 'raw'}  (model directory)", file=sys.stderr)
-    if remark:
-        print(f"note: {remark}", file=sys.stderr)
+    if not confidences:
+        return
+    found = options.confidences(folder, choice.options)
+    if args.verbose:
+        print(found.describe(), file=sys.stderr)
+    if found.remark:
+        print(f"note: {found.remark}", file=sys.stderr)
 
 
 def decoding_options(args: argparse.Namespace) -> dict[str, Any]:

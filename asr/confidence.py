@@ -23,6 +23,7 @@ from asr.files import atomic
 
 FILE = "confidence.json"
 KINDS = {"greedy", "beam"}
+THRESHOLD = "threshold"
 NBEST = 8
 """Hypotheses that are asked whether they agree."""
 BINS = 10
@@ -55,9 +56,12 @@ class Calibration:
         return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
 
-def save(folder: Path, calibrations: Mapping[str, Calibration]) -> None:
-    """Into a model directory; ``calibrations`` of ``greedy`` and ``beam`` decoding. Raises ``ModelError``."""
-    tree = {
+def save(folder: Path, calibrations: Mapping[str, Calibration], threshold: float | None = None) -> None:
+    """Into a model directory; ``calibrations`` of ``greedy`` and ``beam`` decoding, and ``threshold`` (see
+    ``load_threshold``), by default the one that is there already. Raises ``ModelError``."""
+    threshold = load_threshold(folder) if threshold is None else threshold
+    tree: dict[str, Any] = {} if threshold is None else {THRESHOLD: threshold}
+    tree |= {
         name: {key: value for key, value in asdict(calibration).items() if value is not None}
         for name, calibration in calibrations.items()
     }
@@ -71,16 +75,39 @@ def save(folder: Path, calibrations: Mapping[str, Calibration]) -> None:
 def load(folder: Path) -> dict[str, Calibration]:
     """A model directory's calibrations, none without the file. Raises ``ModelError`` naming a damaged one."""
     path = folder / FILE
-    if not os.path.isfile(path):
-        return {}
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = _read(path)
         found = {kind: _calibration(dict(tree[kind])) for kind in KINDS & tree.keys()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: cannot read the calibration of confidences: {error}") from error
     if not all(math.isfinite(x) for c in found.values() for x in (c.posterior, c.share, c.bias)):
         raise ModelError(f"{path}: expected finite numbers")
     return found
+
+
+def load_threshold(folder: Path) -> float | None:
+    """The mean of words' own confidences, before any calibration, below which the model may not know the kind of
+    speech; None where a model directory has none. Raises ``ModelError`` naming a damaged file."""
+    path = folder / FILE
+    threshold = _read(path).get(THRESHOLD)
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise ModelError(f"{path}: {THRESHOLD}: expected a number from 0 to 1, got {threshold!r}")
+    return float(threshold)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's content, empty where there is no file."""
+    if not os.path.isfile(path):
+        return {}
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot read the calibration of confidences: {error}") from error
+    if not isinstance(tree, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(tree).__name__}")
+    return tree
 
 
 def _calibration(tree: dict[str, Any]) -> Calibration:

@@ -32,11 +32,13 @@ Place: TypeAlias = str
 
 @dataclass
 class Labels:
-    """What became of the recordings: utterances with text, those that were not sure or empty, and failures."""
+    """What became of the recordings: utterances with text, those that were not sure or empty, failures, and the
+    ``Transcript.doubt`` of those whose speech the model may not know."""
 
     kept: list[Utterance] = field(default_factory=list)
     doubtful: list[Utterance] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def label(
@@ -85,6 +87,7 @@ def label(
         place = waiting[item.name]
         least = min((word.confidence for word in result.words), default=0.0)
         heard[place] = {"place": place, "text": result.text, "confidence": least, "duration_s": result.duration_s}
+        heard[place]["doubt"] = result.doubt
         _write(part, [heard[place]], "a")
     for place, utterance in recordings.items():
         if (record := heard.get(place)) is None:
@@ -96,13 +99,16 @@ def label(
             duration_s=utterance.duration_s if utterance.end_s is not None else record["duration_s"],
             speaker=utterance.speaker or speaker,
         )
+        if record.get("doubt"):
+            found.doubts.append(record["doubt"])
         sure = bool(labelled.text) and record["confidence"] >= least_confidence
         (found.kept if sure else found.doubtful).append(labelled)
     if not found.kept:
         raise ConfigError(
             f"{output}: of {len(recordings)} recordings none has a text that is sure to {least_confidence:g}; "
-            f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. What "
-            f"was heard is kept in {part}: --resume with another --least-confidence goes on from it"
+            f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. "
+            f"{f'{len(found.doubts)} are doubtful as a whole: {found.doubts[0]}. ' if found.doubts else ''}"
+            f"What was heard is kept in {part}: --resume with another --least-confidence goes on from it"
         )
     manifest.write(output, found.kept)
     part.unlink()

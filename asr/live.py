@@ -17,10 +17,12 @@ from asr import audio
 from asr.containers import HEAD_BYTES, STDIN_NAME, known, pcm_wav, truncated
 from asr.errors import AudioError, ConfigError
 from asr.stream import Stream, Update
-from asr.transcript import Transcript
+from asr.transcript import Transcript, doubt
 
 Block = npt.NDArray[Any]
 LONGEST_BLOCK_S = 3600
+WARN_WORDS = 5
+"""Words of a stream after which it may be said that the model does not know this kind of speech."""
 
 
 def file_blocks(
@@ -187,6 +189,9 @@ class Display:
         self.as_json = as_json
         self.growing = out.isatty() and not as_json
         self._shown: tuple[str, int] = ("", 0)
+        self._words, self._sum = 0, 0.0
+        """How many words there were, and the sum of their own confidences."""
+        self._warned = False
 
     def update(self, update: Update) -> None:
         """Show what a block has changed."""
@@ -202,13 +207,28 @@ class Display:
         elif self.growing:
             self._line(update.text, end="")
 
-    def final(self, transcript: Transcript) -> None:
-        """Show an utterance that has ended."""
+    def final(self, transcript: Transcript, *, last: bool = False, shown: bool = True) -> None:
+        """Show an utterance that has ended, unless it is not to be ``shown``; ``last``: nothing comes behind it."""
         self._shown = ("", 0)
+        if shown:
+            self._show(transcript)
+        self._warn(transcript, last=last)
+
+    def _show(self, transcript: Transcript) -> None:
         if self.as_json:
             self._json({"type": "final", **transcript.to_dict()})
         elif transcript.text:
             self._line(transcript.text, end="\n")
+
+    def _warn(self, transcript: Transcript, *, last: bool) -> None:
+        """Say once on standard error that the model may not know this speech, at the end or before it of many words."""
+        self._words += len(transcript.words)
+        self._sum += sum(word.own for word in transcript.words)
+        if self._warned or self._words < (1 if last else WARN_WORDS):
+            return
+        if line := doubt(transcript.source, self._words, self._sum, transcript.threshold):
+            print(f"warning: {line}", file=sys.stderr)
+            self._warned = True
 
     def _line(self, text: str, end: str) -> None:
         # Back to the line's start and clear it, on a terminal; the last 200 characters are what one line may show.
@@ -230,5 +250,4 @@ def run(stream: Stream, blocks: Iterator[Block], display: Display) -> None:
     except KeyboardInterrupt:
         print(file=sys.stderr)  # the end of a microphone, not an error: what was said so far is shown
     last = stream.finish()
-    if last.words or stream.endpoint is None:
-        display.final(last)
+    display.final(last, last=True, shown=bool(last.words) or stream.endpoint is None)

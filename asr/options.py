@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asr import confidence, lm
 from asr.confidence import Calibration
@@ -102,25 +102,45 @@ def conditions(options: Decoding) -> dict[str, Any]:
     return found
 
 
-def calibration(folder: Path, options: Decoding) -> tuple[Calibration | None, str]:
-    """What a model directory has fitted to the confidences of words that are decoded so, and a remark for the user.
+class Confidences(NamedTuple):
+    """How sure a model directory takes its words to be.
+
+    ``calibration``: what is fitted to the confidences of words. ``threshold``: the mean of a text's own confidences,
+    before any calibration, below which the model may not know the kind of speech: a calibration knows right from wrong
+    in speech like its own alone. ``remark``: why a calibration was left out.
+    """
+
+    calibration: Calibration | None = None
+    threshold: float | None = None
+    remark: str = ""
+
+    def describe(self) -> str:
+        """A line for people, as those of ``Choice.describe``."""
+        doubt = "" if self.threshold is None else f", doubtful below {self.threshold:.2f}"
+        source = "the model's own" if self.calibration is None else "fitted to held-out speech"
+        return f"{'confidences':<17}{source}{doubt}"
+
+
+def confidences(folder: Path, options: Decoding) -> Confidences:
+    """What a model directory says of the confidences of words that are decoded so.
 
     A calibration is left out, with a remark, where it was fitted for another language model or other options; one that
-    does not say for which is used. Phrases have none. Raises ``ModelError`` for a damaged file.
+    does not say for which is used. Phrases have neither. Raises ``ModelError`` for a damaged file.
     """
-    # A phrase's confidence is its share of the probability of all of them, which calibration knows nothing of.
+    # A phrase's confidence is its share of the probability of all of them, which is another thing.
     if options.phrases:
-        return None, ""
+        return Confidences()
     found = confidence.load(folder).get("greedy" if options.beam == 1 else "beam")
-    if found is None or found.fitted_for is None:
-        return found, ""
+    threshold = confidence.load_threshold(folder)
     here = conditions(options)
-    if found.fitted_for == here:
-        return found, ""
+    if found is None or found.fitted_for is None or found.fitted_for == here:
+        return Confidences(found, threshold)
     other = ", ".join(
-        sorted(n for n in here.keys() | found.fitted_for.keys() if here.get(n) != found.fitted_for.get(n))
+        sorted(name for name in here.keys() | found.fitted_for if here.get(name) != found.fitted_for.get(name))
     )
-    return None, (
+    return Confidences(
+        None,
+        threshold,
         f"{folder / confidence.FILE}: not used, because it was fitted with other options ({other} differ); word "
-        "confidences are the model's own. asr calibrate fits them to the options that you give it"
+        "confidences are the model's own. asr calibrate fits them to the options that you give it",
     )

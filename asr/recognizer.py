@@ -22,7 +22,7 @@ from asr.device import pick_device
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
 from asr.manifest import Utterance
-from asr.options import calibration, choose
+from asr.options import choose, confidences
 from asr.said import reading
 from asr.text import Tokenizer
 from asr.transcript import Transcript, Word
@@ -91,8 +91,8 @@ class Recognizer:
         self.max_duration_s = max_duration_s
         self.model = model
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
-        self.calibration, self.remark = calibration(model.path, self.decoder.options)
-        """What is fitted to the confidences of words; where it was left out, ``remark`` says why."""
+        self.calibration, self.threshold, self.remark = confidences(model.path, self.decoder.options)
+        """See ``asr.options.Confidences``."""
         self.also = tuple(also)
         for other in self.also:
             name, options = other.model.path, (self.decoder.options, other.decoder.options)
@@ -333,7 +333,7 @@ class Recognizer:
         duration_s = heard.samples / self.sample_rate_hz
         # The last frame's window may reach a little beyond the end.
         words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for w in words]
-        return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name)
+        return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
 
     def _words(self, group: Sequence[tuple[int, torch.Tensor]]) -> list[Word]:
         """The words of utterances ``(first row, rows)``, decoded as one batch."""
@@ -430,10 +430,11 @@ class Recognizer:
         if best.phrase and len(best.phrase.split()) == len(texts):
             texts = best.phrase.split()
         made = make_transcript(best, self.model.tokenizer, self.frame_s, duration_s, source, texts)
+        made = dataclasses.replace(made, threshold=self.threshold)
         if self.calibration is None:
             return made
         words = [
-            dataclasses.replace(word, confidence=self.calibration.apply(p, s))
+            dataclasses.replace(word, confidence=self.calibration.apply(p, s), raw=word.confidence)
             for word, (_, p, s) in zip(made.words, self.evidence(hypotheses), strict=True)
         ]
         return dataclasses.replace(made, words=tuple(words))

@@ -21,19 +21,29 @@ CHARACTERS_PER_S = 17.0
 
 @dataclass(frozen=True)
 class Word:
-    """A word, when it was said (seconds from the start of the recording) and how sure the model is (0 to 1)."""
+    """A word, when it was said (seconds from the start of the recording) and how sure the model is (0 to 1).
+
+    ``raw``: the model's own confidence, where a calibration has put another in its place.
+    """
 
     text: str
     start_s: float
     end_s: float
     confidence: float
+    raw: float | None = None
+
+    @property
+    def own(self) -> float:
+        """The model's own confidence, before any calibration."""
+        return self.confidence if self.raw is None else self.raw
 
 
 @dataclass(frozen=True)
 class Transcript:
     """The text of one recording. ``str()`` gives the text alone.
 
-    ``channel``: the one it was heard in, from 1; 0: the mean of all.
+    ``channel``: the one it was heard in, from 1; 0: the mean of all. ``threshold``: the mean of the
+    words' own confidences below which the model may not know this kind of speech; None where that is not known.
 
     Where alignment was asked for, the words are as they were given, and: ``tokens`` are the words' tokens one by one,
     with times and confidences; ``spoken`` is for each word what was aligned for it (``42`` as ``FORTY TWO``);
@@ -50,23 +60,31 @@ class Transcript:
     spoken: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     mismatch: float | None = None
+    threshold: float | None = None
 
     @property
-    def confidence(self) -> float:
-        """Mean confidence of the words; 1 when there are none."""
-        return sum(w.confidence for w in self.words) / len(self.words) if self.words else 1.0
+    def confidence(self) -> float | None:
+        """Mean confidence of the words; None when there are none."""
+        return sum(w.confidence for w in self.words) / len(self.words) if self.words else None
+
+    @property
+    def doubt(self) -> str:
+        """A line for people where the words' own confidences are below the threshold: the text may have little to do
+        with what was said. Empty elsewhere."""
+        return doubt(self.source, len(self.words), sum(word.own for word in self.words), self.threshold)
 
     def __str__(self) -> str:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; times in seconds. ``transcript.schema.json`` in ``asr/assets`` describes them."""
+        confidence = self.confidence
         tree = {
-            "format": 1,
+            "format": 2,
             "source": self.source,
             "duration_s": round(self.duration_s, 3),
             "text": self.text,
-            "confidence": round(self.confidence, 4),
+            "confidence": None if confidence is None else round(confidence, 4),
             "words": [_plain(word) for word in self.words],
         }
         if self.channel:
@@ -74,6 +92,17 @@ class Transcript:
         if self.mismatch is not None:
             tree["mismatch"] = round(self.mismatch, 3)
         return tree | ({"tokens": [_plain(token) for token in self.tokens]} if self.tokens else {})
+
+
+def doubt(source: str, words: int, total: float, threshold: float | None) -> str:
+    """``Transcript.doubt`` of a recording with so many words, whose own confidences sum to ``total``."""
+    if not words or threshold is None or total / words >= threshold:
+        return ""
+    return (
+        f"{source or 'audio'}: the model may not know this kind of speech (confidence {total / words:.2f}, expected "
+        f"{threshold:.2f} or more): check the text, or use a model that was trained on such speech; asr info shows "
+        "what a model is for"
+    )
 
 
 def _plain(word: Word) -> dict[str, Any]:

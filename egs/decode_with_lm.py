@@ -34,6 +34,7 @@ with tempfile.TemporaryDirectory() as folder:
             ways["hot words"] = {"beam": 16, "hotwords": parse_hotwords(args.hotword)}
         for name, options in ways.items():
             transcript = asr.load(args.model, **options).transcribe(args.file)
-            print(f"{name:28}{transcript.confidence:5.0%}  {transcript.text}")
+            sure = "" if transcript.confidence is None else f"{transcript.confidence:.0%}"
+            print(f"{name:28}{sure:>5}  {transcript.text}")
     except asr.AsrError as error:
         sys.exit(f"error: {error}")

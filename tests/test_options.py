@@ -155,4 +155,4 @@ def test_fitted_confidences_are_left_out_for_other_options_with_one_line(tmp_pat
 
 def test_fitted_confidences_that_do_not_say_for_what_are_used(tmp_path):
     confidence.save(tmp_path, {"beam": Calibration(1.0, 0.0, 0.0)})
-    assert options.calibration(tmp_path, Decoding(beam=4)) == (Calibration(1.0, 0.0, 0.0), "")
+    assert options.confidences(tmp_path, Decoding(beam=4)) == (Calibration(1.0, 0.0, 0.0), None, "")

@@ -116,7 +116,7 @@ def test_json_reads_back(made: Transcript) -> None:
     assert body.count("\n") == 1
     tree = json.loads(body)
     assert list(tree) == ["format", "source", "duration_s", "text", "confidence", "words"]
-    assert (tree["format"], tree["source"], tree["text"]) == (1, made.source, made.text)
+    assert (tree["format"], tree["source"], tree["text"]) == (2, made.source, made.text)
     assert tree["duration_s"] == pytest.approx(made.duration_s, abs=5e-4)
     assert len(tree["words"]) == len(made.words)
     for got, word in zip(tree["words"], made.words, strict=True):
@@ -155,7 +155,8 @@ def test_txt_is_one_line() -> None:
 def test_nothing_said() -> None:
     silence = Transcript("", (), 1.5, "a.wav")
     assert str(silence) == ""
-    assert silence.confidence == 1
+    assert silence.confidence is None
+    assert json.loads(FORMATS["json"](silence))["confidence"] is None
     assert {name: FORMATS[name](silence) for name in ("txt", "srt", "vtt", "ctm")} == {
         "txt": "\n",
         "srt": "",
@@ -281,7 +282,7 @@ def test_json_is_what_its_schema_says(made: Transcript) -> None:
     schema = json.loads((Path(asr.__file__).parent / "assets" / "transcript.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(FORMATS["json"](made)), schema)
-    for broken in ({"format": 2}, {"duration_s": -1}, {"words": [{"text": "A"}]}, {"confidence": 1.5}):
+    for broken in ({"format": 1}, {"duration_s": -1}, {"words": [{"text": "A"}]}, {"confidence": 1.5}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(made.to_dict() | broken, schema)
 
@@ -300,3 +301,15 @@ def test_escapes_do_not_count_towards_the_line() -> None:
 def test_confidence_is_the_mean_of_the_words() -> None:
     made = Transcript("A B", (Word("A", 0, 1, 0.25), Word("B", 1, 2, 0.75)), 2.0)
     assert made.confidence == made.to_dict()["confidence"] == 0.5
+
+
+def test_a_confidence_below_the_threshold_is_a_doubt() -> None:
+    words = (Word("A", 0, 1, 0.25), Word("B", 1, 2, 0.75))
+    doubt = Transcript("A B", words, 2.0, "a.wav", threshold=0.6).doubt
+    assert doubt.startswith(
+        "a.wav: the model may not know this kind of speech (confidence 0.50, expected 0.60 or more)"
+    )
+    assert "\n" not in doubt
+    assert Transcript("A B", words, 2.0, "a.wav", threshold=0.5).doubt == ""
+    assert Transcript("A B", words, 2.0, "a.wav").doubt == ""
+    assert Transcript("", (), 2.0, "a.wav", threshold=0.6).doubt == ""
