@@ -122,5 +122,5 @@ def draw(fits: Sequence[Fit], path: Path) -> None:
             ax.scatter(x, y, s=sizes, label=f"{name}: calibration error {100 * measured.ece:.1f} %")
         ax.set(xlabel="confidence", ylabel="share of words that are right", title=f"{fit.kind}, {fit.words} words")
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
-        ax.legend(fontsize="small")
+        plot.legend_below(ax)
     plot.save(figure, path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asr import scoring
 from asr.errors import PlotError
 from asr.files import atomic
 
@@ -124,13 +125,12 @@ def curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
                 shown = ": ".join(([label] if len(logs) > 1 else []) + ([meaning] if meaning else []))
                 factor = 100 if key in ("valid_wer", "valid_cer") else 1
                 marker = "." if len(x) < 3 else ""
+                if key == "valid_wer":
+                    best = best_validation(log)
+                    axis.plot(x[best], factor * y[best], "o", color=colour, markersize=4)
+                    shown += f", best {factor * y[best]:.2f} %"
                 axis.plot(x, factor * y, style, color=colour, label=shown, linewidth=1.2, marker=marker)
                 drawn += 1
-                if key == "valid_wer":
-                    best = int(np.argmin(y))
-                    axis.plot(x[best], factor * y[best], "o", color=colour, markersize=4)
-                    axis.annotate(f"{factor * y[best]:.1f}", (x[best], factor * y[best]), (0, -13),
-                                  textcoords="offset points", ha="center", fontsize=8, color=colour)  # fmt: skip
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch" if in_epochs else "step")
         axis.grid(alpha=0.3)
@@ -140,10 +140,31 @@ def curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
         if title != "learning rate":
             readable_log_scale(axis)
         if len(logs) > 1 or len(keys) > 1:
-            axis.legend(fontsize=8 if len(keys) < 4 else 6, ncols=1 if len(keys) < 4 else 2)
+            legend_below(axis)
     figure.suptitle(", ".join(map(plain, names)) if len(names) <= 4 else f"{len(names)} runs")
     save(figure, path)
     return logs
+
+
+def best_validation(log: Curves) -> int:
+    """Index in ``points["valid_wer"]`` of the evaluation whose weights training keeps: of equal ones the latest."""
+    characters = dict(log.points.get("valid_cer", np.zeros((0, 2))).tolist())
+    ranks = [scoring.rank(wer, characters.get(step, 0.0)) for step, wer in log.points["valid_wer"].tolist()]
+    return max(index for index, rank in enumerate(ranks) if rank == min(ranks))
+
+
+def legend_below(axis: Axes, columns: int = 2) -> None:
+    """A legend under the axis and its label, where it covers no curve; the page grows by its height."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    lines = len(axis.get_legend_handles_labels()[1])
+    under = axis.transAxes + ScaledTranslation(0, -30 / 72, figure.dpi_scale_trans)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=under, fontsize=8,
+                ncols=min(columns, lines), frameon=False)  # fmt: skip
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.16 * math.ceil(lines / columns))
 
 
 def page(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
@@ -202,7 +223,7 @@ def describe(log: Curves) -> str:
     if wer is None:
         parts.append("no validation yet")
     else:
-        best = int(np.argmin(wer[:, 1]))
+        best = best_validation(log)
         parts.append(f"best validation WER {100 * wer[best, 1]:.2f} % at step {wer[best, 0]:g}")
     if log.bad_lines:
         parts.append(f"{log.bad_lines} unreadable lines left out")

@@ -338,7 +338,7 @@ def draw(report: Report, path: str | Path) -> None:
         axis.set_yscale("log" if len(values) > 1000 else "linear")
         axis.set_title(f"median {np.median(values):.3g}, from {values.min():.3g} to {values.max():.3g}", fontsize=9)
     axes[4].axvline(1.0, color="tab:red", linewidth=1, label="no label fits beyond")
-    axes[4].legend(fontsize=8)
+    plot.legend_below(axes[4])
     common = report.characters.most_common(60)
     axes[5].bar(range(len(common)), [count for _, count in common])
     axes[5].set_xticks(range(len(common)), [plot.plain("␣" if char == " " else char) for char, _ in common])

@@ -92,7 +92,7 @@ def main() -> None:
         axis.set_xlabel("lag (steps)")
         axis.set_ylabel("gradient norm over that at lag 0")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower left")
+        plot.legend_below(axis)
     plot.save(figure, path)
     print(f"wrote {path}")
 

@@ -30,7 +30,7 @@ LAYERS = {
     "manifest": 3,
     "mel": 3,
     "meter": 4,
-    "plot": 3,
+    "plot": 4,
     "scoring": 3,
     "text": 3,
     "tokenizers": 4,

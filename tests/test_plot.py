@@ -105,3 +105,28 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(["plot", str(run), "--output", str(tmp_path / "dir.png")]) == 2
     assert "dir.png: cannot write: expected a file, this is a folder" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
+
+
+def test_of_equal_evaluations_the_one_that_training_keeps_is_marked(tmp_path: Path, capsys: Capture) -> None:
+    """Training saves the latest of equal ones; while the WER says nothing, the lowest CER."""
+    ties = [train(10, 0), valid(20, 1, 0.5), valid(40, 2, 0.25), valid(60, 3, 0.25), valid(80, 4, 0.5)]
+    run = make_run(tmp_path / "ties", ties)
+    assert plot.best_validation(plot.read_log(run)) == 2
+    assert cli.main(["plot", str(run)]) == 0
+    assert "best validation WER 25.00 % at step 60" in capsys.readouterr().out
+    early = [valid(20, 1, 1.0), valid(40, 2, 1.0) | {"valid_cer": 0.3}, valid(60, 3, 0.95)]
+    assert plot.best_validation(plot.read_log(make_run(tmp_path / "early", early))) == 1
+
+
+def test_legends_cover_no_curve_and_the_page_has_room_for_them(tmp_path: Path) -> None:
+    figure, axes = plot.page(1, 2)
+    for index in range(12):
+        axes[0].plot([0, 1], [index, 0], label=f"a run with a rather long name {index}")
+    axes[1].plot([0, 1], [0, 1])
+    plot.legend_below(axes[0])
+    plot.save(figure, tmp_path / "page.png")
+    box = axes[0].get_legend().get_window_extent()
+    assert not any(box.overlaps(axis.get_window_extent()) for axis in axes)
+    assert box.ymax < axes[0].xaxis.get_tightbbox().ymin
+    assert 0 <= box.xmin < box.xmax <= figure.bbox.xmax / 2 * 1.05
+    assert axes[0].get_window_extent().height > 250

@@ -6,7 +6,9 @@ python tools/draw_search.py egs/sample.wav docs/decoding.png [--beam 8]
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,23 @@ import numpy as np
 import asr
 from asr import audio, plot
 from asr.decode import BeamSearch
+from asr.text import Tokenizer
+
+CLOSE_S = 0.05
+"""Peaks that are closer have their letters at two heights."""
+
+
+def runs(best: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First frame and the one behind the last of each stretch that one token other than blank wins."""
+    edges = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
+    for first, end in itertools.pairwise(edges):
+        if best[first]:
+            yield first, end
+
+
+def shown(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """Tokens as they are, a space as a mark that can be seen."""
+    return "".join("␣" if token == tokenizer.space_id else tokenizer.symbol(token) for token in tokens)
 
 
 def main() -> int:
@@ -35,16 +54,17 @@ def main() -> int:
     figure.set_size_inches(10, 7)
     top, bottom = axes[:2]
     top.plot(time, probs[:, 0], color="0.75", linewidth=1, label="blank")
-    for token in sorted({int(t) for t in probs.argmax(axis=1)} - {0}):
+    best = probs.argmax(axis=1)
+    for token in sorted({int(t) for t in best} - {0}):
         top.plot(time, probs[:, token], linewidth=1.5)
-        peak = int(probs[:, token].argmax())
-        for at in np.flatnonzero((probs[:, token] > 0.3) & (probs.argmax(axis=1) == token)):
-            around = probs[max(0, at - 1) : at + 2, token]
-            if at == peak or around.max() == probs[at, token]:
-                name = "␣" if token == tokenizer.space_id else tokenizer.symbol(token)
-                place = {"xytext": (0, 3), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
-                top.annotate(name, (time[at], probs[at, token]), **place)
-    top.set_ylim(-0.03, 1.12)
+    last, high = -1.0, False
+    for first, end in runs(best):
+        at = first + int(probs[first:end, best[first]].argmax())
+        high = time[at] - last < CLOSE_S and not high  # a neighbour that is close is written above
+        last = time[at]
+        place = {"xytext": (time[at], 1.12 if high else 1.03), "fontsize": 8, "ha": "center"}
+        top.annotate(shown(recognizer.model.tokenizer, [int(best[at])]), (time[at], 1.0), **place)
+    top.set_ylim(-0.03, 1.22)
     top.set(ylabel="posterior", title="posteriors: a peak per letter, blank (grey) between them")
     search = BeamSearch(beam=args.beam)
     scores = np.full((len(probs), args.beam), np.nan)
@@ -52,14 +72,14 @@ def main() -> int:
         search.accept(log_probs[0, frame : frame + 1])
         found = search.hypotheses(args.beam)
         scores[frame, : len(found)] = [h.score - found[0].score for h in found]
-    for rank in range(args.beam):
-        bottom.plot(time, scores[:, rank], linewidth=1, color=f"C{rank}")
-    names = [tokenizer.decode(h.tokens) for h in search.hypotheses(args.beam)]
-    for rank, name in enumerate(names):
-        bottom.plot([], [], color=f"C{rank}", label=name)
-    bottom.legend(fontsize=7, loc="lower left", title="prefixes at the end, likeliest first", title_fontsize=7)
-    bottom.set(xlabel="seconds", ylabel="log-probability behind the best", ylim=(-21, 0.5))
-    bottom.set_title(f"the {args.beam} prefixes of the beam: far apart where the model is sure")
+    for rank, hypothesis in enumerate(search.hypotheses(args.beam)):
+        text = shown(tokenizer, hypothesis.tokens)
+        bottom.plot(time, scores[:, rank], linewidth=1, color=f"C{rank}", label=f"{rank + 1}. {text}")
+    bottom.set(xlabel="seconds", ylabel="log-probability behind the best")
+    bottom.set_title(
+        f"the {args.beam} prefixes of the beam, far apart where the model is sure; named as they are at the end"
+    )
+    plot.legend_below(bottom)
     plot.save(figure, args.output)
     return 0
 
