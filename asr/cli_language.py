@@ -166,6 +166,11 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         "--hotword", action="append", metavar="WORD:BOOST", help="make a word or phrase likelier, such as GORDON:5"
     )
     group.add_argument(
+        "--language",
+        metavar="CODE",
+        help="of --phrases and --hotword: numbers are written out in it (default: en; or none)",
+    )
+    group.add_argument(
         "--phrases", type=file_or_none, metavar="FILE", help="phrases, one a line, of which each recording is one"
     )
     group.add_argument(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,12 +18,12 @@ from asr.decode import Hypothesis, Phrase
 from asr.decode.fusion import Fusion, score_sequences
 from asr.decode.ngram import Ngram
 from asr.decode.phrases import answers, read_phrases
-from asr.decode.words import make_words, read, read_lexicon
+from asr.decode.words import read_lexicon
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.files import atomic
 from asr.models.language import Adapter
-from asr.text import Tokenizer, normalise
-from asr.tokenizers import PhoneTokenizer
+from asr.text import Tokenizer
+from asr.vocabulary import Vocabularies, Vocabulary, WordModels
 
 if TYPE_CHECKING:
     from asr.decode import BeamSearch
@@ -140,38 +139,29 @@ class Decoder:
                 self.fusion = Fusion(self.adapter.model if self.adapter else model.model, options.lm_weight)
         if options.lm_adapt and self.adapter is None:
             raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
-        self.words = None
-        self._ngram, self._ngram_weight = ngram, options.lm_weight
-        self._forms: dict[str, str] = {}
-        """Words that the search may write, by normalised form; none where it has no lexicon or no words sound alike."""
-        self._by_sound = isinstance(tokenizer, PhoneTokenizer) and tokenizer.space_id is not None
         self.phrases: list[Phrase] = []
         """The closed list that answers come from; empty where there is none."""
         if options.phrases:
-            self.phrases = read_phrases(options.phrases, tokenizer)
+            self.phrases = read_phrases(options.phrases, tokenizer, options.language)
+        self.phrase_of = {phrase.text: phrase for phrase in self.phrases}
+        """Phrases by their text, which is the ``phrase`` of hypotheses."""
         self._listed = {way for phrase in self.phrases for way in phrase.spellings}
-        if ngram is not None or options.lexicon or options.hotwords or options.word_bonus:
-            lexicon: Sequence[str] = read_lexicon(options.lexicon) if options.lexicon else ()
-            self.words = make_words(
-                tokenizer.spellings,
-                tokenizer.vocab_size,
-                tokenizer.space_id,
-                lexicon=lexicon,
-                ngram=ngram,
-                hotwords=options.hotwords,
-                weight=options.lm_weight,
-                word_bonus=options.word_bonus,
-                unknown_penalty=options.unknown_penalty,
-            )
-            # A lexicon learns hot words.
-            words = [*(lexicon or (ngram.words if ngram is not None else ()))]
-            words += " ".join(options.hotwords).split() if words else []
-            for word in words if self._by_sound else ():
-                self._forms.setdefault(normalise(word, tokenizer.config), word)
         self.rescorer = load_lm(options.rescore, tokenizer) if options.rescore and options.rescore_weight else None
-        if self._ngram is None and isinstance(self.rescorer, Ngram):
-            self._ngram, self._ngram_weight = self.rescorer, options.rescore_weight
-        self._boosts = {normalise(word, tokenizer.config): boost for word, boost in options.hotwords.items()}
+        models = WordModels(
+            read_lexicon(options.lexicon) if options.lexicon else (),
+            ngram,
+            options.lm_weight,
+            options.word_bonus,
+            options.unknown_penalty,
+        )
+        reader = self.rescorer if isinstance(self.rescorer, Ngram) else None
+        self._vocabularies = Vocabularies(tokenizer, models, options.language, (reader, options.rescore_weight))
+        self.vocabulary = self.vocabulary_with(options.hotwords)
+        """The words of the search, with the options' hot words."""
+
+    def vocabulary_with(self, hotwords: Mapping[str, float]) -> Vocabulary:
+        """The words of the search with other hot words. Raises ``DecodeError`` naming one that cannot be used."""
+        return self._vocabularies.make(hotwords)
 
     def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
         """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
@@ -217,38 +207,9 @@ class Decoder:
             for row, length in enumerate(lengths)
         ]
 
-    def texts(self, tokens: Sequence[int]) -> list[str]:
-        """The words of a hypothesis' tokens; those that sound alike are told apart by the n-gram."""
-        heard = self._heard(tokens)
-        return read(heard, self._ngram, weight=self._ngram_weight, boosts=self._boosts, forms=self._forms)
-
     def text(self, tokens: Sequence[int]) -> str:
         """The text of a hypothesis' tokens."""
-        return " ".join(self.texts(tokens))
-
-    def partial(self, tokens: Sequence[int], stable: int) -> tuple[str, int]:
-        """The text of a hypothesis whose first ``stable`` tokens will not change any more, and how many of the text's
-        characters will not."""
-        if not self._by_sound:
-            # Spaces as in the final text: one between words, none in front of the first.
-            text, agreed = (" ".join(self.tokenizer.decode(t).split()) for t in (tokens, tokens[:stable]))
-            return text, len(agreed) if text.startswith(agreed) else 0
-        # What is a word yet may be the beginning of another; of words that sound alike the n-gram may come to favour
-        # the other.
-        texts = self.texts(tokens)
-        ended = max((p for p in range(stable) if tokens[p] == self.tokenizer.space_id), default=0)
-        heard = self._heard(tokens[:ended])
-        settled = len(heard)
-        if self._ngram is not None:
-            settled = sum(1 for _ in takewhile(lambda words: len(words) == 1, heard))
-        return " ".join(texts), len(" ".join(texts[:settled]))
-
-    def _heard(self, tokens: Sequence[int]) -> list[list[str]]:
-        """For each word of a hypothesis those that sound so, of the search's lexicon where there are any."""
-        heard = [self.tokenizer.heard([tokens[p] for p in positions]) for positions in self.tokenizer.words(tokens)]
-        if self._forms:
-            heard = [[word for word in words if word in self._forms] or words[:1] for words in heard]
-        return heard
+        return " ".join(self.vocabulary.texts(tokens))
 
     def search(self) -> Search:
         """A search over one utterance whose frames come in pieces; ``finish`` ends it."""
@@ -262,7 +223,7 @@ class Decoder:
             token_threshold=options.token_threshold,
             beam_threshold=options.beam_threshold,
             blank_threshold=options.blank_threshold,
-            words=self.words,
+            words=self.vocabulary.arrays,
             lm=self.fusion,
         )
 
@@ -301,7 +262,7 @@ class Decoder:
             token_threshold=options.token_threshold,
             beam_threshold=options.beam_threshold,
             blank_threshold=options.blank_threshold,
-            words=self.words,
+            words=self.vocabulary.arrays,
             lm=self.fusion,
             nbest=self._depth(count),
             threads=torch.get_num_threads(),
@@ -312,7 +273,7 @@ class Decoder:
         """Add the rescoring model's weighted score to each hypothesis and sort; all are scored in one batch."""
         flat = [hypothesis for nbest in lists for hypothesis in nbest]
         if isinstance(self.rescorer, Ngram | lm.KenlmNgram):
-            scores = np.array([self.rescorer.score(self.texts(h.tokens)) for h in flat])
+            scores = np.array([self.rescorer.score(self.vocabulary.texts(h.tokens)) for h in flat])
         else:
             assert self.rescorer is not None
             scores = score_sequences(self.rescorer.model, [h.tokens for h in flat])

@@ -124,7 +124,7 @@ def _scored(
         if isinstance(result, AudioError):
             failures[item.name] = str(result)
         else:
-            hypotheses[item.name] = result.text
+            hypotheses[item.name] = result.spoken_text
             audio_s += result.duration_s
     seconds = time.perf_counter() - started
     if not hypotheses:

@@ -86,8 +86,13 @@ def label(
             continue
         place = waiting[item.name]
         least = min((word.confidence for word in result.words), default=0.0)
-        heard[place] = {"place": place, "text": result.text, "confidence": least, "duration_s": result.duration_s}
-        heard[place]["doubt"] = result.doubt
+        heard[place] = {
+            "place": place,
+            "text": result.spoken_text,
+            "confidence": least,
+            "duration_s": result.duration_s,
+            "doubt": result.doubt,
+        }
         _write(part, [heard[place]], "a")
     for place, utterance in recordings.items():
         if (record := heard.get(place)) is None:

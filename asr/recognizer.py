@@ -23,9 +23,10 @@ from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
 from asr.manifest import Utterance
 from asr.options import choose, confidences
-from asr.said import reading
+from asr.said import as_written, reading
 from asr.text import Tokenizer
 from asr.transcript import Transcript, Word
+from asr.vocabulary import Vocabulary
 
 # Audio decoded together before it is sorted by length and cut into batches.
 WINDOW_S = 600.0
@@ -422,27 +423,44 @@ class Recognizer:
         """Hypotheses of a search that ``transcript`` needs."""
         return confidence.NBEST if self.calibration is not None and self.calibration.share else 1
 
-    def transcript(self, hypotheses: Sequence[Hypothesis], duration_s: float, source: str = "") -> Transcript:
-        """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them."""
+    def transcript(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        duration_s: float,
+        source: str = "",
+        vocabulary: Vocabulary | None = None,
+    ) -> Transcript:
+        """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them.
+
+        ``vocabulary``: that of the search, where it has other hot words than the options.
+        """
         best = hypotheses[0]
-        texts = self.decoder.texts(best.tokens)
+        texts = (vocabulary or self.decoder.vocabulary).texts(best.tokens)
         # The same phones may be those of several phrases: what was chosen counts, not what they are read as.
-        if best.phrase and len(best.phrase.split()) == len(texts):
-            texts = best.phrase.split()
+        phrase = self.decoder.phrase_of.get(best.phrase)
+        if phrase and len(phrase.text.split()) == len(texts):
+            texts = phrase.text.split()
         made = make_transcript(best, self.model.tokenizer, self.frame_s, duration_s, source, texts)
         made = dataclasses.replace(made, threshold=self.threshold)
+        if phrase and sum(len(one.words) for one in phrase.said) == len(texts):
+            written = as_written(made.words, phrase.said)
+            spoken = tuple(" ".join(one.words) for one in phrase.said)
+            made = dataclasses.replace(made, text=" ".join(w.text for w in written), words=written, spoken=spoken)
         if self.calibration is None:
             return made
         words = [
             dataclasses.replace(word, confidence=self.calibration.apply(p, s), raw=word.confidence)
-            for word, (_, p, s) in zip(made.words, self.evidence(hypotheses), strict=True)
+            for word, (_, p, s) in zip(made.words, self.evidence(hypotheses, vocabulary), strict=True)
         ]
         return dataclasses.replace(made, words=tuple(words))
 
-    def evidence(self, hypotheses: Sequence[Hypothesis]) -> list[tuple[str, float, float]]:
+    def evidence(
+        self, hypotheses: Sequence[Hypothesis], vocabulary: Vocabulary | None = None
+    ) -> list[tuple[str, float, float]]:
         """What confidences are made of: each word of the best hypothesis, the posterior of its least certain token,
         and the share of the hypotheses' probability that agrees (see ``asr.confidence``)."""
-        lists = [spans(h, self.model.tokenizer, self.decoder.texts(h.tokens)) for h in hypotheses]
+        vocabulary = vocabulary or self.decoder.vocabulary
+        lists = [spans(h, self.model.tokenizer, vocabulary.texts(h.tokens)) for h in hypotheses]
         rivals = [
             (h.score, [(x.text, x.start, x.end) for x in words]) for h, words in zip(hypotheses, lists, strict=True)
         ]

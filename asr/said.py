@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from asr.errors import TextError
 from asr.spoken import SPACELESS, spoken
 from asr.text import Tokenizer, normalise
+from asr.transcript import Word
 
 PUNCTUATION = set(".,;:!?…'\"¡¿()[]{}«»‹›“”„‚‘’-‐‑‒–—―")
 """Signs without a sound: a word of nothing else is passed over without a message."""
@@ -35,6 +36,11 @@ class Reading:
 
     words: tuple[Said, ...]
     left_out: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All that the model is asked to hear."""
+        return " ".join(word for said in self.words for word in said.words)
 
     def tokens(self, tokenizer: Tokenizer) -> tuple[list[int], list[list[int]]]:
         """The token ids of all words, with the token between words where there is one, and for each written word the
@@ -76,6 +82,17 @@ def reading(text: str, tokenizer: Tokenizer, language: str, where: str = "") -> 
         reason = left_out[0] if left_out else f"got {text[:60]!r}"
         raise TextError(f"{where or 'text'}: expected words that the model can spell; {reason}")
     return Reading(tuple(words), tuple(left_out))
+
+
+def as_written(words: Sequence[Word], said: Sequence[Said]) -> tuple[Word, ...]:
+    """Spoken words with their times, put together to the written ones they were said for: as long as all of them, as
+    certain as the least certain."""
+    found, at = [], 0
+    for one in said:
+        part = words[at : at + len(one.words)]
+        at += len(part)
+        found.append(Word(one.written, part[0].start_s, part[-1].end_s, min(word.confidence for word in part)))
+    return tuple(found)
 
 
 def _written_out(written: Sequence[str], tokenizer: Tokenizer, language: str) -> list[list[str] | str]:

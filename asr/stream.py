@@ -183,7 +183,7 @@ class Stream:
     def update(self, final: Sequence[Transcript]) -> Update:
         """What is known now."""
         hypothesis, stable = self._search.partial()
-        text, settled = self.recognizer.decoder.partial(hypothesis.tokens, stable)
+        text, settled = self.recognizer.decoder.vocabulary.partial(hypothesis.tokens, stable)
         return Update(tuple(final), text, settled, self.time_s)
 
 
@@ -217,7 +217,8 @@ def finish(streams: Sequence[Stream]) -> list[Transcript]:
     for stream, done in zip(streams, before, strict=True):
         last = stream.end_utterance()
         words: tuple[Word, ...] = sum((t.words for t in done), ()) + last.words
-        transcripts.append(dataclasses.replace(last, text=" ".join(w.text for w in words), words=words))
+        spoken = sum((t.spoken for t in done), ()) + last.spoken
+        transcripts.append(dataclasses.replace(last, text=" ".join(w.text for w in words), words=words, spoken=spoken))
     return transcripts
 
 

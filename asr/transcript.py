@@ -45,10 +45,10 @@ class Transcript:
     ``channel``: the one it was heard in, from 1; 0: the mean of all. ``threshold``: the mean of the
     words' own confidences below which the model may not know this kind of speech; None where that is not known.
 
-    Where alignment was asked for, the words are as they were given, and: ``tokens`` are the words' tokens one by one,
-    with times and confidences; ``spoken`` is for each word what was aligned for it (``42`` as ``FORTY TWO``);
-    ``left_out`` says for each word of the text that could not be aligned why; ``mismatch`` is how much less likely the
-    text is than what is heard without it (``asr.decode.mismatch``).
+    Words of a text or phrase that was given are as they were given; ``spoken`` is then for each what was heard for it
+    (``42`` as ``FORTY TWO``). Where alignment was asked for, ``tokens`` are the words' tokens one by one, with times
+    and confidences; ``left_out`` says for each word of the text that could not be aligned why; ``mismatch`` is how much
+    less likely the text is than what is heard without it (``asr.decode.mismatch``).
     """
 
     text: str
@@ -72,6 +72,11 @@ class Transcript:
         """A line for people where the words' own confidences are below the threshold: the text may have little to do
         with what was said. Empty elsewhere."""
         return doubt(self.source, len(self.words), sum(word.own for word in self.words), self.threshold)
+
+    @property
+    def spoken_text(self) -> str:
+        """The text as the model spells it: what is scored, and trained on."""
+        return " ".join(self.spoken) if self.spoken else self.text
 
     def __str__(self) -> str:
         return self.text

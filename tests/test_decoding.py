@@ -83,10 +83,10 @@ def test_phones_become_words_by_lexicon_and_ngram(tmp_path):
         assert decoder.text(found.tokens) == text
     # Of a stream's text what may still become another word is not settled: TO or TWO, and a word under way.
     tokens = tokenizer.encode("TEA TO TEA TO")
-    assert decoder.partial(tokens, 0) == ("TEA TO TEA TWO", 0)
-    assert decoder.partial(tokens, 2) == ("TEA TO TEA TWO", 0)
-    assert decoder.partial(tokens, 3) == ("TEA TO TEA TWO", 3)
-    assert decoder.partial(tokens, len(tokens)) == ("TEA TO TEA TWO", 3)
+    assert decoder.vocabulary.partial(tokens, 0) == ("TEA TO TEA TWO", 0)
+    assert decoder.vocabulary.partial(tokens, 2) == ("TEA TO TEA TWO", 0)
+    assert decoder.vocabulary.partial(tokens, 3) == ("TEA TO TEA TWO", 3)
+    assert decoder.vocabulary.partial(tokens, len(tokens)) == ("TEA TO TEA TWO", 3)
     closed = Decoder(Decoding(beam=16, lexicon=str(tmp_path / "dict")), tokenizer)
     assert closed.text(closed.decode(*matrix("T.UW.T"))[0].tokens) == "TOOT"
     hot = Decoder(Decoding(beam=16, lm=str(tmp_path / "words.arpa"), hotwords={"TOOT": 9.0}), tokenizer)
@@ -136,7 +136,10 @@ def test_a_hot_word_is_written_and_not_what_sounds_like_it(alike, tmp_path):
     assert text(rescore=arpa(tmp_path / "4.arpa", NEW=-1, CATHIE=-5, KATHY=-0.2)) == "NEW KATHY"
     # Nothing of a text is open where no n-gram chooses.
     tokens = tokenizer.encode("NEW KATHY NEW NEW")
-    assert Decoder(Decoding(), tokenizer).partial(tokens, len(tokens)) == ("NEW CATHIE NEW NEW", len("NEW CATHIE NEW"))
+    assert Decoder(Decoding(), tokenizer).vocabulary.partial(tokens, len(tokens)) == (
+        "NEW CATHIE NEW NEW",
+        len("NEW CATHIE NEW"),
+    )
 
 
 def index(symbol):
@@ -221,6 +224,8 @@ def test_bad_options_are_named(models, tmp_path):
         Decoder(Decoding(beam=4, lm=str(tmp_path / "nowhere")), TOKENIZER)
     with pytest.raises(DecodeError, match=r"MÜLLER.*Ü"):
         Decoder(Decoding(beam=4, hotwords={"MÜLLER": 2.0}), TOKENIZER)
+    with pytest.raises(DecodeError, match=r"hot word 'CALL MÜLLER'.*Ü"):  # CALL alone would be another hot word
+        Decoder(Decoding(beam=4, hotwords={"CALL MÜLLER": 2.0}), TOKENIZER)
     (tmp_path / "decoding.yaml").write_text("beam: 4\nbeem: 5\n")
     with pytest.raises(ConfigError, match=r"decoding\.yaml.*beem"):
         decoding.load_options(tmp_path)

@@ -219,7 +219,7 @@ def test_a_failure_while_streaming_is_named_and_the_rest_scored(
 def test_streaming_options_that_make_no_sense(
     recognizer: Recognizer, corpus: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match="block_s: expected > 0"):
+    with pytest.raises(ConfigError, match="block_s: expected a number above 0"):
         evaluate_stream(corpus, recognizer, block_s=0.0, chunk_s=1.0)
     with pytest.raises(ConfigError, match="give chunk_s"):
         evaluate_stream(corpus, recognizer)

@@ -55,6 +55,7 @@ LAYERS = {
     "long": 7,
     "lm": 6,
     "preflight": 6,
+    "vocabulary": 6,
     "decoding": 7,
     "train": 7,
     "options": 8,

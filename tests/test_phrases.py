@@ -25,6 +25,7 @@ from asr.manifest import Utterance
 from asr.options import choose
 from asr.recognizer import Item, Recognizer
 from asr.stream import Stream
+from asr.text import CharTokenizer
 from asr.tokenizers import BOUNDARY, PhoneTokenizer, WordTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -270,21 +271,49 @@ def test_the_bundled_model_picks_its_sample(tmp_path, capsys):
     path = write(tmp_path / "phrases.txt", "", " ".join(rest), WORDS.lower(), f"{WORDS} {first}", WORDS)
     assert cli.main(["transcribe", str(SAMPLE), "--phrases", path, "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["text"] == WORDS
+    assert found["text"] == WORDS.lower()  # as the list writes it
     assert found["confidence"] > 0.9  # the text in other letters is the same phrase
     times = [word["start_s"] for word in found["words"]]
     assert times == sorted(times)
     # Two models and three speeds.
     command = ["transcribe", str(SAMPLE), "--phrases", path, "--also", "stream", "--speeds", "0.9,1,1.1"]
     assert cli.main(command) == 0
-    assert capsys.readouterr().out.strip().endswith(WORDS)
+    assert capsys.readouterr().out.strip().endswith(WORDS.lower())
     other = write(tmp_path / "other.txt", "YES", "NO")
     assert cli.main(["transcribe", str(SAMPLE), "--phrases", other, "--unknown-penalty", "-5"]) == 0
     assert capsys.readouterr().out.strip() == ""
 
 
+LETTERS = CharTokenizer(["<blank>", " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"], TextConfig(case="upper"))
+
+
+def test_a_phrase_comes_back_as_it_is_written_with_the_times_of_what_is_spoken(tmp_path):
+    digits = {"FOUR": "4,", "FIVE": "5", "NINE": "9", "TWO": "2"}
+    line = " ".join(digits.get(word, word.title()) for word in WORDS.split()) + "!"
+    spoken = asr.load(phrases=write(tmp_path / "plain.txt", WORDS, "YES")).transcribe(SAMPLE)
+    found = asr.load(phrases=write(tmp_path / "p.txt", "Yes.", line, "42")).transcribe(SAMPLE)
+    assert found.text == line
+    assert [word.text for word in found.words] == line.split()
+    assert [word.start_s for word in found.words] == [word.start_s for word in spoken.words]
+    assert found.spoken_text == WORDS
+    with pytest.raises(DecodeError, match=r"p\.txt:3: '42' cannot be spelt"):
+        asr.load(phrases=write(tmp_path / "p.txt", "YES", "NO", "42"), language="none")
+
+
+def test_words_of_a_phrase_that_are_several_spoken_ones_are_put_together(tmp_path):
+    recognizer = make_recognizer(tmp_path, phrases=write(tmp_path / "p.txt", "10 D"), language="en", tokenizer=LETTERS)
+    found = recognizer.transcribe(sound(3.0))
+    plain = make_recognizer(tmp_path, phrases=write(tmp_path / "p.txt", "TEN D"), tokenizer=LETTERS)
+    first, second = plain.transcribe(sound(3.0)).words
+    assert [(w.text, w.start_s, w.end_s) for w in found.words] == [
+        ("10", first.start_s, first.end_s), ("D", second.start_s, second.end_s),
+    ]  # fmt: skip
+    two = make_recognizer(tmp_path, phrases=write(tmp_path / "p.txt", "10D-10"), tokenizer=LETTERS)
+    assert [w.text for w in two.transcribe(sound(3.0)).words] == ["10D-10"]
+
+
 def test_evaluate_scores_the_answers(tmp_path, capsys):
-    path = write(tmp_path / "phrases.txt", WORDS, "YES", "NO")
+    path = write(tmp_path / "phrases.txt", WORDS.lower() + ".", "YES", "NO")
     utterance = Utterance("one", str(SAMPLE), WORDS, duration_s=1.0)
     manifest.write(tmp_path / "m.jsonl", [utterance, dataclasses.replace(utterance, id="two", text="YES")])
     report = tmp_path / "report.json"

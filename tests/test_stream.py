@@ -247,7 +247,7 @@ def test_bad_input_is_named_and_harms_no_other_stream(tmp_path):
     recognizer = make_recognizer(tmp_path)
     with pytest.raises(ConfigError, match=r"bidirectional.*chunk_s"):
         Stream(make_recognizer(tmp_path, bidirectional=True))
-    with pytest.raises(ConfigError, match="chunk_s > 0"):
+    with pytest.raises(ConfigError, match="chunk_s above 0"):
         Stream(make_recognizer(tmp_path, bidirectional=True), chunk_s=0.0)
     with pytest.raises(AudioError, match="sample_rate_hz"):
         Stream(recognizer, sample_rate_hz=0)

@@ -23,6 +23,7 @@ from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised, next_frames
 from asr.errors import DecodeError, TextError
 from asr.lines import file_lines
+from asr.said import Said, reading
 from asr.text import Tokenizer, token_ids
 
 Array = npt.NDArray[np.float64]
@@ -30,17 +31,21 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase as a hypothesis is written, the token ids of every way to spell it, and its line in the list."""
+    """A phrase as a hypothesis is written, the token ids of every way to spell it, its line in the list, and how each
+    of the line's words is said."""
 
     text: str
     spellings: tuple[tuple[int, ...], ...]
     line: str = ""
+    said: tuple[Said, ...] = ()
 
 
-def read_phrases(path: str | Path, tokenizer: Tokenizer) -> list[Phrase]:
+def read_phrases(path: str | Path, tokenizer: Tokenizer, language: str = "en") -> list[Phrase]:
     """A phrase a line; blank lines are skipped, and what is normalised to the same text counts once.
 
-    Raises ``DecodeError`` naming the file, and the line of a phrase that cannot be spelt.
+    What the model cannot spell is written out as it is spoken in ``language`` (``asr.said``). A phrase that cannot be
+    spelt even so is refused and not left out: what it means would be heard as another. Raises ``DecodeError`` naming
+    the file, and the line of such a phrase.
     """
     try:
         lines = file_lines(path)
@@ -51,13 +56,14 @@ def read_phrases(path: str | Path, tokenizer: Tokenizer) -> list[Phrase]:
         if not line.strip():
             continue
         try:
-            text = tokenizer.reference(line)
-            spellings = tuple(dict.fromkeys(tuple(way) for way in tokenizer.spellings(line)))
+            read = reading(line, tokenizer, language)
+            if read.left_out:
+                raise TextError(read.left_out[0])
+            text = tokenizer.reference(read.text)
+            spellings = tuple(dict.fromkeys(tuple(way) for way in tokenizer.spellings(read.text)))
         except TextError as error:
             raise DecodeError(f"{path}:{number}: {line!r} cannot be spelt with the model's tokens: {error}") from error
-        if not all(spellings):
-            raise DecodeError(f"{path}:{number}: expected a phrase, got {line!r}, which has no token")
-        found.setdefault(text, Phrase(text, spellings, " ".join(line.split())))
+        found.setdefault(text, Phrase(text, spellings, " ".join(line.split()), read.words))
     if not found:
         raise DecodeError(f"{path}: expected a phrase on each line, got an empty file")
     return list(found.values())

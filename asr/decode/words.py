@@ -66,55 +66,71 @@ def make_words(
     if space is None:
         raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
     columns, hotwords = positive("columns", columns), hotwords or {}
-    finite = {"weight": weight, "word_bonus": word_bonus, **{f"hot word {word}": b for word, b in hotwords.items()}}
-    for name, value in finite.items():
+    for name, value in {"weight": weight, "word_bonus": word_bonus}.items():
         if not math.isfinite(number(name, value)):
             raise DecodeError(f"{name}: expected a finite number, got {value}")
     if not number("unknown_penalty", unknown_penalty) <= 0:
         raise DecodeError(f"expected an unknown-word penalty of at most 0, got {unknown_penalty}")
     if weight < 0:
         raise DecodeError(f"expected a language model weight of at least 0, got {weight}")
-
-    def checked(word: str) -> list[list[int]]:
-        try:
-            return [token_ids(ids, columns, least=kernel.BLANK + 1, error=DecodeError) for ids in spell(word)]
-        except DecodeError as error:
-            raise DecodeError(f"{word!r}: {error}, as the posteriors have {columns} columns") from error
-
-    def spellings(word: str) -> Sequence[Sequence[int]]:
-        try:
-            found = checked(word)
-        except TextError as error:
-            raise DecodeError(f"{word!r}: cannot be spelt with the model's tokens: {error}") from error
-        if not all(found):
-            raise DecodeError(f"{word!r}: expected a word, got one without any token")
-        return found
-
     if weight == 0:
         ngram = None
-    hot = {phrase: spellings(phrase) for phrase in hotwords}
-    spelt = {word: spellings(word) for word in lexicon}
+    hot = hot_arrays(spell, columns, space, hotwords)
+    spelt: dict[str, Sequence[Sequence[int]]] = {word: _spellings(word, spell, columns) for word in lexicon}
     if not spelt and ngram is not None:
-        spelt = dict(_spellable(ngram.words, checked, space))
+        spelt = dict(_spellable(ngram.words, spell, columns, space))
         if not spelt:
             raise DecodeError("none of the n-gram's words can be spelt with the model's tokens; is its case another?")
-    if spelt:
-        for phrase in hot:
-            spelt.update({word: spellings(word) for word in phrase.split()})
     parts: dict[str, Any] = {}
     if spelt:
+        for phrase in hotwords:
+            spelt.update({word: _spellings(word, spell, columns) for word in phrase.split()})
         parts |= _tree(spelt, ngram, space)
     if ngram is not None:
         parts |= ngram.arrays
-    if hot:
-        phrases = [(ids, boost) for phrase, boost in hotwords.items() for ids in hot[phrase]]
-        parts |= _automaton(phrases, columns, space)
     places = [-1, -1, 0] if ngram is None else [ngram.unknown, ngram.end, ngram.start]
     return kernel.NO_WORDS._replace(
         options=np.array([weight, word_bonus, unknown_penalty], np.float64),
         ids=np.array([space, *places, columns]),
         **parts,
+        **hot,
     )
+
+
+def hot_arrays(
+    spell: Speller, columns: int, space: int | None, hotwords: Mapping[str, float]
+) -> dict[str, npt.NDArray[Any]]:
+    """The hot words' part of ``kernel.Words``, for words of the lexicon or a search without one.
+
+    Arguments and errors are those of ``make_words``.
+    """
+    if space is None:
+        raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
+    phrases = []
+    for phrase, boost in hotwords.items():
+        if not math.isfinite(number(f"hot word {phrase}", boost)):
+            raise DecodeError(f"hot word {phrase}: expected a finite number, got {boost}")
+        phrases += [(ids, boost) for ids in _spellings(phrase, spell, columns)]
+    if not phrases:
+        return {"hot_next": kernel.NO_WORDS.hot_next, "hot_gain": kernel.NO_WORDS.hot_gain}
+    return _automaton(phrases, columns, space)
+
+
+def _spellings(word: str, spell: Speller, columns: int) -> list[list[int]]:
+    try:
+        found = _token_ids(word, spell, columns)
+    except TextError as error:
+        raise DecodeError(f"{word!r}: cannot be spelt with the model's tokens: {error}") from error
+    if not all(found):
+        raise DecodeError(f"{word!r}: expected a word, got one without any token")
+    return found
+
+
+def _token_ids(word: str, spell: Speller, columns: int) -> list[list[int]]:
+    try:
+        return [token_ids(ids, columns, least=kernel.BLANK + 1, error=DecodeError) for ids in spell(word)]
+    except DecodeError as error:
+        raise DecodeError(f"{word!r}: {error}, as the posteriors have {columns} columns") from error
 
 
 def read_lexicon(path: str | Path) -> list[str]:
@@ -177,12 +193,14 @@ def read(
     return max(paths.values(), key=lambda path: path[0])[1][:-1]
 
 
-def _spellable(words: Iterable[str], spell: Speller, space: int) -> Iterable[tuple[str, Sequence[Sequence[int]]]]:
+def _spellable(
+    words: Iterable[str], spell: Speller, columns: int, space: int
+) -> Iterable[tuple[str, Sequence[Sequence[int]]]]:
     for word in words:
         if word in ("<s>", "</s>", "<unk>", "<UNK>"):
             continue
         try:
-            found = [ids for ids in spell(word) if ids and space not in ids]
+            found = [ids for ids in _token_ids(word, spell, columns) if ids and space not in ids]
         except TextError:
             continue
         if found:
