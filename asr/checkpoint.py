@@ -255,13 +255,13 @@ def describe(model: Model) -> str:
         f"{parameters / 1e6:.2f} million parameters",
         "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
         f"one output per {model.config.output_frame_s * 1000:g} ms",
-        "tokens": f"{model.tokenizer.vocab_size} (blank and {_symbols(model.tokenizer)})",
+        "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",
     }
     rows |= {name: _one_line(value) for name, value in card.items()}
     return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
 
 
-def _symbols(tokenizer: Tokenizer) -> str:
+def list_symbols(tokenizer: Tokenizer) -> str:
     """All characters, or the first few of longer symbols."""
     if tokenizer.config.tokenizer == "char":
         return repr("".join(tokenizer.symbols[1:]))

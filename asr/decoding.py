@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from asr import decode, lm, settings
+from asr.checkpoint import list_symbols
 from asr.decode import Hypothesis, Phrase
 from asr.decode.fusion import Fusion, score_sequences
 from asr.decode.ngram import Ngram
@@ -294,9 +295,9 @@ def load_lm(path: str, tokenizer: Tokenizer) -> lm.LanguageDirectory | Ngram | l
         raise ModelError(f"{path}: no such language model; expected a directory of asr train-lm or an ARPA file")
     model = lm.load(path)
     if isinstance(model, lm.LanguageDirectory) and model.tokenizer.symbols != tokenizer.symbols:
-        ours, theirs = ("".join(t.symbols[1:]) for t in (tokenizer, model.tokenizer))
         raise DecodeError(
-            f"{path}: the language model's tokens are {theirs!r}, the acoustic model's {ours!r}; train it with "
+            f"{path}: the language model's tokens are {list_symbols(model.tokenizer)}, the acoustic model's "
+            f"{list_symbols(tokenizer)}; train it with text.tokenizer={tokenizer.config.tokenizer} "
             "data.tokens=MODEL/tokens.txt"
         )
     return model

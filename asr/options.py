@@ -89,6 +89,7 @@ def conditions(options: Decoding) -> dict[str, Any]:
         return {"beam": 1}
     idle = {*PRUNING, "language"}
     idle |= set() if options.lm else {"lm_weight", "lm_adapt"}
+    idle |= set() if options.hotwords else {"language"}
     idle |= set() if options.rescore else {"rescore_weight", "nbest"}
     idle |= set() if options.lm or options.lexicon else {"unknown_penalty"}
     found: dict[str, Any] = {}

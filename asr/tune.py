@@ -87,12 +87,14 @@ def tune(
 
     with bar:
         weights: Sequence[float] = WEIGHTS if options.lm else (options.lm_weight,)
-        for weight, bonus in itertools.product(weights, BONUSES):
+        # Words cannot be counted where no token stands between them.
+        spaces = recognizer.model.tokenizer.space_id is not None
+        for weight, bonus in itertools.product(weights, BONUSES if spaces else (0.0,)):
             run(weight, bonus, SEARCH_BEAM)
         for scale in (1.25, 1.1):
             best = best_of(trials).options
             around = (best.lm_weight / scale, best.lm_weight, best.lm_weight * scale) if options.lm else weights
-            step = 4 * (scale - 1)
+            step = 4 * (scale - 1) if spaces else 0.0
             for weight, bonus in itertools.product(around, (-step, 0.0, step)):
                 run(weight, best.word_bonus + bonus, SEARCH_BEAM)
         best = best_of(trials).options

@@ -117,6 +117,13 @@ class Vocabularies:
 
     def _arrays(self, hotwords: Mapping[str, float]) -> Any:
         models = self.models
+        asked = {
+            "an n-gram (lm)": models.ngram is not None,
+            "lexicon": bool(models.lexicon),
+            "word_bonus": models.word_bonus != 0,
+            "hotwords": bool(hotwords),
+        }
+        _require_spaces(self.tokenizer, ", ".join(name for name, used in asked.items() if used))
         return make_words(
             self.tokenizer.spellings,
             self.tokenizer.vocab_size,
@@ -141,6 +148,19 @@ class Vocabularies:
         return " ".join(
             one.written if same else " ".join(one.words) for one, same in zip(read.words, plain, strict=True)
         )
+
+
+def _require_spaces(tokenizer: Tokenizer, asked: str) -> None:
+    """Refuse what works on words, by name, for tokens without one between words. Raises ``DecodeError``."""
+    if tokenizer.space_id is not None:
+        return
+    kind = tokenizer.config.tokenizer
+    tokens = {"word": "whole words", "bpe": "pieces of words", "phone": "phones alone"}.get(kind, "without a space")
+    raise DecodeError(
+        f"{asked}: the search needs a token between words to use this, and the model's tokens are {tokens}. These "
+        f"work: a recurrent language model over the same tokens (asr train-lm with text.tokenizer={kind} "
+        "data.tokens=MODEL/tokens.txt), any language model that rescores (rescore), and a list of phrases (phrases)"
+    )
 
 
 def _by_sound(tokenizer: Tokenizer) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from corpus import make_config, make_corpus
+from small import make_recognizer
 
 import asr
 from asr import checkpoint, cli, decoding, lm, manifest, settings, tune
@@ -18,7 +19,7 @@ from asr.decoding import Decoder, Decoding
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.models.language import LanguageConfig, LanguageNetwork
 from asr.text import CharTokenizer
-from asr.tokenizers import BpeTokenizer, PhoneTokenizer
+from asr.tokenizers import BpeTokenizer, PhoneTokenizer, WordTokenizer
 from asr.train import acoustic, language
 from asr.train.ngram import train_ngram
 
@@ -231,6 +232,56 @@ def test_bad_options_are_named(models, tmp_path):
         decoding.load_options(tmp_path)
 
 
+def word_posteriors(tokenizer, words, other, share=0.0):
+    """A frame for each word and a blank behind it; ``share`` of it goes to the word of ``other`` in its place."""
+    rows = np.full((2 * len(words), tokenizer.vocab_size), 1e-3)
+    rows[1::2, 0] = 1.0
+    for at, (word, second) in enumerate(zip(words, other, strict=True)):
+        rows[2 * at, tokenizer.symbols.index(word)] += 1 - share
+        rows[2 * at, tokenizer.symbols.index(second)] += share
+    return torch.from_numpy(np.log(rows / rows.sum(axis=1, keepdims=True)))[None], torch.tensor([len(rows)])
+
+
+@pytest.mark.parametrize(
+    "options", [{"lm": "words.arpa"}, {"lexicon": "words.txt"}, {"hotwords": {"GORDON": 2.0}}, {"word_bonus": 1.0}]
+)
+def test_what_needs_spaces_is_refused_for_tokens_that_are_words_and_what_works_is_named(models, options):
+    tokenizer = WordTokenizer.from_texts(TEXTS, TextConfig(tokenizer="word"))
+    (models / "words.txt").write_text("GORDON\n")
+    places = {name: str(models / value) if isinstance(value, str) else value for name, value in options.items()}
+    with pytest.raises(
+        DecodeError, match=f"{next(iter(options))}.* whole words. These work: a recurrent .* text.tokenizer=word"
+    ):
+        Decoder(Decoding(beam=4, **places), tokenizer)
+
+
+def test_what_is_named_for_tokens_that_are_words_works(models, tmp_path):
+    tokenizer = WordTokenizer.from_texts(TEXTS, TextConfig(tokenizer="word"))
+    (tmp_path / "tokens.txt").write_bytes(tokenizer.symbol_list())
+    tree = {
+        "text": {"tokenizer": "word"},
+        "model": {"hidden": 16, "embedding": 8, "dropout": 0.0},
+        "data": {"train": str(models / "text"), "tokens": str(tmp_path / "tokens.txt"), "batch": 4},
+        "optim": {"learning_rate": 0.02},
+        "train": {"output": str(tmp_path / "rnn"), "epochs": 20, "threads": 1, "device": "cpu"},
+    }
+    language.train(settings.from_dict(LanguageConfig, tree))
+    matrix = word_posteriors(tokenizer, ["CALL", "CALLED"], ["CALL", "GORDON"], 0.45)
+    (tmp_path / "phrases").write_text("CALL GORDON\nGORDON CALLED\n")
+    assert (
+        Decoder(Decoding(beam=4), tokenizer).text(Decoder(Decoding(), tokenizer).decode(*matrix)[0].tokens)
+        == "CALL CALLED"
+    )
+    for options in (
+        {"beam": 4, "lm": str(tmp_path / "rnn")},
+        {"beam": 4, "rescore": str(tmp_path / "rnn")},
+        {"beam": 4, "rescore": str(models / "words.arpa")},
+        {"phrases": str(tmp_path / "phrases")},
+    ):
+        decoder = Decoder(Decoding(**options), tokenizer)
+        assert decoder.text(decoder.decode(*matrix)[0].tokens) == "CALL GORDON", options
+
+
 def test_saved_options_come_back_with_their_models(models, tmp_path):
     (models / "words.txt").write_text("GORDON\nCALLED\n")
     options = Decoding(
@@ -314,6 +365,17 @@ def test_of_equal_settings_the_present_one_then_the_narrowest_is_best():
     assert tune.best_of([greedy, present, trial(5, 8)]) == present
     assert tune.best_of([greedy, trial(5, 8)]) == greedy
     assert tune.best_of([greedy, present, trial(4, 64)]) == trial(4, 64)
+
+
+def test_tuning_leaves_the_word_bonus_alone_for_tokens_that_are_words(tmp_path, monkeypatch):
+    tokenizer = WordTokenizer.from_texts(TEXTS, TextConfig(tokenizer="word"))
+    matrix, frames = word_posteriors(tokenizer, ["CALL", "CALLED"], ["CALL", "GORDON"], 0.45)
+    monkeypatch.setattr(tune, "held_out", lambda *_: ([(["u"], matrix, frames)], {"u": "CALL GORDON"}))
+    recognizer = make_recognizer(tmp_path, tokenizer=tokenizer)
+    options = Decoding(lm=str(untrained_lm(tmp_path / "lm", tokenizer)), beam=16)
+    trials = tune.tune("", recognizer, options)
+    assert {t.options.word_bonus for t in trials} == {0.0}
+    assert len({t.options.lm_weight for t in trials}) > 5
 
 
 def test_tuning_saves_nothing_where_nothing_is_better(trained, corpus, tmp_path, capsys, monkeypatch):
