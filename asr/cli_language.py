@@ -24,7 +24,7 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     train.set_defaults(run=_train_lm, more="overrides")
 
-    ngram = commands.add_parser("train-ngram", help="estimate a Kneser-Ney word n-gram and write it as ARPA")
+    ngram = commands.add_parser("train-ngram", help="estimate a modified Kneser-Ney word n-gram and write it as ARPA")
     ngram.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
     ngram.add_argument("output", metavar="ARPA", help="file to write; compressed if it ends in .gz")
     ngram.add_argument("--order", type=whole(1, 5), default=3, metavar="N", help="1 to 5 (default: 3)")
@@ -240,12 +240,14 @@ def _train_lm(args: argparse.Namespace) -> int:
 
 
 def _train_ngram(args: argparse.Namespace) -> int:
-    from asr.train.ngram import train_ngram
+    from asr.train.ngram import estimate_ngram
 
     check_output(Path(args.output), force=args.force)
-    model = train_ngram(args.text, args.output, order=args.order, prune=args.prune, more=args.more)
-    counts = ", ".join(f"{sum(len(k) == n for k in model.entries)} {n}-grams" for n in range(1, model.order + 1))
-    print(f"{args.output}: {counts}")
+    estimate = estimate_ngram(args.text, order=args.order, prune=args.prune, more=args.more)
+    estimate.write(args.output)
+    if estimate.remark:
+        print(f"note: {estimate.remark}", file=sys.stderr)
+    print(f"{args.output}: {', '.join(f'{count} {n}-grams' for n, count in enumerate(estimate.counts, start=1))}")
     return OK
 
 

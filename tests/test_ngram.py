@@ -16,6 +16,8 @@ from asr.decode.ngram import Ngram, read_arpa, write_arpa
 from asr.errors import DecodeError, ModelError, TrainingError
 from asr.train.ngram import train_ngram
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*discounts:UserWarning")  # small texts are meant here
+
 ARPA = """a comment
 
 \\data\\
@@ -256,7 +258,8 @@ def test_words_beyond_ascii(tmp_path: Path) -> None:
     ("text", "options", "message"),
     [
         ("\n \n", {}, "text: expected a sentence on each line, got none"),
-        ("A B\nC </s>\n", {}, r"text:2: </s> is reserved"),
+        ("A B\nC </s>\n", {}, r"text:2: </s> is reserved for ends of sentences"),
+        ("A B\nC <unk>\n", {}, r"text:2: <unk> is reserved for unknown words"),
         ("A", {"order": 0}, "order: expected 1 to 5, got 0"),
         ("A", {"order": 6}, "order: expected 1 to 5, got 6"),
         ("A", {"prune": -1.0}, "prune: expected 0 to 1, got -1"),

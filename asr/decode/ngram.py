@@ -187,23 +187,30 @@ def read_arpa(path: str | Path) -> Ngram:
 
 def write_arpa(ngram: Ngram, path: str | Path) -> None:
     """Write an ARPA file, its folder too, compressed for ``.gz``. Raises ``DecodeError`` where it cannot."""
-    path = Path(path)
     by_order: list[list[tuple[str, ...]]] = [[] for _ in range(ngram.order)]
     for key in ngram.entries:
         by_order[len(key) - 1].append(key)
-    lines = ["", "\\data\\"]
-    lines += [f"ngram {n}={len(keys)}" for n, keys in enumerate(by_order, start=1)]
-    for n, keys in enumerate(by_order, start=1):
-        lines += ["", f"\\{n}-grams:"]
-        for key in keys:
-            log_prob, backoff = ngram.entries[key]
-            tail = f"\t{backoff / LN10:.7g}" if n < ngram.order else ""
-            lines.append(f"{log_prob / LN10:.7g}\t{' '.join(key)}{tail}")
-    lines += ["", "\\end\\", ""]
+    write_sections(
+        path, list(map(len, by_order)), (((" ".join(key), *ngram.entries[key]) for key in keys) for keys in by_order)
+    )
+
+
+def write_sections(
+    path: str | Path, counts: Sequence[int], sections: Iterable[Iterable[tuple[str, float, float]]]
+) -> None:
+    """Write an ARPA file of ``(words, log-probability, back-off)`` by order. Raises ``DecodeError``."""
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, _open(temporary, "wt", compressed=path.suffix == ".gz") as file:
-            file.write("\n".join(lines))
+            file.write("\n\\data\\\n")
+            file.writelines(f"ngram {n}={count}\n" for n, count in enumerate(counts, start=1))
+            for n, section in enumerate(sections, start=1):
+                file.write(f"\n\\{n}-grams:\n")
+                for words, log_prob, backoff in section:
+                    tail = f"\t{backoff / LN10:.7g}" if n < len(counts) else ""
+                    file.write(f"{log_prob / LN10:.7g}\t{words}{tail}\n")
+            file.write("\n\\end\\\n")
     except OSError as error:
         raise DecodeError(f"{path}: cannot write the n-gram: {error}") from error
 
