@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from asr import audio, manifest, recognizer, transcript
+from asr import audio, manifest, outputs, recognizer, transcript
 from asr.containers import HEAD_BYTES, STDIN_NAME, known
 from asr.device import processes
 from asr.errors import AsrError, AudioError, ConfigError
-from asr.files import write_json, write_text
+from asr.files import write_json
 from asr.recognizer import Item, Recognizer
 from asr.transcript import Transcript
 
 STDIN = "-"
-SUMMARY = "summary.json"
 CHUNK = 16
 """Recordings that a process takes at a time."""
 
@@ -154,6 +157,7 @@ def transcribe_files(
     out: TextIO | None = None,
     jobs: int = 1,
     resume: bool = False,
+    force: bool = False,
     split_channels: bool = False,
     raw_rate_hz: int | None = None,
 ) -> Outcome:
@@ -168,15 +172,19 @@ def transcribe_files(
         format: a key of ``asr.transcript.FORMATS``.
         jobs: processes that share the recordings, each with a model and its part of the CPUs.
         resume: leave out recordings whose file is in ``output_dir`` already.
+        force: write over files in ``output_dir`` whatever they are; else only what an earlier run wrote, and nobody
+            changed, is replaced (see ``asr.outputs``).
 
     Raises ``ConfigError`` for an unknown format, two inputs with one output file, subtitles of several recordings
-    without an ``output_dir``, or an ``output_dir`` that cannot be made.
+    without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of somebody else.
     """
     started = time.perf_counter()
     if format not in transcript.FORMATS:
         raise ConfigError(f"format: expected one of {', '.join(transcript.FORMATS)}, got {format!r}")
     if jobs < 1:
         raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
+    if jobs > 1 and isinstance(engine, Recognizer):
+        raise ConfigError("jobs: expected what asr.load needs, so that each process can load the model")
     if output_dir is None and resume:
         raise ConfigError("resume: expected an output folder, in which finished files are found")
     rank, size = processes()
@@ -189,56 +197,67 @@ def transcribe_files(
     outcome = Outcome(failures=failures if rank == 0 else [])
     if output_dir is None and format in ("srt", "vtt", "textgrid") and len(found) > 1:
         raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")
-    outputs = output_paths(found, format, output_dir) if output_dir else [Path()] * len(found)
-    work = list(zip(found, outputs, strict=True))[rank::size]
+    suffix = transcript.SUFFIXES.get(format, format)
+    names = (
+        outputs.names([(job.output, job.item.name) for job in found], suffix) if output_dir else [Path()] * len(found)
+    )
+    work = list(zip(found, names, strict=True))[rank::size]
+    summary = outputs.SUMMARY if size == 1 else f"summary.{rank + 1}-of-{size}.json"
+    folder = None
     if output_dir:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{output_dir}: cannot make the output folder: {error}") from error
-    if resume:
-        count = len(work)
-        work = [(job, path) for job, path in work if not os.path.exists(path)]
-        outcome.skipped = count - len(work)
+        folder = outputs.Folder(output_dir)
+        if resume:
+            count = len(work)
+            work = [(job, path) for job, path in work if not folder.done(job.output, path, suffix)]
+            outcome.skipped = count - len(work)
+        if not force:
+            folder.check([path for _, path in work], summary)
     stream = out or sys.stdout
     # On a terminal the texts themselves show the progress, and a bar would run through them.
     shown = not (output_dir is None and stream.isatty())
-    results = _results(engine, [job.item for job, _ in work], jobs, progress=shown)
     silent = None if shown and len(work) > 1 else True
-    bar = tqdm(results, total=len(work), desc="transcribing", unit="file", disable=silent)
-    for (item, result), (_, path) in zip(bar, work, strict=True):
-        if isinstance(result, AudioError):
-            outcome.failures.append(message(item, result))
-            continue
-        if item.channel is not None:
-            result = dataclasses.replace(result, channel=item.channel + 1)
-        body = encodable(transcript.FORMATS[format](result))
-        if output_dir:
+    named = format == "txt" and len(found) > 1
+    with contextlib.closing(_results(engine, [job.item for job, _ in work], jobs, progress=shown)) as results:
+        bar = tqdm(results, total=len(work), desc="transcribing", unit="file", disable=silent)
+        for (item, result), (job, path) in zip(bar, work, strict=True):
             try:
-                write_text(path, body)
-            except AsrError as error:
-                outcome.failures.append(f"{item.name}: {error}")
+                if isinstance(result, AudioError):
+                    raise result
+                body = _body(item, result, format)
+                if folder:
+                    folder.write(job.output, path, body)
+            except (AsrError, OSError) as error:
+                outcome.failures.append(message(item, error))
                 continue
-        else:
-            prefix = encodable(f"{item.name}: ") if format == "txt" and len(found) > 1 else ""
-            stream.write(prefix + body)
-            stream.flush()
-        if result.doubt:
-            outcome.doubts.append(result.doubt)
-        outcome.done += 1
-        outcome.audio_s += result.duration_s
+            if not folder:
+                stream.write((encodable(f"{item.name}: ") if named else "") + body)
+                stream.flush()
+            if result.doubt:
+                outcome.doubts.append(result.doubt)
+            outcome.done += 1
+            outcome.audio_s += result.duration_s
     outcome.seconds = time.perf_counter() - started
     if output_dir:
-        _write_summary(output_dir / (SUMMARY if size == 1 else f"summary.{rank + 1}-of-{size}.json"), outcome)
+        _write_summary(output_dir / summary, outcome)
     return outcome
+
+
+def _body(item: Item, result: Transcript, format: str) -> str:
+    """What stands in the transcript's file."""
+    if item.channel is not None:
+        result = dataclasses.replace(result, channel=item.channel + 1)
+    return encodable(transcript.FORMATS[format](result))
 
 
 def _results(
     engine: Recognizer | dict[str, Any], items: Sequence[Item], jobs: int, *, progress: bool
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     if jobs > 1 and len(items) > 1:
-        if isinstance(engine, Recognizer):
-            raise ConfigError("jobs: expected what asr.load needs, so that each process can load the model")
+        assert isinstance(engine, dict)
         yield from _parallel(engine, items, jobs)
         return
     if not items:
@@ -266,6 +285,9 @@ def _parallel(options: dict[str, Any], items: Sequence[Item], jobs: int) -> Iter
             pool.shutdown()
             yield from _alone(options, chunks[done], threads)
             done += 1
+        except BaseException:  # interrupted, or nobody wants the rest: what is under way is not waited for
+            _end(pool)
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -280,7 +302,16 @@ def _alone(options: dict[str, Any], items: Sequence[Item], threads: int) -> list
             except BrokenProcessPool:
                 died = AudioError(f"{item.name}: the process that transcribed it died (out of memory?)")
                 results.append((item, died))
+            except BaseException:
+                _end(pool)
+                raise
     return results
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End a pool's processes at once; ``shutdown`` alone would wait for what they have in hand."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
 
 
 _worker: Recognizer | None = None
@@ -290,8 +321,18 @@ def _load_worker(options: dict[str, Any], threads: int) -> None:
     global _worker
     import torch
 
+    # Ctrl-C reaches all processes of a terminal: the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _worker = recognizer.load(**options)
+
+
+def _follow_parent() -> None:
+    """End this process when its parent has ended, however that happened: the sentinel is a pipe that breaks."""
+    if (parent := parent_process()) is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run_worker(items: Sequence[Item]) -> list[Result]:
@@ -306,25 +347,12 @@ def _write_summary(path: Path, outcome: Outcome) -> None:
         outcome.failures.append(str(error))
 
 
-def output_paths(jobs: Sequence[Job], format: str, folder: Path) -> list[Path]:
-    """Where each transcript goes. Raises ``ConfigError`` naming two recordings that would share a file."""
-    taken: dict[Path, str] = {folder / SUMMARY: "the summary"}
-    paths = []
-    for job in jobs:
-        path = folder / job.output.with_suffix(f".{transcript.SUFFIXES.get(format, format)}")
-        if path in taken:
-            raise ConfigError(f"{taken[path]} and {job.item.name} would both be written to {path}")
-        taken[path] = job.item.name
-        paths.append(path)
-    return paths
-
-
 def encodable(text: str) -> str:
     """``text`` as UTF-8 can hold it: bytes of a file name that are no UTF-8 become ``\\udcXX``, JSON's own escape."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def message(item: Item, error: AsrError) -> str:
+def message(item: Item, error: AsrError | OSError) -> str:
     """The error's text, with the recording's name in front unless it is there already."""
     text = str(error)
     return text if item.name in text else f"{item.name}: {text}"

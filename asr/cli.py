@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import math
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import asr
-from asr import cli_corpus, cli_language, files
+from asr import cli_corpus, cli_language, files, terminal
 from asr.arguments import Parser, number, whole
 from asr.errors import AsrError
 from asr.files import check_output
@@ -23,17 +25,29 @@ OK, SOME_FAILED, FAILED = 0, 1, 2
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what is under way ends as with Ctrl-C."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 some inputs failed, 2 not done)."""
+    """Run one command; returns the exit status: 0 done, 1 some inputs failed, 2 not done, 130 and 143 interrupted."""
     _open_standard_streams()
+    with terminal.shown(), _terminable():
+        return _guarded(argv)
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    """Run the command; what a user can act on becomes a message and a status."""
     try:
         return _run(argv)
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted{': ' if str(interrupt) else ''}{interrupt}", file=sys.stderr)
-        return 130
+        stopped = isinstance(interrupt, Terminated)
+        reason = f": {interrupt}" if str(interrupt) else ""
+        print(f"{'terminated' if stopped else 'interrupted'}{reason}", file=sys.stderr)
+        return 143 if stopped else 130
     except BrokenPipeError:  # The reader of a pipe (head, say) has had enough: not an error of ours.
         _drop_output()
         return OK
@@ -83,6 +97,24 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises ``Terminated`` here, so that files are finished and processes of ours are ended."""
+
+    def handle(number: int, frame: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not the main thread: signals are not ours to handle
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parsed arguments; leaves the process with status 2 when they are wrong."""
     parser = build_parser()
@@ -116,6 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm", "textgrid"))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
+    cli_language.add_force(transcribe)
     _add_also(transcribe)
     _add_model(transcribe)
     transcribe.set_defaults(run=_transcribe, more="inputs")
@@ -214,6 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="manifest to write")
     label.add_argument("--speaker", default="", help="who speaks, for the manifest")
     label.add_argument("--resume", action="store_true", help="go on from what an interrupted run has heard")
+    cli_language.add_force(label)
     label.add_argument(
         "--least-confidence",
         type=number(0, 1),
@@ -349,6 +383,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         output_dir=args.output_dir,
         jobs=args.jobs,
         resume=args.resume,
+        force=args.force,
         split_channels=args.channels == "split",
         raw_rate_hz=args.raw_rate,
     )
@@ -440,6 +475,7 @@ def _label(args: argparse.Namespace) -> int:
     cli_language.announce(args)
     recognizer = load(args.model, device=args.device, also=args.also, **cli_language.decoding_options(args))
     options = {"least_confidence": args.least_confidence, "speaker": args.speaker, "resume": args.resume}
+    options["force"] = args.force
     found = label(args.inputs, recognizer, args.output, **options)
     hours = sum(u.duration_s for u in found.kept) / 3600
     _show(f"{args.output}: {len(found.kept)} utterances, {hours:.2f} h; {len(found.doubtful)} left out as not sure")

@@ -22,7 +22,7 @@ from asr import batch, manifest, settings
 from asr.archive import file_sha256
 from asr.decoding import PLACES
 from asr.errors import AsrError, AudioError, ConfigError, ManifestError
-from asr.files import atomic
+from asr.files import atomic, check_output
 from asr.manifest import Utterance
 from asr.recognizer import Item, Recognizer
 
@@ -49,6 +49,7 @@ def label(
     least_confidence: float = 0.9,
     speaker: str = "",
     resume: bool = False,
+    force: bool = False,
 ) -> Labels:
     """Transcribe recordings and write those that the model is sure of as a manifest to train on.
 
@@ -61,15 +62,18 @@ def label(
             be: ``asr calibrate`` mends that where there is speech with text.
         speaker: of recordings that name none.
         resume: go on from ``OUTPUT.part``, if there is one.
+        force: write over an ``output`` that is there already; a manifest may have been corrected by hand.
 
-    Raises ``ConfigError`` for a confidence out of range, what an earlier run has left without ``resume`` or of other
-    models, a file that cannot be written, or where no recording was understood surely enough.
+    Raises ``OutputError`` for such an output; ``ConfigError`` for a confidence out of range, what an earlier run has
+    left without ``resume`` or of other models, a file that cannot be written, or where no recording was understood
+    surely enough.
     """
     if not 0 <= least_confidence <= 1:
         raise ConfigError(f"least_confidence: expected 0 to 1, got {least_confidence}")
     same = os.path.exists(output) and any(os.path.exists(name) and Path(name).samefile(output) for name in inputs)
     if same or os.path.isdir(output):
         raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
+    check_output(Path(output), force=force)
     found = Labels()
     recordings = _recordings(inputs, found.failures)
     part = Path(f"{output}.part")

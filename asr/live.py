@@ -17,6 +17,7 @@ from asr import audio
 from asr.containers import HEAD_BYTES, STDIN_NAME, known, pcm_wav, truncated
 from asr.errors import AudioError, ConfigError
 from asr.stream import Stream, Update
+from asr.terminal import printable
 from asr.transcript import Transcript, doubt
 
 Block = npt.NDArray[Any]
@@ -232,9 +233,10 @@ class Display:
 
     def _line(self, text: str, end: str) -> None:
         # Back to the line's start and clear it, on a terminal; the last 200 characters are what one line may show.
-        start = "\r\x1b[K" if self.growing else ""
-        shown = text if end else text[-200:]
-        self.out.write(f"{start}{shown}{end}")
+        if self.growing:
+            getattr(self.out, "control", self.out.write)("\r\x1b[K")
+            text = printable(text)
+        self.out.write(f"{text if end else text[-200:]}{end}")
         self.out.flush()
 
     def _json(self, tree: dict[str, Any]) -> None:

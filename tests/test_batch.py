@@ -6,8 +6,11 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -69,8 +72,87 @@ def test_what_is_there_is_left_out(folder, texts, model_dir, tmp_path):
     assert (summary(out)["done"], summary(out)["skipped"]) == (5, 1)
     assert run(folder, "--output-dir", out, "--model", model_dir, "--resume") == 1
     assert (summary(out)["done"], summary(out)["skipped"], summary(out)["failed"]) == (0, 6, 1)
-    assert run(folder, "--output-dir", out, "--model", model_dir) == 1
+
+
+def test_the_same_command_runs_again_and_somebody_elses_files_stay(folder, texts, model_dir, tmp_path, capsys):
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert run(folder, "--output-dir", out, "--model", model_dir) == 1
+        assert written(out) == texts
+    (out / "5.txt").write_text("CORRECTED\n")
+    assert run(folder, "--output-dir", out, "--model", model_dir) == 2
+    assert written(out) == texts | {"5.txt": "CORRECTED\n"}
+    assert "5.txt: expected no transcript" in capsys.readouterr().err
+    assert run(folder, "--output-dir", out, "--model", model_dir, "--force") == 1
     assert written(out) == texts
+
+
+def test_recordings_that_differ_in_their_suffix_have_names_of_their_own(
+    recognizer, model_dir, bursts, write_wav, tmp_path
+):
+    write_wav(tmp_path / "in" / "film.wav", bursts(1.0, seed=1))
+    out = tmp_path / "out"
+    assert run(tmp_path / "in", "--output-dir", out, "--model", model_dir) == 0
+    write_wav(tmp_path / "in" / "film.flac", bursts(1.5, seed=2))
+    assert run(tmp_path / "in", "--output-dir", out, "--model", model_dir, "--resume") == 0
+    assert set(written(out)) == {"film.txt", "film.flac.txt"}
+    assert (summary(out)["done"], summary(out)["skipped"]) == (1, 1)
+    assert run(tmp_path / "in", "--output-dir", tmp_path / "new", "--model", model_dir) == 0
+    texts = {f"{n}.txt": recognizer.transcribe(tmp_path / "in" / n).text + "\n" for n in ("film.wav", "film.flac")}
+    assert written(tmp_path / "new") == texts
+
+
+@pytest.mark.parametrize("length", [244, 250])
+def test_long_names(model_dir, bursts, write_wav, tmp_path, length):
+    write_wav(tmp_path / "in" / f"{'x' * (length - 4)}.wav", bursts(1.0))
+    assert run(tmp_path / "in", "--output-dir", tmp_path / "out", "--model", model_dir) == 0
+    assert list(written(tmp_path / "out")) == [f"{'x' * (length - 4)}.txt"]
+
+
+@pytest.fixture
+def hanging(folder, model_dir, tmp_path, monkeypatch):
+    """A batch of two processes, one of which has a recording in hand that never ends: it, and its workers."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if 'spawn_main' in ' '.join(sys.orig_argv):\n"
+        "    from asr import audio\n"
+        "    load = audio.load\n"
+        "    audio.load = lambda name, *a, **o: time.sleep(600) if '5.wav' in str(name) else load(name, *a, **o)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+    program = "import sys; from asr import batch, cli; batch.CHUNK = 1; sys.exit(cli.main())"
+    arguments = ["transcribe", folder, "--output-dir", tmp_path / "out", "--model", model_dir, "--jobs", "2"]
+    process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / "4.txt").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(workers) >= 2
+    yield process, workers
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_batch_that_is_ended_leaves_no_process_behind(hanging, sent, status):
+    process, workers = hanging
+    process.send_signal(sent)
+    assert process.wait() == status
+    assert "Traceback" not in process.stderr.read()  # ends when the last process that holds it does
+    while any(alive(pid) for pid in workers):
+        time.sleep(0.1)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_recording_that_kills_its_process_fails_alone(folder, texts, model_dir, tmp_path, monkeypatch):

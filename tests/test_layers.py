@@ -65,6 +65,8 @@ LAYERS = {
     "label": 11,
     "live": 11,
     "batch": 10,
+    "outputs": 3,
+    "terminal": 1,
     "evaluate": 11,
     "tune": 10,
     "cli_language": 12,
