@@ -23,7 +23,7 @@ from asr.archive import file_sha256
 from asr.checkpoint import load_card, load_tensors, load_weights
 from asr.decode import kernel
 from asr.decode.fusion import score_sequences
-from asr.decode.ngram import LN10, Ngram, read_arpa
+from asr.decode.ngram import LN10, Ngram, as_words, read_arpa
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic
 from asr.lines import split_fields
@@ -95,11 +95,11 @@ class KenlmNgram:
         """Whether the model lists a word."""
         return word in self._model
 
-    def word_scores(self, words: Sequence[str]) -> list[float | None]:
+    def word_scores(self, sentence: str | Sequence[str]) -> list[float | None]:
         """As ``Ngram.word_scores``."""
         found: list[float | None] = []
         state = self._start
-        for word in [*words, "</s>"]:
+        for word in [*as_words(sentence), "</s>"]:
             before, state = state, self._new_state()
             # Not by the sentence: KenLM would cut words at vertical tabs.
             scored = self._model.BaseFullScore(before, word, state)
@@ -107,9 +107,9 @@ class KenlmNgram:
             found.append(scored.log_prob * LN10 if known else None)
         return found
 
-    def score(self, words: Sequence[str]) -> float:
+    def score(self, sentence: str | Sequence[str]) -> float:
         """Natural logarithm of the probability of a sentence, its end included."""
-        return sum(kernel.NEVER if score is None else score for score in self.word_scores(words))
+        return sum(kernel.NEVER if score is None else score for score in self.word_scores(sentence))
 
     @staticmethod
     def _new_state() -> Any:

@@ -114,6 +114,26 @@ def test_equals_kenlm(tmp_path: Path) -> None:
             assert ours.score(words, start=start, end=end) / math.log(10) == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.parametrize("start", [True, False])
+def test_next_words_are_all_words_by_their_probability(arpa: Path, start: bool) -> None:
+    arpa.write_text(ARPA.replace("-0.2\t<s> A\t-0.1\n", "").replace("ngram 2=4", "ngram 2=3"))  # a gap on the way
+    ngram = read_arpa(arpa)
+    before = ["<s>"] if start else []
+    for context in itertools.chain(*(itertools.product(("A", "B", "NEVER SEEN"), repeat=n) for n in range(4))):
+        found = ngram.next_words(context, 100, start=start)
+        assert [p for _, p in found] == sorted((p for _, p in found), reverse=True)
+        wanted = {word: math.exp(ngram.log_prob((*before, *context), word)) for word in ngram.words if word != "<s>"}
+        assert dict(found) == pytest.approx(wanted)
+    assert ngram.next_words("A B", 2, start=start) == ngram.next_words(["A", "B"], 100, start=start)[:2]
+    with pytest.raises(DecodeError, match="count: expected 1 or more, got 0"):
+        ngram.next_words("A", 0)
+
+
+def test_a_sentence_is_a_string_or_its_words(arpa: Path) -> None:
+    ngram = read_arpa(arpa)
+    assert ngram.score("A  B") == ngram.score(["A", "B"]) == pytest.approx(sum(ngram.word_scores("A B")))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["a.arpa", "a.arpa.gz"])
 def test_written_files_are_read_back(arpa: Path, tmp_path: Path, name: str) -> None:
     ngram = read_arpa(arpa)

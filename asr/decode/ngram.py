@@ -7,6 +7,7 @@ search's kernel reads the same arrays (``asr.decode.kernel.ngram``).
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import re
 import zlib
@@ -140,16 +141,45 @@ class Ngram:
             place = kernel.ngram(self._lookup, place, self.id_of(before))[1]
         return float(kernel.ngram(self._lookup, place, self.id_of(word) if isinstance(word, str) else word)[0])
 
-    def score(self, words: Sequence[str], *, start: bool = True, end: bool = True) -> float:
-        """Natural log-probability of a sentence, by default with its start and end (as ``kenlm.Model.score``)."""
+    def score(self, sentence: str | Sequence[str], *, start: bool = True, end: bool = True) -> float:
+        """Natural log-probability of a sentence, by default with its start and end (as ``kenlm.Model.score``).
+
+        ``sentence``: its words, or one string with spaces between them.
+        """
         total, place = 0.0, self.start if start else 0
-        ids = [self.id_of(word) for word in words] + ([self._ids["</s>"]] if end and self.end >= 0 else [])
+        ids = [self.id_of(word) for word in as_words(sentence)] + [self.end] * (end and self.end >= 0)
         for word in ids:
             log_prob, place = kernel.ngram(self._lookup, place, word)
             total += log_prob
         return total
 
-    def word_scores(self, words: Sequence[str]) -> list[float | None]:
+    def next_words(
+        self, sentence: str | Sequence[str] = (), count: int = 10, *, start: bool = True
+    ) -> list[tuple[str, float]]:
+        """The likeliest words after the words of ``sentence`` (as in ``score``) with their probabilities, best first.
+
+        ``</s>`` is the end of the sentence and ``<unk>`` any word that the n-gram does not know: over all words of the
+        vocabulary the probabilities sum to 1. ``start``: whether ``sentence`` begins one. Raises ``DecodeError`` for a
+        ``count`` below 1.
+        """
+        if count < 1:
+            raise DecodeError(f"count: expected 1 or more, got {count}")
+        place = self.start if start else 0
+        for number in map(self.id_of, as_words(sentence)):
+            place = kernel.ngram(self._lookup, place, number)[1] if number >= 0 else 0
+        chain = [place]
+        while chain[-1]:
+            chain.append(int(self.arrays["suffix"][chain[-1]]))
+        log_probs = np.full(len(self.words), kernel.NEVER)
+        for node in reversed(chain):  # the shortest context first; longer ones know better
+            # Contexts are numbered so that the children of each lie side by side.
+            first, behind = np.searchsorted(self.arrays["parent"][1:], [node, node + 1]) + 1
+            log_probs += self.arrays["backoff"][node]
+            log_probs[self.arrays["last"][first:behind]] = self.arrays["log_prob"][first:behind]
+        best = (number for number in np.argsort(-log_probs, kind="stable").tolist() if self.words[number] != "<s>")
+        return [(self.words[number], math.exp(log_probs[number])) for number in itertools.islice(best, count)]
+
+    def word_scores(self, sentence: str | Sequence[str]) -> list[float | None]:
         """Natural log-probability of each word of a sentence, and of its end where the n-gram has ``</s>``.
 
         A word that the n-gram does not know is scored as ``<unk>``. Without ``<unk>`` it has None, and what follows
@@ -157,7 +187,7 @@ class Ngram:
         """
         found: list[float | None] = []
         place = self.start
-        for word in [*map(self.id_of, words), *[self.end] * (self.end >= 0)]:
+        for word in [*map(self.id_of, as_words(sentence)), *[self.end] * (self.end >= 0)]:
             if word < 0:
                 found.append(None)
                 place = 0
@@ -170,6 +200,11 @@ class Ngram:
         """Per word, ends of sentences counted as words; words without a probability (``word_scores``) are left out."""
         known = [score for words in sentences for score in self.word_scores(words) if score is not None]
         return math.exp(-sum(known) / max(1, len(known)))
+
+
+def as_words(sentence: str | Sequence[str]) -> Sequence[str]:
+    """The words of a sentence, which may be one string with spaces between them."""
+    return split_fields(sentence) if isinstance(sentence, str) else sentence
 
 
 def read_arpa(path: str | Path) -> Ngram:
