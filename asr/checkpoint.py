@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -33,11 +34,14 @@ from asr import settings, tokenizers
 from asr.config import Config
 from asr.errors import ModelError
 from asr.features import FeatureStats
-from asr.files import atomic
+from asr.files import atomic, read_json
 from asr.models.encoder import AcousticModel
 from asr.text import Tokenizer
 
 DEFAULT_MODEL = "an4"
+LARGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header, as safetensors itself limits it."""
+Network = TypeVar("Network", bound=nn.Module)
 OF_WEIGHTS = (
     "decoding.yaml", "lm", "confidence.json",
     "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard",
@@ -78,9 +82,27 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
 def load_metadata(path: Path) -> Any:
     """The metadata alone. Raises ``ModelError`` as ``load_tensors`` does."""
-    with _reading(path), path.open("rb") as file:
+    with _reading(path):
+        return _metadata(_header(path))
+
+
+def load_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a file by name, from its header alone, for ``build``.
+
+    Raises ``ModelError`` as ``load_tensors`` does.
+    """
+    with _reading(path):
+        tree = json.loads(_header(path))
+        return {name: tuple(entry["shape"]) for name, entry in tree.items() if name != "__metadata__"}
+
+
+def _header(path: Path) -> bytes:
+    """The JSON in front of a file's tensors; more than ``LARGEST_HEADER`` bytes is none."""
+    with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        return _metadata(file.read(min(size, os.fstat(file.fileno()).st_size)))
+        if size > LARGEST_HEADER:
+            raise ValueError(f"its header would have {size:,} bytes, expected at most {LARGEST_HEADER:,}")
+        return file.read(size)
 
 
 def _metadata(header: bytes) -> Any:
@@ -94,23 +116,50 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
-    except (OSError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+    except RecursionError:
+        raise ModelError(f"{path}: not a readable safetensors file: its header is nested too deeply") from None
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy ``tensors`` into ``module``; ``ModelError`` lists what is missing, unexpected or of another shape."""
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own]
+def build(make: Callable[[], Network], path: Path, layers: int) -> Network:
+    """The network that ``make`` makes, if the weights at ``path`` are those of such a one.
+
+    Names and shapes are compared with the file's header before any memory is taken: a configuration may ask for more
+    than there is. ``layers`` is how many the configuration asks for, each of which has weights.
+
+    Raises ``ModelError`` that lists what is missing, unexpected or of another shape.
+    """
+    shapes = load_shapes(path)
+    if layers > len(shapes):
+        raise ModelError(f"{path}: weights of another architecture: {len(shapes)} tensors, expected {layers} layers")
+    try:
+        with torch.device("meta"):
+            outline = make()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{path.with_name('config.yaml')}: no network can have these sizes: {error}") from error
+    _compare(path, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}, shapes)
+    return make()
+
+
+def _compare(source: Path, own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Require the names and shapes of ``own``."""
+    problems = [f"missing {name}" for name in own if name not in found]
+    problems += [f"unexpected {name[:100]}" for name in found if name not in own]
     problems += [
-        f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
+        f"{name} is {shape}, expected {own[name]}"
+        for name, shape in found.items()
+        if name in own and own[name] != shape
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ModelError(f"{source}: weights of another architecture: {'; '.join(problems[:5])}{more}")
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy ``tensors`` into ``module``; ``ModelError`` lists what is missing, unexpected or of another shape."""
+    own, found = ({name: tuple(x.shape) for name, x in part.items()} for part in (module.state_dict(), tensors))
+    _compare(source, own, found)
     module.load_state_dict(dict(tensors))
 
 
@@ -178,9 +227,18 @@ def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, h
     save_tensors(path, tensors)
     try:
         with atomic(folder / "card.json") as path:
-            path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(_finite(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{folder / 'card.json'}: cannot write: {error}") from error
+
+
+def _finite(value: Any) -> Any:
+    """Values for JSON, which has no NaN and no infinity: null in their place."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def bundled() -> list[str]:
@@ -221,9 +279,10 @@ def load_model(model: str | Path | None = None) -> Model:
     stats = FeatureStats.load(folder / "stats.json")
     if len(stats.mean) != config.features.mel_bins:
         raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
-    network = AcousticModel(config.model, config.features.mel_bins, tokenizer.vocab_size)
-    tensors, _ = load_tensors(folder / "model.safetensors")
-    load_weights(network, tensors, folder / "model.safetensors")
+    weights, bins = folder / "model.safetensors", config.features.mel_bins
+    network = build(lambda: AcousticModel(config.model, bins, tokenizer.vocab_size), weights, config.model.layers)
+    tensors, _ = load_tensors(weights)
+    load_weights(network, tensors, weights)
     return Model(config, tokenizer, stats, network.eval(), load_card(folder), folder)
 
 
@@ -233,7 +292,7 @@ def load_card(folder: Path) -> dict[str, Any]:
     if not os.path.isfile(path):
         return {}
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot read the model card: {error}") from error
     if not isinstance(card, dict):

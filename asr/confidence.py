@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ManifestError, ModelError
-from asr.files import atomic
+from asr.files import atomic, read_json
 
 FILE = "confidence.json"
 KINDS = {"greedy", "beam"}
@@ -102,8 +102,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not os.path.isfile(path):
         return {}
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        tree = read_json(path)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot read the calibration of confidences: {error}") from error
     if not isinstance(tree, dict):
         raise ModelError(f"{path}: expected a JSON object, got {type(tree).__name__}")

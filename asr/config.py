@@ -16,6 +16,8 @@ from asr.errors import ConfigError
 CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 # Cells without recurrent weights: their gates see the input only.
 SCAN_CELLS = ("min_gru", "ssm")
+MOST_HZ = 768_000
+"""Highest sample rate of any sound card."""
 
 
 def _check(condition: bool, message: str) -> None:
@@ -83,13 +85,14 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         _check(0 <= self.adapt_s < math.inf, f"features.adapt_s: expected 0 or more seconds, got {self.adapt_s}")
-        _check(self.sample_rate_hz > 0, f"features.sample_rate_hz: expected > 0, got {self.sample_rate_hz}")
+        rate = self.sample_rate_hz
+        _check(0 < rate <= MOST_HZ, f"features.sample_rate_hz: expected 1 to {MOST_HZ}, got {rate}")
         _check(
             0 < self.hop_s <= self.window_s <= 1,
             f"features: expected 0 < hop_s <= window_s <= 1, got hop_s={self.hop_s:g}, window_s={self.window_s:g}",
         )
         _check(self.hop_samples > 0, f"features.hop_s: expected at least one sample, got {self.hop_s:g} s")
-        _check(self.mel_bins > 0, f"features.mel_bins: expected > 0, got {self.mel_bins}")
+        _check(0 < self.mel_bins <= 4096, f"features.mel_bins: expected 1 to 4096, got {self.mel_bins}")
         # Below, float32 energies would round the floor to zero, whose logarithm is not finite.
         _check(1e-30 <= self.floor <= 1, f"features.floor: expected 1e-30 to 1, got {self.floor}")
         _check(
@@ -228,7 +231,7 @@ class ModelConfig:
             _check(getattr(self, name) > 0, f"model.{name}: expected > 0, got {getattr(self, name)}")
         for name in ("dropout", "recurrent_dropout", "intermediate_ctc"):
             _check(0 <= getattr(self, name) < 1, f"model.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
-        _check(self.lookahead >= 0, f"model.lookahead: expected >= 0, got {self.lookahead}")
+        _check(0 <= self.lookahead <= 10_000, f"model.lookahead: expected 0 to 10000, got {self.lookahead}")
         _check(
             not (self.lookahead and self.bidirectional),
             "model.lookahead: expected 0 for a bidirectional model, which sees everything",

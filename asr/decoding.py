@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -306,14 +306,28 @@ def load_lm(path: str, tokenizer: Tokenizer) -> lm.LanguageDirectory | Ngram | l
 def load_options(folder: Path) -> Decoding:
     """What a model directory says about decoding, greedy where it says nothing; paths are taken from the directory.
 
-    Raises ``ConfigError`` naming file and key.
+    A model directory may be anybody's: its paths stay inside. Links are followed, which caches are made of. Raises
+    ``ConfigError`` naming file and key.
     """
     path = folder / FILE
     if not os.path.isfile(path):
         return Decoding()
     options = settings.load(Decoding, path)
-    places: dict[str, Any] = {name: str(folder / getattr(options, name)) for name in PLACES if getattr(options, name)}
+    places: dict[str, Any] = {name: _inside(folder, name, getattr(options, name)) for name in PLACES}
     return dataclasses.replace(options, **places)
+
+
+def _inside(folder: Path, name: str, value: str) -> str:
+    """The path that a model directory's option names. Raises ``ConfigError`` where it leads out or to no file."""
+    if not value:
+        return ""
+    expected = f"{folder / FILE}: {name}: expected a file or folder inside the model directory, got {value[:200]!r}"
+    if any(path.anchor or ".." in path.parts for path in (PurePosixPath(value), PureWindowsPath(value))):
+        raise ConfigError(f"{expected}; an option of the command line or of asr.load may name any file")
+    place = folder / value
+    if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
+        raise ConfigError(f"{expected}, which is a device or a pipe")
+    return str(place)
 
 
 def save_options(folder: Path, options: Decoding) -> None:

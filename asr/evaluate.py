@@ -33,21 +33,19 @@ class Evaluation:
 
     def summary(self) -> str:
         """Rates and speed for people, and how many utterances are not in them."""
-        factor = self.seconds / self.audio_s
-        lines = [
-            self.report.summary(),
-            f"{self.audio_s:.1f} s of audio in {self.seconds:.2f} s: {factor:.4f} x real time",
-        ]
+        speed = f": {self.seconds / self.audio_s:.4f} x real time" if self.audio_s > 0 else ""
+        lines = [self.report.summary(), f"{self.audio_s:.1f} s of audio in {self.seconds:.2f} s{speed}"]
         if self.failures:
             lines.append(f"{len(self.failures)} utterances could not be transcribed and are not in these figures")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report's keys, and ``failures``, ``audio_s``, ``seconds`` and ``real_time_factor``."""
+        """The report's keys, and ``failures``, ``audio_s``, ``seconds`` and ``real_time_factor``, which is null
+        where there is no audio."""
         speed = {
             "audio_s": round(self.audio_s, 3),
             "seconds": round(self.seconds, 3),
-            "real_time_factor": round(self.seconds / self.audio_s, 6),
+            "real_time_factor": round(self.seconds / self.audio_s, 6) if self.audio_s > 0 else None,
         }
         return self.report.to_dict() | {"failures": self.failures} | speed
 

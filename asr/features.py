@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from asr.config import FeatureConfig
 from asr.errors import ModelError
+from asr.files import read_json
 from asr.mel import mel_filterbank
 
 # Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
@@ -54,7 +55,7 @@ class FeatureStats:
     def load(cls, path: Path) -> FeatureStats:
         """Read what ``save`` wrote. Raises ``ModelError`` naming the file."""
         try:
-            tree = json.loads(path.read_text())
+            tree = read_json(path)
             stats = cls(tuple(map(float, tree["mean"])), tuple(map(float, tree["std"])), int(tree["frames"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: cannot read the feature statistics: {error}") from error

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from asr.errors import AsrError, OutputError
 
 PART = ".asr-part-"
 """What the names of our temporary folders begin with; nobody else's do."""
+LARGEST_JSON = 16_000_000
+"""Bytes of a JSON file of a model directory, which has a few thousand."""
+LARGEST_NUMBER = 3e38
+"""What single precision still holds."""
 
 
 @contextlib.contextmanager
@@ -70,6 +76,41 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, tree: object) -> None:
     """Replace ``path`` by ``tree`` as indented JSON; see ``write_text``. Raises ``AsrError``."""
     write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_limited(path: str | Path, most: int) -> bytes:
+    """The content of a file of at most ``most`` bytes; of a larger one, or of ``/dev/zero``, no more is read.
+
+    Raises ``OSError``.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got more")
+    return data
+
+
+def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
+    """The JSON of a file that may be anybody's, at most ``most`` bytes.
+
+    Raises ``OSError``, and ``ValueError`` for what is no JSON, is nested too deeply or holds a number that is not
+    finite in single precision, which it names by its key.
+    """
+    try:
+        tree = json.loads(read_limited(path, most).decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    todo = [("", tree)]
+    while todo:
+        key, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [(f"{key}.{name}"[:100] if key else str(name)[:100], item) for name, item in value.items()]
+        elif isinstance(value, list):
+            todo += [(f"{key}[{index}]", item) for index, item in enumerate(value)]
+        elif isinstance(value, int | float) and not -LARGEST_NUMBER < value < LARGEST_NUMBER:
+            raise ValueError(f"{key}: expected a finite number, got {value:.3g}" if isinstance(value, float) else
+                             f"{key}: expected a number below 1e38, got one of {value.bit_length()} bits")  # fmt: skip
+    return tree
 
 
 def sweep(folder: Path) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from asr import settings, tokenizers
 from asr.archive import file_sha256
-from asr.checkpoint import load_card, load_tensors, load_weights
+from asr.checkpoint import build, load_card, load_tensors, load_weights
 from asr.decode import kernel
 from asr.decode.fusion import score_sequences
 from asr.decode.ngram import LN10, Ngram, as_words, read_arpa
@@ -201,8 +201,9 @@ def load(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
     except ConfigError as error:
         raise ModelError(f"{error}; is this an acoustic model?") from error
     tokenizer = tokenizers.load(folder / "tokens.txt", config.text)
-    network = LanguageNetwork(config.model, tokenizer.vocab_size)
-    load_weights(network, load_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
+    weights = folder / "model.safetensors"
+    network = build(lambda: LanguageNetwork(config.model, tokenizer.vocab_size), weights, config.model.layers)
+    load_weights(network, load_tensors(weights)[0], weights)
     return LanguageDirectory(config, tokenizer, network.eval(), load_card(folder), folder)
 
 

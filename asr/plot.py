@@ -14,13 +14,15 @@ import numpy as np
 
 from asr import scoring
 from asr.errors import PlotError
-from asr.files import atomic
+from asr.files import LARGEST_NUMBER, atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LOG = "log.jsonl"
+LARGEST_STEP = 2**53
+"""Steps and epochs beyond are none: a float would not tell them apart."""
 PAGE_INCHES = (4.6, 3.6)
 """Width and height of one panel."""
 
@@ -72,7 +74,10 @@ def read_log(run: str | Path) -> Curves:
         try:
             record = json.loads(line)
             step, now = float(record["step"]), float(record["epoch"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            bad += 1
+            continue
+        if not (0 <= step <= LARGEST_STEP and 0 <= now <= LARGEST_STEP):
             bad += 1
             continue
         validation = any(key.startswith("valid_") for key in record)
@@ -81,7 +86,7 @@ def read_log(run: str | Path) -> Curves:
             ends[step] = now
         epoch = now
         for key, value in record.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER:
                 values.setdefault(key, {})[step] = value
     shown = {key: np.array(sorted(curve.items())) for key, curve in values.items() if key not in ("step", "epoch")}
     if not shown:

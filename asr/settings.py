@@ -7,9 +7,12 @@ with dots (``model.layers=4``); the value is parsed as YAML.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import numbers
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,11 +24,23 @@ import yaml
 from asr.errors import ConfigError
 
 T = TypeVar("T")
+
+LARGEST = 1_000_000
+"""Bytes of a configuration, which has a few thousand."""
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 120
 _NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice: YAML itself would let the last one win in silence."""
+    """Safe YAML that refuses a key written twice, of which YAML itself would take the last in silence, and aliases, by
+    which a few lines become more than memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read: write the value again", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -38,7 +53,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML that quotes the line breaks of Unicode: PyYAML writes them bare and reads a break back."""
+    """Safe YAML that quotes the line breaks of Unicode, which PyYAML writes bare and reads back as breaks; without
+    aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -55,12 +74,15 @@ def load(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     Raises ``ConfigError`` (file and key named) for unreadable YAML, unknown keys, wrong types and bad values.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            text = file.read(LARGEST + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
+    if len(text) > LARGEST:
+        raise ConfigError(f"{path}: expected a configuration of at most {LARGEST:,} bytes, got more")
     try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        tree = parse(text)
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if tree is None:
         tree = {}
@@ -74,6 +96,16 @@ def load(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     for override in overrides:
         _override(tree, override)
     return from_dict(kind, tree) if overrides else config
+
+
+def parse(text: str) -> Any:
+    """Plain values of YAML that may be anybody's. Raises ``ValueError``."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def dumps(config: Any) -> str:
@@ -109,9 +141,9 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
     values = {}
     for key, value in tree.items():
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(key)[:100], names, n=1, cutoff=0.5)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(names)}"
-            raise ConfigError(f"unknown key {prefix}{key}; {hint}")
+            raise ConfigError(f"unknown key {prefix}{str(key)[:100]}; {hint}")
         values[key] = _coerce(hints[key], value, f"{prefix}{key}")
     return cls(**values)
 
@@ -134,7 +166,7 @@ def _coerce(kind: Any, value: Any, key: str) -> Any:
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}: expected a mapping, got {value!r}")
+            raise ConfigError(f"{key}: expected a mapping, got {_short.repr(value)}")
         return from_dict(typing.cast(Any, kind), value, prefix=f"{key}.")
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -143,7 +175,7 @@ def _coerce(kind: Any, value: Any, key: str) -> Any:
         return _coerce(next(a for a in args if a is not type(None)), value, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key}: expected a list, got {value!r}")
+            raise ConfigError(f"{key}: expected a list, got {_short.repr(value)}")
         if args[-1] is Ellipsis:
             args = (args[0],) * len(value)
         if len(args) != len(value):
@@ -151,18 +183,17 @@ def _coerce(kind: Any, value: Any, key: str) -> Any:
         return tuple(_coerce(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}: expected a mapping, got {value!r}")
+            raise ConfigError(f"{key}: expected a mapping, got {_short.repr(value)}")
         return {_coerce(args[0], k, key): _coerce(args[1], v, f"{key}.{k}") for k, v in value.items()}
-    if kind in (int, float) and isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool):
-        return kind(value)
-    if kind is float and isinstance(value, str):
+    if kind in (int, float) and not isinstance(value, bool):
         # YAML 1.1 reads 2e-3 (no dot) as a string; a learning rate written so is a number to everyone else.
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        if isinstance(value, _NUMBERS[kind]) or (kind is float and isinstance(value, str)):
+            with contextlib.suppress(ValueError, OverflowError):
+                value = kind(value)
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"{key}: expected {kind.__name__}, got nan")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{key}: expected {kind.__name__}, got {value!r}")
+        raise ConfigError(f"{key}: expected {kind.__name__}, got {_short.repr(value)}")
     return value
 
 
@@ -172,8 +203,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: expected key.sub=value")
     try:
         # Nothing behind the sign, as a shell leaves of ``data.valid=''``, is an empty text and not YAML's null.
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
+        value = parse(text) if text else ""
+    except ValueError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
     *sections, last = key.split(".")
     node = tree

@@ -18,7 +18,8 @@ from typing import Any
 
 from asr.config import TextConfig
 from asr.errors import AsrError, ModelError, TextError
-from asr.lines import file_lines, split_fields
+from asr.files import read_limited
+from asr.lines import split_fields, split_lines
 
 BLANK = "<blank>"
 """Symbol of id 0 in ``CharTokenizer.symbols`` and in ``tokens.txt``."""
@@ -26,6 +27,8 @@ SPACE = "<space>"
 """How ``tokens.txt`` writes the space, which would be invisible on a line of its own."""
 
 
+LARGEST_LIST = 256_000_000
+"""Bytes of a list of tokens or a lexicon; English has 4 million in CMUdict."""
 VARIANT = re.compile(r"\(\d+\)$")
 """What CMUdict's format puts behind a word's second pronunciation and those after it."""
 
@@ -167,17 +170,18 @@ def lexicon_lines(path: str | Path) -> list[tuple[int, str]]:
 
     UTF-8, or Latin-1 as CMUdict itself is. Raises ``OSError``.
     """
+    data = read_limited(path, LARGEST_LIST)
     try:
-        lines = file_lines(path)
+        lines = split_lines(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        lines = file_lines(path, "latin-1")
+        lines = split_lines(data.decode("latin-1"))
     return [(n, line) for n, line in enumerate(lines, start=1) if split_fields(line) and not line.startswith(";;;")]
 
 
 def read_symbols(path: str | Path) -> list[str]:
     """The symbols of a ``tokens.txt``. Raises ``ModelError``."""
     try:
-        lines = file_lines(path)
+        lines = split_lines(read_limited(path, LARGEST_LIST).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot read the symbol list: {error}") from error
     if len(lines) > 1 and not lines[-1]:  # behind the last line's end

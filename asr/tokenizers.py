@@ -17,10 +17,11 @@ from typing import Any
 
 from asr.config import TextConfig
 from asr.errors import ConfigError, ModelError, TextError
-from asr.files import atomic
+from asr.files import atomic, read_limited
 from asr.lines import split_fields
 from asr.text import (
     BLANK,
+    LARGEST_LIST,
     VARIANT,
     CharTokenizer,
     Tokenizer,
@@ -393,7 +394,7 @@ def load(path: str | Path, config: TextConfig) -> Tokenizer:
             return WordTokenizer(symbols, config)
         if config.tokenizer == "phone":
             return PhoneTokenizer(symbols, read_lexicon(path.with_name("lexicon.txt"), config), config)
-        made = BpeTokenizer(path.with_name("tokens.model").read_bytes(), config)
+        made = BpeTokenizer(read_limited(path.with_name("tokens.model"), LARGEST_LIST), config)
     except (TextError, OSError) as error:
         raise ModelError(f"{path}: {error}") from error
     if list(made.symbols) != symbols:

@@ -17,7 +17,7 @@ import torch
 from corpus import make_config, start
 from torch import nn
 
-from asr import checkpoint, files
+from asr import checkpoint, confidence, files, text
 from asr.config import ModelConfig
 from asr.errors import AsrError, ConfigError, ModelError
 from asr.features import FeatureStats
@@ -237,6 +237,76 @@ def test_statistics_that_cannot_be_are_a_model_error(tmp_path, text):
     make_model(tmp_path)
     (tmp_path / "stats.json").write_text(text)
     with pytest.raises(ModelError, match=r"stats\.json"):
+        checkpoint.load_model(tmp_path)
+
+
+# Models of others
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("model", {"hidden": 300_000_000}, r"encoder\.layers\.0\S+ is .*, expected .*000"),
+        ("model", {"hidden": 10**30}, r"config\.yaml: no network can have these sizes"),
+        ("model", {"layers": 10**9}, r"\d+ tensors, expected 1000000000 layers"),
+        ("model", {"channels": 10**8}, "another architecture"),
+        ("model", {"projection": 10**9}, "another architecture"),
+    ],
+)
+def test_no_memory_is_taken_for_a_network_that_the_weights_are_not_of(tmp_path, section, values, message):
+    _, config = make_model(tmp_path)
+    part = dataclasses.replace(getattr(config, section), **values)
+    checkpoint.save_config(tmp_path, dataclasses.replace(config, **{section: part}))
+    before = torch.get_rng_state()
+    with pytest.raises(ModelError, match=message):
+        checkpoint.load_model(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before), "nothing was drawn: nothing was built"
+
+
+def test_a_header_that_claims_too_much_is_not_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for size in (10**9, 2**63, 2**64 - 1):
+        path.write_bytes(size.to_bytes(8, "little") + b"{}")
+        for read in (checkpoint.load_metadata, checkpoint.load_shapes, checkpoint.load_tensors):
+            with pytest.raises(ModelError, match=r"x\.safetensors: not a readable safetensors file"):
+                read(path)
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b"[1]", b'{"a": 1}', b'{"a": {"shape": 3}}', b'{"a": {}}', b"\xff"])
+def test_a_header_of_another_kind_is_a_model_error(tmp_path, header):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelError, match=r"x\.safetensors: not a readable safetensors file"):
+        checkpoint.load_shapes(path)
+
+
+@pytest.mark.parametrize("name", ["stats.json", "card.json", "confidence.json"])
+@pytest.mark.parametrize(
+    "number", ["NaN", "-Infinity", "1e308", "1" + "0" * 308, pytest.param("[" * 100_000, id="nested")]
+)
+def test_numbers_that_cannot_be_are_named_with_file_and_key(tmp_path, name, number):
+    make_model(tmp_path)
+    texts = {
+        "stats.json": '{"mean": [0], "std": [1], "frames": NUMBER}',
+        "card.json": '{"hours": NUMBER}',
+        "confidence.json": '{"greedy": {"posterior": NUMBER, "share": 0, "bias": 0}}',
+    }
+    keys = {"stats.json": "frames", "card.json": "hours", "confidence.json": r"greedy\.posterior"}
+    (tmp_path / name).write_text(texts[name].replace("NUMBER", number))
+    wanted = "nested too deeply" if number.startswith("[") else f"{keys[name]}: expected a"
+    with pytest.raises(ModelError, match=rf"{name}: .*{wanted}"):
+        confidence.load(tmp_path) if name == "confidence.json" else checkpoint.load_model(tmp_path)
+
+
+def test_a_card_has_null_where_a_figure_is_not_finite(tmp_path):
+    make_model(tmp_path, card={"validation": {"loss": float("inf"), "wer": [float("nan"), 1.0]}})
+    assert checkpoint.load_card(tmp_path) == {"validation": {"loss": None, "wer": [None, 1.0]}}
+
+
+def test_lists_of_tokens_have_a_largest_size(tmp_path, monkeypatch):
+    make_model(tmp_path)
+    monkeypatch.setattr(text, "LARGEST_LIST", 3)
+    with pytest.raises(ModelError, match=r"tokens\.txt: .*expected at most 3 bytes"):
         checkpoint.load_model(tmp_path)
 
 

@@ -264,3 +264,45 @@ def test_yaml_round_trip(tree):
 def test_a_dumped_file_loads(tmp_path):
     config = settings.from_dict(Config, {"text": {"replace": {"é": "e", "no": "1"}}, "train": {"output": "007"}})
     assert load(write(tmp_path, settings.dumps(config))) == config
+
+
+# Files of others
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text: {case: &a lower, unknown: *a}", r"aliases \(\*name\) are not read"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", r"(?s)aliases .* line 2"),
+        ("model: " + "[" * 5000, "nested too deeply"),
+        ("model: {layers: " + "9" * 5000 + "}", "not valid YAML"),
+        ("model: {layers: 2024-13-45}", "not valid YAML"),
+        ("optim: {learning_rate: " + "9" * 400 + "}", r"optim\.learning_rate: expected float, got 9+"),
+        ("optim: {learning_rate: .nan}", r"optim\.learning_rate: expected float, got nan"),
+        ("features: {sample_rate_hz: 1000000000}", r"features\.sample_rate_hz: expected 1 to 768000"),
+        ("features: {mel_bins: 1000000000}", r"features\.mel_bins: expected 1 to 4096"),
+        ("#" * 1_000_001, "expected a configuration of at most 1,000,000 bytes"),
+    ],
+)
+def test_a_hostile_configuration_is_a_short_error(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(write(tmp_path, text))
+    assert len(str(caught.value)) < 1000
+
+
+def test_long_values_are_cut_in_messages(tmp_path):
+    for text in ("model: {layers: " + "x" * 100_000 + "}", "model: {" + "x" * 900 + ": 1}", f"model: {[0] * 100_000}"):
+        with pytest.raises(ConfigError) as caught:
+            load(write(tmp_path, text))
+        assert len(str(caught.value)) < 700
+
+
+def test_endless_devices_are_not_read_to_their_end():
+    with pytest.raises(ConfigError, match="/dev/zero: expected a configuration of at most"):
+        load("/dev/zero")
+
+
+def test_equal_parts_are_written_without_aliases():
+    values = ["a"]
+    assert yaml.safe_load(settings.dump({"x": values, "y": values})) == {"x": ["a"], "y": ["a"]}
+    assert "*" not in settings.dump({"x": values, "y": values})

@@ -522,3 +522,24 @@ def test_what_cannot_learn_is_said(models, options, error, message):
         Decoder(Decoding(beam=8, **places), TOKENIZER)
     with pytest.raises(ConfigError, match="adapt"):
         lm.perplexity(lm.load(models / "words.arpa"), TEXTS, adapt=0.1)
+
+
+@pytest.mark.parametrize("name", ["lm", "lexicon", "rescore", "phrases"])
+@pytest.mark.parametrize("value", ["/etc/passwd", "../words.txt", "lm/../../x", "C:\\\\x", "..\\\\x", "/dev/zero"])
+def test_a_model_directory_names_no_file_outside_itself(tmp_path, name, value):
+    (tmp_path / "decoding.yaml").write_text(f'beam: {1 if name == "phrases" else 8}\n{name}: "{value}"\n')
+    with pytest.raises(ConfigError, match=rf"decoding\.yaml: {name}: expected a file or folder inside the model"):
+        decoding.load_options(tmp_path)
+
+
+def test_links_out_of_a_model_directory_are_followed_but_not_to_devices(tmp_path):
+    (tmp_path / "cache").write_text("ONE\n")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "words.txt").symlink_to(tmp_path / "cache")
+    (model / "decoding.yaml").write_text("beam: 8\nlexicon: words.txt\n")
+    assert decoding.load_options(model).lexicon == str(model / "words.txt")
+    (model / "words.txt").unlink()
+    (model / "words.txt").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"lexicon: .* is a device or a pipe"):
+        decoding.load_options(model)

@@ -13,7 +13,7 @@ import soundfile
 from asr import cli, manifest, scoring
 from asr.config import TextConfig
 from asr.errors import ConfigError, ManifestError
-from asr.evaluate import evaluate, evaluate_stream
+from asr.evaluate import Evaluation, evaluate, evaluate_stream
 from asr.manifest import Utterance
 from asr.recognizer import Recognizer
 from asr.stream import Stream
@@ -225,3 +225,9 @@ def test_streaming_options_that_make_no_sense(
         evaluate_stream(corpus, recognizer)
     assert run("evaluate", corpus, "--model", model_dir, "--chunk-s", "1") == 2
     assert "--chunk-s: expected --stream" in capsys.readouterr().err
+
+
+def test_a_result_without_audio_has_no_speed() -> None:
+    result = Evaluation(scoring.score({"a": "X"}, {"a": ""}), {}, 0.0, 0.5)
+    assert "0.0 s of audio in 0.50 s\n" in result.summary() + "\n"
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["real_time_factor"] is None

@@ -224,3 +224,34 @@ def test_a_name_that_is_too_long_is_an_error_with_a_message(verb, capsys):
     name = "x" * 300
     assert main([verb, name, *([name] if verb in ("perplexity", "score") else [])]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+# Files of others
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": [1, {"b": NaN}]}', r"a\[1\]\.b: expected a finite number, got nan"),
+        ('{"a": Infinity}', "a: expected a finite number, got inf"),
+        ('{"a": 1e999}', "a: expected a finite number, got inf"),
+        ('{"a": -1e308}', r"a: expected a finite number, got -1e\+308"),
+        ('{"a": 1' + "0" * 308 + "}", "a: expected a number below 1e38"),
+        ('{"a": ' + "9" * 5000 + "}", "4300 digits"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{", "Expecting"),
+        ("\udcff", "utf-8"),
+    ],
+)
+def test_json_of_others_is_held_to_finite_numbers_by_key(tmp_path, text, message):
+    (tmp_path / "a.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=message):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_no_more_than_allowed_is_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert files.read_limited(tmp_path / "a", 5) == b"12345"
+    for path in (tmp_path / "a", "/dev/zero"):
+        with pytest.raises(OSError, match="expected at most 4 bytes, got more"):
+            files.read_limited(path, 4)

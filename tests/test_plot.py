@@ -60,6 +60,15 @@ def test_a_log_cut_off_in_a_character_or_of_other_json(tmp_path: Path) -> None:
     assert plot.read_log(run).bad_lines == 5
 
 
+def test_numbers_that_no_run_reaches_are_left_out(tmp_path: Path) -> None:
+    huge = 10**400
+    bad = [train(huge, 0), train(2**60, 0), train(-1, 0), train(10, huge), {"step": float("nan"), "epoch": 0}]
+    log = plot.read_log(make_run(tmp_path / "a", [*WHOLE, *bad, train(56, 2, loss=huge), train(57, 2, loss=1e308)]))
+    assert log.bad_lines == len(bad)
+    assert log.points["loss"][-1].tolist() == [55, 2]
+    plot.curves([tmp_path / "a"], tmp_path / "a.png")
+
+
 def test_values_that_are_not_finite_and_skipped_steps_leave_gaps(tmp_path: Path) -> None:
     skipped = train(15, 0, skipped=["u1"], reason="loss nan")
     log = plot.read_log(make_run(tmp_path / "a", [train(10, 0), skipped, train(20, 0, loss=float("nan"))]))
