@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(argv: Sequence[str] | None) -> int:
     """Run the command; what a user can act on becomes a message and a status."""
     try:
-        return _run(argv)
+        return run(argv)
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -58,7 +58,8 @@ def _guarded(argv: Sequence[str] | None) -> int:
         return FAILED
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def run(argv: Sequence[str] | None = None) -> int:
+    """As ``main``, but that errors are raised."""
     try:
         args = parse(argv)
     except SystemExit:  # --help, or wrong arguments
