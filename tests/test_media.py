@@ -135,19 +135,28 @@ def test_without_pyav_films_in_a_folder_are_named(tmp_path, model_dir, bursts, m
     assert "a.m4a: left out: films" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["newstream.flv", "newstream.ts", "nocodec.mov", "nocodec.mp4"])
+@pytest.mark.parametrize("name", ["newstream.ts", "nocodec.mov", "nocodec.mp4"])
 def test_any_error_of_pyav_is_an_error_of_that_file(name):
     with pytest.raises(AudioError, match=rf"film_{re.escape(name)}: "):
         audio.load(FAULTS / f"film_{name}")
 
 
+def test_a_stream_that_appears_within_a_film_is_left_out_or_an_error_of_that_file():
+    # PyAV 14 to 16 leave it out, 18 raises an IndexError.
+    try:
+        outcome = f"{len(audio.load(FAULTS / 'film_newstream.flv'))} samples"
+    except AudioError as error:
+        outcome = str(error)
+    assert re.search(r"^[1-9][0-9]* samples|film_newstream\.flv: cannot be decoded", outcome)
+
+
 def test_a_damaged_film_does_not_end_the_batch(tmp_path, model_dir, bursts, write_wav, capsys):
     write_wav(tmp_path / "z.wav", bursts(1.0))
-    shutil.copy(FAULTS / "film_newstream.flv", tmp_path / "a.flv")
+    shutil.copy(FAULTS / "film_newstream.ts", tmp_path / "a.ts")
     assert cli.main(["transcribe", str(tmp_path), "--model", str(model_dir)]) == 1
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path / 'z.wav'}: ")
-    assert "a.flv: cannot be decoded" in err
+    assert "a.ts: " in err
 
 
 @pytest.mark.parametrize(

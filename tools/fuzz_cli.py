@@ -3,10 +3,10 @@
     python tools/fuzz_cli.py --count 10000 --seed 1
     python tools/fuzz_cli.py --seed 1 --only 4711 --keep /tmp/mutant      # one of them once more, with its files
 
-A mutant is a verb of ``asr`` with options drawn at random, in a folder of its own with recordings, manifests, texts, tables,
-language models and a model directory, one of which is damaged: bytes changed, numbers replaced by infinities or by thousands of
-digits, lines repeated, nested brackets, other encodings, a folder or a broken link instead. Anything but an exit status
-or an ``AsrError`` is a finding, and so is a process that dies or gives no answer in ``--limit`` seconds.
+A mutant is a verb of ``asr`` with options drawn at random, in a folder of its own with recordings, manifests, texts,
+tables, language models and a model directory. One of these is damaged: bytes changed, numbers replaced by infinities or
+by thousands of digits, lines repeated, brackets nested, another encoding, a folder or a broken link instead. Anything
+but an exit status or an ``AsrError`` is a finding, and so is a process that dies or gives no answer in ``--limit`` seconds.
 """
 
 from __future__ import annotations
@@ -48,103 +48,75 @@ LM_CONFIG = "data: {train: text.txt, batch: 4}\nmodel: {hidden: 8, embedding: 4}
 SUBTITLES = "WEBVTT\n\n00:00.000 --> 00:00.500\n<v Ann>AB BA\n"
 RECIPE = "title: T\nlanguage: English\nhours: 1\nlicence: CC0\nhomepage: x\nstatus: complete\ncontains: a.wav\n"
 
-LIGHT_VERBS = (
-    "recipes --folder recipes", "init data --output out", "init data --output out --language none", "init kaldi --output out",
-    "export m.jsonl out --format kaldi", "export m.jsonl out.jsonl --format nemo", "check m.jsonl",
-    "check m.jsonl --config train.yaml", "check m.jsonl --json out.json", "score ref.txt hyp.txt", "score ref.txt hyp.trn",
-    "score m.jsonl hyp.json --errors", "score ref.txt hyp.txt --json out.json", "compare hyp.json hyp.json",
-    "compare hyp.txt hyp.trn --reference ref.txt", "train-ngram text.txt out.arpa", "train-ngram text.txt out.gz --order 2",
-    "perplexity words.arpa text.txt", "perplexity lm text.txt", "generate lm --length 3", "info model", "info",
-    "average model model --output out", "train train.yaml model.layers=x", "train-lm lm.yaml model.layers=x",
-    "transcribe nowhere.wav --model nomodel", "plot run.jsonl --output no/where.png",
-)  # fmt: skip
-"""Command lines that take some milliseconds."""
-HEAVY_VERBS = (
-    "transcribe data/a.wav --model model", "transcribe data --model model --format json --output-dir out",
-    "transcribe - --model model --raw-rate 16000", "transcribe data/a.wav --model model --lm words.arpa",
-    "transcribe data/a.wav --model model --lm lm", "transcribe data/a.wav --model model --phrases phrases.txt",
-    "transcribe data/a.wav --model model --lexicon phrases.txt", "stream data/a.wav --model model --chunk-s 0.5",
-    "stream - --rate 16000 --model model --chunk-s 0.5", "align data/a.wav data/a.txt --model model",
-    "segment data/a.wav data/a.txt out.jsonl --model model", "label data --output out.jsonl --model model",
-    "evaluate m.jsonl --model model --json out.json", "tune m.jsonl --model model --lm words.arpa",
-    "calibrate m.jsonl --model model", "train train.yaml", "train-lm lm.yaml", "plot run.jsonl --output out.png",
-    "check m.jsonl --plot out.png",
-)  # fmt: skip
+LIGHT_VERBS = """
+recipes --folder recipes
+init data --output out
+init data --output out --language none
+init kaldi --output out
+export m.jsonl out --format kaldi
+export m.jsonl out.jsonl --format nemo
+check m.jsonl
+check m.jsonl --config train.yaml
+check m.jsonl --json out.json
+score ref.txt hyp.txt
+score ref.txt hyp.trn
+score m.jsonl hyp.json --errors
+score ref.txt hyp.txt --json out.json
+compare hyp.json hyp.json
+compare hyp.txt hyp.trn --reference ref.txt
+train-ngram text.txt out.arpa
+train-ngram text.txt out.gz --order 2
+perplexity words.arpa text.txt
+perplexity lm text.txt
+generate lm --length 3
+info model
+info
+average model model --output out
+train train.yaml model.layers=x
+train-lm lm.yaml model.layers=x
+transcribe nowhere.wav --model nomodel
+plot run.jsonl --output no/where.png
+"""
+# What takes some milliseconds, and what loads models, trains or draws.
+HEAVY_VERBS = """
+transcribe data/a.wav --model model
+transcribe data --model model --format json --output-dir out
+transcribe - --model model --raw-rate 16000
+transcribe data/a.wav --model model --lm words.arpa
+transcribe data/a.wav --model model --lm lm
+transcribe data/a.wav --model model --phrases phrases.txt
+transcribe data/a.wav --model model --lexicon phrases.txt
+stream data/a.wav --model model --chunk-s 0.5
+stream - --rate 16000 --model model --chunk-s 0.5
+align data/a.wav data/a.txt --model model
+segment data/a.wav data/a.txt out.jsonl --model model
+label data --output out.jsonl --model model
+evaluate m.jsonl --model model --json out.json
+tune m.jsonl --model model --lm words.arpa
+calibrate m.jsonl --model model
+train train.yaml
+train-lm lm.yaml
+plot run.jsonl --output out.png
+check m.jsonl --plot out.png
+"""
 
-NUMBERS = (
-    "0",
-    "1",
-    "2",
-    "-1",
-    "0.5",
-    "-0",
-    "1e3",
-    "-inf",
-    "inf",
-    "nan",
-    "1e999",
-    "-1e-1",
-    "none",
-    "9" * 4301,
-    "1" * 400,
-)
-NUMBERS += ("²", "٣", "1_0", "0x10", "1,2", "--", "", " 1", "9" * 19)
-WORDS = (
-    "",
-    "-",
-    "none",
-    "é",
-    "\x1b[31m",
-    "a b",
-    "\udcff",
-    "x" * 300,
-    "%s",
-    "{0}",
-    "a=b",
-    "model.layers=1e999",
-    "'",
-    "\u2028",
-)
-PIECES = (
-    b"",
-    b"\0",
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-    b"\r\n",
-    b"\n\n",
-    b"\t",
-    "\u2028".encode(),
-    b"\x1b[2J",
-    b"\xed\xa0\x80",
-)
-PIECES += (
-    b"[" * 3000,
-    b"{" * 3000,
-    b"- " * 3000,
-    b"&a [*a, *a]",
-    b'"',
-    b"'",
-    b":",
-    b"|",
-    b"null",
-    b"NaN",
-    b"-Infinity",
-)
-PIECES += (b"true", b"[]", b"{}", b'"\\ud800"', b"../../etc", b"<s>", b"</s>", b"-->", b"\\data\\", b"!!python/x", b"%")
-REPLACEMENTS = (
-    b"0",
-    b"-1",
-    b"1e999",
-    b"NaN",
-    b"1e308",
-    b"-0.0",
-    b"null",
-    b'"x"',
-    b"[1]",
-    b"9" * 400,
-    b"9" * 4301,
-    b"2.5",
-)
+NUMBERS = [
+    "0", "1", "2", "-1", "0.5", "-0", "1e3", "-inf", "inf", "nan", "1e999", "-1e-1", "none", "²", "٣", "1_0",
+    "0x10", "1,2", "--", "", " 1", "9" * 19, "1" * 400, "9" * 4301,
+]  # fmt: skip
+WORDS = [
+    "", "-", "none", "é", "\x1b[31m", "a b", "\udcff", "x" * 300, "%s", "{0}", "a=b", "model.layers=1e999",
+    "'", "\u2028",
+]  # fmt: skip
+PIECES = [
+    b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\t", b"\x1b[2J", b"\xed\xa0\x80",
+    b"[" * 3000, b"{" * 3000, b"- " * 3000, b"&a [*a, *a]", b'"', b"'", b":", b"|", b"null", b"NaN",
+    b"-Infinity", b"true", b"[]", b"{}", b'"\\ud800"', b"../../etc", b"<s>", b"</s>", b"-->", b"\\data\\",
+    b"!!python/x", b"%", b"\xe2\x80\xa8",
+]  # fmt: skip
+REPLACEMENTS = [
+    b"0", b"-1", b"1e999", b"NaN", b"1e308", b"-0.0", b"null", b'"x"', b"[1]", b"9" * 400, b"9" * 4301, b"2.5",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -158,7 +130,7 @@ class Mutant:
         """Lay out the folder; the arguments, and what is wrong with the files."""
         rng = random.Random(f"{self.seed} {self.number}")
         shutil.copytree(good, folder, copy_function=os.link)
-        template = rng.choice(HEAVY_VERBS if rng.random() < heavy else LIGHT_VERBS)
+        template = rng.choice((HEAVY_VERBS if rng.random() < heavy else LIGHT_VERBS).split("\n")[1:-1])
         argv = template.split()
         damage = ""
         if rng.random() < 0.75:
@@ -365,7 +337,7 @@ def _add_option(rng: random.Random, argv: list[str]) -> None:
             rng.choice(("out", "out.json", "model", "ref.txt", "data", ".", "x" * 300, "no/where", "/dev/null", "é"))
         )
     else:
-        argv.append(rng.choice(rng.choice((NUMBERS, names, WORDS, ("A:5", "AB:-inf", "A:nan", "0.9,1", "1,nan")))))
+        argv.append(rng.choice(rng.choice((NUMBERS, names, WORDS, ["A:5", "AB:-inf", "A:nan", "0.9,1", "1,nan"]))))
 
 
 def _spoil_arguments(rng: random.Random, argv: list[str]) -> None:
@@ -380,7 +352,7 @@ def _spoil_arguments(rng: random.Random, argv: list[str]) -> None:
         other = rng.randrange(len(argv))
         argv[at], argv[other] = argv[other], argv[at]
     else:
-        argv[at] = rng.choice(WORDS + NUMBERS + tuple(rng.sample(string.printable.replace("/", ""), 3)))
+        argv[at] = rng.choice(WORDS + NUMBERS + rng.sample(string.printable.replace("/", ""), 3))
 
 
 def execute(argv: list[str], folder: Path) -> tuple[str, str]:
@@ -407,7 +379,7 @@ def execute(argv: list[str], folder: Path) -> tuple[str, str]:
 
 
 def work(pipe: Connection, good: str, heavy: float) -> None:
-    """Run the mutants whose seeds and numbers come through the pipe; answers are outcome, message, arguments, damage."""
+    """Run the mutants that come through the pipe; answers are outcome, message, arguments, damage."""
     import torch
 
     torch.set_num_threads(1)
@@ -494,10 +466,8 @@ def main() -> int:
             places[place] += 1
             if places[place] == 1 or args.only is not None:
                 print(f"\n{number}: {outcome}: asr {' '.join(map(repr, argv))[:500]}\n{damage}\n{place[:1500]}")
-                print(
-                    f"again: python tools/fuzz_cli.py --seed {args.seed} --heavy {args.heavy} --only {number} --keep DIR",
-                    flush=True,
-                )
+                again = f"--seed {args.seed} --heavy {args.heavy} --only {number} --keep DIR"
+                print(f"again: python tools/fuzz_cli.py {again}", flush=True)
         elif args.only is not None:
             print(f"{outcome}: asr {' '.join(map(repr, argv))}\n{damage}\n{message}")
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()))
