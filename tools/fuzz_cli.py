@@ -5,8 +5,8 @@
 
 A mutant is a verb of ``asr`` with options drawn at random, in a folder of its own with recordings, manifests, texts,
 tables, language models and a model directory. One of these is damaged: bytes changed, numbers replaced by infinities or
-by thousands of digits, lines repeated, brackets nested, another encoding, a folder or a broken link instead. Anything
-but an exit status or an ``AsrError`` is a finding, and so is a process that dies or gives no answer in ``--limit`` seconds.
+by thousands of digits, lines repeated, brackets nested, another encoding, a folder or a broken link instead.
+A finding is anything but an exit status or an ``AsrError``, a process that dies, and no answer in ``--limit`` seconds.
 """
 
 from __future__ import annotations
