@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from asr import audio, manifest, outputs, recognizer, transcript
+from asr import audio, formats, manifest, outputs, recognizer
 from asr.containers import HEAD_BYTES, STDIN_NAME, known
 from asr.device import processes
 from asr.errors import AsrError, AudioError, ConfigError
@@ -169,7 +169,7 @@ def transcribe_files(
     Args:
         engine: a recogniser, or what ``asr.load`` needs to make one (``{"model": ...}``), which ``jobs`` need.
         inputs: see ``find_jobs``, as ``split_channels`` and ``raw_rate_hz``.
-        format: a key of ``asr.transcript.FORMATS``.
+        format: a key of ``asr.formats.FORMATS``.
         jobs: processes that share the recordings, each with a model and its part of the CPUs.
         resume: leave out recordings whose file is in ``output_dir`` already.
         force: write over files in ``output_dir`` whatever they are; else only what an earlier run wrote, and nobody
@@ -179,8 +179,8 @@ def transcribe_files(
     without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of somebody else.
     """
     started = time.perf_counter()
-    if format not in transcript.FORMATS:
-        raise ConfigError(f"format: expected one of {', '.join(transcript.FORMATS)}, got {format!r}")
+    if format not in formats.FORMATS:
+        raise ConfigError(f"format: expected one of {', '.join(formats.FORMATS)}, got {format!r}")
     if jobs < 1:
         raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
     if jobs > 1 and isinstance(engine, Recognizer):
@@ -195,9 +195,9 @@ def transcribe_files(
         inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz, max_duration_s=longest_s
     )
     outcome = Outcome(failures=failures if rank == 0 else [])
-    if output_dir is None and format in ("srt", "vtt", "textgrid") and len(found) > 1:
+    if output_dir is None and not formats.FORMATS[format].shared and len(found) > 1:
         raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")
-    suffix = transcript.SUFFIXES.get(format, format)
+    suffix = formats.FORMATS[format].suffix.removeprefix(".")
     names = (
         outputs.names([(job.output, job.item.name) for job in found], suffix) if output_dir else [Path()] * len(found)
     )
@@ -250,7 +250,7 @@ def _body(item: Item, result: Transcript, format: str) -> str:
     """What stands in the transcript's file."""
     if item.channel is not None:
         result = dataclasses.replace(result, channel=item.channel + 1)
-    return encodable(transcript.FORMATS[format](result))
+    return encodable(formats.FORMATS[format].write(result))
 
 
 def _results(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import asr
-from asr import cli_corpus, cli_language, files, terminal
+from asr import cli_corpus, cli_language, files, formats, terminal
 from asr.arguments import Parser, number, whole
 from asr.errors import AsrError
 from asr.files import check_output
@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     transcribe.add_argument(
         "--max-duration", type=number(0, above=True, off=None), metavar="S", help="refuse longer recordings"
     )
-    transcribe.add_argument("--format", default="txt", choices=("txt", "json", "srt", "vtt", "ctm", "textgrid"))
+    transcribe.add_argument("--format", default="txt", choices=tuple(formats.FORMATS))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
     cli_language.add_force(transcribe)
     _add_also(transcribe)
@@ -206,7 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
     align.add_argument("audio", metavar="AUDIO", help="audio file, or - for standard input")
     align.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
     _add_language(align)
-    align.add_argument("--format", default="ctm", choices=("json", "srt", "vtt", "ctm", "textgrid"))
+    align.add_argument("--format", default="ctm", choices=_timed_formats())
     _add_model(align, decoding=False)
     align.set_defaults(run=_align)
 
@@ -292,12 +292,15 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
     evaluate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
     evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
+    evaluate.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")
+    evaluate.add_argument("--speakers", action="store_true", help="print a line for each speaker that is known")
     evaluate.add_argument(
         "--stream",
         type=number(0, 3600, above=True, off=None),
         metavar="BLOCK_S",
         help="stream the audio, in blocks such as 0.1",
     )
+    _add_rules(evaluate)
     _add_chunks(evaluate)
     _add_also(evaluate)
     _add_model(evaluate)
@@ -306,21 +309,34 @@ def build_parser() -> argparse.ArgumentParser:
     cli_corpus.add_commands(commands)
     cli_language.add_commands(commands)
 
-    score = commands.add_parser("score", help="score a hypothesis file against a reference file")
-    score.add_argument("reference", metavar="REF", help="manifest (JSONL), 'id words' lines, or 'words (id)' lines")
+    score = commands.add_parser(
+        "score",
+        help="score a hypothesis file against a reference file",
+        description="Manifests (JSONL), 'id words' or 'words (id)' lines, the JSON of evaluate, STM and CTM, "
+        "subtitles, TextGrids, or folders of transcripts; see docs/scoring.md.",
+    )
+    score.add_argument("reference", metavar="REF", help="file or folder of transcripts")
     score.add_argument("hypothesis", metavar="HYP", help="the same, or the JSON that evaluate writes")
     score.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
     score.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
+    score.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")
+    score.add_argument("--speakers", action="store_true", help="print a line for each speaker that is known")
+    score.add_argument("--plain", action="store_true", help="texts without ids: line by line")
+    _add_rules(score)
     score.set_defaults(run=_score)
 
     compare = commands.add_parser(
         "compare",
-        help="whether one result is better than another: paired significance test",
-        description="Second minus first, with a paired bootstrap interval and a randomisation test.",
+        help="whether one result is better than another: paired significance tests",
+        description="Second minus first, with a paired bootstrap interval, a randomisation test and the matched pairs "
+        "test (MAPSSWE).",
     )
     compare.add_argument("first", metavar="HYP_A", help="JSON of evaluate, or any hypothesis file that score takes")
     compare.add_argument("second", metavar="HYP_B", help="the same")
-    compare.add_argument("--reference", metavar="REF", help="reference file (default: those in HYP_A's JSON)")
+    compare.add_argument("--reference", metavar="REF", help="reference file (default: those in the JSON of evaluate)")
+    compare.add_argument("--json", type=Path, metavar="OUT", help="write rates, differences and tests")
+    compare.add_argument("--plain", action="store_true", help="texts without ids: line by line (with --reference)")
+    _add_rules(compare)
     compare.set_defaults(run=_compare)
 
     average = commands.add_parser(
@@ -351,6 +367,28 @@ def _add_model(parser: argparse.ArgumentParser, *, decoding: bool = True) -> Non
 def _add_language(parser: argparse.ArgumentParser) -> None:
     help = "of the text: writes numbers and abbreviations out (default: as the model directory says, else en; or none)"
     parser.add_argument("--language", metavar="CODE", help=help)
+
+
+def _timed_formats() -> tuple[str, ...]:
+    return tuple(name for name, format in formats.FORMATS.items() if format.timed)
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what counts as an error")
+    group.add_argument("--ignore-case", action="store_true", help="score case-folded texts")
+    group.add_argument("--ignore-punctuation", action="store_true", help="leave punctuation out on both sides")
+    group.add_argument("--optional", action="store_true", help="(word) in references may be missing, as in STM files")
+    group.add_argument("--literal", action="store_true", help="{ a / b } in references are words, not alternatives")
+    group.add_argument(
+        "--costs", default="levenshtein", choices=("levenshtein", "sclite"), help="what the alignment makes least"
+    )
+
+
+def _rules(args: argparse.Namespace) -> asr.scoring.Rules:
+    from asr import alternatives, scoring
+
+    costs = alternatives.SCLITE if args.costs == "sclite" else alternatives.LEVENSHTEIN
+    return scoring.Rules(args.ignore_case, args.ignore_punctuation, not args.literal, args.optional, costs)
 
 
 def _add_also(parser: argparse.ArgumentParser) -> None:
@@ -422,14 +460,14 @@ def _stream(args: argparse.Namespace) -> int:
 
 
 def _align(args: argparse.Namespace) -> int:
-    from asr import audio, transcript
+    from asr import audio
     from asr.decode.align import MISMATCH
     from asr.recognizer import load
 
     words = _words(args.words)
     source = audio.standard_input() if args.audio == "-" else args.audio
     result = load(args.model, device=args.device, language=args.language).align(source, words)
-    sys.stdout.write(transcript.FORMATS[args.format](result))
+    sys.stdout.write(formats.FORMATS[args.format].write(result))
     if result.mismatch is not None and result.mismatch > MISMATCH:
         print(
             f"warning: {args.audio}: the text does not seem to be what is said there: {result.mismatch:.1f} nats per "
@@ -542,38 +580,45 @@ def _evaluate(args: argparse.Namespace) -> int:
     cli_language.announce(args, confidences=False)
     recognizer = load(args.model, device=args.device, also=args.also, **cli_language.decoding_options(args))
     if args.stream is None:
-        result = evaluate(args.manifest, recognizer, args.root)
+        result = evaluate(args.manifest, recognizer, args.root, rules=_rules(args))
     else:
-        options = {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s}
+        options = {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s, "rules": _rules(args)}
         result = evaluate_stream(args.manifest, recognizer, args.root, **options)
     if args.json:  # first: a closed pipe ends the command at the first line it prints
         files.write_json(args.json, result.to_dict())
-    if args.errors:
-        _print_errors(result.report)
-    print(result.summary())
+    _print_report(result.report, args)
+    _show(result.summary())
+    if args.details:
+        _show(result.report.details())
     return _report_failures([f"{name}: {reason}" for name, reason in result.failures.items()])
 
 
 def _score(args: argparse.Namespace) -> int:
     _check_parent(args.json)
-    from asr import scoring
+    from asr import scoring, transcript_files
 
-    references = scoring.read_transcripts(args.reference, "reference")
-    report = scoring.score(references, scoring.read_transcripts(args.hypothesis))
+    reference = transcript_files.read(args.reference, "reference", plain=args.plain)
+    pair = transcript_files.pair(reference, transcript_files.read(args.hypothesis, plain=args.plain))
+    if pair.note:
+        print(f"note: {pair.note}", file=sys.stderr)
+    report = scoring.score_pair(pair, _rules(args))
     if args.json:
         files.write_json(args.json, report.to_dict())
-    if args.errors:
-        _print_errors(report)
-    print(report.summary())
+    _print_report(report, args)
+    _show(report.summary())
+    if args.details:
+        _show(report.details())
     return OK
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from asr import compare, scoring
+    _check_parent(args.json)
+    from asr import compare
 
-    references = scoring.read_transcripts(args.reference or args.first, "reference")
-    reports = [scoring.score(references, scoring.read_transcripts(path)) for path in (args.first, args.second)]
-    print(compare.compare(*reports).summary())
+    result = compare.compare_files(args.first, args.second, args.reference, _rules(args), plain=args.plain)
+    if args.json:
+        files.write_json(args.json, result.to_dict())
+    _show(result.summary())
     return OK
 
 
@@ -597,12 +642,14 @@ def _info(args: argparse.Namespace) -> int:
     return OK
 
 
-def _print_errors(report: asr.scoring.Report) -> None:
+def _print_report(report: asr.scoring.Report, args: argparse.Namespace) -> None:
     from asr import scoring
 
-    for scored in report.utterances:
+    for scored in report.utterances if args.errors else ():
         if scored.errors:
-            print(f"{scored.id}\n{scoring.format_alignment(scored)}\n")
+            _show(f"{scored.id}\n{scoring.format_alignment(scored)}\n")
+    if args.speakers:
+        _show(report.speakers() or "no speakers are known")
 
 
 def _show(text: str) -> None:

@@ -50,7 +50,13 @@ class Evaluation:
         return self.report.to_dict() | {"failures": self.failures} | speed
 
 
-def evaluate(path: str | Path, recognizer: Recognizer, root: str | Path | None = None) -> Evaluation:
+def evaluate(
+    path: str | Path,
+    recognizer: Recognizer,
+    root: str | Path | None = None,
+    *,
+    rules: scoring.Rules = scoring.DEFAULT,
+) -> Evaluation:
     """Transcribe every utterance of the manifest ``path`` and score it against its text.
 
     References go through the model's text normalisation, as in training; a character the model does not know stays
@@ -58,7 +64,7 @@ def evaluate(path: str | Path, recognizer: Recognizer, root: str | Path | None =
     """
     utterances = manifest.read(path, root)
     items = [Item.of(u) for u in utterances]
-    return _scored(path, utterances, recognizer, recognizer.transcribe_many(items))
+    return _scored(path, utterances, recognizer, recognizer.transcribe_many(items), rules)
 
 
 def evaluate_stream(
@@ -69,6 +75,7 @@ def evaluate_stream(
     block_s: float = 0.1,
     chunk_s: float | None = None,
     right_s: float = 0.0,
+    rules: scoring.Rules = scoring.DEFAULT,
 ) -> Evaluation:
     """As ``evaluate``, each utterance fed to a stream in blocks of ``block_s`` (see ``asr.stream.Stream``).
 
@@ -79,7 +86,7 @@ def evaluate_stream(
     utterances = manifest.read(path, root)
     batch = StreamBatch(recognizer, chunk_s=chunk_s, right_s=right_s)
     batch.open()  # a wrong option is refused before any work is done
-    return _scored(path, utterances, recognizer, _streamed(utterances, batch, block_s))
+    return _scored(path, utterances, recognizer, _streamed(utterances, batch, block_s), rules)
 
 
 def _streamed(
@@ -112,6 +119,7 @@ def _scored(
     utterances: Sequence[Utterance],
     recognizer: Recognizer,
     results: Iterable[tuple[Item, Transcript | AudioError]],
+    rules: scoring.Rules,
 ) -> Evaluation:
     references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
     hypotheses: dict[str, str] = {}
@@ -128,5 +136,7 @@ def _scored(
     if not hypotheses:
         name, reason = next(iter(failures.items()))
         raise ManifestError(f"{path}: none of {len(utterances)} utterances could be transcribed: {name}: {reason}")
-    report = scoring.score({name: references[name] for name in references if name in hypotheses}, hypotheses)
+    scored = {name: references[name] for name in references if name in hypotheses}
+    speakers = {u.id: u.speaker for u in utterances}
+    report = scoring.score(scored, hypotheses, rules, speakers)
     return Evaluation(report, failures, audio_s, seconds)

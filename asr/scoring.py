@@ -1,7 +1,11 @@
 """Scoring: word, character and sentence error rates with a confidence interval, paired by utterance id.
 
 jiwer aligns (Levenshtein distance, all edits cost one). Before that, texts are composed (NFC) and runs of whitespace
-become one space; case and punctuation count as they stand. Characters include the single spaces between words.
+become one space; case and punctuation count as they stand, unless ``Rules`` say otherwise. Characters include the
+single spaces between words, and are counted without them as well.
+
+References may hold alternatives, ``{ a / b }`` as NIST writes them (``asr.alternatives``); the reading that is nearest
+to the hypothesis is scored.
 
 An utterance whose reference is empty takes part: everything in its hypothesis is an insertion, and it adds no words.
 Rates are errors / max(1, reference length), so that a set without any reference word has as its WER the number of
@@ -10,32 +14,70 @@ insertions (0 when there are none), as in jiwer; every rate is a finite number.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import jiwer
 import numpy as np
+from numpy.typing import NDArray
 
+from asr import transcript_files
+from asr.alternatives import LEVENSHTEIN, Aligned, Costs, Reference, align, folded
 from asr.errors import ManifestError
-from asr.lines import split_fields, split_lines
 
 RESAMPLES = 10_000
 """Bootstrap resamples behind ``Report.ci95``."""
 SEED = 1
 """Seed of the bootstrap: the same results give the same interval."""
+DRAWN = 2_000_000
+"""Numbers drawn at a time, which bounds the memory of a bootstrap: 16 MB."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as an error, and how words are aligned.
+
+    ``ignore_case``: compare case-folded texts (``ß`` is ``ss``). ``ignore_punctuation``: leave punctuation out (Unicode
+    category P), save apostrophes inside words and points inside numbers; dashes and slashes between letters divide
+    words. ``alternatives``: ``{ a / b }`` in references are readings and not words. ``optional``: ``(word)`` in
+    references may be missing, and then counts as right. ``costs``: what the alignment makes least.
+    """
+
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+    alternatives: bool = True
+    optional: bool = False
+    costs: Costs = LEVENSHTEIN
+
+    def text(self, text: str, *, reference: bool = False) -> str:
+        """``text`` as it is scored. In a reference the notation stays."""
+        if self.ignore_case:
+            text = text.casefold()
+        text = unicodedata.normalize("NFC", text)
+        if self.ignore_punctuation:
+            notation = {"alternatives": self.alternatives, "optional": self.optional} if reference else {}
+            text = folded(text, **notation)
+        return " ".join(text.split())
+
+
+DEFAULT = Rules()
 
 
 @dataclass(frozen=True)
 class Scored:
     """One utterance, aligned.
 
-    ``alignment`` pairs reference and hypothesis words in order; ``""`` stands opposite a deleted or inserted word.
-    ``errors`` and ``words`` count reference words, ``char_errors`` and ``characters`` the same for characters.
+    ``reference`` and ``hypothesis`` are the texts as scored; the reference still has its alternatives. ``alignment``
+    pairs reference and hypothesis words in order, of the nearest reading; ``""`` stands opposite a deleted or inserted
+    word. ``errors`` and ``words`` count reference words (with ``forgiven``, the optional words that are missing: they
+    count as right and stand in no pair), ``char_errors`` and ``characters`` the same for characters with spaces,
+    ``bare_errors`` and ``bare`` for characters without them. ``items``: which word or group of the reference each pair
+    belongs to, from 0; an insertion to the next one. ``speaker`` is empty where not known.
     """
 
     id: str
@@ -46,6 +88,11 @@ class Scored:
     words: int
     char_errors: int
     characters: int
+    bare_errors: int
+    bare: int
+    items: tuple[int, ...]
+    forgiven: int = 0
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,25 +113,101 @@ class Report:
     independent; with few speakers the truth is wider. ``utterances`` are in the order of the references.
     """
 
-    wer: float
-    cer: float
-    ser: float
-    """Share of the utterances with at least one word error."""
-    errors: int
-    words: int
-    substitutions: int
-    deletions: int
-    insertions: int
-    char_errors: int
-    characters: int
-    ci95: tuple[float, float]
     utterances: tuple[Scored, ...]
+
+    @cached_property
+    def errors(self) -> int:
+        return sum(u.errors for u in self.utterances)
+
+    @cached_property
+    def words(self) -> int:
+        return sum(u.words for u in self.utterances)
+
+    @cached_property
+    def deletions(self) -> int:
+        return sum(not h for u in self.utterances for _, h in u.alignment)
+
+    @cached_property
+    def insertions(self) -> int:
+        return sum(not r for u in self.utterances for r, _ in u.alignment)
+
+    @property
+    def substitutions(self) -> int:
+        return self.errors - self.deletions - self.insertions
+
+    @property
+    def hits(self) -> int:
+        """Reference words that were recognised."""
+        return self.words - self.substitutions - self.deletions
+
+    @cached_property
+    def char_errors(self) -> int:
+        return sum(u.char_errors for u in self.utterances)
+
+    @cached_property
+    def characters(self) -> int:
+        return sum(u.characters for u in self.utterances)
+
+    @property
+    def wer(self) -> float:
+        return self.errors / max(1, self.words)
+
+    @property
+    def cer(self) -> float:
+        """Characters with the spaces between words."""
+        return self.char_errors / max(1, self.characters)
+
+    @property
+    def cer_without_spaces(self) -> float:
+        return sum(u.bare_errors for u in self.utterances) / max(1, sum(u.bare for u in self.utterances))
+
+    @property
+    def ser(self) -> float:
+        """Share of the utterances with at least one word error."""
+        return sum(u.errors > 0 for u in self.utterances) / len(self.utterances)
+
+    @property
+    def mer(self) -> float:
+        """Match error rate: errors / (errors + hits), 0 to 1 (Morris et al. 2004)."""
+        return self.errors / max(1, self.errors + self.hits)
+
+    @property
+    def wil(self) -> float:
+        """Word information lost: 1 - hits² / (reference words x hypothesis words), 0 to 1 (Morris et al. 2004)."""
+        spoken, heard = self.words, self.hits + self.substitutions + self.insertions
+        if not spoken and not heard:
+            return 0.0
+        return 1 - self.hits**2 / (spoken * heard) if spoken and heard else 1.0
+
+    @cached_property
+    def ci95(self) -> tuple[float, float]:
+        return bootstrap_ci95([u.errors for u in self.utterances], [u.words for u in self.utterances])
+
+    def by_speaker(self) -> dict[str, Report]:
+        """A report for each speaker that is known, by name."""
+        groups: dict[str, list[Scored]] = {}
+        for utterance in self.utterances:
+            groups.setdefault(utterance.speaker, []).append(utterance)
+        return {name: Report(tuple(groups[name])) for name in sorted(groups) if name}
 
     def to_dict(self) -> dict[str, Any]:
         """What ``asr evaluate --json`` writes; plain types, and every number finite."""
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
-        utterances = [{name: getattr(u, name) for name in _UTTERANCE_KEYS} for u in self.utterances]
-        return {**numbers, "ci95": list(self.ci95), "utterances": utterances}
+        tree = {**self._numbers(), "ci95": list(self.ci95)}
+        speakers = self.by_speaker()
+        if speakers:
+            tree["speakers"] = [
+                {"speaker": name, "utterances": len(report.utterances), **report._numbers()}
+                for name, report in speakers.items()
+            ]
+        keys = ("id", "reference", "hypothesis", "errors", "words")
+        utterances = [{name: getattr(u, name) for name in keys} for u in self.utterances]
+        for entry, utterance in zip(utterances, self.utterances, strict=True):
+            if utterance.speaker:
+                entry["speaker"] = utterance.speaker
+        return {**tree, "utterances": utterances}
+
+    def _numbers(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _NUMBERS}
 
     def summary(self) -> str:
         """One line for people: ``WER 7.63 % (59/773; S 40 D 10 I 9; 95 % 5.8 to 9.6)   CER …   SER …``."""
@@ -97,6 +220,23 @@ class Report:
             f"SER {100 * self.ser:.2f} % ({wrong}/{len(self.utterances)})"
         )
 
+    def details(self) -> str:
+        """One more line: ``CER without spaces …   MER …   WIL …``."""
+        return (
+            f"CER without spaces {100 * self.cer_without_spaces:.2f} %   MER {100 * self.mer:.2f} %   "
+            f"WIL {100 * self.wil:.2f} %"
+        )
+
+    def speakers(self) -> str:
+        """A line for each speaker that is known: name, utterances, words, WER with its counts."""
+        rows = [
+            (name, f"{len(r.utterances)} utterances", f"WER {100 * r.wer:.2f} %",
+             f"({r.errors}/{r.words}; S {r.substitutions} D {r.deletions} I {r.insertions})")
+            for name, r in self.by_speaker().items()
+        ]  # fmt: skip
+        width = max((_width(row[0]) for row in rows), default=0)
+        return "\n".join("  ".join([row[0] + " " * (width - _width(row[0])), *row[1:]]) for row in rows)
+
     def confusions(self, n: int = 20) -> tuple[Confusion, ...]:
         """The ``n`` most frequent substitutions, deletions and insertions, most frequent first, then by word."""
         counts = Counter(pair for u in self.utterances for pair in u.alignment if pair[0] != pair[1])
@@ -107,16 +247,19 @@ class Report:
 _NUMBERS = (
     "wer",
     "cer",
+    "cer_without_spaces",
     "ser",
+    "mer",
+    "wil",
     "errors",
     "words",
+    "hits",
     "substitutions",
     "deletions",
     "insertions",
     "char_errors",
     "characters",
 )
-_UTTERANCE_KEYS = ("id", "reference", "hypothesis", "errors", "words")
 
 
 NOTHING_YET = 0.9
@@ -131,31 +274,74 @@ def rank(wer: float, cer: float) -> tuple[float, float]:
     return (wer, 0.0) if wer < NOTHING_YET else (NOTHING_YET, cer)
 
 
-def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Report:
-    """Score the hypothesis of each id against its reference; see the module for what counts.
+def score(
+    references: Mapping[str, str],
+    hypotheses: Mapping[str, str],
+    rules: Rules = DEFAULT,
+    speakers: Mapping[str, str] | None = None,
+) -> Report:
+    """Score the hypothesis of each id against its reference; see the module and ``Rules`` for what counts.
 
-    Raises ``ManifestError`` naming the ids that only one side has, and when there is nothing to score.
+    ``speakers``: by id, of those that are known. Raises ``ManifestError`` naming the ids that only one side has, an
+    utterance whose alternatives are malformed, and when there is nothing to score.
     """
     _check_ids(references, hypotheses)
-    utterances = tuple(_score_one(id, references[id], hypotheses[id]) for id in references)
-    pairs = [pair for u in utterances for pair in u.alignment]
-    words, errors = sum(u.words for u in utterances), sum(u.errors for u in utterances)
-    characters, char_errors = sum(u.characters for u in utterances), sum(u.char_errors for u in utterances)
-    deletions, insertions = sum(not h for _, h in pairs), sum(not r for r, _ in pairs)
-    return Report(
-        wer=errors / max(1, words),
-        cer=char_errors / max(1, characters),
-        ser=sum(u.errors > 0 for u in utterances) / len(utterances),
-        errors=errors,
-        words=words,
-        substitutions=errors - deletions - insertions,
-        deletions=deletions,
-        insertions=insertions,
-        char_errors=char_errors,
-        characters=characters,
-        ci95=bootstrap_ci95([u.errors for u in utterances], [u.words for u in utterances]),
-        utterances=utterances,
+    known = speakers or {}
+    said = {id: rules.text(text, reference=True) for id, text in references.items()}
+    heard = {id: rules.text(hypotheses[id]) for id in references}
+    aligned = {id: _align(id, said[id], heard[id], rules) for id in references}
+    # What is compared by characters is the reading that the words were compared with.
+    readings = [" ".join(pair.reference for pair in pairs if _said(pair)) for pairs in aligned.values()]
+    spaced = _char_errors(readings, list(heard.values()))
+    bare = _char_errors([r.replace(" ", "") for r in readings], [h.replace(" ", "") for h in heard.values()])
+    utterances = []
+    for id, reading, char_errors, bare_errors in zip(said, readings, spaced, bare, strict=True):
+        pairs = [pair for pair in aligned[id] if not pair.forgiven]
+        forgiven = len(aligned[id]) - len(pairs)
+        utterances.append(
+            Scored(
+                id=id,
+                reference=said[id],
+                hypothesis=heard[id],
+                alignment=tuple((pair.reference, pair.hypothesis) for pair in pairs),
+                errors=sum(pair.wrong for pair in pairs),
+                words=sum(bool(pair.reference) for pair in pairs) + forgiven,
+                char_errors=char_errors,
+                characters=len(reading),
+                bare_errors=bare_errors,
+                bare=len(reading.replace(" ", "")),
+                items=tuple(pair.item for pair in pairs),
+                forgiven=forgiven,
+                speaker=known.get(id, ""),
+            )
+        )
+    return Report(tuple(utterances))
+
+
+def score_files(
+    reference: str | Path, hypothesis: str | Path, rules: Rules = DEFAULT, *, plain: bool = False
+) -> Report:
+    """Score one file of transcripts against another: what ``asr score`` does. ``plain``: line by line, without ids.
+
+    Segments of an STM reference take the words whose middle they hold, and their ``(word)`` are optional.
+    Raises ``ManifestError``; see ``asr.transcript_files``.
+    """
+    pair = transcript_files.pair(
+        transcript_files.read(reference, "reference", plain=plain), transcript_files.read(hypothesis, plain=plain)
     )
+    return score_pair(pair, rules)
+
+
+def score_pair(pair: transcript_files.Pair, rules: Rules = DEFAULT) -> Report:
+    """Score what ``asr.transcript_files.pair`` has put together."""
+    if pair.segmented and not rules.optional:
+        rules = replace(rules, optional=True)
+    return score(pair.references, pair.hypotheses, rules, pair.speakers)
+
+
+def read_transcripts(path: str | Path, role: Literal["reference", "hypothesis"] = "hypothesis") -> dict[str, str]:
+    """Texts by utterance id, in file order, from any file that ``asr.transcript_files`` reads."""
+    return transcript_files.read(path, role).texts
 
 
 def bootstrap_ci95(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
@@ -164,17 +350,27 @@ def bootstrap_ci95(errors: Sequence[int], words: Sequence[int]) -> tuple[float, 
     ``errors``, ``words``: counts of each utterance, in any order; at least one. Bisani & Ney, "Bootstrap estimates
     for confidence intervals in ASR performance evaluation", ICASSP 2004.
     """
-    # Utterances with equal counts are interchangeable: drawing how often each distinct pair of counts occurs is the
-    # same bootstrap, at a cost that hardly grows with the number of utterances, and blind to their order.
-    counts, weights = np.unique(np.stack([errors, words], axis=1), axis=0, return_counts=True)
-    rng = np.random.default_rng(SEED)
-    rates = []
-    for _ in range(RESAMPLES // 1000):  # in parts, which bounds memory
-        draws = rng.multinomial(len(errors), weights / len(errors), size=1000)  # (1000, distinct pairs)
-        sums = draws @ counts  # (1000, 2): errors and words of each resample
-        rates.append(sums[:, 0] / np.maximum(1, sums[:, 1]))
-    low, high = np.quantile(np.concatenate(rates), [0.025, 0.975])
+    sums = resampled(np.stack([errors, words], axis=1))
+    low, high = np.quantile(sums[:, 0] / np.maximum(1, sums[:, 1]), [0.025, 0.975])
     return float(low), float(high)
+
+
+def resampled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sums over as many rows as there are, drawn with replacement, ``RESAMPLES`` times: ``(RESAMPLES, columns)``.
+
+    ``rows``: counts of each utterance, ``(utterances, columns)``. Needs about 8 x ``DRAWN`` bytes, whatever their
+    number.
+    """
+    # Utterances with equal counts are interchangeable: drawing how often each distinct row occurs is the same
+    # bootstrap, at a cost that hardly grows with the number of utterances, and blind to their order.
+    counts, weights = np.unique(rows, axis=0, return_counts=True)
+    rng = np.random.default_rng(SEED)
+    part = max(1, min(RESAMPLES, DRAWN // len(counts)))
+    sums = [
+        rng.multinomial(len(rows), weights / len(rows), size=min(part, RESAMPLES - at)) @ counts
+        for at in range(0, RESAMPLES, part)
+    ]
+    return np.concatenate(sums)
 
 
 def format_alignment(scored: Scored) -> str:
@@ -196,42 +392,6 @@ def format_alignment(scored: Scored) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def read_transcripts(path: str | Path, role: Literal["reference", "hypothesis"] = "hypothesis") -> dict[str, str]:
-    """Texts by utterance id, in file order, from any of these, told apart by content:
-
-    - JSONL: objects with ``id`` and the key named by ``role`` or else ``text`` (manifests; other keys are ignored);
-    - the JSON of ``asr evaluate``: an object whose ``utterances`` are such objects;
-    - ``.trn``: ``words (id)``, taken when the name ends so or every line does;
-    - Kaldi ``text``: ``id words``.
-
-    A line with an id and no words is an empty text and is kept; blank lines are skipped. Texts are composed (NFC).
-    Raises ``ManifestError`` naming file and line for anything malformed, and for duplicate ids.
-    """
-    text = _read(path)
-    if text.lstrip().startswith("{"):
-        entries = _json_entries(path, text, role)
-    else:
-        lines = [(number, line) for number, line in enumerate(split_lines(text), start=1) if line.strip()]
-        trn = str(path).endswith(".trn") or all(_trn(line) for _, line in lines)
-        entries = _line_entries(path, lines, _trn_entry if trn else _kaldi_entry)
-    transcripts: dict[str, str] = {}
-    for where, id, words in entries:
-        if id in transcripts:
-            raise ManifestError(f"{where}: expected each id once, got {id!r} again")
-        transcripts[id] = _clean(words)
-    if not transcripts:
-        raise ManifestError(f"{path}: expected transcripts, got an empty file")
-    return transcripts
-
-
-_Entry = tuple[str, str, str]
-"""Where it stands (file:line), id, text."""
-
-
-def _clean(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
 def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:
     if not references:
         raise ManifestError("expected utterances to score, got no reference")
@@ -243,36 +403,45 @@ def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> 
     if extra:
         problems.append(f"{len(extra)} of {len(hypotheses)} hypotheses have no reference: {_some(extra)}")
     if problems:
-        raise ManifestError(f"{'; '.join(problems)} (where nothing was recognised, keep the id with an empty text)")
+        hint = "where nothing was recognised, keep the id with an empty text"
+        if len(missing) > len(references) / 2:
+            hint = "are these lines without ids? asr score --plain takes line by line"
+        raise ManifestError(f"{'; '.join(problems)} ({hint})")
 
 
 def _some(ids: Sequence[str]) -> str:
     return ", ".join(map(repr, ids[:5])) + (", …" if len(ids) > 5 else "")
 
 
-def _score_one(id: str, reference: str, hypothesis: str) -> Scored:
-    reference, hypothesis = _clean(reference), _clean(hypothesis)
-    words = jiwer.process_words(reference, hypothesis)
-    characters = jiwer.process_characters(reference, hypothesis)
-    return Scored(
-        id=id,
-        reference=reference,
-        hypothesis=hypothesis,
-        alignment=tuple(_pairs(words)),
-        errors=words.substitutions + words.deletions + words.insertions,
-        words=len(words.references[0]),
-        char_errors=characters.substitutions + characters.deletions + characters.insertions,
-        characters=len(characters.references[0]),
-    )
+def _align(id: str, reference: str, hypothesis: str, rules: Rules) -> list[Aligned]:
+    try:
+        graph = Reference(reference, alternatives=rules.alternatives, optional=rules.optional)
+        if not graph.plain or rules.costs != LEVENSHTEIN:
+            return align(graph, hypothesis.split(), rules.costs)
+    except ManifestError as error:
+        raise ManifestError(f"utterance {id}: {error}") from error
+    # Alike with all costs one, and fast.
+    return list(_pairs(jiwer.process_words(reference, hypothesis)))
 
 
-def _pairs(output: jiwer.WordOutput) -> Iterator[tuple[str, str]]:
+def _said(pair: Aligned) -> bool:
+    return bool(pair.reference) and not pair.forgiven
+
+
+def _char_errors(references: list[str], hypotheses: list[str]) -> Iterator[int]:
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        found = jiwer.process_characters(reference, hypothesis)
+        yield found.substitutions + found.deletions + found.insertions
+
+
+def _pairs(output: jiwer.WordOutput) -> Iterator[Aligned]:
     """jiwer's chunks word by word: ``""`` opposite deletions and insertions."""
     references, hypotheses = output.references[0], output.hypotheses[0]
     for chunk in output.alignments[0]:
         old = references[chunk.ref_start_idx : chunk.ref_end_idx]
         new = hypotheses[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        yield from zip(old or [""] * len(new), new or [""] * len(old), strict=True)
+        for i, (r, h) in enumerate(zip(old or [""] * len(new), new or [""] * len(old), strict=True)):
+            yield Aligned(r, h, chunk.ref_start_idx + (i if old else 0))
 
 
 def _width(text: str) -> int:
@@ -280,77 +449,3 @@ def _width(text: str) -> int:
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
     )
-
-
-def _read(path: str | Path) -> str:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot read the transcripts: {error}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ManifestError(f"{path}:{line}: expected UTF-8, got {error}; convert the file to UTF-8") from error
-
-
-def _json_entries(path: str | Path, text: str, role: str) -> Iterator[_Entry]:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        document = None  # more than one object: a line each, and a malformed one is named below
-    if isinstance(document, dict) and "utterances" in document:
-        records = document["utterances"]
-        if not isinstance(records, list):
-            raise ManifestError(f"{path}: utterances: expected a list, got {type(records).__name__}")
-        for i, record in enumerate(records):
-            yield _json_entry(f"{path}: utterances[{i}]", record, role)
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ManifestError(f"{where}: expected a JSON object, got {line.strip()[:60]!r}: {error}") from error
-            yield _json_entry(where, record, role)
-
-
-def _json_entry(where: str, record: Any, role: str) -> _Entry:
-    if not isinstance(record, dict):
-        raise ManifestError(f"{where}: expected a JSON object with id and text, got {record!r:.60}")
-    key = role if role in record else "text"
-    for name in ("id", key):
-        if name not in record:
-            wanted = "id" if name == "id" else f"{role} or text"
-            raise ManifestError(f"{where}: expected the key {wanted}, got {', '.join(record) or 'none'}")
-        if not isinstance(record[name], str):
-            raise ManifestError(f"{where}: {name}: expected a string, got {record[name]!r:.60}")
-    return where, record["id"], record[key]
-
-
-def _line_entries(
-    path: str | Path, lines: Iterable[tuple[int, str]], parse: Callable[[str, str], tuple[str, str]]
-) -> Iterator[_Entry]:
-    for number, line in lines:
-        where = f"{path}:{number}"
-        yield where, *parse(where, line)
-
-
-def _trn_entry(where: str, line: str) -> tuple[str, str]:
-    entry = _trn(line)
-    if not entry:
-        raise ManifestError(f"{where}: expected words and (id), got {line.strip()[:60]!r}")
-    return entry
-
-
-def _trn(line: str) -> tuple[str, str] | None:
-    """(id, words) of a line that ends in ``(id)``, or None."""
-    words, bracket, rest = line.rstrip().rpartition("(")
-    id = rest[:-1]
-    return (id, words) if bracket and rest.endswith(")") and id and not set(id) & set(") \t") else None
-
-
-def _kaldi_entry(where: str, line: str) -> tuple[str, str]:
-    id, *words = split_fields(line, 1)
-    return id, "".join(words)

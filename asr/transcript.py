@@ -1,10 +1,10 @@
-"""What recognition returns, and the formats it is written in."""
+"""What recognition returns, and how it is written (``asr.formats`` is the table of formats, and reads them)."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -17,6 +17,8 @@ CUE_S = 7.0
 PAUSE_S = 1.0
 LEAST_CUE_S = 1.0
 CHARACTERS_PER_S = 17.0
+LEAST_S = 0.001
+"""Of an interval in a TextGrid."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ def to_vtt(transcript: Transcript) -> str:
 
 def to_textgrid(transcript: Transcript) -> str:
     """Praat TextGrid, long form: an interval tier of words, one of tokens where they are known, gaps being empty."""
-    end_s = max([transcript.duration_s, *(w.end_s for w in transcript.words)])
     tiers = {"words": transcript.words} | ({"tokens": transcript.tokens} if transcript.tokens else {})
+    placed = {name: _intervals(words) for name, words in tiers.items()}
+    end_s = max([round(transcript.duration_s, 6), *(interval[1] for tier in placed.values() for interval in tier)])
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -175,8 +178,10 @@ def to_textgrid(transcript: Transcript) -> str:
         f"size = {len(tiers)}",
         "item []:",
     ]
-    for number, (name, words) in enumerate(tiers.items(), start=1):
-        intervals = _intervals(words, end_s)
+    for number, (name, intervals) in enumerate(placed.items(), start=1):
+        at = intervals[-1][1] if intervals else 0.0
+        if end_s > at or not intervals:
+            intervals.append((at, end_s, ""))
         lines += [
             f"    item [{number}]:",
             '        class = "IntervalTier"',
@@ -194,18 +199,6 @@ def to_textgrid(transcript: Transcript) -> str:
                 f'            text = "{quoted}"',
             ]
     return "\n".join(lines) + "\n"
-
-
-FORMATS: dict[str, Callable[[Transcript], str]] = {
-    "txt": to_txt,
-    "json": to_json,
-    "srt": to_srt,
-    "vtt": to_vtt,
-    "ctm": to_ctm,
-    "textgrid": to_textgrid,
-}
-SUFFIXES = {"textgrid": "TextGrid"}
-"""Of files, where it is not the format's name."""
 
 
 def group_cues(words: Sequence[Word]) -> list[list[Word]]:
@@ -231,21 +224,22 @@ def cue_times(cues: Sequence[Sequence[Word]]) -> list[tuple[float, float]]:
     return times
 
 
-def _intervals(words: Sequence[Word], end_s: float) -> list[tuple[float, float, str]]:
-    """Words as intervals that cover 0 to ``end_s`` without gaps, as Praat wants them."""
+def _intervals(words: Sequence[Word]) -> list[tuple[float, float, str]]:
+    """Words as intervals without gaps from 0 on, as Praat wants them: each word has one, and none is empty.
+
+    A word ends where the next one begins, if that is earlier. One that has no time left of its own gets ``LEAST_S``,
+    and what follows begins later.
+    """
     intervals: list[tuple[float, float, str]] = []
     at = 0.0
-    for word in words:
+    for index, word in enumerate(words):
         start, end = max(at, round(word.start_s, 6)), round(word.end_s, 6)
+        if index + 1 < len(words):
+            end = min(end, round(words[index + 1].start_s, 6))
         if start > at:
             intervals.append((at, start, ""))
-        if end > start:
-            intervals.append((start, end, word.text))
-            at = end
-        else:
-            at = start
-    if end_s > at or not intervals:
-        intervals.append((at, end_s, ""))
+        at = max(end, round(start + LEAST_S, 6))
+        intervals.append((start, at, word.text))
     return intervals
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import asr
-from asr import batch, cli, manifest, transcript
+from asr import batch, cli, formats, manifest, transcript
 from asr.errors import AudioError, ConfigError
 from asr.manifest import Utterance
 from asr.recognizer import Recognizer
@@ -151,14 +151,14 @@ def test_arguments_may_stand_behind_options() -> None:
 
 
 def test_offered_formats_are_those_there_are() -> None:
-    for name in transcript.FORMATS:
+    for name in formats.FORMATS:
         assert cli.parse(["transcribe", "a.wav", "--format", name]).format == name
     (choices,) = {
         tuple(action.choices)
         for action in cli.build_parser()._subparsers._group_actions[0].choices["transcribe"]._actions  # type: ignore
         if action.dest == "format"
     }
-    assert choices == tuple(transcript.FORMATS)
+    assert choices == tuple(formats.FORMATS)
 
 
 # ------------------------------------------------------------------------------------------------ transcribe
@@ -175,15 +175,15 @@ def test_several_files_are_named(run: Callable[..., int], files: list[Path], tex
     assert capsys.readouterr().out == "".join(f"{f}: {t}\n" for f, t in zip(files[:3], texts[:3], strict=True))
 
 
-@pytest.mark.parametrize("name", list(transcript.FORMATS))
+@pytest.mark.parametrize("name", list(formats.FORMATS))
 def test_every_format(
     run: Callable[..., int], recognizer: Recognizer, files: list[Path], tmp_path: Path, capsys: Capture, name: str
 ) -> None:
     assert run(files[0], "--format", name) == 0
-    body = transcript.FORMATS[name](recognizer.transcribe(files[0]))
+    body = formats.FORMATS[name].write(recognizer.transcribe(files[0]))
     assert capsys.readouterr().out == body
     assert run(files[0], "--format", name, "--output-dir", tmp_path / "out") == 0
-    assert (tmp_path / "out" / f"b.{transcript.SUFFIXES.get(name, name)}").read_text(encoding="utf-8") == body
+    assert (tmp_path / "out" / f"b{formats.FORMATS[name].suffix}").read_text(encoding="utf-8") == body
     assert capsys.readouterr().out == ""
 
 

@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import random
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from asr import cli
-from asr.compare import compare
+from asr.alternatives import SCLITE
+from asr.compare import compare, compare_files, matched_pairs
 from asr.errors import ManifestError
-from asr.scoring import score
+from asr.scoring import Rules, score
 
 
 def reports(changes):
@@ -61,3 +64,119 @@ def test_other_references_are_refused():
     first, _ = reports([0, 0])
     with pytest.raises(ManifestError, match="'v'"):
         compare(first, score({"v": "a"}, {"v": "a"}))
+
+
+def test_the_interval_is_that_of_plain_paired_resampling():
+    rng = np.random.default_rng(5)
+    changes = rng.integers(-2, 3, 90)
+    result = compare(*reports(changes))
+    drawn = rng.integers(0, 90, (20_000, 90))
+    np.testing.assert_allclose(result.ci95, np.quantile(changes[drawn].sum(1) / 900, [0.025, 0.975]), atol=0.002)
+
+
+def test_sixteen_thousand_utterances_need_little_memory():
+    count = 16_000
+    rng = np.random.default_rng(0)
+    reference = {f"u{i}": "a b c d" for i in range(count)}
+    heard = [{name: " ".join("abcdxy"[: rng.integers(1, 7)]) for name in reference} for _ in range(2)]
+    first, second = (score(reference, texts) for texts in heard)
+    tracemalloc.start()
+    compare(first, second)
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+def write(path, references, hypotheses):
+    path.write_text(json.dumps(score(references, hypotheses).to_dict()))
+    return str(path)
+
+
+def test_results_with_other_references_are_refused_unless_they_are_folded_alike(tmp_path, capsys):
+    heard = {"u1": "OH ONE", "u2": "TWO"}
+    a = write(tmp_path / "a.json", heard, heard)
+    b = write(tmp_path / "b.json", {"u1": "oh  one", "u2": "TWO"}, heard)
+    assert cli.main(["compare", a, b]) == 2
+    assert "1 differ: 'u1'; 'u1' has 'OH ONE' and 'oh one' (--reference" in capsys.readouterr().err
+    assert cli.main(["compare", a, b, "--ignore-case"]) == 0
+    (tmp_path / "r").write_text("u1 OH ONE\nu2 FOUR\n")
+    assert compare_files(a, b, tmp_path / "r").first.errors == 1
+    (tmp_path / "c.json").write_text(json.dumps(score(heard, heard).to_dict()).replace("OH ONE", "OH\\tONE "))
+    assert compare_files(a, tmp_path / "c.json").difference == 0
+
+
+def test_the_references_may_come_from_either_result_but_from_one(tmp_path):
+    heard = {"u1": "OH ONE", "u2": "TWO"}
+    a = write(tmp_path / "a.json", heard, heard)
+    (tmp_path / "b").write_text("u1 OH\nu2 TWO\n")
+    assert compare_files(a, tmp_path / "b").second.errors == 1
+    assert compare_files(tmp_path / "b", a).first.errors == 1
+    with pytest.raises(ManifestError, match="expected references in one of them, got none; give --reference REF"):
+        compare_files(tmp_path / "b", tmp_path / "b")
+
+
+def test_compare_writes_json_and_reads_plain_texts(tmp_path, capsys):
+    for name, text in (("r", "A B\nC D\n"), ("a", "A X\nC D\n"), ("b", "A B\nC D\n")):
+        (tmp_path / name).write_text(text)
+    files = [str(tmp_path / name) for name in "ab"]
+    out = tmp_path / "out.json"
+    assert cli.main(["compare", *files, "--reference", str(tmp_path / "r"), "--plain", "--json", str(out)]) == 0
+    tree = json.loads(out.read_text())
+    assert (tree["difference"], tree["better"], tree["utterances"]) == (-0.25, 1, 2)
+    assert (tree["first"]["errors"], tree["second"]["errors"], tree["matched_pairs"]["segments"]) == (1, 0, 1)
+    assert tree["significant"] is False
+    assert "matched pairs (MAPSSWE): 1 segments" in capsys.readouterr().out
+
+
+def test_alternatives_may_be_read_in_two_ways(tmp_path):
+    reference = {"u": "{ A / B C } D"}
+    result = compare(score(reference, {"u": "A X"}), score(reference, {"u": "B C D"}))
+    assert (result.first.words, result.second.words, result.difference) == (2, 3, -0.5)
+
+
+def corrupted(seed, share):
+    rng = random.Random(seed)
+    words = [f"w{i}" for i in range(30)]
+    references, hypotheses = {}, {}
+    said = random.Random(0)
+    for number in range(120):
+        text = [said.choice(words) for _ in range(said.randint(1, 14))]
+        heard = []
+        for word in text:
+            draw = rng.random()
+            if draw < share / 2:
+                heard.append(rng.choice(words))
+            elif draw > 0.8 * share:
+                heard += [word] if draw > share else [word, rng.choice(words)]
+        references[f"s-{number:03}"], hypotheses[f"s-{number:03}"] = " ".join(text), " ".join(heard)
+    return references, hypotheses
+
+
+def test_matched_pairs_are_those_of_nist():
+    """Figures of ``sc_stats -t mapsswe`` (SCTK 1.3) on the alignments of sclite."""
+    rules = Rules(costs=SCLITE)
+    first, second = (score(*corrupted(seed, share), rules) for seed, share in ((1, 0.2), (2, 0.14)))
+    found = matched_pairs(second, first)
+    assert (found.segments, round(found.mean, 3), round(found.deviation, 3), round(found.z, 3)) == (
+        155,
+        0.2,
+        1.245,
+        2.0,
+    )
+
+
+def test_segments_end_where_both_have_two_words_right():
+    reference = {"u": "a b c d e f g h"}
+    pairs = {
+        "x b c x e f g h": "a b c d e f g h",  # two right words between: two segments
+        "x b x d e f g h": "a b c d e f g h",  # one right word: one segment
+        "x b c d e f g x": "a b y d e f g h",  # the other result joins them: one, then one
+        "a z b c d e f z g h": "a b c d e f g h",
+    }
+    counts = [matched_pairs(score(reference, {"u": a}), score(reference, {"u": b})).segments for a, b in pairs.items()]
+    assert counts == [2, 1, 2, 2]
+
+
+def test_equal_results_have_no_segments_that_differ():
+    reference = {"u": "a b c"}
+    same = matched_pairs(score(reference, reference), score(reference, reference))
+    assert (same.segments, same.z, same.p_value) == (0, 0.0, 1.0)

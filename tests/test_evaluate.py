@@ -231,3 +231,18 @@ def test_a_result_without_audio_has_no_speed() -> None:
     result = Evaluation(scoring.score({"a": "X"}, {"a": ""}), {}, 0.0, 0.5)
     assert "0.0 s of audio in 0.50 s\n" in result.summary() + "\n"
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["real_time_factor"] is None
+
+
+def test_command_folds_case_and_prints_details_and_speakers(
+    model_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = [Utterance(u.id, u.audio, u.text, u.duration_s, "anna", u.start_s, u.end_s) for u in manifest.read(corpus)]
+    manifest.write(corpus, told)
+    out = tmp_path / "report.json"
+    assert run("evaluate", corpus, "--model", model_dir, "--ignore-case", "--details", "--speakers", "--json", out) == 0
+    printed = capsys.readouterr().out
+    assert "anna  5 utterances  WER" in printed
+    assert "MER " in printed.splitlines()[-1]
+    tree = json.loads(out.read_text())
+    assert tree["utterances"][0]["reference"] == "oh one two"
+    assert tree["speakers"][0]["errors"] == tree["errors"]

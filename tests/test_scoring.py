@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import ManifestError
-from asr.scoring import Confusion, bootstrap_ci95, format_alignment, read_transcripts, score
+from asr.scoring import Confusion, Rules, bootstrap_ci95, format_alignment, read_transcripts, resampled, score
 
 SENTENCES = st.lists(st.sampled_from(["A", "B", "CC", "DÉ"]), max_size=6).map(" ".join)
 CASES = st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=6)
@@ -85,6 +86,62 @@ def test_perfect_and_empty_hypotheses(cases: dict[str, tuple[str, str]]) -> None
     assert empty.wer == (1 if empty.words else 0)
 
 
+@settings(max_examples=50)
+@given(CASES)
+def test_mer_and_wil_are_those_of_jiwer(cases: dict[str, tuple[str, str]]) -> None:
+    references, hypotheses = ({id: pair[i] for id, pair in cases.items()} for i in (0, 1))
+    report = score(references, hypotheses)
+    words = jiwer.process_words(list(references.values()), list(hypotheses.values()))
+    assert (report.mer, report.wil, report.hits) == (pytest.approx(words.mer), pytest.approx(words.wil), words.hits)
+
+
+@settings(max_examples=50)
+@given(CASES)
+def test_cer_without_spaces_is_that_of_jiwer(cases: dict[str, tuple[str, str]]) -> None:
+    bare = [{id: pair[i].replace(" ", "") for id, pair in cases.items()} for i in (0, 1)]
+    report = score(*({id: pair[i] for id, pair in cases.items()} for i in (0, 1)))
+    assert report.cer_without_spaces == pytest.approx(jiwer.cer(list(bare[0].values()), list(bare[1].values())))
+
+
+def test_case_and_punctuation_are_folded_where_asked_for() -> None:
+    texts = {"1": "Hello, STRASSE: don’t {stop} well-known"}, {"1": "hello straße Don't stop well known."}
+    assert score(*texts).errors > 0
+    assert score(*texts, Rules(ignore_case=True, ignore_punctuation=True)).errors == 0
+    assert score({"1": "A."}, {"1": "a."}, Rules(ignore_case=True)).errors == 0
+    assert score({"1": "A."}, {"1": "a"}, Rules(ignore_case=True)).errors == 1
+    assert score({"1": "A."}, {"1": "A"}, Rules(ignore_punctuation=True)).errors == 0
+
+
+def test_case_folding_is_that_of_jiwer_and_punctuation_too_but_for_words() -> None:
+    reference, hypothesis = "Oh — (ONE), two; Three? U.S.", "oh one TWO. tree us"
+    folds = [jiwer.ToLowerCase(), jiwer.RemovePunctuation(), jiwer.RemoveMultipleSpaces(), jiwer.Strip()]
+    folded = jiwer.Compose([*folds, jiwer.ReduceToListOfListOfWords()])
+    expected = jiwer.wer(reference, hypothesis, folded, folded)
+    assert score({"1": reference}, {"1": hypothesis}, Rules(True, True)).wer == expected
+
+
+def test_the_nearest_reading_is_scored_by_words_and_by_characters() -> None:
+    report = score({"1": "I { am / 'm } { @ / so / very } sure"}, {"1": "I 'm surf"})
+    (only,) = report.utterances
+    assert only.alignment == (("I", "I"), ("'m", "'m"), ("sure", "surf"))
+    assert (report.errors, report.words, report.char_errors, report.characters) == (1, 3, 1, 9)
+    assert only.reference == "I { am / 'm } { @ / so / very } sure"
+    folded = score({"1": "{ Am, / I'm }."}, {"1": "am"}, Rules(True, True))
+    assert (folded.errors, folded.utterances[0].reference) == (0, "{ am / i'm }")
+    assert score({"1": "{ A / B }"}, {"1": "A"}, Rules(alternatives=False)).errors == 4
+
+
+def test_missing_optional_words_count_as_right() -> None:
+    report = score({"1": "A (UH) (ER) B"}, {"1": "A ER C"}, Rules(optional=True))
+    assert (report.errors, report.words, report.hits, report.deletions) == (1, 4, 3, 0)
+    assert report.utterances[0].alignment == (("A", "A"), ("ER", "ER"), ("B", "C"))
+
+
+def test_malformed_alternatives_are_named() -> None:
+    with pytest.raises(ManifestError, match="utterance u7: alternatives that do not end"):
+        score({"u7": "A { B / C"}, {"u7": "A"})
+
+
 def test_empty_reference_adds_its_insertions_and_no_words() -> None:
     report = score({"silence": "", "speech": "A B"}, {"silence": "X", "speech": "A B"})
     assert (report.errors, report.words, report.insertions) == (1, 2, 1)
@@ -128,6 +185,22 @@ def test_bootstrap_matches_plain_resampling_of_utterances() -> None:
     drawn = rng.integers(0, 130, (20_000, 130))
     plain = np.quantile(errors[drawn].sum(1) / words[drawn].sum(1), [0.025, 0.975])
     np.testing.assert_allclose(bootstrap_ci95(errors.tolist(), words.tolist()), plain, atol=0.002)
+
+
+def test_the_bootstrap_draws_the_same_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(3).integers(0, 1000, (300, 2))
+    whole = resampled(rows)
+    assert whole.shape == (10_000, 2)
+    monkeypatch.setattr("asr.scoring.DRAWN", 100_000)
+    np.testing.assert_array_equal(resampled(rows), whole)
+
+
+def test_the_bootstrap_of_many_utterances_needs_little_memory() -> None:
+    rows = np.random.default_rng(3).integers(0, 1000, (3000, 2))  # hardly two alike
+    tracemalloc.start()
+    resampled(rows)
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
 
 
 def test_bootstrap_is_reproducible_and_narrows_with_data() -> None:

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 import asr
 from asr import transcript
-from asr.transcript import FORMATS, Transcript, Word
+from asr.formats import FORMATS as TABLE
+from asr.transcript import Transcript, Word
+
+FORMATS = {name: format.write for name, format in TABLE.items()}
 
 SRT_TIMES = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d),(\d{3}) --> (\d{2,}):([0-5]\d):([0-5]\d),(\d{3})")
 VTT_TIMES = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3}) --> (\d{2,}):([0-5]\d):([0-5]\d)\.(\d{3})")
@@ -264,6 +267,25 @@ def test_textgrids_read_back(made: Transcript) -> None:
     words = [interval for interval in tiers["words"] if interval[2]]
     assert words == [(pytest.approx(w.start_s), pytest.approx(w.end_s), w.text) for w in made.words]
     assert list(tiers) == ["words"]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [(0.1, 0.1), (0.1, 0.1), (0.1, 0.2)],  # without length
+        [(0.0, 0.6), (0.2, 0.4), (0.4, 0.7)],  # over one another
+        [(0.2, 0.4), (0.2, 0.4), (0.1, 0.3)],
+        [(0.8, 1.4), (1.5, 1.5)],  # beyond the end of the recording
+        [(0.0000001, 0.0000004), (0.9999999, 1.0000004)],
+    ],
+)
+def test_textgrids_lose_no_word_and_have_no_empty_interval(times: list[tuple[float, float]]) -> None:
+    words = tuple(Word(f"w{i}", start_s, end_s, 0.5) for i, (start_s, end_s) in enumerate(times))
+    tiers = parse_textgrid(FORMATS["textgrid"](Transcript("", words, 1.0, "a.wav", words)))
+    for intervals in tiers.values():
+        assert [text for _, _, text in intervals if text] == [word.text for word in words]
+        assert all(start < end for start, end, _ in intervals)
+    assert tiers["words"][-1][1] >= 1.0
 
 
 def test_textgrids_have_a_tier_of_tokens_where_they_are_known() -> None:

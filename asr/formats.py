@@ -1,0 +1,194 @@
+"""The formats of transcripts: one table of how each is named, written and read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from asr import transcript
+from asr.errors import ManifestError
+from asr.lines import split_fields, split_lines
+from asr.subtitles import read_cues
+from asr.transcript import Transcript, Word
+
+
+@dataclass(frozen=True)
+class Format:
+    """How transcripts are kept in files.
+
+    ``read(content, name)`` gives what a file's content holds; ``name`` is the recording's, for a format that does not
+    name it. It raises ``ManifestError`` naming the line or place, not the file. ``shared``: several recordings may
+    stand in one stream. ``timed``: it says when words are spoken.
+    """
+
+    suffix: str
+    write: Callable[[Transcript], str]
+    read: Callable[[str, str], list[Transcript]]
+    shared: bool
+    timed: bool
+
+
+def read_txt(content: str, name: str) -> list[Transcript]:
+    """The whole file as one text; when its words are spoken is not known."""
+    return [Transcript(" ".join(content.split()), (), 0.0, name)]
+
+
+def read_json(content: str, name: str) -> list[Transcript]:
+    """JSON transcripts, one a line, or a single one over many lines."""
+    try:
+        return [_from_dict("1", json.loads(content), name)]
+    except (ValueError, RecursionError):
+        pass
+    found = []
+    for number, line in enumerate(split_lines(content), start=1):
+        if line.strip():
+            try:
+                tree = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ManifestError(f"{number}: expected a JSON object, got {line.strip()[:60]!r}: {error}") from error
+            found.append(_from_dict(str(number), tree, name))
+    return found
+
+
+def _from_dict(where: str, tree: Any, name: str) -> Transcript:
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("text"), str):
+        raise ManifestError(f"{where}: expected a transcript as asr transcribe --format json writes it, with a text")
+    try:
+        words, tokens = (tuple(map(_word, tree.get(key, ()))) for key in ("words", "tokens"))
+        duration_s = _time(tree.get("duration_s", max((w.end_s for w in words), default=0.0)))
+        source, channel = str(tree.get("source") or name), int(tree.get("channel", 0))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ManifestError(f"{where}: expected words with text, start_s, end_s and confidence, got {error}") from error
+    return Transcript(tree["text"], words, duration_s, source, tokens, channel)
+
+
+def _word(tree: Mapping[str, Any]) -> Word:
+    return Word(str(tree["text"]), _time(tree["start_s"]), _time(tree["end_s"]), float(tree.get("confidence") or 0.0))
+
+
+def _time(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{value!r}, which is no time")
+    return seconds
+
+
+def read_subtitles(content: str, name: str) -> list[Transcript]:
+    """Cues of SubRip or WebVTT; the time of a cue is shared out among its words by their length."""
+    words = [word for cue in read_cues(content) for word in _spread(cue.text, cue.start_s, cue.end_s)]
+    return [_recording(name, words)]
+
+
+def read_ctm(content: str, name: str) -> list[Transcript]:
+    """NIST CTM: ``recording channel start duration word [confidence …]``; a transcript for each recording and channel.
+
+    Channels are numbers, or letters that count from A. Lines that begin with ``;;`` are comments.
+    """
+    groups: dict[tuple[str, int], list[Word]] = {}
+    for number, line in enumerate(split_lines(content), start=1):
+        fields = split_fields(line)
+        if not fields or line.startswith(";;"):
+            continue
+        if len(fields) < 5:
+            raise ManifestError(f"{number}: expected recording, channel, start, duration and word, got {line[:60]!r}")
+        if fields[4].startswith("<ALT"):
+            raise ManifestError(f"{number}: alternatives in what was recognised ({fields[4]}) cannot be read")
+        try:
+            start_s, duration_s = _time(fields[2]), _time(fields[3])
+            confidence = 1.0 if len(fields) < 6 or fields[5] in ("NA", "-") else _time(fields[5])
+        except ValueError as error:
+            raise ManifestError(f"{number}: expected seconds, seconds and a confidence: {error}") from error
+        word = Word(fields[4], start_s, start_s + duration_s, confidence)
+        groups.setdefault((fields[0], channel(fields[1], str(number))), []).append(word)
+    return [_recording(name, sorted(words, key=lambda w: w.start_s), n) for (name, n), words in groups.items()]
+
+
+def channel(field: str, where: str) -> int:
+    """The number of a channel that is named by a number or a letter. Raises ``ManifestError``."""
+    if re.fullmatch(r"[0-9]{1,4}", field):
+        return int(field)
+    if re.fullmatch(r"[A-Za-z]", field):
+        return ord(field.upper()) - ord("A") + 1
+    raise ManifestError(f"{where}: expected a channel such as 1 or A, got {field[:20]!r}")
+
+
+def read_textgrid(content: str, name: str) -> list[Transcript]:
+    """Praat TextGrid, long or short: the words of the tier ``words``, else of the first tier of intervals.
+
+    A tier ``tokens`` becomes the tokens. The time of an interval with several words is shared out by their length.
+    """
+    tiers, end_s = _tiers(content)
+    named = {label.lower(): intervals for label, intervals in reversed(tiers)}
+    chosen = next((named[label] for label in ("words", "word") if label in named), tiers[0][1] if tiers else [])
+    words = [word for start_s, end_s, text in chosen for word in _spread(text, start_s, end_s)]
+    tokens = tuple(Word(text, start_s, end_s, 1.0) for start_s, end_s, text in named.get("tokens", ()) if text)
+    return [Transcript(" ".join(w.text for w in words), tuple(words), end_s, name, tokens)]
+
+
+_Interval = tuple[float, float, str]
+# What Praat reads of a text file: strings, and numbers that stand by themselves; all the rest is decoration.
+_VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?[0-9][0-9.eE+-]*)(?!\S)')
+
+
+def _tiers(content: str) -> tuple[list[tuple[str, list[_Interval]]], float]:
+    """The tiers of intervals by name, in order, and where they end."""
+    values = (
+        match[2] if match[2] is not None else '"' + match[1].replace('""', '"') for match in _VALUE.finditer(content)
+    )
+    try:
+        if (next(values), next(values)) != ('"ooTextFile', '"TextGrid'):
+            raise ManifestError("1: expected a TextGrid as Praat saves it as text")
+        _, end_s, count = _time(next(values)), _time(next(values)), int(next(values))
+        tiers = [_tier(values) for _ in range(count)]
+    except (StopIteration, ValueError) as error:
+        raise ManifestError(f"1: the TextGrid is damaged: {str(error) or 'it ends too early'}") from error
+    return [(label, intervals) for label, intervals in tiers if intervals is not None], end_s
+
+
+def _tier(values: Iterator[str]) -> tuple[str, list[_Interval] | None]:
+    kind, label, _, _, count = [next(values) for _ in range(5)]
+    if kind == '"TextTier':
+        for _ in range(2 * int(count)):
+            next(values)
+        return label[1:], None
+    intervals = [(_time(next(values)), _time(next(values)), next(values)[1:].strip()) for _ in range(int(count))]
+    return label[1:], intervals
+
+
+def _spread(text: str, start_s: float, end_s: float) -> list[Word]:
+    """The words of a text, the time shared out by their length."""
+    words = text.split()
+    characters = sum(map(len, words)) or 1
+    found, done = [], 0
+    for word in words:
+        bounds = [start_s + (end_s - start_s) * at / characters for at in (done, done + len(word))]
+        found.append(Word(word, bounds[0], bounds[1], 1.0))
+        done += len(word)
+    return found
+
+
+def _recording(name: str, words: Sequence[Word], number: int = 0) -> Transcript:
+    end_s = max((word.end_s for word in words), default=0.0)
+    return Transcript(" ".join(word.text for word in words), tuple(words), end_s, name, channel=number)
+
+
+FORMATS: dict[str, Format] = {
+    "txt": Format(".txt", transcript.to_txt, read_txt, shared=True, timed=False),
+    "json": Format(".json", transcript.to_json, read_json, shared=True, timed=True),
+    "srt": Format(".srt", transcript.to_srt, read_subtitles, shared=False, timed=True),
+    "vtt": Format(".vtt", transcript.to_vtt, read_subtitles, shared=False, timed=True),
+    "ctm": Format(".ctm", transcript.to_ctm, read_ctm, shared=True, timed=True),
+    "textgrid": Format(".TextGrid", transcript.to_textgrid, read_textgrid, shared=False, timed=True),
+}
+"""By the name that ``--format`` takes. A new format is a line here; command line, batches, scoring and tests follow."""
+
+
+def of_file(path: str | PurePath) -> Format | None:
+    """The format that a file's suffix names, in any case; None for others."""
+    suffix = PurePath(path).suffix.lower()
+    return next((format for format in FORMATS.values() if format.suffix.lower() == suffix), None)
