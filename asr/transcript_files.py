@@ -20,6 +20,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -100,7 +101,7 @@ def read(path: str | Path, role: Role = "hypothesis", *, plain: bool = False) ->
 
     Raises ``ManifestError`` naming file and line for anything malformed, for duplicate ids, and for an empty file.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return _folder(Path(path))
     content = _content(path)
     if plain:
@@ -217,7 +218,7 @@ def _folder(folder: Path) -> TranscriptFile:
     texts: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         kind = formats.of_file(path)
-        if kind is None or not path.is_file() or SUMMARY.fullmatch(path.name):
+        if kind is None or not os.path.isfile(path) or SUMMARY.fullmatch(path.name):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         for recording in _read_as(path, _content(path), kind, name):
