@@ -19,6 +19,8 @@ LEAST_CUE_S = 1.0
 CHARACTERS_PER_S = 17.0
 LEAST_S = 0.001
 """Of an interval in a TextGrid."""
+DOUBT_WORDS = 3
+"""Words of which the mean confidence says enough of the kind of speech: a single short command is often unsure."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,14 @@ class Transcript:
 
 
 def doubt(source: str, words: int, total: float, threshold: float | None) -> str:
-    """``Transcript.doubt`` of a recording with so many words, whose own confidences sum to ``total``."""
-    if not words or threshold is None or total / words >= threshold:
+    """``Transcript.doubt`` of a recording with so many words, whose own confidences sum to ``total``.
+
+    One word is a third of the evidence that three are, and two are two thirds: so much of the threshold is expected.
+    """
+    if not words or threshold is None:
+        return ""
+    threshold *= min(1.0, words / DOUBT_WORDS)
+    if total / words >= threshold:
         return ""
     return (
         f"{source or 'audio'}: the model may not know this kind of speech (confidence {total / words:.2f}, expected "

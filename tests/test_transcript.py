@@ -325,13 +325,23 @@ def test_confidence_is_the_mean_of_the_words() -> None:
     assert made.confidence == made.to_dict()["confidence"] == 0.5
 
 
+def unsure(*confidences: float, threshold: float | None = 0.6) -> str:
+    words = tuple(Word("A", i, i + 1, c) for i, c in enumerate(confidences))
+    return Transcript(" ".join("A" for _ in words), words, 2.0, "a.wav", threshold=threshold).doubt
+
+
 def test_a_confidence_below_the_threshold_is_a_doubt() -> None:
-    words = (Word("A", 0, 1, 0.25), Word("B", 1, 2, 0.75))
-    doubt = Transcript("A B", words, 2.0, "a.wav", threshold=0.6).doubt
+    doubt = unsure(0.25, 0.5, 0.75)
     assert doubt.startswith(
         "a.wav: the model may not know this kind of speech (confidence 0.50, expected 0.60 or more)"
     )
     assert "\n" not in doubt
-    assert Transcript("A B", words, 2.0, "a.wav", threshold=0.5).doubt == ""
-    assert Transcript("A B", words, 2.0, "a.wav").doubt == ""
-    assert Transcript("", (), 2.0, "a.wav", threshold=0.6).doubt == ""
+    assert unsure(0.25, 0.5, 0.75, threshold=0.5) == ""
+    assert unsure(0.25, 0.5, 0.75, threshold=None) == ""
+    assert unsure() == ""
+
+
+def test_one_or_two_words_have_to_be_less_sure_to_be_a_doubt() -> None:
+    assert unsure(0.21) == unsure(0.41, 0.41) == ""
+    assert "expected 0.20 or more" in unsure(0.19)
+    assert "expected 0.40 or more" in unsure(0.39, 0.39)
