@@ -215,7 +215,7 @@ def _read(part: Path, header: dict[str, Any]) -> dict[Place, dict[str, Any]]:
     records: list[Any] = []
     try:
         for line in part.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
+            with contextlib.suppress(ValueError, RecursionError):
                 records.append(json.loads(line))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{part}: cannot read what an earlier run has heard: {error}") from error
@@ -225,4 +225,14 @@ def _read(part: Path, header: dict[str, Any]) -> dict[Place, dict[str, Any]]:
             f"{part}: expected what {', '.join(header['models'])} heard with the same options, weights and files, got "
             f"{kept}; remove it to begin anew"
         )
-    return {record["place"]: record for record in records[1:]}
+    return {record["place"]: record for record in records[1:] if _is_heard(record)}
+
+
+def _is_heard(record: Any) -> bool:
+    """Whether a line is one that ``label`` wrote; what another one was about is heard again."""
+    numbers = ("confidence", "duration_s")
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), str) for name in ("place", "text"))
+        and all(type(record.get(name)) in (int, float) and 0 <= record[name] < 1e9 for name in numbers)
+    )

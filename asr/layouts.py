@@ -5,6 +5,7 @@ Each reader gives ``Item``s: utterances whose durations are not known yet; ``mea
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -26,6 +27,8 @@ from asr.manifest import Utterance
 from asr.subtitles import read_cues
 from asr.textfiles import read_lines, read_table, read_text, table
 
+LONGEST_S = 1e9
+"""No recording lasts longer: 30 years."""
 EXTENSIONS = tuple(
     f".{name}"
     for name in (
@@ -220,11 +223,22 @@ def _channel(field: str, path: Path, key: str) -> int:
     return int(field)
 
 
+def seconds(value: object) -> float:
+    """A time from a table. Raises ``ValueError`` for what is no number, or none that a recording can have."""
+    try:
+        number = float(str(value))
+    except OverflowError:
+        number = math.inf
+    if not -LONGEST_S < number < LONGEST_S:
+        raise ValueError(f"expected seconds, got {str(value)[:60]!r}")
+    return number
+
+
 def _seconds(field: str, path: Path, key: str) -> float:
     try:
-        return float(field)
+        return seconds(field)
     except ValueError as error:
-        raise ManifestError(f"{path}: {key}: expected seconds, got {field!r}") from error
+        raise ManifestError(f"{path}: {key}: expected seconds, got {field[:60]!r}") from error
 
 
 def librispeech(folder: Path) -> list[Item]:

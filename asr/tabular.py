@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -58,14 +57,14 @@ def _rows(path: Path) -> Iterator[Mapping[str, object]]:
     for number, line in enumerate(read_lines(path), start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path}:{number}: expected a JSON object on each line: {error}") from error
         if not isinstance(row, dict):
             raise ManifestError(f"{path}:{number}: expected a JSON object on each line")
         if "offset" in row and "duration" in row and "end" not in row:  # NeMo's
             try:
-                row["end"] = float(row["offset"]) + float(row["duration"])
-            except (TypeError, ValueError) as error:
+                row["end"] = layouts.seconds(row["offset"]) + layouts.seconds(row["duration"])
+            except ValueError as error:
                 raise ManifestError(f"{path}:{number}: offset and duration: expected seconds: {error}") from error
         yield row
 
@@ -95,9 +94,8 @@ def _item(
     audio = next(filter(None, map(_located, places)), places[0])
     key = value("id") or os.path.splitext(name)[0].replace("/", "-").strip(".-")
     try:
-        start_s, end_s = float(value("start_s") or 0), float(value("end_s")) if value("end_s") else None
-        if not math.isfinite(start_s) or not math.isfinite(end_s or 0.0):
-            raise ValueError("no number")
+        start_s = layouts.seconds(value("start_s") or 0)
+        end_s = layouts.seconds(value("end_s")) if value("end_s") else None
     except ValueError:
         left_out[f"{path}:{number}"] = f"times that are no seconds: {value('start_s')!r} to {value('end_s')!r}"
         return None

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from corpus import tones
 
-from asr import checkpoint, cli, config, detect, export, init, layouts, manifest, turns
+from asr import checkpoint, cli, config, detect, export, init, layouts, manifest, tabular, turns
 from asr.errors import ManifestError
 from asr.manifest import Utterance
 from asr.subtitles import Cue
@@ -319,6 +319,23 @@ def test_a_kaldi_segment_to_the_end(tmp_path: Path) -> None:
     assert not failures
     assert (utterance.start_s, utterance.end_s) == (0.2, None)
     assert utterance.duration_s == pytest.approx(whole_s - 0.2)
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e308", "9" * 400])
+def test_times_that_no_recording_has_are_named(tmp_path: Path, value: str) -> None:
+    (tmp_path / "kaldi").mkdir()
+    with pytest.raises(ManifestError, match=r"segments: s1-a: expected seconds, got"):
+        kaldi_segments(tmp_path / "kaldi", f"s1-a rec1 {value} -1\n")
+    (tmp_path / "nemo").mkdir()
+    number = value if value.isdigit() or value == "1e308" else {"nan": "NaN", "-inf": "-Infinity"}[value]
+    row = f'{{"audio_filepath": "a.wav", "text": "A", "offset": {number}, "duration": 1}}\n'
+    (tmp_path / "nemo" / "a.jsonl").write_text(row)
+    left_out: dict[str, str] = {}
+    tabular.items(tmp_path / "nemo" / "a.jsonl", left_out)
+    assert "a.jsonl:1: offset and duration: expected seconds" in left_out.popitem()[1]
+    (tmp_path / "nemo" / "a.csv").write_text(f"audio,text,start\na.wav,A,{value}\n")
+    tabular.items(tmp_path / "nemo" / "a.csv", left_out)
+    assert [reason[:27] for reason in left_out.values()] == ["times that are no seconds: "]
 
 
 @pytest.mark.parametrize("channel", ["0", "A"])

@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on(recognizer, clips, tmp_path, monkeypatch):
     part = tmp_path / "out.jsonl.part"
     assert not output.exists()
     # The process was killed in the middle of a line.
-    part.write_text(part.read_text()[:-9])
+    part.write_text(part.read_text()[:-9] + '\n{"place": 3}\n[1]\n' + "[" * 100_000)
     with pytest.raises(ConfigError, match="--resume goes on"):
         label([str(clips)], recognizer, output, least_confidence=0)
     asked = []

@@ -159,6 +159,7 @@ def test_compression_is_told_by_content(tmp_path: Path) -> None:
         ("-0.5\tA", "-0,5\tA", r":12: expected numbers around the words"),
         ("-0.5\tA", "0.5\tA", r":12: expected a log-probability of at most 0"),
         ("-0.5\tA", "nan\tA", r":12: expected a log-probability of at most 0"),
+        ("-0.6\tB\t-0.4", "-0.6\tB\t1e308", r":13: .* a finite back-off"),
         ("-0.6\tB\t-0.4", "-0.6\tB C D\t-0.4", r":13: expected a log-probability, 1 words"),
         ("-0.6\tB", "-0.6\tA", r":13: 'A' is listed twice"),
         ("-0.3\tA B", "-0.3\tA C", r":17: 'C' is not among the unigrams"),

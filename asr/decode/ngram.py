@@ -26,6 +26,8 @@ from asr.files import atomic
 from asr.lines import split_fields
 
 LN10 = math.log(10)
+LARGEST_BACKOFF = 1e6
+"""A back-off is the logarithm of a share: a larger one is none, and sums of them stay finite."""
 UNKNOWN_NAMES = ("<unk>", "<UNK>")
 COUNT = re.compile(r"ngram[ \t]+([0-9]{1,9})[ \t]*=[ \t]*([0-9]{1,18})")
 LONGEST_LINE = 1 << 20
@@ -328,7 +330,7 @@ def _entry(where: str, line: str, order: int) -> tuple[tuple[str, ...], tuple[fl
         log_prob, backoff = float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0
     except ValueError:
         raise DecodeError(f"{where}: expected numbers around the words, got {line[:60]!r}") from None
-    if math.isnan(log_prob) or log_prob > 0 or not backoff < math.inf:
+    if math.isnan(log_prob) or log_prob > 0 or not backoff < LARGEST_BACKOFF:
         raise DecodeError(f"{where}: expected a log-probability of at most 0 and a finite back-off, got {line[:60]!r}")
     # Some toolkits write -inf or -99 for <s>, which is never predicted; finite numbers keep sums from being NaN.
     return tuple(fields[1 : order + 1]), (max(log_prob, -100.0) * LN10, max(backoff, -100.0) * LN10)
