@@ -121,10 +121,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one run only; those behind an option (train CONF --resume a=b) come back.
-    if rest and ("more" not in args or any(r.startswith("-") and r != "-" for r in rest)):
+    if rest and ("extends" not in args or any(r.startswith("-") and r != "-" for r in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        getattr(args, args.more).extend(rest)
+        getattr(args, args.extends).extend(rest)
     return args
 
 
@@ -152,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_language.add_force(transcribe)
     _add_also(transcribe)
     _add_model(transcribe)
-    transcribe.set_defaults(run=_transcribe, more="inputs")
+    transcribe.set_defaults(run=_transcribe, extends="inputs")
 
     stream = commands.add_parser(
         "stream",
@@ -258,13 +258,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_also(label)
     _add_model(label)
-    label.set_defaults(run=_label, more="inputs")
+    label.set_defaults(run=_label, extends="inputs")
 
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    train.set_defaults(run=_train, more="overrides")
+    train.set_defaults(run=_train, extends="overrides")
 
     check = commands.add_parser(
         "check",
@@ -285,7 +285,7 @@ def build_parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="draw loss, error rates, learning rate and gradient norm of runs")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run directory (train.output), or its log.jsonl")
     plot.add_argument("--output", type=Path, metavar="PNG", help="default: curves.png in the run's folder, or here")
-    plot.set_defaults(run=_plot, more="runs")
+    plot.set_defaults(run=_plot, extends="runs")
 
     evaluate = commands.add_parser("evaluate", help="transcribe a manifest and score it: WER, CER, SER")
     evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")

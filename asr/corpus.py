@@ -111,7 +111,8 @@ def load(folder: Path) -> Corpus:
 
 def recipes(folder: Path) -> dict[str, Corpus]:
     """The recipes in ``folder`` by name, sorted. Raises ``ConfigError``, also where there are none."""
-    found = {path.parent.name: load(path.parent) for path in sorted(folder.glob("*/corpus.yaml"))}
+    paths = sorted(folder.glob("*/corpus.yaml")) if os.path.isdir(folder) else []
+    found = {path.parent.name: load(path.parent) for path in paths}
     if not found:
         raise ConfigError(f"{folder}: expected recipes (folders with a corpus.yaml), found none")
     return found

@@ -192,6 +192,8 @@ def _coerce(kind: Any, value: Any, key: str) -> Any:
                 value = kind(value)
         if isinstance(value, float) and math.isnan(value):
             raise ConfigError(f"{key}: expected {kind.__name__}, got nan")
+        if kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{key}: expected int of 64 bits, got a larger number")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{key}: expected {kind.__name__}, got {_short.repr(value)}")
     return value

@@ -435,15 +435,17 @@ def check(
     with tempfile.TemporaryDirectory() as scratch:
         good = Path(scratch) / "good"
         worker = Worker(good, heavy)
-        for number in numbers:
-            folder = keep or Path(scratch) / "mutant"
-            outcome, *rest = worker.ask(seed, number, folder, limit_s)
-            if outcome in ("hung", "crashed"):
-                worker = Worker(good, heavy)
-            if keep is None:
-                shutil.rmtree(folder, ignore_errors=True)
-            yield (number, outcome, *rest)  # type: ignore[misc]
-        worker.close()
+        try:
+            for number in numbers:
+                folder = keep or Path(scratch) / "mutant"
+                outcome, *rest = worker.ask(seed, number, folder, limit_s)
+                if outcome in ("hung", "crashed"):
+                    worker = Worker(good, heavy)
+                if keep is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                yield (number, outcome, *rest)  # type: ignore[misc]
+        finally:
+            worker.close()
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ from asr.manifest import Utterance
 from asr.models.encoder import AcousticModel
 from asr.train import distributed, finetune, loop
 from asr.train.distributed import World
+from asr.train.process import make_network
 from asr.train.resume import CHECKPOINT, Progress
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
@@ -106,7 +107,8 @@ class AcousticTask:
         self.report_left_out(self.train_data, self.train_paths)
         self.report_left_out(self.valid_data, config.data.valid)
         self.log_mel = LogMel(config.features, self.stats).to(self.device)
-        model = AcousticModel(config.model, config.features.mel_bins, self.tokenizer.vocab_size)
+        sizes = config.features.mel_bins, self.tokenizer.vocab_size
+        model = make_network(lambda: AcousticModel(config.model, *sizes))
         if self.source is not None:
             new = finetune.copy_weights(self.source, model, self.tokenizer)
             if new:

@@ -21,6 +21,7 @@ from asr.lines import file_lines
 from asr.models.language import BOUNDARY, LanguageConfig, LanguageNetwork
 from asr.text import Tokenizer, normalise
 from asr.train import loop
+from asr.train.process import make_network
 from asr.train.resume import CHECKPOINT, Progress
 
 PADDING = -100
@@ -101,7 +102,8 @@ class LanguageTask:
         if config.data.valid:
             self.held_out = {name: normalise(t, config.text) for name, t in read_texts(config.data.valid).items()}
             encode(self.held_out, self.tokenizer)  # a text that cannot be spelt is named now, not after an epoch
-        trainee = Trainee(LanguageNetwork(config.model, self.tokenizer.vocab_size), config.data.batch)
+        network = make_network(lambda: LanguageNetwork(config.model, self.tokenizer.vocab_size))
+        trainee = Trainee(network, config.data.batch)
         self.trainee = trainee.to(self.device)
         self.network: nn.Module = self.trainee
         self.rate_factors: dict[str, float] = {}

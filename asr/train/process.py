@@ -8,15 +8,28 @@ import datetime
 import os
 import platform
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from asr.errors import TrainingError
+from torch import nn
+
+from asr.errors import ConfigError, TrainingError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 LOCK = ".asr-lock"
 """File of a run directory that names the process that trains there; one that was killed leaves it behind."""
+
+
+def make_network(make: Callable[[], Network]) -> Network:
+    """The network that ``make`` makes. Raises ``ConfigError`` for sizes for which there is no memory here."""
+    try:
+        return make()
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:  # torch has one for each reason
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"model: no network of these sizes can be made on this machine: {reason}") from error
 
 
 @dataclass
