@@ -4,7 +4,8 @@
 
 RUN is a training's output, NAME the name that ``asr.load`` will know it by, JSON what ``asr evaluate --json`` wrote for
 the test set. Where RUN holds tuned options of decoding (``asr tune``), they and their language model come along, and so
-do calibrated confidences (``asr calibrate``). Notes go into the card as they are: purpose, licence of the data, limits.
+do calibrated confidences (``asr calibrate``) and the threshold of doubt. Notes go into the card as they are: purpose,
+licence of the data, limits.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def main() -> int:
                 source = lm.load(name)
                 if isinstance(source, lm.LanguageDirectory):
                     bundle_lm(source, folder / decoding.LM_FOLDER / ("lm" if name == saved.lm else "rescore"))
-        if fitted := bundled_confidences(args.run, folder):
-            confidence.save(folder, fitted)
+        fitted, threshold = bundled_confidences(args.run, folder), confidence.load_threshold(args.run)
+        if fitted or threshold is not None:
+            confidence.save(folder, fitted, threshold)
         print(checkpoint.describe(checkpoint.load_model(folder)))
     except (AsrError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
