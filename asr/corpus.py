@@ -242,12 +242,13 @@ def _prepare(
     lengths = probe([item for items in listed.values() for item in items])
     sets: dict[str, list[Utterance]] = {}
     failures: dict[str, str] = {}
+    faults = {item.id: item.fault for items in listed.values() for item in items if item.fault}
     for name, items in listed.items():
-        sets[name], failed = measure(items, lengths)
+        sets[name], failed = measure([item for item in items if not item.fault], lengths)
         failures |= failed
     sets = {name: utterances for name, utterances in sets.items() if utterances}
     if not sets:
-        reason = f"; the first, {next(iter(failures.items()))}" if failures else ""
+        reason = f"; the first, {next(iter((failures | faults).items()))}" if failures or faults else ""
         raise ManifestError(f"{folder}: no utterance can be used{reason}")
     whole = {name: len(utterances) for name, utterances in sets.items()}
     if corpus.valid_speakers and "train" in sets:
@@ -266,14 +267,20 @@ def _prepare(
         if count != expected:
             print(f"{name}: {count} of the corpus's {expected} utterances", file=sys.stderr)
     write_json(args.out / "statistics.json", figures)
-    return _report(failures, args.out / "left_out.txt")
+    return _report(failures, faults, args.out / "left_out.txt")
 
 
-def _report(failures: Mapping[str, str], path: Path) -> int:
-    """Name the utterances that are left out: the first ones on the terminal, all in ``path``."""
-    lines = write_left_out(path, failures)
-    for line in lines[:SHOWN]:
-        print(f"error: left out: {line}", file=sys.stderr)
-    if len(lines) > SHOWN:
-        print(f"error: {len(lines) - SHOWN} more utterances left out; {path} names all", file=sys.stderr)
-    return 1 if lines else 0
+def _report(failures: Mapping[str, str], faults: Mapping[str, str], path: Path) -> int:
+    """Name the utterances that are left out: the first ones on the terminal, all in ``path``.
+
+    ``faults``, what the recipe itself cannot use, are part of every corpus that was written to be read, and no failure.
+    """
+    write_left_out(path, {**failures, **faults})
+    for name, fault in list(faults.items())[:SHOWN]:
+        print(f"warning: {name}: left out: {fault}", file=sys.stderr)
+    for name, reason in list(failures.items())[:SHOWN]:
+        print(f"error: left out: {name}: {reason}", file=sys.stderr)
+    for kind, found in (("warning", faults), ("error", failures)):
+        if len(found) > SHOWN:
+            print(f"{kind}: {len(found) - SHOWN} more utterances left out; {path} names all", file=sys.stderr)
+    return 1 if failures else 0

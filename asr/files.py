@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,21 @@ def write_text(path: str | Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path if _is_stream(path) else Path(os.path.realpath(path))) as temporary:
             temporary.write_bytes(data)
+    except OSError as error:
+        raise AsrError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Replace several files by their texts (UTF-8), all of them or none: a full disk leaves what was there before.
+
+    Makes missing folders. Raises ``AsrError`` naming the path.
+    """
+    path = Path()
+    try:
+        with contextlib.ExitStack() as stack:
+            for path, text in texts.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(atomic(path)).write_bytes(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise AsrError(f"{path}: cannot write: {error.strerror or error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from asr.config import (
 )
 from asr.detect import Found
 from asr.errors import AudioError, ManifestError, TextError
+from asr.files import write_together
 from asr.layouts import Item
 from asr.manifest import Utterance
 from asr.preflight import ERROR, Report
@@ -47,6 +49,8 @@ FAST_FILL = 0.45
 """Share of the frames that the labels of fast speech may need before frames become shorter (docs/experiments.md)."""
 PROBED = 50
 LEFT_OUT = "left_out.txt"
+TEXTS = "spoken.tsv"
+"""Id, text as written and text as spoken of each utterance whose text changed."""
 ALWAYS = {"model": ("cell", "bidirectional", "layers", "hidden", "dropout"), "data": ("batch_s",), "train": ("epochs",)}
 """Keys that the configuration names even where they are the default."""
 
@@ -67,7 +71,8 @@ class Project:
 
 
 def start(folder: str | Path, out: str | Path, *, language: str = "en", init: str = "") -> Project:
-    """Understand ``folder`` and write ``out/{train,valid,test}.jsonl``, ``out/train.yaml`` and ``out/left_out.txt``.
+    """Understand ``folder`` and write ``out/{train,valid,test}.jsonl`` and ``out/train.yaml``, all of it or nothing;
+    besides ``out/left_out.txt`` (what and why) and ``out/spoken.tsv`` (texts before and after), where there is any.
 
     ``language``: whose rules write numbers and abbreviations out (``asr.spoken``), empty to keep the texts as they are.
     ``init``: a trained model to start from; the configuration then has its features and its network.
@@ -77,31 +82,60 @@ def start(folder: str | Path, out: str | Path, *, language: str = "en", init: st
     found = detect.detect(folder)
     lines = [f"{folder}: {found.kind}", *found.remarks]
     sets = {name: _measured(items, found) for name, items in found.sets.items()}
-    sets = {name: _spoken(utterances, language, found, lines) for name, utterances in sets.items()}
+    before = {(name, u.id): u.text for name, utterances in sets.items() for u in utterances}
+    sets = {name: _spoken(utterances, language, found) for name, utterances in sets.items()}
+    changed = [
+        (u.id, before[name, u.id], u.text)
+        for name, utterances in sets.items()
+        for u in utterances
+        if u.text != before[name, u.id]
+    ]
+    if changed:
+        _, written, said = changed[0]
+        lines.append(f"texts are written as they are spoken ({language}): {written!r} is {said!r}")
+        lines.append(f"{out / TEXTS}: the {len(changed)} texts that changed, before and after")
     if not any(sets.values()):
         reason = next(iter(found.left_out.items()), ("", ""))
         raise ManifestError(f"{folder}: no utterance can be used; the first, {reason[0]}: {reason[1]}")
     sets = _split(sets, lines)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, utterances in sets.items():
-        manifest.write(out / f"{name}.jsonl", utterances)
     chosen = choose(sets["train"], out, init=init, valid="valid" in sets, lines=lines)
-    reports = {}
-    for name in list(sets):
+    sets, reports = _checked(sets, chosen, out, found, lines)
+    path = out / "train.yaml"
+    again = os.path.isfile(path)
+    texts = {out / f"{name}.jsonl": "".join(manifest.records(out / f"{name}.jsonl", u)) for name, u in sets.items()}
+    texts[path] = _yaml(chosen)
+    if changed:
+        rows = [("id", "as written", "as spoken"), *changed]
+        texts[out / TEXTS] = "".join("\t".join(row) + "\n" for row in rows)
+    if found.left_out:
+        texts[out / LEFT_OUT] = "".join(f"{line}\n" for line in layouts.left_out_lines(found.left_out))
+    write_together(texts)
+    # What is left of an earlier project would be taken for a part of this one.
+    for name in (*(f"{name}.jsonl" for name in SHARES), TEXTS, LEFT_OUT) if again else ():
+        if out / name not in texts:
+            (out / name).unlink(missing_ok=True)
+    return Project(path, sets, found, reports, tuple(lines))
+
+
+def _checked(
+    sets: dict[str, list[Utterance]], chosen: Config, out: Path, found: Found, lines: list[str]
+) -> tuple[dict[str, list[Utterance]], dict[str, Report]]:
+    """The sets without the utterances that the preflight calls errors, and its reports."""
+    good, reports = {}, {}
+    training = [u.text for u in sets["train"]]
+    for name, utterances in sets.items():
         path = out / f"{name}.jsonl"
-        report = preflight.check(path, chosen)
-        bad = {f.id: f.message for f in report.findings if preflight.KINDS[f.kind][0] == ERROR}
-        kept = [u for u in sets[name] if u.id not in bad]
+        report = preflight.check_utterances(str(path), utterances, chosen, training)
+        bad = {f.id: f.message for f in report.findings if report.severity(f.kind) == ERROR}
+        kept = [u for u in utterances if u.id not in bad]
         found.left_out.update(bad)
         if not kept:
             raise ManifestError(f"{path}: no utterance can be used; the first, {next(iter(bad.items()))}")
-        sets[name], reports[name] = kept, report
-        manifest.write(path, kept)
+        good[name], reports[name] = kept, report
         lines.append(f"{path}: {manifest.statistics(kept)}")
-    layouts.write_left_out(out / LEFT_OUT, found.left_out)
-    path = out / "train.yaml"
-    path.write_text(_yaml(chosen), encoding="utf-8")
-    return Project(path, sets, found, reports, tuple(lines))
+        if name == "train":
+            training = [u.text for u in kept]
+    return good, reports
 
 
 def _measured(items: list[Item], found: Found) -> list[Utterance]:
@@ -110,11 +144,11 @@ def _measured(items: list[Item], found: Found) -> list[Utterance]:
     return utterances
 
 
-def _spoken(utterances: list[Utterance], language: str, found: Found, lines: list[str]) -> list[Utterance]:
-    """Texts as they are said; a first one that changed is shown."""
+def _spoken(utterances: list[Utterance], language: str, found: Found) -> list[Utterance]:
+    """Texts as they are said; those that are not understood are left out."""
     if not language:
         return utterances
-    changed = []
+    said = []
     for utterance in utterances:
         try:
             text = spoken(utterance.text, language)
@@ -124,12 +158,8 @@ def _spoken(utterances: list[Utterance], language: str, found: Found, lines: lis
         if not text:
             found.left_out[utterance.id] = f"no words in {utterance.text!r}"
             continue
-        changed.append(dataclasses.replace(utterance, text=text))
-    before = {u.id: u.text for u in utterances}
-    example = next((u for u in changed if u.text != before[u.id]), None)
-    if example and not any(line.startswith("texts are written") for line in lines):
-        lines.append(f"texts are written as they are spoken ({language}): {before[example.id]!r} is {example.text!r}")
-    return changed
+        said.append(dataclasses.replace(utterance, text=text))
+    return said
 
 
 def _split(sets: dict[str, list[Utterance]], lines: list[str]) -> dict[str, list[Utterance]]:

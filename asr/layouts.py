@@ -12,7 +12,7 @@ import shlex
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,10 +20,11 @@ import soundfile
 from tqdm import tqdm
 
 from asr import audio
-from asr.errors import AudioError, ManifestError
+from asr.errors import AudioError, ManifestError, TextError
 from asr.files import write_text
 from asr.lines import split_fields
 from asr.manifest import Utterance
+from asr.spoken import spoken
 from asr.subtitles import read_cues
 from asr.textfiles import read_lines, read_table, read_text, table
 
@@ -67,6 +68,8 @@ class Item:
     end_s: float | None = None
     channel: int | None = None
     """Counted from 0; None: the mean of all."""
+    fault: str = ""
+    """Why it cannot be used: ``measure`` leaves it out by name."""
 
 
 def find_audio(stem: Path) -> Path:
@@ -131,6 +134,9 @@ def measure(
             )
             continue
         seen.add(item.id)
+        if item.fault:
+            failures[item.id] = item.fault
+            continue
         answer = known[item.audio]
         if isinstance(answer, AudioError):
             failures[item.id] = str(answer)
@@ -280,9 +286,23 @@ def subtitles(path: Path, sound: Path) -> list[Item]:
     return [Item(f"{path.stem}-{i:04}", sound, cue.text, cue.speaker, cue.start_s, cue.end_s) for i, cue in cues]
 
 
+def as_spoken(item: Item, language: str = "en") -> Item:
+    """``item`` with its text as it is said in ``language``, or with what ``asr.spoken`` does not understand of it as
+    its ``fault``."""
+    try:
+        return replace(item, text=spoken(item.text, language))
+    except TextError as error:
+        return replace(item, fault=str(error))
+
+
+def left_out_lines(failures: Mapping[str, str]) -> list[str]:
+    """What is left out and why, a line each."""
+    return [f"{name}: {reason}" for name, reason in failures.items()]
+
+
 def write_left_out(path: Path, failures: Mapping[str, str]) -> list[str]:
     """Write what is left out and why, a line each, which are returned; no file where nothing is."""
-    lines = [f"{name}: {reason}" for name, reason in failures.items()]
+    lines = left_out_lines(failures)
     if lines:
         write_text(path, "\n".join(lines) + "\n")
     else:

@@ -198,14 +198,26 @@ def write(path: str | Path, utterances: Iterable[Utterance], relative_to: str | 
     Raises ``ManifestError`` for no utterances, a duplicate id, or a file that cannot be written.
     """
     path = os.path.abspath(path)
-    folder = os.path.dirname(path)
-    bases = [folder] if relative_to is None else [folder, os.path.abspath(relative_to)]
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with atomic(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_records(path, utterances, folder, bases))
+            file.writelines(records(path, utterances, relative_to))
     except (OSError, UnicodeEncodeError) as error:
         raise ManifestError(f"{path}: cannot write the manifest: {error}") from error
+
+
+def records(path: str | Path, utterances: Iterable[Utterance], relative_to: str | Path | None = None) -> Iterator[str]:
+    """The lines of the manifest that ``write`` puts into ``path``. Raises ``ManifestError`` as it does."""
+    folder = os.path.dirname(os.path.abspath(path))
+    bases = [folder] if relative_to is None else [folder, os.path.abspath(relative_to)]
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise ManifestError(f"{path}: expected each id once, got {utterance.id!r} again")
+        seen.add(utterance.id)
+        yield json.dumps(_record(utterance, folder, bases), ensure_ascii=False) + "\n"
+    if not seen:
+        raise ManifestError(f"{path}: expected utterances to write, got none")
 
 
 def split_by_speaker(
@@ -306,17 +318,6 @@ def _resolve(audio: Any, folder: str, root: str | None) -> Any:
     if os.path.commonpath([real, root]) != root:
         raise ManifestError(f"audio {audio!r} lies outside the root {root}")
     return real
-
-
-def _records(path: str, utterances: Iterable[Utterance], folder: str, bases: Sequence[str]) -> Iterator[str]:
-    seen: set[str] = set()
-    for utterance in utterances:
-        if utterance.id in seen:
-            raise ManifestError(f"{path}: expected each id once, got {utterance.id!r} again")
-        seen.add(utterance.id)
-        yield json.dumps(_record(utterance, folder, bases), ensure_ascii=False) + "\n"
-    if not seen:
-        raise ManifestError(f"{path}: expected utterances to write, got none")
 
 
 def _record(utterance: Utterance, folder: str, bases: Sequence[str]) -> dict[str, Any]:

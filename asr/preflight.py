@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ KINDS = {
     "speaking_rate": (WARNING, "outlying speaking rates"),
 }
 """What can be found: severity and title."""
+OF_A_MODEL = ("label_misfit", "label_tight", "too_long")
+"""What depends on a configuration. Without one it is that of the default model, which need not be the user's."""
 
 RATE_SCORE = 3.5
 RATE_FACTOR = 1.5
@@ -88,6 +90,12 @@ class Report:
     characters: Counter[str] = field(default_factory=Counter)
     rates_hz: Counter[int] = field(default_factory=Counter)
     series: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in TITLES})
+    configured: bool = True
+    """Whether a configuration was given."""
+
+    def severity(self, kind: str) -> str:
+        """That of ``KINDS``; what would not fit the default model is a warning where no configuration was given."""
+        return WARNING if kind in OF_A_MODEL and not self.configured else KINDS[kind][0]
 
     def add(self, kind: str, entry: _Entry, message: str) -> None:
         """Note a finding about an utterance."""
@@ -95,7 +103,7 @@ class Report:
 
     def count(self, severity: str) -> int:
         """Findings that are errors, or warnings."""
-        return sum(KINDS[finding.kind][0] == severity for finding in self.findings)
+        return sum(self.severity(finding.kind) == severity for finding in self.findings)
 
     def summary(self) -> str:
         """Counts, and the first few of every kind, for people."""
@@ -106,10 +114,11 @@ class Report:
             f"sample rates: {rates or 'none read'}",
             f"{len(self.characters)} characters{f'; rarest: {rare}' if rare else ''}",
         ]
-        for kind, (severity, title) in KINDS.items():
+        for kind, (_, title) in KINDS.items():
             found = [finding for finding in self.findings if finding.kind == kind]
             if found:
-                lines.append(f"{severity}: {title}: {len(found)}")
+                whose = "" if self.configured or kind not in OF_A_MODEL else " (of the default model: no --config)"
+                lines.append(f"{self.severity(kind)}: {title}{whose}: {len(found)}")
                 lines += [f"  line {f.line}, {f.id}: {f.message}" for f in found[:FIRST]]
                 lines += [f"  and {len(found) - FIRST} more"] if len(found) > FIRST else []
         lines.append(f"{self.count(ERROR)} errors, {self.count(WARNING)} warnings")
@@ -124,7 +133,7 @@ class Report:
             "errors": self.count(ERROR),
             "warnings": self.count(WARNING),
             "counts": {kind: sum(finding.kind == kind for finding in self.findings) for kind in KINDS},
-            "findings": [{"severity": KINDS[finding.kind][0], **vars(finding)} for finding in self.findings],
+            "findings": [{"severity": self.severity(finding.kind), **vars(finding)} for finding in self.findings],
             "sample_rates_hz": {str(rate): count for rate, count in self.rates_hz.most_common()},
             "characters": dict(self.characters.most_common()),
             "quantiles": {name: _quantiles(values) for name, values in self.series.items() if values},
@@ -147,19 +156,37 @@ class _Entry:
 def check(path: str | Path, config: Config | None = None, root: str | Path | None = None, workers: int = 0) -> Report:
     """Look for everything of ``KINDS`` in the manifest ``path``; ``root`` as in ``manifest.read``.
 
-    ``config`` (None: the default one) gives text rules, features, subsampling, speeds and the longest utterance. The
-    alphabet is ``text.alphabet`` or, as in training, the characters of ``data.train`` and ``data.more``; without, that
-    of the manifest itself, in which then nothing is unknown. ``workers`` threads read audio; 0 takes one per processor,
-    8 at most.
+    ``config`` (None: the default one, see ``OF_A_MODEL``) gives text rules, features, subsampling, speeds and the
+    longest utterance. The alphabet is ``text.alphabet`` or, as in training, the characters of ``data.train`` and
+    ``data.more``; without, that of the manifest itself, in which then nothing is unknown. ``workers`` threads read
+    audio; 0 takes one per processor, 8 at most.
 
     Raises ``ManifestError`` when the manifest cannot be read at all or holds no line, ``ConfigError`` when the
     alphabet cannot be had.
     """
     settings = config or Config()
-    report = Report(str(path))
+    report = Report(str(path), configured=config is not None)
+    _check(report, manifest.scan(path, root), settings, lambda entries: _tokenizer(path, entries, settings), workers)
+    return report
+
+
+def check_utterances(name: str, utterances: Sequence[Utterance], config: Config, training: Sequence[str]) -> Report:
+    """``check`` of utterances that are not in a file yet; ``training`` are the texts that the alphabet is made of."""
+    report = Report(name)
+    _check(report, enumerate(utterances, 1), config, lambda _: _alphabet(training, config), 0)
+    return report
+
+
+def _check(
+    report: Report,
+    scanned: Iterable[tuple[int, Utterance | ManifestError]],
+    config: Config,
+    tokenizer: Callable[[Sequence[_Entry]], text.Tokenizer],
+    workers: int,
+) -> None:
     entries: list[_Entry] = []
     lines: dict[str, int] = {}
-    for line, item in manifest.scan(path, root):
+    for line, item in scanned:
         if isinstance(item, ManifestError):
             report.findings.append(Finding("bad_line", "", line, str(item.__cause__ or item)))
             continue
@@ -167,9 +194,9 @@ def check(path: str | Path, config: Config | None = None, root: str | Path | Non
         if lines.setdefault(item.id, line) != line:
             report.add("duplicate_id", entries[-1], f"already the id of line {lines[item.id]}")
     if not entries and not report.findings:
-        raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
+        raise ManifestError(f"{report.manifest}: expected one JSON object a line, got no utterance")
     report.utterances = len(entries)
-    _spell(report, entries, settings, _tokenizer(path, entries, settings))
+    _spell(report, entries, config, tokenizer(entries))
     files: dict[str, list[Meter]] = {}
     for entry in entries:
         entry.meter = Meter(entry.utterance.start_s, entry.utterance.end_s)
@@ -177,13 +204,12 @@ def check(path: str | Path, config: Config | None = None, root: str | Path | Non
     measure(files, workers or min(8, os.cpu_count() or 1))
     _check_audio(report, entries)
     for entry in entries:
-        _check_fit(report, entry, settings)
+        _check_fit(report, entry, config)
     _check_rates(report, [entry for entry in entries if entry.meter])
     # All digital silence is alike.
     sounding = [(entry.meter.content, entry) for entry in entries if entry.meter and not entry.meter.silent]
-    _check_duplicates(report, sounding, settings)
+    _check_duplicates(report, sounding, config)
     report.findings.sort(key=lambda finding: finding.line)
-    return report
 
 
 def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence[int]], config: Config) -> Report:
@@ -212,19 +238,23 @@ def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> t
             texts = [u.text for _, u in manifest.scan(source) if isinstance(u, Utterance)]
         for other in config.data.more if config.text.tokenizer != "phone" and not config.text.alphabet else ():
             texts += [u.text for _, u in manifest.scan(other) if isinstance(u, Utterance)]
-        # Half a surrogate pair is no character: it must not become one of the alphabet, and is found as unknown.
-        texts = [words for words in texts if words.isascii() or _encodable(words)]
-        if (
-            config.text.tokenizer != "phone"
-            and not config.text.alphabet
-            and not any(text.normalise(words, config.text) for words in texts)
-        ):
-            return text.CharTokenizer([text.BLANK, " "], config.text)
-        return tokenizers.from_texts(texts, config.text)
+        return _alphabet(texts, config)
     except (ManifestError, TextError) as error:
         raise ConfigError(
             f"the alphabet cannot be had: {error}; set text.alphabet, or let data.train name the training manifest"
         ) from error
+
+
+def _alphabet(texts: Sequence[str], config: Config) -> text.Tokenizer:
+    # Half a surrogate pair is no character: it must not become one of the alphabet, and is found as unknown.
+    texts = [words for words in texts if words.isascii() or _encodable(words)]
+    if (
+        config.text.tokenizer != "phone"
+        and not config.text.alphabet
+        and not any(text.normalise(words, config.text) for words in texts)
+    ):
+        return text.CharTokenizer([text.BLANK, " "], config.text)
+    return tokenizers.from_texts(texts, config.text)
 
 
 def _encodable(words: str) -> bool:

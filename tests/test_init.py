@@ -13,7 +13,7 @@ import soundfile
 from corpus import tones
 
 from asr import checkpoint, cli, config, detect, export, init, layouts, manifest, tabular, turns
-from asr.errors import ManifestError
+from asr.errors import AsrError, ManifestError
 from asr.manifest import Utterance
 from asr.subtitles import Cue
 
@@ -477,6 +477,52 @@ def test_init_writes_what_trains(own: Path, tmp_path: Path, capsys: pytest.Captu
     assert cli.main(["init", str(own), "--output", str(out)]) == 2
     assert "holds a project already; --force" in capsys.readouterr().err
     assert cli.main(["init", str(own), "--output", str(out), "--force"]) == 1
+
+
+def test_texts_that_are_not_understood_are_left_out_and_the_others_shown_before_and_after(
+    own: Path, tmp_path: Path
+) -> None:
+    (own / "spk0" / "s0-0.txt").write_text("a, 1st b!")
+    (own / "spk0" / "s0-1.txt").write_text("[laughs] a b")
+    out = tmp_path / "out"
+    project = init.start(own, out)
+    assert "cannot tell how '[' is said" in project.left_out["spk0-s0-1"]
+    rows = (out / "spoken.tsv").read_text().splitlines()
+    assert rows == ["id\tas written\tas spoken", "spk0-s0-0\ta, 1st b!\ta first b"]
+    (own / "spk0" / "s0-0.txt").write_text("a b")
+    (own / "spk0" / "s0-1.txt").write_text("a b")
+    init.start(own, out)
+    assert not (out / "spoken.tsv").exists()
+    assert not (out / "left_out.txt").exists()
+
+
+def test_nothing_is_written_before_everything_can_be(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the last file: what was there before is whole."""
+    out = tmp_path / "out"
+    init.start(own, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (own / "spk0" / "s0-0.txt").write_text("c c c")
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name == "train.yaml":
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(AsrError, match=r"train\.yaml: cannot write: No space left on device"):
+        init.start(own, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_project_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:
+    record(tmp_path / "own" / "a.wav")
+    (tmp_path / "own" / "a.txt").write_text("[noise]")
+    with pytest.raises(ManifestError, match="no utterance can be used"):
+        init.start(tmp_path / "own", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_default_folder_is_below_data(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,3 +238,14 @@ def test_nothing_readable_can_still_be_drawn(corpus: Corpus, tmp_path: Path) -> 
     corpus.add("gone", text="")
     preflight.draw(corpus.check(), tmp_path / "o.png")
     assert (tmp_path / "o.png").stat().st_size > 0
+
+
+def test_without_a_configuration_misfits_are_those_of_the_default_model(corpus: Corpus, bursts: Bursts) -> None:
+    """They are no errors of the manifest, and the summary says whose they are."""
+    corpus.add("dense", bursts(1, 1), text="ABCDEFGH" * 4)
+    report = corpus.check()
+    assert found(report) == {("label_misfit", "dense")}
+    assert report.count(preflight.ERROR) == 0
+    assert "warning: labels that cannot fit their frames (of the default model: no --config): 1" in report.summary()
+    assert [finding["severity"] for finding in report.to_dict()["findings"]] == ["warning"]
+    assert corpus.check(Config()).count(preflight.ERROR) == 1

@@ -144,7 +144,7 @@ def test_common_voice(prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFi
     rows = {
         "train": [('„Ja", sagte er – 21 Mal.', "a" * 64), ('Ein " allein', "b" * 64)],
         "dev": [("Über den Fluss", "c" * 64)],
-        "test": [("Es kostet 3,50 €.", "d" * 64)],
+        "test": [("Es kostet 3,5 Taler.", "d" * 64)],
     }
     for name, sentences in rows.items():
         lines = []
@@ -158,7 +158,7 @@ def test_common_voice(prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFi
     assert train["common_voice_de_train0"] == ("Ja sagte er einundzwanzig Mal", "a" * 16)
     assert train["common_voice_de_train1"][0] == "Ein allein"
     assert found["valid"][0].text == "Über den Fluss"
-    assert found["test"][0].text == "Es kostet drei Komma fünf Euro"
+    assert found["test"][0].text == "Es kostet drei Komma fünf Taler"
     assert capsys.readouterr().err == ""
 
 
@@ -168,10 +168,14 @@ def test_common_voice_names_what_it_cannot_spell(
     folder = tmp_path / "cv" / "xx"
     sound(folder / "clips" / "1.mp3", 1.0)
     sound(folder / "clips" / "2.mp3", 1.0)
-    write(folder / "test.tsv", "client_id\tpath\tsentence\na\t1.mp3\tx 17 y\nb\t2.mp3\tx y\n")
+    sound(folder / "clips" / "3.mp3", 1.0)
+    rows = "a\t1.mp3\tx 17 y\nb\t2.mp3\tx y\nc\t3.mp3\tx $3.50\n"
+    write(folder / "test.tsv", f"client_id\tpath\tsentence\n{rows}")
     found = prepare("common_voice", tmp_path, "--language", "xx")
     assert [u.id for u in found["test"]] == ["2"]
-    assert "1: left out: cannot spell the number '17'" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "1: left out: cannot spell the number '17'" in printed
+    assert "3: left out: cannot tell how '$3.50' is said" in printed
 
 
 STM = """;; a comment

@@ -18,9 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asr import archive, corpus
+from asr import archive, corpus, layouts
 from asr.corpus import Item
-from asr.spoken import spoken
 
 SETS = {"train": "train", "valid": "dev", "test": "test"}
 
@@ -34,7 +33,7 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
     texts = corpus.read_table(folder / "transcript" / "aishell_transcript_v0.8.txt")
     return {
         name: [
-            Item(path.stem, path, spoken(texts[path.stem], "zh"), path.parent.name)
+            layouts.as_spoken(Item(path.stem, path, texts[path.stem], path.parent.name), "zh")
             for path in sorted((folder / "wav" / part).glob("*/*"))
             if path.stem in texts
         ]

@@ -13,14 +13,10 @@ spoken (``asr.spoken``); one with a number that the language's rules cannot spel
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from asr import corpus, layouts
 from asr.corpus import Item
-from asr.errors import TextError
-from asr.spoken import spoken
 
 TABLES = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
 
@@ -32,20 +28,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
     """The official sets that are there."""
     return {
-        name: list(normalised(folder / table, args.language))
+        name: [layouts.as_spoken(item, args.language) for item in layouts.common_voice(folder / table)]
         for name, table in TABLES.items()
         if (folder / table).is_file()
     }
-
-
-def normalised(path: Path, language: str) -> Iterator[Item]:
-    for item in layouts.common_voice(path):
-        try:
-            text = spoken(item.text, language.split("-")[0])
-        except TextError as error:
-            print(f"warning: {item.id}: left out: {error}", file=sys.stderr)
-            continue
-        yield replace(item, text=text)
 
 
 if __name__ == "__main__":

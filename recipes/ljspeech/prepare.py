@@ -18,12 +18,11 @@ from pathlib import Path
 
 from asr import corpus, layouts
 from asr.corpus import Item
-from asr.spoken import spoken
 
 
 def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
     """The three sets, their texts as they are spoken."""
-    items = [dataclasses.replace(i, text=spoken(i.text)) for i in layouts.ljspeech(folder / "metadata.csv")]
+    items = [layouts.as_spoken(item) for item in layouts.ljspeech(folder / "metadata.csv")]
     sets = layouts.by_name(items, {"train": 0.9, "valid": 0.05, "test": 0.05})
     return {name: [dataclasses.replace(i, speaker="LJ") for i in part] for name, part in sets.items()}
 

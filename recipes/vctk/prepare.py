@@ -20,7 +20,6 @@ from pathlib import Path
 
 from asr import corpus, layouts
 from asr.corpus import Item
-from asr.spoken import spoken
 
 
 def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
@@ -31,7 +30,7 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
         name = Path(path.parent.name, path.stem)
         sound = folder / "wav48" / name if old else folder / "wav48_silence_trimmed" / f"{name}_mic1"
         text = " ".join(corpus.read_lines(path))
-        items.append(Item(path.stem, sound, spoken(text), path.parent.name))
+        items.append(layouts.as_spoken(Item(path.stem, sound, text, path.parent.name)))
     sets = layouts.by_name(items, {"train": 0.8, "valid": 0.1, "test": 0.1})
     for speaker in sorted({item.speaker for item in items}):
         own = [replace(item, speaker="") for item in items if item.speaker == speaker]

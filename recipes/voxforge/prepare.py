@@ -17,7 +17,6 @@ from pathlib import Path
 
 from asr import corpus, layouts
 from asr.corpus import Item
-from asr.spoken import spoken
 
 
 def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
@@ -30,7 +29,7 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
         sound = submission / ("wav" if (submission / "wav").is_dir() else "flac")
         for key, text in corpus.read_table(path).items():
             stem = key.rsplit("/", 1)[-1]
-            items.append(Item(f"{submission.name}-{stem}", sound / stem, spoken(text), speaker))
+            items.append(layouts.as_spoken(Item(f"{submission.name}-{stem}", sound / stem, text, speaker)))
     return layouts.by_name(items, {"train": 0.9, "valid": 0.05, "test": 0.05})
 
 
