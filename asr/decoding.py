@@ -17,6 +17,7 @@ from asr import decode, lm, settings
 from asr.checkpoint import list_symbols
 from asr.decode import Hypothesis, Phrase
 from asr.decode.fusion import Fusion, score_sequences
+from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.ngram import Ngram
 from asr.decode.phrases import answers, read_phrases
 from asr.decode.words import read_lexicon
@@ -130,7 +131,7 @@ class Decoder:
         ngram: Ngram | None = None
         if options.lm and options.lm_weight:
             model = load_lm(options.lm, tokenizer)
-            if isinstance(model, lm.KenlmNgram):
+            if isinstance(model, KenlmNgram):
                 raise DecodeError(f"{options.lm}: a KenLM binary can rescore only; the search needs its ARPA file")
             if isinstance(model, Ngram):
                 ngram = model
@@ -273,7 +274,7 @@ class Decoder:
     def _rescore(self, lists: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
         """Add the rescoring model's weighted score to each hypothesis and sort; all are scored in one batch."""
         flat = [hypothesis for nbest in lists for hypothesis in nbest]
-        if isinstance(self.rescorer, Ngram | lm.KenlmNgram):
+        if isinstance(self.rescorer, Ngram | KenlmNgram):
             scores = np.array([self.rescorer.score(self.vocabulary.texts(h.tokens)) for h in flat])
         else:
             assert self.rescorer is not None
@@ -289,7 +290,7 @@ class Decoder:
         return rescored
 
 
-def load_lm(path: str, tokenizer: Tokenizer) -> lm.LanguageDirectory | Ngram | lm.KenlmNgram:
+def load_lm(path: str, tokenizer: Tokenizer) -> lm.LanguageDirectory | Ngram | KenlmNgram:
     """A language model for an acoustic model's tokens. Raises ``DecodeError`` when it has others."""
     if not os.path.exists(path):
         raise ModelError(f"{path}: no such language model; expected a directory of asr train-lm or an ARPA file")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +17,9 @@ from tqdm import tqdm
 from asr import settings, tokenizers
 from asr.archive import file_sha256
 from asr.checkpoint import build, load_card, load_tensors, load_weights
-from asr.decode import kernel
 from asr.decode.fusion import score_sequences
-from asr.decode.ngram import LN10, Ngram, as_words, read_arpa
+from asr.decode.kenlm_binary import KenlmNgram, is_kenlm
+from asr.decode.ngram import Ngram, read_arpa
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic
 from asr.lines import split_fields
@@ -31,11 +27,6 @@ from asr.models.language import BOUNDARY, Adapter, LanguageConfig, LanguageNetwo
 from asr.text import Tokenizer
 from asr.tokenizers import PhoneTokenizer
 
-KENLM_MAGIC = b"mmap lm http://kheafield.com/code"
-NO_UNKNOWN = -99.0
-"""Logarithm to base 10 that nothing but a missing ``<unk>`` has."""
-PROBE_S = 600
-"""Seconds that KenLM may take to read a file."""
 SENTENCES = 64
 """Sentences whose perplexity is measured side by side."""
 
@@ -65,77 +56,6 @@ def save_description(folder: Path, config: LanguageConfig, tokenizer: Tokenizer)
         tokenizers.save(folder, tokenizer)
     except OSError as error:
         raise ModelError(f"{folder}: cannot write the language model's directory: {error}") from error
-
-
-class KenlmNgram:
-    """A binary file of KenLM (extra ``lm``): for rescoring and perplexity. The search needs the ARPA file.
-
-    Raises ``ModelError`` where the package is missing or cannot read the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import kenlm
-        except ImportError as error:
-            raise ModelError(f"{path}: a KenLM binary needs the kenlm package: pip install kenlm") from error
-        _probe_kenlm(path)
-        try:
-            self._model = kenlm.Model(str(path))
-        except (OSError, RuntimeError) as error:
-            raise ModelError(f"{path}: kenlm cannot read it: {error}") from error
-        self.order: int = self._model.order
-        self._start, self._empty = kenlm.State(), kenlm.State()
-        self._model.BeginSentenceWrite(self._start)
-        self._model.NullContextWrite(self._empty)
-        # KenLM gives a model without <unk> one of 1e-100.
-        unknown = self._model.BaseScore(self._empty, "<unk>", self._new_state())
-        self.has_unknown: bool = unknown > NO_UNKNOWN
-
-    def knows(self, word: str) -> bool:
-        """Whether the model lists a word."""
-        return word in self._model
-
-    def word_scores(self, sentence: str | Sequence[str]) -> list[float | None]:
-        """As ``Ngram.word_scores``."""
-        found: list[float | None] = []
-        state = self._start
-        for word in [*as_words(sentence), "</s>"]:
-            before, state = state, self._new_state()
-            # Not by the sentence: KenLM would cut words at vertical tabs.
-            scored = self._model.BaseFullScore(before, word, state)
-            known = not scored.oov or self.has_unknown
-            found.append(scored.log_prob * LN10 if known else None)
-        return found
-
-    def score(self, sentence: str | Sequence[str]) -> float:
-        """Natural logarithm of the probability of a sentence, its end included."""
-        return sum(kernel.NEVER if score is None else score for score in self.word_scores(sentence))
-
-    @staticmethod
-    def _new_state() -> Any:
-        import kenlm
-
-        return kenlm.State()
-
-
-def _probe_kenlm(path: Path) -> None:
-    """Load a file and score a sentence in another process: KenLM reads binaries without checks, and a damaged one ends
-    the process that it is read in. Raises ``ModelError``."""
-    code = (
-        "import json, sys; sys.path[:] = json.loads(sys.argv[2]); import kenlm\n"
-        "try: kenlm.Model(sys.argv[1]).score('a b')\n"
-        "except (OSError, RuntimeError): pass  # the message is made where it is wanted"
-    )
-    command = [sys.executable, "-I", "-c", code, str(path), json.dumps(sys.path)]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_S)
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{path}: kenlm did not read it within {PROBE_S} s; it may be damaged") from None
-    if done.returncode:
-        raise ModelError(
-            f"{path}: kenlm crashes when it reads this file (status {done.returncode}): it is damaged; make it anew "
-            "from its ARPA file with KenLM's build_binary"
-        )
 
 
 def files(path: str | Path) -> list[Path]:
@@ -176,13 +96,6 @@ def fingerprint(path: str | Path) -> str:
         raise ModelError(f"{path}: cannot read: {error}") from error
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return f"sha256:{digest}"
-
-
-def is_kenlm(path: Path) -> bool:
-    """Whether a file begins as KenLM's binaries do."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(len(KENLM_MAGIC)) == KENLM_MAGIC
-    return False
 
 
 def load(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:

@@ -15,6 +15,7 @@ from small import make_recognizer
 import asr
 from asr import checkpoint, cli, decoding, lm, manifest, settings, tune
 from asr.config import TextConfig
+from asr.decode.kenlm_binary import KENLM_MAGIC, KenlmNgram, is_kenlm
 from asr.decoding import Decoder, Decoding
 from asr.errors import ConfigError, DecodeError, ModelError
 from asr.models.language import LanguageConfig, LanguageNetwork
@@ -434,7 +435,7 @@ def test_the_commands_take_hot_words_and_refuse_bad_ones(trained, corpus, capsys
 def test_a_kenlm_binary_rescores_like_its_arpa_file(models, tmp_path):
     pytest.importorskip("kenlm")
     # kenlm reads ARPA files by the same call as its binaries, which only its compiled tools can write.
-    binary, arpa = lm.KenlmNgram(models / "words.arpa"), lm.load(models / "words.arpa")
+    binary, arpa = KenlmNgram(models / "words.arpa"), lm.load(models / "words.arpa")
     for text in ("GORDON CALLED", "CALL CALL SMITH", ""):
         assert binary.score(text.split()) == pytest.approx(arpa.score(text.split()), abs=1e-4)
     assert (binary.knows("GORDON"), binary.knows("NOBODY"), binary.order) == (True, False, 3)
@@ -452,9 +453,9 @@ def test_a_kenlm_binary_rescores_like_its_arpa_file(models, tmp_path):
 
 def test_a_kenlm_binary_is_told_by_its_first_bytes(models, tmp_path, monkeypatch):
     broken = tmp_path / "broken.bin"
-    broken.write_bytes(lm.KENLM_MAGIC + b" format version 5\n\0" + bytes(100))
-    assert lm.is_kenlm(broken)
-    assert not lm.is_kenlm(models / "words.arpa")
+    broken.write_bytes(KENLM_MAGIC + b" format version 5\n\0" + bytes(100))
+    assert is_kenlm(broken)
+    assert not is_kenlm(models / "words.arpa")
     with pytest.raises(ModelError, match=r"broken\.bin: kenlm cannot read it"):
         lm.load(broken)
     monkeypatch.setitem(sys.modules, "kenlm", None)
@@ -464,7 +465,7 @@ def test_a_kenlm_binary_is_told_by_its_first_bytes(models, tmp_path, monkeypatch
 
 def test_a_kenlm_binary_in_the_search_is_refused(models, monkeypatch):
     pytest.importorskip("kenlm")
-    monkeypatch.setattr(lm, "load", lambda path: lm.KenlmNgram(models / "words.arpa"))
+    monkeypatch.setattr(lm, "load", lambda path: KenlmNgram(models / "words.arpa"))
     with pytest.raises(DecodeError, match="can rescore only; the search needs its ARPA"):
         Decoder(Decoding(beam=8, lm=str(models / "words.arpa")), TOKENIZER)
 

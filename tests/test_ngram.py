@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asr import cli, lm
+from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.ngram import Ngram, read_arpa, write_arpa
 from asr.errors import DecodeError, ModelError, TrainingError
 from asr.train.ngram import train_ngram
@@ -197,13 +198,13 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         read_arpa(tmp_path / "binary")
 
 
-def load(path: Path, kind: str, arpa: str) -> Ngram | lm.KenlmNgram:
+def load(path: Path, kind: str, arpa: str) -> Ngram | KenlmNgram:
     """An ARPA file as the package reads it, or as KenLM does (which reads binaries by the same call)."""
     path.write_text(arpa.removeprefix("a comment\n\n"))
     if kind == "arpa":
         return read_arpa(path)
     pytest.importorskip("kenlm", reason="kenlm is not installed")
-    return lm.KenlmNgram(path)
+    return KenlmNgram(path)
 
 
 @pytest.mark.parametrize("kind", ["arpa", "binary"])
@@ -242,6 +243,23 @@ def test_a_kenlm_binary_that_ends_the_process_is_refused() -> None:
     pytest.importorskip("kenlm", reason="kenlm is not installed")
     with pytest.raises(ModelError, match=r"kenlm_segv\.bin: kenlm crashes when it reads this file"):
         lm.load(Path(__file__).parent / "kenlm_segv.bin")
+
+
+def test_kenlm_that_crashes_at_a_word_is_an_error_of_its_file(arpa: Path) -> None:
+    model = load(arpa, "binary", ARPA)
+    assert isinstance(model, KenlmNgram)
+    model._child.kill()  # as a damaged binary does at some word
+    with pytest.raises(ModelError, match=r"small\.arpa: kenlm crashes .*: it is damaged"):
+        model.score("A B")
+
+
+def test_a_fork_has_a_kenlm_process_of_its_own(arpa: Path) -> None:
+    model = load(arpa, "binary", ARPA)
+    assert isinstance(model, KenlmNgram)
+    before, score = model._child, model.score("A B")
+    model._owner = -1
+    assert model.score("A B") == score
+    assert model._child is not before
 
 
 def test_an_ngram_whose_beginning_was_pruned_still_counts(tmp_path: Path) -> None:
