@@ -93,6 +93,11 @@ class FeatureConfig:
         )
         _check(self.hop_samples > 0, f"features.hop_s: expected at least one sample, got {self.hop_s:g} s")
         _check(0 < self.mel_bins <= 4096, f"features.mel_bins: expected 1 to 4096, got {self.mel_bins}")
+        _check(
+            self.mel_bins * self.window_samples <= 2**24,
+            f"features: expected at most {2**24} weights (mel_bins times samples of a window), got "
+            f"{self.mel_bins * self.window_samples}",
+        )
         # Below, float32 energies would round the floor to zero, whose logarithm is not finite.
         _check(1e-30 <= self.floor <= 1, f"features.floor: expected 1e-30 to 1, got {self.floor}")
         _check(

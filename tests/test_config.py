@@ -281,6 +281,7 @@ def test_a_dumped_file_loads(tmp_path):
         ("optim: {learning_rate: .nan}", r"optim\.learning_rate: expected float, got nan"),
         ("features: {sample_rate_hz: 1000000000}", r"features\.sample_rate_hz: expected 1 to 768000"),
         ("features: {mel_bins: 1000000000}", r"features\.mel_bins: expected 1 to 4096"),
+        ("features: {mel_bins: 4096, sample_rate_hz: 768000, window_s: 1.0}", r"features: expected at most 16777216 w"),
         ("#" * 1_000_001, "expected a configuration of at most 1,000,000 bytes"),
     ],
 )

@@ -14,9 +14,10 @@ import torch
 from corpus import make_config, make_corpus, start, train_process, train_rank
 
 from asr import batch, checkpoint, settings
-from asr.errors import ConfigError
+from asr.errors import ConfigError, TrainingError
 from asr.train import acoustic, distributed, loop
 from asr.train.distributed import World
+from asr.train.process import alone as hold_alone
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,11 @@ def together(config, size, resume=False, target=train_rank):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return [start(target, config, rank, size, port, resume) for rank in range(size)]
+
+
+def refused_rank(*args):
+    with pytest.raises(TrainingError, match="another process is training in it"):
+        train_rank(*args)
 
 
 def finish(processes):
@@ -178,6 +184,14 @@ def test_a_process_without_a_gpu_of_its_own_is_told_so(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"process 1 .* has no GPU of its own: 1 are there"):
         distributed.join(torch.device("cuda")).__enter__()
+
+
+def test_processes_of_a_second_training_all_end_with_the_reason(corpus, tmp_path):
+    (tmp_path / "run").mkdir()
+    with hold_alone(tmp_path / "run"):
+        processes = together(run_config(corpus, tmp_path / "run"), 2, target=refused_rank)
+        finish(processes)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == []
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,17 @@ def hold(folder: Path, config: Config | LanguageConfig, world: World | None = No
 
     Raises ``TrainingError`` where another process trains in ``folder``, and as ``asr.train.resume.check_folder`` does.
     """
+    world = world or World()
     check_folder(folder, config, resume=resume)
-    with alone(folder) if world is None or world.first else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        refused = ""
+        if world.first:
+            try:
+                stack.enter_context(alone(folder))
+            except TrainingError as error:
+                refused = str(error)
+        if refused := world.gather(refused)[0]:  # all end, none waits for the first
+            raise TrainingError(refused)
         check_folder(folder, config, resume=resume)  # again: what another one wrote until it ended
         yield
 
