@@ -17,8 +17,10 @@ SHOWN = 10
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser's subparsers."""
-    recipes = commands.add_parser("recipes", help="the corpora that there are recipes for")
-    recipes.add_argument("--folder", type=Path, metavar="DIR", help="where the recipes are (default: recipes/)")
+    recipes = commands.add_parser("recipes", help="the corpora that there are recipes for, and how to run them")
+    recipes.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where the recipes are (default: recipes/, or the installed ones)"
+    )
     recipes.set_defaults(run=_recipes)
 
     init = commands.add_parser(
@@ -52,9 +54,10 @@ def _recipes(args: argparse.Namespace) -> int:
 
     folder = args.folder
     if folder is None:
-        # Beside the package in a checkout, or in the working directory.
-        places = (Path("recipes"), Path(__file__).parent.parent / "recipes")
-        folder = next((place for place in places if os.path.isdir(place)), places[0])
+        # In the working directory, beside the package in a checkout, or in the package as it is installed.
+        package = Path(__file__).parent
+        places = (Path("recipes"), package.parent / "recipes", package / "recipes")
+        folder = next((place for place in places if any(place.glob("*/corpus.yaml"))), places[0])
     rows = [("recipe", "corpus", "hours", "download", "status", "licence")]
     for name, found in corpus.recipes(folder).items():
         size = f"{found.megabytes / 1000:.1f} GB" if found.megabytes >= 1000 else f"{found.megabytes:.0f} MB"
@@ -71,6 +74,9 @@ def _recipes(args: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for name in corpus.recipes(folder):
+        print(f"\n# {name}")
+        print("\n".join(corpus.commands(folder / name)))
     return OK
 
 

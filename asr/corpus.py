@@ -13,6 +13,8 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +27,7 @@ from asr.errors import AsrError, ConfigError, ManifestError
 from asr.files import write_json
 from asr.layouts import Item, find_audio, measure, probe, same_keys, write_left_out
 from asr.manifest import Utterance
-from asr.textfiles import read_lines, read_table
+from asr.textfiles import read_lines, read_table, read_text
 
 __all__ = ["Archive", "Corpus", "Item", "find_audio", "main", "read_lines", "read_table", "same_keys"]
 
@@ -116,6 +118,21 @@ def recipes(folder: Path) -> dict[str, Corpus]:
     if not found:
         raise ConfigError(f"{folder}: expected recipes (folders with a corpus.yaml), found none")
     return found
+
+
+def commands(folder: Path) -> list[str]:
+    """How the recipe in ``folder`` is run from any place: the first shell commands of its README.
+
+    Commands of ``tools/`` are left out, which are in checkouts only.
+    """
+    readme = read_text(folder / "README.md") if os.path.isfile(folder / "README.md") else ""
+    block = re.search("^```sh\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    lines = block[1].splitlines() if block else [f"python recipes/{folder.name}/prepare.py data/{folder.name}"]
+    return [
+        re.sub(r"\brecipes/(\S+)", lambda match: shlex.quote(str(folder.parent / match[1])), line)
+        for line in lines
+        if "tools/" not in line
+    ]
 
 
 def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: Path) -> Path:

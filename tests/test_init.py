@@ -710,6 +710,7 @@ def test_recipes_by_command(
         head, *rows = capsys.readouterr().out.splitlines()
         assert head.split() == ["recipe", "corpus", "hours", "download", "status", "licence"]
         assert next(row for row in rows if row.startswith("an4")).endswith("BSD style")
+        assert any(row.startswith("asr train ") and row.endswith("recipes/an4/conf/blstm.yaml") for row in rows)
     assert cli.main(["recipes", "--folder", str(tmp_path)]) == 2
     assert "expected recipes" in capsys.readouterr().err
 

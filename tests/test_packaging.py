@@ -1,5 +1,6 @@
 """What is installed and under which name: the distribution, its advice, its editable form."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,11 +36,53 @@ def test_an_editable_install_is_a_path_that_type_checkers_follow(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    (tmp_path / "asr").mkdir()
-    (tmp_path / "asr" / "__init__.py").touch()
+    for package in packages():
+        (tmp_path / package).mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
     build = "from setuptools.build_meta import build_editable as build; build('wheels')"
     (tmp_path / "wheels").mkdir()
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
     with zipfile.ZipFile(next((tmp_path / "wheels").iterdir())) as wheel:
         (pth,) = [name for name in wheel.namelist() if name.endswith(".pth")]
         assert wheel.read(pth).decode().strip() == str(tmp_path)
+
+
+def packages():
+    """The folders of Python packages, as pyproject.toml should name them."""
+    return sorted({path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "asr").rglob("*.py")})
+
+
+def test_every_package_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert sorted(settings["packages"]) == sorted([*(name.replace("/", ".") for name in packages()), "asr.recipes"])
+
+
+def test_recipes_are_part_of_what_is_installed_and_run_from_there(tmp_path):
+    setuptools = pytest.importorskip("setuptools")
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        pytest.skip("building needs setuptools 77")
+    source, site, work = tmp_path / "source", tmp_path / "site packages", tmp_path / "work"
+    for folder in (source, work):
+        folder.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    unneeded = shutil.ignore_patterns("__pycache__", "assets")
+    for name in ("asr", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=unneeded)
+    build = "from setuptools.build_meta import build_wheel as build; build('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    with zipfile.ZipFile(next(source.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+
+    def run(*command):
+        return subprocess.run(
+            [sys.executable, *command], cwd=work, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    printed = run("-c", "import sys; from asr.cli import main; sys.exit(main(['recipes']))")
+    prepare = site / "asr" / "recipes" / "yesno" / "prepare.py"
+    assert f"python '{prepare}' data/yesno" in printed.splitlines()
+    assert "--source PATH" in run(prepare, "--help")
+    assert (site / "asr" / "recipes" / "yesno" / "conf" / "blstm.yaml").is_file()
+    assert not list(site.rglob("*.pyc"))
