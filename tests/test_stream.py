@@ -134,8 +134,8 @@ def test_partial_texts_have_the_spaces_of_the_final_one(recognizer):
     space = recognizer.model.tokenizer.space_id
     a, b = (recognizer.model.tokenizer.encode(letter)[0] for letter in "AB")
     tokens = [space, a, space, space, b, space]
-    assert recognizer.decoder.partial(tokens, 4) == ("A B", 1)
-    assert recognizer.decoder.partial(tokens[:1], 1) == ("", 0)
+    assert recognizer.decoder.vocabulary.partial(tokens, 4) == ("A B", 1)
+    assert recognizer.decoder.vocabulary.partial(tokens[:1], 1) == ("", 0)
 
 
 # Endpoints
