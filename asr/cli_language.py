@@ -146,9 +146,19 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--beam", type=whole(1, 100_000), metavar="K", help="beam width; 1 is greedy")
     group.add_argument(
-        "--lm", type=file_or_none, metavar="LM", help="directory of train-lm, or an ARPA file (.arpa, .gz)"
+        "--lm",
+        type=file_or_none,
+        action="append",
+        metavar="LM",
+        help="directory of train-lm, or an ARPA file (.arpa, .gz); may be given several times, all count together",
     )
-    group.add_argument("--lm-weight", type=number(0), metavar="W", help="weight of its logarithms (default: 0.5)")
+    group.add_argument(
+        "--lm-weight",
+        type=number(0),
+        action="append",
+        metavar="W",
+        help="weight of its logarithms (default: 0.5); of several --lm one for each, in their order, or one for all",
+    )
     group.add_argument(
         "--lm-adapt", type=number(0, off=0.0), metavar="RATE", help="let it learn from what is recognised (0.1)"
     )
@@ -222,6 +232,9 @@ def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
 
     names = {f.name for f in dataclasses.fields(Decoding)} & vars(args).keys()
     options = {name: getattr(args, name) for name in names}
+    for name in ("lm", "lm_weight"):
+        if options[name] is not None:
+            options[name] = options[name][0] if len(options[name]) == 1 else tuple(options[name])
     if args.hotword:
         options["hotwords"] = {} if args.hotword == ["none"] else parse_hotwords(args.hotword)
     return options

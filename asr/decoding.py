@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 import torch
 
 from asr import decode, lm, settings
-from asr.checkpoint import list_symbols
 from asr.decode import Hypothesis, Phrase
-from asr.decode.fusion import Fusion, score_sequences
+from asr.decode.fusion import LanguageModel, score_sequences
 from asr.decode.kenlm_binary import KenlmNgram
-from asr.decode.ngram import Ngram
+from asr.decode.ngram import Ngram, write_arpa
 from asr.decode.phrases import answers, read_phrases
 from asr.decode.words import read_lexicon
-from asr.errors import ConfigError, DecodeError, ModelError
+from asr.errors import ConfigError, ModelError
 from asr.files import atomic
-from asr.models.language import Adapter
+from asr.language_models import LM, LMs, for_search, matching, name_of
 from asr.text import Tokenizer
 from asr.vocabulary import Vocabularies, Vocabulary, WordModels
 
@@ -50,9 +51,11 @@ class Decoding:
 
     beam: int = 1
     """Prefixes kept by the beam search; 1 decodes greedily."""
-    lm: str = ""
-    """Language model in the search: a directory of ``asr train-lm``, or an ARPA file."""
-    lm_weight: float = 0.5
+    lm: LMs = ""
+    """Language model in the search: a directory of ``asr train-lm``, or an ARPA file; an object instead of a path; or
+    several of these, whose weighted logarithms add up."""
+    lm_weight: float | tuple[float, ...] = 0.5
+    """Of its logarithms; of several models one for each, or one for all."""
     lm_adapt: float = 0.0
     """Rate at which a recurrent language model learns from what has been recognised, such as 0.1; 0 leaves it as it
     is. Utterances are then decoded one after the other."""
@@ -64,7 +67,7 @@ class Decoding:
     """Added for a word outside the lexicon (at most 0); ``-inf`` closes the vocabulary."""
     hotwords: dict[str, float] = field(default_factory=dict)
     """Boost of words and phrases, in natural logarithms; a lexicon learns them."""
-    rescore: str = ""
+    rescore: LM = ""
     """Language model that the ``nbest`` of the search are scored by once more."""
     rescore_weight: float = 0.5
     nbest: int = 16
@@ -85,9 +88,9 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for name in PLACES:
-            if isinstance(getattr(self, name), os.PathLike):
-                object.__setattr__(self, name, os.fspath(getattr(self, name)))
+            object.__setattr__(self, name, _as_text(getattr(self, name)))
         settings.check_types(self)
+        self._check_lms()
         if self.beam < 1:
             raise ConfigError(f"beam: expected 1 or more, got {self.beam}")
         if self.nbest < 1:
@@ -108,9 +111,60 @@ class Decoding:
             )
         if self.phrases and not self.unknown_penalty <= 0:
             raise ConfigError(f"unknown_penalty: expected at most 0, got {self.unknown_penalty}")
-        for name in ("lm_weight", "lm_adapt", "rescore_weight"):
+        for name in ("lm_adapt", "rescore_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+
+    def _check_lms(self) -> None:
+        for name in ("lm", "lm_weight"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) == 1:
+                object.__setattr__(self, name, value[0])
+        weights = self.lm_weight if isinstance(self.lm_weight, tuple) else (self.lm_weight,)
+        count = len(self.lm) if isinstance(self.lm, tuple) else 1
+        if isinstance(self.lm, tuple) and not all(self.lm):
+            raise ConfigError(f"lm: expected a language model in each of {count} places, got none in one of them")
+        if len(weights) not in (1, count):
+            raise ConfigError(f"lm_weight: expected {count}, one for each lm, got {len(weights)}")
+        for weight in weights:
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"lm_weight: expected 0 or more, got {weight}")
+
+    @property
+    def models(self) -> list[tuple[LM, float]]:
+        """The language models of the search with their weights; those that weigh nothing are left out."""
+        models = self.lm if isinstance(self.lm, tuple) else (self.lm,)
+        weights = self.lm_weight if isinstance(self.lm_weight, tuple) else (self.lm_weight,) * len(models)
+        return [(model, weight) for model, weight in zip(models, weights, strict=True) if model and weight]
+
+
+class DecodingOptions(TypedDict, total=False):
+    """The fields of ``Decoding`` as options of ``asr.load``; None leaves one as the model directory has it."""
+
+    beam: int | None
+    lm: LM | os.PathLike[str] | Sequence[LM | os.PathLike[str]] | None
+    lm_weight: float | Sequence[float] | None
+    lm_adapt: float | None
+    word_bonus: float | None
+    lexicon: str | os.PathLike[str] | None
+    unknown_penalty: float | None
+    hotwords: Mapping[str, float] | None
+    rescore: LM | os.PathLike[str] | None
+    rescore_weight: float | None
+    nbest: int | None
+    token_threshold: float | None
+    beam_threshold: float | None
+    blank_threshold: float | None
+    language: str | None
+    phrases: str | os.PathLike[str] | None
+    speeds: Sequence[float] | None
+
+
+def _as_text(place: Any) -> Any:
+    """Paths as text, in lists too; anything else as it is."""
+    if isinstance(place, list | tuple):
+        return tuple(map(_as_text, place))
+    return os.fspath(place) if isinstance(place, os.PathLike) else place
 
 
 Search: TypeAlias = "decode.GreedySearch | decode.PhraseSearch | BeamSearch"
@@ -126,21 +180,8 @@ class Decoder:
     def __init__(self, options: Decoding, tokenizer: Tokenizer) -> None:
         self.options = options
         self.tokenizer = tokenizer
-        self.fusion: Fusion | None = None
-        self.adapter: Adapter | None = None
-        ngram: Ngram | None = None
-        if options.lm and options.lm_weight:
-            model = load_lm(options.lm, tokenizer)
-            if isinstance(model, KenlmNgram):
-                raise DecodeError(f"{options.lm}: a KenLM binary can rescore only; the search needs its ARPA file")
-            if isinstance(model, Ngram):
-                ngram = model
-            else:
-                if options.lm_adapt:
-                    self.adapter = Adapter(model.network, options.lm_adapt)
-                self.fusion = Fusion(self.adapter.model if self.adapter else model.model, options.lm_weight)
-        if options.lm_adapt and self.adapter is None:
-            raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
+        found = for_search(options.models, tokenizer, options.lm_adapt)
+        self.fusion, self.adapters = found.fusion, found.adapters
         self.phrases: list[Phrase] = []
         """The closed list that answers come from; empty where there is none."""
         if options.phrases:
@@ -148,11 +189,13 @@ class Decoder:
         self.phrase_of = {phrase.text: phrase for phrase in self.phrases}
         """Phrases by their text, which is the ``phrase`` of hypotheses."""
         self._listed = {way for phrase in self.phrases for way in phrase.spellings}
-        self.rescorer = load_lm(options.rescore, tokenizer) if options.rescore and options.rescore_weight else None
+        self.rescorer: Ngram | KenlmNgram | LanguageModel | None = None
+        if options.rescore and options.rescore_weight:
+            self.rescorer = matching(options.rescore, tokenizer)
         models = WordModels(
             read_lexicon(options.lexicon) if options.lexicon else (),
-            ngram,
-            options.lm_weight,
+            found.ngram,
+            found.ngram_weight,
             options.word_bonus,
             options.unknown_penalty,
         )
@@ -175,13 +218,13 @@ class Decoder:
             return self.answers(log_probs, lengths, self.phrase_scores(log_probs, lengths), count)
         if self.options.beam == 1:
             return [[hypothesis] for hypothesis in decode.greedy(log_probs, lengths)]
-        if self.adapter is None:
+        if not self.adapters:
             return self.nbest(log_probs, lengths, count)
         found = []
         for row in range(len(lengths)):
             matrix = log_probs[row : row + 1, : int(lengths[row])]
             found.append(self.nbest(matrix, lengths[row : row + 1], count)[0])
-            self.adapter.learn(found[-1][0].tokens)
+            self._learn(found[-1][0])
         return found
 
     def phrase_scores(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> np.ndarray:
@@ -246,9 +289,12 @@ class Decoder:
         found = search.finish(1 if self.options.beam == 1 else self._depth(count))
         if self.rescorer:
             found = self._rescore([found])[0]
-        if self.adapter is not None:
-            self.adapter.learn(found[0].tokens)
+        self._learn(found[0])
         return found
+
+    def _learn(self, hypothesis: Hypothesis) -> None:
+        for adapter in self.adapters:
+            adapter.learn(hypothesis.tokens)
 
     def _depth(self, count: int) -> int:
         """Hypotheses to ask the search for."""
@@ -278,7 +324,7 @@ class Decoder:
             scores = np.array([self.rescorer.score(self.vocabulary.texts(h.tokens)) for h in flat])
         else:
             assert self.rescorer is not None
-            scores = score_sequences(self.rescorer.model, [h.tokens for h in flat])
+            scores = score_sequences(self.rescorer, [h.tokens for h in flat])
         added = iter((self.options.rescore_weight * scores).tolist())
         rescored = []
         for nbest in lists:
@@ -288,20 +334,6 @@ class Decoder:
             ]
             rescored.append(sorted(new, key=lambda h: -h.score))
         return rescored
-
-
-def load_lm(path: str, tokenizer: Tokenizer) -> lm.LanguageDirectory | Ngram | KenlmNgram:
-    """A language model for an acoustic model's tokens. Raises ``DecodeError`` when it has others."""
-    if not os.path.exists(path):
-        raise ModelError(f"{path}: no such language model; expected a directory of asr train-lm or an ARPA file")
-    model = lm.load(path)
-    if isinstance(model, lm.LanguageDirectory) and model.tokenizer.symbols != tokenizer.symbols:
-        raise DecodeError(
-            f"{path}: the language model's tokens are {list_symbols(model.tokenizer)}, the acoustic model's "
-            f"{list_symbols(tokenizer)}; train it with text.tokenizer={tokenizer.config.tokenizer} "
-            "data.tokens=MODEL/tokens.txt"
-        )
-    return model
 
 
 def load_options(folder: Path) -> Decoding:
@@ -314,7 +346,9 @@ def load_options(folder: Path) -> Decoding:
     if not os.path.isfile(path):
         return Decoding()
     options = settings.load(Decoding, path)
-    places: dict[str, Any] = {name: _inside(folder, name, getattr(options, name)) for name in PLACES}
+    places: dict[str, Any] = {
+        name: _each(getattr(options, name), functools.partial(_inside, folder, name)) for name in PLACES
+    }
     return dataclasses.replace(options, **places)
 
 
@@ -336,13 +370,32 @@ def save_options(folder: Path, options: Decoding) -> None:
     try:
         places: dict[str, Any] = {}
         for name in PLACES:
-            source = Path(getattr(options, name))
             if getattr(options, name):
-                places[name] = str(
-                    Path(LM_FOLDER) / f"{name}{''.join(source.suffixes[-2:]) if os.path.isfile(source) else ''}"
-                )
-                lm.copy(source, folder / places[name])
+                keep = functools.partial(_kept, folder, name, itertools.count(1))
+                places[name] = _each(getattr(options, name), keep)
         with atomic(folder / FILE) as path:
             path.write_text(settings.dumps(dataclasses.replace(options, **places)), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot save how to decode: {error}") from error
+
+
+def _each(places: Any, change: Callable[[Any], str]) -> Any:
+    return tuple(map(change, places)) if isinstance(places, tuple) else change(places)
+
+
+def _kept(folder: Path, option: str, numbers: Iterator[int], place: LM) -> str:
+    """Copy what an option names into a model directory, and return where, relative to it."""
+    number = next(numbers)
+    name = f"{LM_FOLDER}/{option}{f'-{number}' if number > 1 else ''}"
+    if isinstance(place, Ngram):
+        (folder / LM_FOLDER).mkdir(parents=True, exist_ok=True)
+        write_arpa(place, folder / f"{name}.arpa")
+        return f"{name}.arpa"
+    if isinstance(place, lm.LanguageDirectory):
+        place = str(place.path)
+    if not isinstance(place, str):
+        raise ModelError(f"{folder}: {option}: expected a language model from a file, got {name_of(place)}")
+    source = Path(place)
+    name += "".join(source.suffixes[-2:]) if os.path.isfile(source) else ""
+    lm.copy(source, folder / name)
+    return name

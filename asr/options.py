@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from asr import confidence, lm
 from asr.confidence import Calibration
 from asr.decoding import DEFAULT_BEAM, SEARCHING, WIDE, Decoding, load_options
+from asr.language_models import name_of
 
 GIVEN, DIRECTORY, DEFAULT = "given", "model directory", "default"
 """Where an option comes from."""
@@ -45,8 +46,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{word}:{boost:g}" for word, boost in value.items()) or "none"
     if isinstance(value, tuple):
-        return ", ".join(f"{number:g}" for number in value)
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+        return ", ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) or "none" if isinstance(value, str | int) else name_of(value)
 
 
 def merge(folder: Path, **given: Any) -> Choice:
@@ -87,7 +90,7 @@ def conditions(options: Decoding) -> dict[str, Any]:
     """
     if options.beam == 1:
         return {"beam": 1}
-    idle = {*PRUNING, "language"}
+    idle = set(PRUNING)
     idle |= set() if options.lm else {"lm_weight", "lm_adapt"}
     idle |= set() if options.hotwords else {"language"}
     idle |= set() if options.rescore else {"rescore_weight", "nbest"}
@@ -98,9 +101,19 @@ def conditions(options: Decoding) -> dict[str, Any]:
         if value == getattr(Decoding(), name) and name not in ("lm_weight", "rescore_weight"):
             continue
         if name in ("lm", "rescore", "lexicon"):
-            value = lm.fingerprint(value)
+            value = _fingerprint(value)
+        value = list(value) if isinstance(value, tuple) else value
         found[name] = value if not isinstance(value, float) or math.isfinite(value) else None
     return found
+
+
+def _fingerprint(place: Any) -> Any:
+    """The checksum of a file or directory, of each of several; an object that has none is like nothing else."""
+    if isinstance(place, tuple):
+        return [_fingerprint(one) for one in place]
+    if isinstance(place, lm.LanguageDirectory):
+        place = place.path
+    return lm.fingerprint(place) if isinstance(place, str | Path) else f"{name_of(place)} {id(place)}"
 
 
 class Confidences(NamedTuple):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias, Unpack, overload
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from asr import audio, checkpoint, confidence, decode, features, long
+from asr import audio, checkpoint, confidence, decode, features, long, settings
 from asr.decode import Hypothesis
-from asr.decoding import Decoder, Decoding, load_options
+from asr.decoding import Decoder, Decoding, DecodingOptions, load_options
 from asr.device import pick_device
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
@@ -50,9 +51,16 @@ class Item:
     rate_hz: int | None = None
 
     @classmethod
-    def of(cls, utterance: Utterance) -> Item:
-        """A manifest's utterance, named by its id."""
-        return cls(utterance.audio, utterance.id, utterance.start_s, utterance.end_s)
+    def of(cls, source: Any, rate_hz: int | None = None) -> Item:
+        """A manifest's utterance, named by its id, or a recording by its path, file object or array.
+
+        ``rate_hz``: of an array. An item stays what it is.
+        """
+        if isinstance(source, Item):
+            return source
+        if isinstance(source, Utterance):
+            return cls(source.audio, source.id, source.start_s, source.end_s)
+        return cls(source, describe(source), rate_hz=rate_hz)
 
 
 @dataclass
@@ -60,6 +68,10 @@ class Heard:
     """Samples at the model's rate that have been read so far."""
 
     samples: int = 0
+
+
+Source: TypeAlias = "str | os.PathLike[str] | BinaryIO | np.ndarray | Utterance | Item"
+"""What can be transcribed."""
 
 
 class Recognizer:
@@ -123,23 +135,40 @@ class Recognizer:
         """Seconds from one row of log-probabilities to the next."""
         return self.model.config.output_frame_s
 
-    def transcribe(self, source: Any, *, sample_rate_hz: int | None = None) -> Transcript:
-        """Transcribe one recording.
+    @overload
+    def transcribe(
+        self, source: list[Any] | tuple[Any, ...], *, sample_rate_hz: int | None = None
+    ) -> list[Transcript]: ...
+
+    @overload
+    def transcribe(self, source: Source, *, sample_rate_hz: int | None = None) -> Transcript: ...
+
+    def transcribe(self, source: Any, *, sample_rate_hz: int | None = None) -> Transcript | list[Transcript]:
+        """Transcribe a recording, or a list of them, in batches, to a list.
 
         Args:
-            source: a path, a binary file object, or an array ``(S,)`` or ``(S, C)`` (float in [-1, 1] or integer).
-            sample_rate_hz: the rate of an array; by default it is taken to be the model's. Files know their own.
+            source: a path, a binary file object, an array ``(S,)`` or ``(S, C)`` (float in [-1, 1] or integer), a
+                manifest's utterance, or a list of any of these.
+            sample_rate_hz: the rate of arrays; by default it is taken to be the model's. Files know their own.
 
-        Raises ``AudioError`` naming the file when it cannot be read or is shorter than one analysis window.
+        Raises ``AudioError`` naming the file when it cannot be read or is shorter than one analysis window: the first
+        of a list. ``transcribe_many`` gives errors in their places, and the others' transcripts.
         """
-        item = Item(self._rewindable(source), rate_hz=sample_rate_hz)
+        if isinstance(source, list | tuple):
+            found = []
+            for _, result in self.transcribe_many(source, sample_rate_hz=sample_rate_hz):
+                if isinstance(result, AudioError):
+                    raise result
+                found.append(result)
+            return found
+        item = self._item(source, sample_rate_hz)
         try:
             samples = self._load(item, long.LONG_S)
         except TooLongError:
             return self._transcribe_long(item)
-        return self._transcripts([samples], [describe(source)])[0]
+        return self._transcripts([samples], [item.name or describe(item.source)])[0]
 
-    def align(self, source: Any, words: str, *, sample_rate_hz: int | None = None) -> Transcript:
+    def align(self, source: Source, words: str, *, sample_rate_hz: int | None = None) -> Transcript:
         """When each word and token of a recording was said, its words being known.
 
         Args:
@@ -154,10 +183,10 @@ class Recognizer:
         Raises ``AudioError`` as ``transcribe``, ``TextError`` for a text without a word that the model can spell, and
         ``DecodeError`` for more words than the recording has room for.
         """
-        name = describe(source)
+        item = self._item(source, sample_rate_hz)
+        name = item.name or describe(item.source)
         said = reading(words, self.model.tokenizer, self.decoder.options.language, name)
         tokens, places = said.tokens(self.model.tokenizer)
-        item = Item(self._rewindable(source), rate_hz=sample_rate_hz)
         try:
             samples = self._load(item, long.LONG_S)
         except TooLongError:
@@ -185,18 +214,23 @@ class Recognizer:
         )
 
     def transcribe_many(
-        self, items: Iterable[Item], *, progress: bool = False
+        self, sources: Iterable[Source], *, sample_rate_hz: int | None = None, progress: bool = False
     ) -> Iterator[tuple[Item, Transcript | AudioError]]:
         """Transcribe recordings in batches, in order; one that fails gives its error in its place.
 
-        With ``progress``, a bar on a terminal shows how far a long recording has come.
+        Args:
+            sources: each as for ``transcribe``, or an ``Item``, which names and cuts a recording.
+            sample_rate_hz: the rate of arrays that are no items.
+            progress: a bar on a terminal shows how far a long recording has come.
+
+        Yields each recording as an item, and its transcript or error.
         """
         window: list[tuple[Item, np.ndarray | AudioError]] = []
         window_s = 0.0
-        for item in items:
+        for source in sources:
+            item = Item.of(source, sample_rate_hz)
             try:
-                if (source := self._rewindable(item.source)) is not item.source:
-                    item = dataclasses.replace(item, source=source)
+                item = self._item(item)
                 samples = self._load(item, long.LONG_S)
             except TooLongError:
                 yield from self._window(window)
@@ -277,12 +311,14 @@ class Recognizer:
         self._check_length(item, len(samples))
         return samples
 
-    def _rewindable(self, source: Any) -> Any:
-        """What is read again where it turns out to be long, a pipe among it."""
+    def _item(self, source: Any, rate_hz: int | None = None) -> Item:
+        """A recording that can be read again where it turns out to be long, a pipe among it."""
+        item = Item.of(source, rate_hz)
         try:
-            return audio.rewindable(source, self.max_duration_s)
+            again = audio.rewindable(item.source, self.max_duration_s)
         except TooLongError as error:  # than max_duration_s: not for another way of reading it
             raise AudioError(str(error)) from error
+        return item if again is item.source else dataclasses.replace(item, source=again)
 
     def _check_length(self, item: Item, samples: int) -> None:
         if features.count_frames(samples, self.model.config.features) == 0:
@@ -532,15 +568,16 @@ def load(
     device: str = "auto",
     max_duration_s: float | None = None,
     also: str | Path | Sequence[str | Path] = (),
-    **decoding: Any,
+    **decoding: Unpack[DecodingOptions],
 ) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
 
     ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.decoding.Decoding``, such as
-    ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds. ``also``: further models that judge the
-    same ``phrases="commands.txt"``. Raises ``ModelError`` naming what is missing or damaged, and ``ConfigError`` or
-    ``DecodeError`` for a wrong option.
+    ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds; a language model may be given as an
+    object as well. ``also``: further models that judge the same ``phrases="commands.txt"``. Raises ``ModelError``
+    naming what is missing or damaged, and ``ConfigError`` or ``DecodeError`` for a wrong option.
     """
+    settings.check_names(decoding, [*inspect.signature(load).parameters, *DecodingOptions.__annotations__], "option ")
     loaded = checkpoint.load_model(model)
     options = choose(loaded.path, **decoding)
     also = [also] if isinstance(also, str | Path) else also

@@ -15,7 +15,7 @@ import numbers
 import reprlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,15 +137,19 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
     Raises ``ConfigError`` naming the dotted key, what was expected and what came.
     """
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    values = {}
-    for key, value in tree.items():
-        if key not in names:
-            near = difflib.get_close_matches(str(key)[:100], names, n=1, cutoff=0.5)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(names)}"
-            raise ConfigError(f"unknown key {prefix}{str(key)[:100]}; {hint}")
-        values[key] = _coerce(hints[key], value, f"{prefix}{key}")
-    return cls(**values)
+    check_names(tree, [f.name for f in dataclasses.fields(cls)], f"key {prefix}")  # type: ignore[arg-type]
+    return cls(**{key: _coerce(hints[key], value, f"{prefix}{key}") for key, value in tree.items()})
+
+
+def check_names(given: Iterable[Any], known: Sequence[str], what: str) -> None:
+    """Refuse names that are not ``known``; ``what`` they are, such as ``"option "``, stands in front of them. Raises
+    ``ConfigError`` with the nearest known name, or all of them."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
+            prefix = what.split(" ")[-1]
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known {what.split()[0]}s: {', '.join(known)}"
+            raise ConfigError(f"unknown {what}{str(name)[:100]}; {hint}")
 
 
 def check_types(config: Any) -> None:
@@ -172,7 +176,7 @@ def _coerce(kind: Any, value: Any, key: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
-        return _coerce(next(a for a in args if a is not type(None)), value, key)
+        return _coerce_union([a for a in args if a is not type(None)], value, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{key}: expected a list, got {_short.repr(value)}")
@@ -197,6 +201,19 @@ def _coerce(kind: Any, value: Any, key: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{key}: expected {kind.__name__}, got {_short.repr(value)}")
     return value
+
+
+def _coerce_union(kinds: Sequence[Any], value: Any, key: str) -> Any:
+    """``value`` as the first of ``kinds`` that it fits; a class among several takes its objects alone, no mapping."""
+    if len(kinds) == 1:
+        return _coerce(kinds[0], value, key)
+    for kind in kinds:
+        is_class = isinstance(kind, type) and typing.get_origin(kind) is None
+        if not is_class or isinstance(value, kind) or (kind is float and isinstance(value, numbers.Real)):
+            with contextlib.suppress(ConfigError):
+                return _coerce(kind, value, key)
+    names = [kind.__name__ if isinstance(kind, type) else "a list" for kind in kinds]
+    raise ConfigError(f"{key}: expected {' or '.join(dict.fromkeys(names))}, got {_short.repr(value)}")
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from asr import manifest, scoring
 from asr.decoding import Decoder, Decoding
-from asr.errors import ManifestError
+from asr.errors import ConfigError, ManifestError
 from asr.recognizer import Recognizer
 
 WEIGHTS = (0.2, 0.4, 0.6, 0.9, 1.3)
@@ -41,7 +42,8 @@ class Trial:
 
     def __str__(self) -> str:
         options = self.options
-        setting = f"lm_weight {options.lm_weight:<5.3g} word_bonus {options.word_bonus:<5.3g} beam {options.beam:<4}"
+        weights = ",".join(f"{weight:.3g}" for weight in np.atleast_1d(options.lm_weight))
+        setting = f"lm_weight {weights:<5} word_bonus {options.word_bonus:<5.3g} beam {options.beam:<4}"
         rate = f"WER {100 * self.errors / max(1, self.words):.2f} % ({self.errors}/{self.words})"
         return f"{self.name or setting:<{len(setting)}} {rate}"
 
@@ -67,8 +69,14 @@ def tune(
 
     Raises:
         ManifestError: no utterance could be read.
+        ConfigError: several language models.
         AsrError: as ``Decoder``.
     """
+    if isinstance(options.lm, tuple):
+        raise ConfigError(
+            f"lm: expected one language model to tune, got {len(options.lm)}; tune each alone, then give all of them "
+            "with their weights"
+        )
     posteriors, references = held_out(path, recognizer, root)
     trials: list[Trial] = []
     fixed = {GREEDY: Decoding()} | ({} if present in (None, Decoding()) else {PRESENT: present})
@@ -86,21 +94,28 @@ def tune(
         bar.update()
 
     with bar:
-        weights: Sequence[float] = WEIGHTS if options.lm else (options.lm_weight,)
+        weights: Sequence[float] = WEIGHTS if options.lm else (_weight(options),)
         # Words cannot be counted where no token stands between them.
         spaces = recognizer.model.tokenizer.space_id is not None
         for weight, bonus in itertools.product(weights, BONUSES if spaces else (0.0,)):
             run(weight, bonus, SEARCH_BEAM)
         for scale in (1.25, 1.1):
             best = best_of(trials).options
-            around = (best.lm_weight / scale, best.lm_weight, best.lm_weight * scale) if options.lm else weights
+            weight = _weight(best)
+            around = (weight / scale, weight, weight * scale) if options.lm else weights
             step = 4 * (scale - 1) if spaces else 0.0
             for weight, bonus in itertools.product(around, (-step, 0.0, step)):
                 run(weight, best.word_bonus + bonus, SEARCH_BEAM)
         best = best_of(trials).options
         for beam in sorted(beams):
-            run(best.lm_weight, best.word_bonus, beam)
+            run(_weight(best), best.word_bonus, beam)
     return first + trials
+
+
+def _weight(options: Decoding) -> float:
+    """Of the one language model that is tuned."""
+    assert isinstance(options.lm_weight, float)
+    return options.lm_weight
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:

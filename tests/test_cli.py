@@ -101,6 +101,7 @@ def test_public_names() -> None:
     assert asr.Transcript is transcript.Transcript
     assert asr.Recognizer is Recognizer
     assert {getattr(asr, name).__name__ for name in asr.__all__} == set(asr.__all__)
+    assert {*asr.__all__, "__version__"} == set(dir(asr))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = asr.nonsense
 

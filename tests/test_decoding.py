@@ -170,6 +170,60 @@ def test_each_language_model_mends_what_was_misheard(models):
         assert text_of(Decoding(beam=8, **options), MISHEARD) == "GORDON CALLED", options
 
 
+def test_several_language_models_count_together(models):
+    rnn, arpa = str(models / "rnn"), str(models / "words.arpa")
+    plain = {
+        h.tokens: h.score - h.lm_score for h in Decoder(Decoding(beam=64), TOKENIZER).nbest(*MISHEARD, count=64)[0]
+    }
+
+    def added(**options):
+        found = Decoder(Decoding(beam=64, **options), TOKENIZER).nbest(*MISHEARD, count=8)[0]
+        return {h.tokens: h.lm_score for h in found}
+
+    words = "GORDON CALLED"
+    tokens = tuple(TOKENIZER.encode(words))
+    recurrent = float(decoding.score_sequences(lm.load_recurrent(rnn).model, [tokens])[0])
+    ngram = lm.load(arpa).score(words.split())
+    assert tokens in plain
+    for lms, weights, wanted in (
+        ((rnn, arpa), (0.6, 0.3), 0.6 * recurrent + 0.3 * ngram),
+        ((arpa, rnn), 0.5, 0.5 * recurrent + 0.5 * ngram),
+        ((rnn, rnn), (0.6, 0.3), 0.9 * recurrent),
+        ((arpa, arpa), (0.6, 0.3), 0.9 * ngram),
+        ((arpa, rnn, arpa), (0.6, 0.0, 0.3), 0.9 * ngram),
+        ((arpa,), (0.7,), 0.7 * ngram),
+    ):
+        assert added(lm=lms, lm_weight=weights)[tokens] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_language_model_may_be_an_object(models):
+    directory, ngram = lm.load(models / "rnn"), lm.load(models / "words.arpa")
+    for made, path in ((directory, "rnn"), (directory.model, "rnn"), (ngram, "words.arpa")):
+        for option in ("lm", "rescore"):
+            one, other = (Decoder(Decoding(beam=8, **{option: source}), TOKENIZER) for source in (made, models / path))
+            assert one.decode(*MISHEARD) == other.decode(*MISHEARD)
+    other = CharTokenizer(["<blank>", " ", *"ABC"], TextConfig())
+    with pytest.raises(DecodeError, match="RecurrentLM: the language model knows 28 tokens, the acoustic model 5"):
+        Decoder(Decoding(beam=4, lm=directory.model), other)
+    with pytest.raises(ConfigError, match=r"lm: expected str or .*, got 5"):
+        Decoding(beam=8, lm=5)
+
+
+def test_several_language_models_are_saved_with_the_model(models, tmp_path):
+    ngram = lm.load(models / "words.arpa")
+    lms = (str(models / "rnn"), ngram, str(models / "words.arpa"))
+    options = Decoding(beam=8, lm=lms, lm_weight=(0.5, 0.2, 0.3))
+    decoding.save_options(tmp_path, options)
+    found = decoding.load_options(tmp_path)
+    assert found.lm == tuple(str(tmp_path / "lm" / name) for name in ("lm", "lm-2.arpa", "lm-3.arpa"))
+    assert found.lm_weight == (0.5, 0.2, 0.3)
+    ours, theirs = (Decoder(each, TOKENIZER).decode(*MISHEARD)[0] for each in (found, options))
+    assert ours.tokens == theirs.tokens
+    assert ours.score == pytest.approx(theirs.score, abs=1e-4)  # ARPA files round
+    with pytest.raises(ModelError, match="lm: expected a language model from a file, got RecurrentLM"):
+        decoding.save_options(tmp_path, dataclasses.replace(options, lm=lm.load(models / "rnn").model, lm_weight=0.5))
+
+
 def test_weight_zero_is_no_language_model_exactly(models):
     plain = Decoder(Decoding(beam=8), TOKENIZER).decode(*MISHEARD)
     for name in ("rnn", "words.arpa"):
@@ -206,6 +260,10 @@ def test_bad_options_are_named(models, tmp_path):
         ({"beam": 1, "lm": "x"}, ConfigError, "lm: expected a beam above 1"),
         ({"lm_weight": -1.0}, ConfigError, "lm_weight"),
         ({"nbest": 0}, ConfigError, "nbest"),
+        ({"beam": 8, "lm": ["a", "b"], "lm_weight": [1, 2, 3]}, ConfigError, "lm_weight: expected 2, .* got 3"),
+        ({"beam": 8, "lm": "a", "lm_weight": [1, 2]}, ConfigError, "lm_weight: expected 1, .* got 2"),
+        ({"beam": 8, "lm": ["a", ""]}, ConfigError, "lm: expected a language model in each of 2 places"),
+        ({"beam": 8, "lm": ["a", "b"], "lm_weight": [1, -2]}, ConfigError, "lm_weight: expected 0 or more, got -2"),
         ({"beam": 2.5}, ConfigError, r"beam: expected int, got 2\.5"),
         ({"beam": True}, ConfigError, "beam: expected int, got True"),
         ({"beam": 8, "nbest": "5"}, ConfigError, "nbest: expected int, got '5'"),

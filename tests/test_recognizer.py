@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from asr import audio, checkpoint
 from asr import recognizer as module
 from asr.config import FeatureConfig, TextConfig
 from asr.decode import Hypothesis
+from asr.decoding import Decoding, DecodingOptions
 from asr.device import pick_device
 from asr.errors import AudioError, ConfigError, ModelError
+from asr.manifest import Utterance
 from asr.recognizer import Item, Recognizer, describe, make_transcript
 from asr.text import BLANK, CharTokenizer
 from asr.transcript import Transcript
@@ -212,7 +215,7 @@ def test_arrays_that_are_no_sound(recognizer: Recognizer) -> None:
         (np.zeros(0, np.float32), "no samples"),
         (np.zeros(399, np.float32), "at least 0.025 s"),
         (np.full(16000, 2.0e4), r"\[-1, 1\]"),
-        (["a.wav"], "list"),
+        ([0.0, 0.1], "expected a path, a binary file or an array, got float"),
         (None, "NoneType"),
     ]:
         with pytest.raises(AudioError, match=reason):
@@ -316,6 +319,56 @@ def test_bad_files_are_errors_in_their_place(
         else:
             assert isinstance(result, AudioError)
             assert str(path) in str(result)
+
+
+def test_a_list_gives_a_list(recognizer: Recognizer, bursts: Bursts, write_wav: Write, tmp_path: Path) -> None:
+    samples = bursts(1.0)
+    path = write_wav(tmp_path / "a.wav", samples)
+    utterance = Utterance("one", str(path), "", 1.0)
+    stored = io.BytesIO(path.read_bytes())
+    sources = [str(path), path, samples, stored, utterance, Item(path, "two")]
+    found = recognizer.transcribe(sources)
+    assert isinstance(found, list)
+    for transcript in found:
+        assert_same(transcript, recognizer.transcribe(path))
+    assert [t.source for t in found] == [str(path), str(path), "", "", "one", "two"]
+    assert_same(recognizer.transcribe(utterance), found[0])
+    assert [t.text for t in recognizer.transcribe((path, samples))] == [found[0].text] * 2
+    assert recognizer.transcribe([]) == []
+    half = audio.resample(samples, 16000, 8000)
+    assert_same(recognizer.transcribe([half], sample_rate_hz=8000)[0], recognizer.transcribe(half, sample_rate_hz=8000))
+
+
+def test_the_first_bad_one_of_a_list_is_an_error(recognizer: Recognizer, bursts: Bursts, tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"gone\.wav"):
+        recognizer.transcribe([bursts(0.5), tmp_path / "gone.wav", tmp_path / "lost.wav"])
+
+
+def test_many_may_be_paths_arrays_and_utterances(
+    recognizer: Recognizer, bursts: Bursts, write_wav: Write, tmp_path: Path
+) -> None:
+    samples = bursts(1.0)
+    path = write_wav(tmp_path / "a.wav", samples)
+    sources = [path, samples, Utterance("one", str(path), "", 1.0), tmp_path / "gone.wav"]
+    found = list(recognizer.transcribe_many(sources))
+    assert [item.name for item, _ in found] == [str(path), "", "one", str(tmp_path / "gone.wav")]
+    for _, result in found[:3]:
+        assert isinstance(result, Transcript)
+        assert_same(result, recognizer.transcribe(samples))
+    assert isinstance(found[3][1], AudioError)
+
+
+def test_options_are_typed_as_they_are_declared() -> None:
+    assert set(DecodingOptions.__annotations__) == {field.name for field in fields(Decoding)}
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("beem", "did you mean beam?"), ("hot_words", "did you mean hotwords?"), ("modle", "did you mean model?")],
+)
+def test_a_misspelt_option_is_named_with_the_nearest(option: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"unknown option {option}; {hint}")):
+        asr.load(**{option: "x"})  # type: ignore[arg-type]
 
 
 def test_nothing_to_do(recognizer: Recognizer) -> None:

@@ -17,6 +17,7 @@ import copy
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,8 +73,14 @@ class BeamSearch:
         blank_limit = blank_limit if blank_limit < 0 else math.inf
         self._thresholds = np.array([_log_threshold("token_threshold", token_threshold), blank_limit, beam_threshold])
         self._lm = lm if lm is not None and lm.weight else None
+        self.begin(words)
+
+    def begin(self, words: kernel.Words | None, state: Any = None) -> None:
+        """``start`` with other ``words`` and, for the language model, from the ``state`` after what was said before
+        (of one sequence); None: from its own start."""
         self._words = words or kernel.NO_WORDS
         self._fused = words is not None or self._lm is not None
+        self._before = state
         self.start()
 
     def start(self) -> None:
@@ -89,6 +96,7 @@ class BeamSearch:
         self._counts = np.zeros(kernel.COUNTS, np.int64)
         self._offset = np.zeros(1)
         self._rows = Rows(4 * self._width if self._fused else 0, self._width)
+        self._rows.before = self._before
         self._block = np.empty((0, 0))
         kernel.start(
             self._beam, self._places, self._nodes, self._table, self._counts, self._rows.owners, self._words,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ Pending = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int
 """Rows to fill, rows of the prefixes they continue (-1: the start), the tokens they continue them by."""
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A model of token sequences that is advanced in batches. ``n`` is a number of prefixes; logarithms are natural.
 
@@ -63,6 +64,8 @@ class Rows:
         self.places = np.zeros(count, np.int64)
         self.state: Any = None
         self.states = 0
+        self.before: Any = None
+        """State that the empty prefix continues; None: that of the language model's start."""
 
     def resize(self, columns: int, words: kernel.Words) -> None:
         """Make room for ``columns`` tokens. Raises ``DecodeError`` when ``words`` were made for another number."""
@@ -123,7 +126,7 @@ class Fusion:
     def _parents(self, rows: Rows, before: npt.NDArray[np.int64]) -> Any:
         """States of the prefixes that are continued."""
         if before[0] < 0:  # the empty prefix, which is pending alone
-            return self.model.start(1)
+            return self.model.start(1) if rows.before is None else rows.before
         return self.model.select(rows.state, rows.places[before])
 
     def _keep(self, rows: Rows, targets: npt.NDArray[np.int64], state: Any) -> None:

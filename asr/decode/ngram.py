@@ -81,6 +81,14 @@ class Ngram:
         """The context at the start of a sentence, that of ``<s>`` where there is one."""
         return self._contexts.get(("<s>",), 0)
 
+    def context_after(self, words: Sequence[str]) -> int:
+        """The context at the start of what goes on behind ``words``, the last of which it is; that of the start of a
+        sentence where there are none."""
+        place = self.start
+        for word in words:
+            place = kernel.ngram(self._lookup, place, self.entry_of(word))[1]
+        return int(place)
+
     def knows(self, word: str) -> bool:
         """Whether the n-gram lists a word."""
         return word in self._ids
