@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr.errors import ManifestError
-from asr.lines import split_lines
+from asr.lines import split_fields, split_lines
 from asr.subtitles import Cue
 from asr.textfiles import read_text
 
@@ -22,7 +22,7 @@ def rttm(path: Path) -> dict[str, list[Cue]]:
     """
     turns: dict[str, list[Cue]] = {}
     for number, line in enumerate(split_lines(read_text(path)), start=1):
-        fields = line.split()
+        fields = split_fields(line)
         if not fields or fields[0] != "SPEAKER":
             continue
         try:
