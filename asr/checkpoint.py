@@ -116,6 +116,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
+    except MemoryError:
+        raise ModelError(f"{path}: {os.path.getsize(path):,} bytes do not fit into memory") from None
     except RecursionError:
         raise ModelError(f"{path}: not a readable safetensors file: its header is nested too deeply") from None
     except (OSError, ValueError, AttributeError, TypeError, KeyError, safetensors.SafetensorError) as error:

@@ -98,11 +98,14 @@ def read_limited(path: str | Path, most: int) -> bytes:
 
     Raises ``OSError``.
     """
+    parts, left = [], most + 1
     with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+    if left <= 0:
         raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got more")
-    return data
+    return b"".join(parts)
 
 
 def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:

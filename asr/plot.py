@@ -14,13 +14,15 @@ import numpy as np
 
 from asr import scoring
 from asr.errors import PlotError
-from asr.files import LARGEST_NUMBER, atomic
+from asr.files import LARGEST_NUMBER, atomic, read_limited
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LOG = "log.jsonl"
+LARGEST_LOG = 1_000_000_000
+"""Bytes of a log: 20 million steps."""
 LARGEST_STEP = 2**53
 """Steps and epochs beyond are none: a float would not tell them apart."""
 PAGE_INCHES = (4.6, 3.6)
@@ -63,7 +65,7 @@ def read_log(run: str | Path) -> Curves:
     path = Path(run)
     path = path / LOG if os.path.isdir(path) else path
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_limited(path, LARGEST_LOG).decode("utf-8", errors="replace").split("\n")
     except OSError as error:
         hint = f"; expected a run directory, which holds {LOG}, or such a file"
         raise PlotError(f"{path}: cannot read the log: {error.strerror or error}{hint}") from error

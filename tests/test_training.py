@@ -787,7 +787,8 @@ def test_a_folder_with_a_run_or_a_model_is_not_trained_over(corpus, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(TrainingError, match="run: holds a training run; --resume"):
         acoustic.train(config)
-    (folder / loop.CHECKPOINT).unlink()
+    for name in (loop.CHECKPOINT, resume.PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(TrainingError, match="run: holds a training run"):
         acoustic.train(config)
@@ -856,6 +857,16 @@ def test_the_older_checkpoint_is_offered_and_goes_on_exactly(corpus, tmp_path):
     acoustic.train(config, resume=True)
     acoustic.train(moved(config, tmp_path / "whole"))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_whose_checkpoint_is_gone_is_not_begun_anew_while_there_is_an_older_one(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train={"epochs": 2})
+    acoustic.train(config)
+    (tmp_path / "run" / loop.CHECKPOINT).unlink()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors: cannot go on from it: no such file\. .*mv "):
+        acoustic.train(config, resume=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
 DAMAGE = {

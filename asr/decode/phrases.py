@@ -22,9 +22,10 @@ from asr.decode.align import align
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised, next_frames
 from asr.errors import DecodeError, TextError
-from asr.lines import file_lines
+from asr.files import read_limited
+from asr.lines import split_lines
 from asr.said import Said, reading
-from asr.text import Tokenizer, token_ids
+from asr.text import LARGEST_LIST, Tokenizer, token_ids
 
 Array = npt.NDArray[np.float64]
 
@@ -48,7 +49,7 @@ def read_phrases(path: str | Path, tokenizer: Tokenizer, language: str = "en") -
     the file, and the line of such a phrase.
     """
     try:
-        lines = file_lines(path)
+        lines = split_lines(read_limited(path, LARGEST_LIST).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"{path}: cannot read the phrases: {error}") from error
     found: dict[str, Phrase] = {}

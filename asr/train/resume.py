@@ -113,6 +113,8 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
     if not resume and (os.path.exists(path) or os.path.exists(folder / "model.safetensors")):
         raise TrainingError(f"{folder}: holds a training run; --resume goes on, another train.output starts anew")
     if not os.path.exists(path):
+        if os.path.exists(folder / PREVIOUS):
+            raise damaged(path, "no such file")
         _check_is_ours(folder)
         return
     try:
