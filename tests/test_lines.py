@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from small import TOKENIZER
 
 from asr import cli, detect, layouts, manifest
@@ -88,16 +90,19 @@ def test_transcripts_to_score_keep_ids_whole(tmp_path: Path, word: str) -> None:
     assert read_transcripts(path) == {word: "A B", "u2": ""}  # scoring counts words between any white space
 
 
-def test_byte_order_marks_of_tables_and_manifests(tmp_path: Path) -> None:
+def test_a_byte_order_mark_before_metadata_csv(tmp_path: Path) -> None:
     (tmp_path / "wavs").mkdir()
-    (item,) = layouts.ljspeech(save(tmp_path / "metadata.csv", "\ufeffLJ1|One.|one\n"))
-    assert item.id == "LJ1"
-    assert detect._ljspeech(tmp_path) is not None
-    line = '{"id": "a", "audio": "a.wav", "text": "A", "duration_s": 1.0}\n'
+    soundfile.write(tmp_path / "wavs" / "LJ1.wav", np.zeros(8000), 16000)
+    save(tmp_path / "metadata.csv", "\ufeffLJ1|One.|one\n")
+    assert [item.id for item in detect.detect(tmp_path).items] == ["LJ1"]
+
+
+def test_a_byte_order_mark_before_json_lines(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 16000)
+    line = '{"id": "a", "audio": "a.wav", "text": "A", "duration_s": 0.5}\n'
     (utterance,) = manifest.read(save(tmp_path / "m.jsonl", f"\ufeff{line}"))
     assert utterance.id == "a"
-    (row,) = detect._rows(tmp_path / "m.jsonl")
-    assert row["id"] == "a"
+    assert [item.id for item in detect.detect(tmp_path).items] == ["a"]
 
 
 def test_a_byte_order_mark_before_the_words_of_align(tmp_path: Path) -> None:
