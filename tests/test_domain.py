@@ -125,5 +125,5 @@ def test_a_calibration_does_not_change_what_is_a_doubt(music, tmp_path):
 @pytest.mark.parametrize("value", ["2", "-0.1", "NaN", '"x"', "true"])
 def test_a_damaged_threshold_is_named(tmp_path, value):
     (tmp_path / confidence.FILE).write_text(f'{{"threshold": {value}}}')
-    with pytest.raises(ModelError, match=r"confidence\.json: threshold: expected a number from 0 to 1"):
+    with pytest.raises(ModelError, match=r"confidence\.json.* threshold: expected a (finite )?number"):
         confidences(tmp_path, Decoding())
