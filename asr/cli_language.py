@@ -162,6 +162,11 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lm-adapt", type=number(0, off=0.0), metavar="RATE", help="let it learn from what is recognised (0.1)"
     )
+    group.add_argument(
+        "--lm-carry",
+        action=argparse.BooleanOptionalAction,
+        help="let the language models go on from utterance to utterance of a long recording or stream",
+    )
     group.add_argument("--word-bonus", type=number(off=0.0), metavar="B", help="added for each word, natural logarithm")
     group.add_argument(
         "--lexicon", type=file_or_none, metavar="FILE", help="the words that may be recognised, one a line"

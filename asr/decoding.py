@@ -24,7 +24,7 @@ from asr.decode.phrases import answers, read_phrases
 from asr.decode.words import read_lexicon
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic
-from asr.language_models import LM, LMs, for_search, matching, name_of
+from asr.language_models import LM, Context, LMs, for_search, matching, name_of
 from asr.text import Tokenizer
 from asr.vocabulary import Vocabularies, Vocabulary, WordModels
 
@@ -59,6 +59,9 @@ class Decoding:
     lm_adapt: float = 0.0
     """Rate at which a recurrent language model learns from what has been recognised, such as 0.1; 0 leaves it as it
     is. Utterances are then decoded one after the other."""
+    lm_carry: bool = False
+    """Whether the language models (``lm``) go on from utterance to utterance of a long recording or stream instead of
+    beginning each as a text of its own."""
     word_bonus: float = 0.0
     """Added for each word; positive against deletions, negative against insertions."""
     lexicon: str = ""
@@ -111,6 +114,8 @@ class Decoding:
             )
         if self.phrases and not self.unknown_penalty <= 0:
             raise ConfigError(f"unknown_penalty: expected at most 0, got {self.unknown_penalty}")
+        if self.lm_carry and not self.lm:
+            raise ConfigError("lm_carry: expected a language model (lm), whose context goes on")
         for name in ("lm_adapt", "rescore_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
@@ -145,6 +150,7 @@ class DecodingOptions(TypedDict, total=False):
     lm: LM | os.PathLike[str] | Sequence[LM | os.PathLike[str]] | None
     lm_weight: float | Sequence[float] | None
     lm_adapt: float | None
+    lm_carry: bool | None
     word_bonus: float | None
     lexicon: str | os.PathLike[str] | None
     unknown_penalty: float | None
@@ -180,7 +186,7 @@ class Decoder:
     def __init__(self, options: Decoding, tokenizer: Tokenizer) -> None:
         self.options = options
         self.tokenizer = tokenizer
-        found = for_search(options.models, tokenizer, options.lm_adapt)
+        found = self._models = for_search(options.models, tokenizer, options.lm_adapt)
         self.fusion, self.adapters = found.fusion, found.adapters
         self.phrases: list[Phrase] = []
         """The closed list that answers come from; empty where there is none."""
@@ -255,6 +261,29 @@ class Decoder:
     def text(self, tokens: Sequence[int]) -> str:
         """The text of a hypothesis' tokens."""
         return " ".join(self.vocabulary.texts(tokens))
+
+    def continued(self, log_probs: torch.Tensor, context: Context, count: int = 1) -> tuple[list[Hypothesis], Context]:
+        """As ``lists`` for one utterance ``(T, V)`` of a recording, with what was said before it; and what was said
+        behind it, for the next one."""
+        search = self.search()
+        self.begin(search, self.vocabulary, context)
+        search.accept(log_probs)
+        found = self.finish(search, count)
+        return found, self.following(context, found[0], self.vocabulary)
+
+    def following(self, context: Context, hypothesis: Hypothesis, vocabulary: Vocabulary) -> Context:
+        """What was said behind an utterance; always nothing without ``lm_carry``."""
+        if not self.options.lm_carry:
+            return context
+        words = vocabulary.texts(hypothesis.tokens)
+        return self._models.following(context, hypothesis.tokens, words)
+
+    def begin(self, search: Search, vocabulary: Vocabulary, context: Context) -> None:
+        """Let a search forget its frames and go on with a vocabulary behind a context."""
+        if isinstance(search, decode.BeamSearch):
+            search.begin(self._models.behind(vocabulary.arrays, context), context.state)
+        else:
+            search.start()
 
     def search(self) -> Search:
         """A search over one utterance whose frames come in pieces; ``finish`` ends it."""

@@ -3,13 +3,18 @@ where there are several."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from asr import lm
 from asr.checkpoint import list_symbols
+from asr.config import TextConfig
+from asr.decode import kernel
 from asr.decode.fusion import Fusion, LanguageModel
 from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.mixtures import Mixture, mixed_ngrams
@@ -17,12 +22,21 @@ from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, ModelError
 from asr.lm import LanguageDirectory
 from asr.models.language import Adapter, RecurrentLM
-from asr.text import Tokenizer
+from asr.text import Tokenizer, normalise
 
 LM: TypeAlias = str | Ngram | LanguageDirectory | KenlmNgram | LanguageModel
 """A language model: the directory of ``asr train-lm``, an ARPA file or a KenLM binary by its path, or what
 ``asr.lm.load`` makes of it, or anything with the methods of ``asr.decode.fusion.LanguageModel``."""
 LMs: TypeAlias = LM | tuple[LM, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What was said before an utterance, as language models remember it: the last ``words`` for an n-gram, as it writes
+    them, and the ``state`` of a model over tokens (of one sequence; None: nothing was said)."""
+
+    words: tuple[str, ...] = ()
+    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,40 @@ class SearchModels:
     ngram_weight: float = 1.0
     fusion: Fusion | None = None
     adapters: tuple[Adapter, ...] = ()
+    text: TextConfig = field(default_factory=TextConfig)
+    """How the acoustic model writes words."""
+
+    def following(self, context: Context, tokens: Sequence[int], words: Sequence[str]) -> Context:
+        """The context behind an utterance, of which ``tokens`` and ``words`` were recognised; that before it where
+        there are none."""
+        if not tokens:
+            return context
+        kept: tuple[str, ...] = ()
+        if self.ngram is not None and self.ngram.order > 1:
+            kept = (*context.words, *(self._forms.get(word, word) for word in words))[1 - self.ngram.order :]
+        state = context.state
+        if self.fusion is not None:
+            model = self.fusion.model
+            state = model.start(1) if state is None else state
+            for token in (kernel.BLANK, *tokens):  # the first stands for the end of the sentence before
+                _, state = model.advance(state, np.array([token]))
+        return Context(kept, state)
+
+    def behind(self, arrays: kernel.Words | None, context: Context) -> kernel.Words | None:
+        """A vocabulary's arrays for an utterance with something before it."""
+        if arrays is None or self.ngram is None or not context.words:
+            return arrays
+        ids = arrays.ids.copy()
+        ids[kernel.START] = self.ngram.context_after(context.words)
+        return arrays._replace(ids=ids)
+
+    @functools.cached_property
+    def _forms(self) -> dict[str, str]:
+        """The n-gram's words by how the acoustic model writes them."""
+        found: dict[str, str] = {}
+        for word in self.ngram.words if self.ngram is not None else ():
+            found.setdefault(normalise(word, self.text), word)
+        return found
 
 
 def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: float = 0.0) -> SearchModels:
@@ -64,7 +112,7 @@ def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: 
     if len(ngrams) > 1:
         ngrams = [(mixed_ngrams([ngram for ngram, _ in ngrams], [weight for _, weight in ngrams]), 1.0)]
     ngram, weight = ngrams[0] if ngrams else (None, 1.0)
-    return SearchModels(ngram, weight, fusion, tuple(adapters))
+    return SearchModels(ngram, weight, fusion, tuple(adapters), tokenizer.config)
 
 
 def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageModel:

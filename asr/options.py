@@ -17,7 +17,7 @@ from asr.language_models import name_of
 GIVEN, DIRECTORY, DEFAULT = "given", "model directory", "default"
 """Where an option comes from."""
 RESETS = {
-    "lm": ("lm_weight", "lm_adapt", "word_bonus", "lexicon", "unknown_penalty"),
+    "lm": ("lm_weight", "lm_adapt", "lm_carry", "word_bonus", "lexicon", "unknown_penalty"),
     "lexicon": ("unknown_penalty",),
     "rescore": ("rescore_weight",),
 }
@@ -91,7 +91,7 @@ def conditions(options: Decoding) -> dict[str, Any]:
     if options.beam == 1:
         return {"beam": 1}
     idle = set(PRUNING)
-    idle |= set() if options.lm else {"lm_weight", "lm_adapt"}
+    idle |= set() if options.lm else {"lm_weight", "lm_adapt", "lm_carry"}
     idle |= set() if options.hotwords else {"language"}
     idle |= set() if options.rescore else {"rescore_weight", "nbest"}
     idle |= set() if options.lm or options.lexicon else {"unknown_penalty"}

@@ -22,6 +22,7 @@ from asr.decoding import Decoder, Decoding, DecodingOptions, load_options
 from asr.device import pick_device
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.features import LogMel
+from asr.language_models import Context
 from asr.manifest import Utterance
 from asr.options import choose, confidences
 from asr.said import as_written, reading
@@ -357,31 +358,38 @@ class Recognizer:
             raise AudioError(f"{name or 'audio'}: expected one phrase, {limit}, got more; asr stream cuts at pauses")
         parts, heard = self._posteriors(item)
         words: list[Word] = []
+        context = Context()
         group: list[tuple[int, torch.Tensor]] = []
         bar = tqdm(desc=name, unit="s", disable=None if progress else True, leave=False)
         with bar:
             for start, rows in long.utterances(parts, self.frame_s):
                 group.append((start, rows))
                 if sum(len(rows) for _, rows in group) * self.frame_s >= WINDOW_S or len(group) == WINDOW_ITEMS:
-                    words += self._words(group)
+                    more, context = self._words(group, context)
+                    words += more
                     group = []
                 bar.update(round((start + len(rows)) * self.frame_s) - bar.n)
-            words += self._words(group)
+            words += self._words(group, context)[0]
         duration_s = heard.samples / self.sample_rate_hz
         # The last frame's window may reach a little beyond the end.
         words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for w in words]
         return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
 
-    def _words(self, group: Sequence[tuple[int, torch.Tensor]]) -> list[Word]:
-        """The words of utterances ``(first row, rows)``, decoded as one batch."""
-        if not group:
-            return []
-        padded = torch.nn.utils.rnn.pad_sequence([rows for _, rows in group], batch_first=True)
-        found = self.decoder.lists(padded, torch.tensor([len(rows) for _, rows in group]), self.depth)
+    def _words(self, group: Sequence[tuple[int, torch.Tensor]], context: Context) -> tuple[list[Word], Context]:
+        """The words of utterances ``(first row, rows)``, decoded as one batch, or one after the other where language
+        models remember what was said before, ``context``; and what was said behind them."""
+        found: list[list[Hypothesis]] = []
+        if self.decoder.options.lm_carry:
+            for _, rows in group:
+                hypotheses, context = self.decoder.continued(rows, context, self.depth)
+                found.append(hypotheses)
+        elif group:
+            padded = torch.nn.utils.rnn.pad_sequence([rows for _, rows in group], batch_first=True)
+            found = self.decoder.lists(padded, torch.tensor([len(rows) for _, rows in group]), self.depth)
         words: list[Word] = []
         for (start, _), hypotheses in zip(group, found, strict=True):
             words += self.transcript([h.shifted(start) for h in hypotheses], math.inf).words
-        return words
+        return words, context
 
     def _window(
         self, window: list[tuple[Item, np.ndarray | AudioError]]

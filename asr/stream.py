@@ -19,14 +19,18 @@ import torch
 
 from asr import audio, features
 from asr.containers import check_rate
+from asr.decode.matrix import BLANK
 from asr.endpoint import Endpoint, Endpointer
 from asr.errors import AudioError, ConfigError
+from asr.language_models import Context
 from asr.models.encoder import Latency, ModelState, join_states, split_state
 from asr.recognizer import Recognizer
 from asr.transcript import Transcript, Word
 
 # Frames of features that one pass through the network takes at most: what a long block needs is bounded.
 PASS_FRAMES = 2048
+SILENCE_S = 60.0
+"""Silence at an utterance's start that is kept, so that hot words can still change."""
 LONGEST_CHUNK_S = 3600
 
 
@@ -85,6 +89,8 @@ class Stream:
         self.rate_hz = recognizer.sample_rate_hz if sample_rate_hz is None else sample_rate_hz
         check_rate(self.rate_hz, f"{source}: sample_rate_hz")
         self._search = recognizer.decoder.search()
+        self._vocabulary = self._next_vocabulary = recognizer.decoder.vocabulary
+        """With the hot words of the utterance under way, and of the next one."""
         self.start()
 
     def start(self) -> None:
@@ -100,11 +106,51 @@ class Stream:
         self._state: ModelState | None = None
         self._level: torch.Tensor | None = None
         """What the features know of the recording so far; there where ``_state`` is."""
-        self._search.start()
+        self._context = Context()
+        """What was said in the utterances before, for language models that go on."""
+        self._begin()
         self._offset = 0
         """Frame of log-probabilities at which the utterance under way begins."""
         self._endpointer = None if self.endpoint is None else Endpointer(self.endpoint, self.recognizer.frame_s)
         self._finished = False
+
+    def _begin(self) -> None:
+        """Begin an utterance."""
+        self._vocabulary = self._next_vocabulary
+        self.recognizer.decoder.begin(self._search, self._vocabulary, self._context)
+        self._silence: list[torch.Tensor] | None = [] if self.recognizer.decoder.options.beam > 1 else None
+        """Its log-probabilities as long as it is nothing but silence; None from its first sound on."""
+
+    def set_hotwords(self, hotwords: Mapping[str, float]) -> None:
+        """Take other hot words from now on: boosts (natural logarithms) of words and phrases, instead of those before.
+
+        They count for the utterance under way where nothing but silence has been heard of it, of at most
+        ``SILENCE_S``; else from the next one on. For a prefix of a text carries what hot words have earned it so far:
+        changed in the middle of an utterance, its text would be that of neither list and depend on the blocks. As it
+        is, each utterance is what ``Recognizer`` makes of it with the list that it has. ``start`` keeps the new list.
+
+        Raises ``ConfigError`` where the recognizer decodes without a beam, ``DecodeError`` naming a hot word that
+        cannot be used; the words before stay then.
+        """
+        decoder = self.recognizer.decoder
+        if decoder.options.beam == 1:
+            raise ConfigError(f"{self.source}: hot words: expected a beam above 1, got a search that takes none")
+        self._next_vocabulary = decoder.vocabulary_with(hotwords)
+        if self._silence is not None:
+            silence = self._silence
+            self._begin()
+            for rows in silence:
+                self._search.accept(rows)
+            self._silence = silence
+
+    def note(self, log_probs: torch.Tensor) -> None:
+        """Remember rows ``(T, V)`` that the search has taken, while they are silence."""
+        if self._silence is None:
+            return
+        self._silence.append(log_probs)
+        heard_s = self._search.frames * self.recognizer.frame_s
+        if heard_s > SILENCE_S or bool((log_probs.argmax(dim=1) != BLANK).any()):
+            self._silence = None
 
     @property
     def time_s(self) -> float:
@@ -173,17 +219,21 @@ class Stream:
         """The transcript of the utterance under way; the next one begins here. Times count from the stream's start."""
         frames = self._search.frames
         recognizer = self.recognizer
-        found = [h.shifted(self._offset) for h in recognizer.decoder.finish(self._search, recognizer.depth)]
+        decoder = recognizer.decoder
+        found = [h.shifted(self._offset) for h in decoder.finish(self._search, recognizer.depth)]
+        self._context = decoder.following(self._context, found[0], self._vocabulary)
+        vocabulary = self._vocabulary
+        self._begin()
         self._offset += frames
         duration_s = min(self._received / self.rate_hz, self._offset * recognizer.frame_s)
         if self._finished:
             duration_s = self._received / self.rate_hz
-        return recognizer.transcript(found, duration_s, self.source)
+        return recognizer.transcript(found, duration_s, self.source, vocabulary)
 
     def update(self, final: Sequence[Transcript]) -> Update:
         """What is known now."""
         hypothesis, stable = self._search.partial()
-        text, settled = self.recognizer.decoder.vocabulary.partial(hypothesis.tokens, stable)
+        text, settled = self._vocabulary.partial(hypothesis.tokens, stable)
         return Update(tuple(final), text, settled, self.time_s)
 
 
@@ -198,7 +248,8 @@ def advance(streams: Sequence[Stream]) -> list[Update]:
             decoder = streams[indices[0]].recognizer.decoder
             decoder.accept([streams[i]._search for i in queues], [parts[0][0] for parts in queues.values()])
             for i in list(queues):
-                _, ends = queues[i].pop(0)
+                rows, ends = queues[i].pop(0)
+                streams[i].note(rows)
                 if ends:
                     ended = streams[i].end_utterance()
                     if ended.words:

@@ -11,7 +11,8 @@ from small import TOKENIZER, make_recognizer, sound
 
 from asr import audio, stream
 from asr.endpoint import Endpoint
-from asr.errors import AudioError, ConfigError
+from asr.errors import AudioError, ConfigError, DecodeError
+from asr.language_models import Context
 from asr.models.encoder import Latency
 from asr.stream import Stream, StreamBatch
 
@@ -184,6 +185,75 @@ def test_a_stream_with_endpoints_returns_utterances_and_their_sum(tmp_path):
     starts = [t.words[0].start_s for t in [*utterances, last] if t.words]
     assert len(utterances) > 1
     assert starts == sorted(starts)
+
+
+# Hot words
+
+
+LISTS = ({"AB": 6.0}, {"C": 9.0}, {"D A": 8.0, "B": -5.0}, {})
+
+
+@pytest.mark.parametrize("size", [400, 3000])
+def test_hot_words_count_from_the_next_utterance_or_the_one_that_is_silent_yet(tmp_path, size):
+    recognizer = make_recognizer(tmp_path, blank=6.0, beam=8)
+    decoder = recognizer.decoder
+    samples = np.concatenate([np.pad(sound(1.0, seed=seed), (8000, 8000)) for seed in range(4)])
+    live = Stream(recognizer, endpoint=Endpoint(silence_s=0.09))
+    parts, utterances, wanted = [], [], {}
+    note, end = live.note, live.end_utterance
+
+    def noted(rows):
+        parts.append(rows)
+        note(rows)
+
+    def ended():
+        found = end()
+        utterances.append((torch.cat(parts), wanted["now"], found))
+        parts.clear()
+        wanted["now"] = wanted["next"]
+        return found
+
+    live.note, live.end_utterance = noted, ended
+    wanted["now"] = wanted["next"] = {}
+    silent = 0
+    for turn, at in enumerate(range(0, len(samples), size)):
+        live.accept(samples[at : at + size])
+        if turn % 3 == 2:
+            wanted["next"] = LISTS[turn % len(LISTS)]
+            live.set_hotwords(wanted["next"])
+            if not any((rows.argmax(dim=1) != 0).any() for rows in parts):
+                silent += bool(parts)
+                wanted["now"] = wanted["next"]
+    live.finish()
+    for matrix, hotwords, transcript in utterances:
+        search = decoder.search()
+        decoder.begin(search, decoder.vocabulary_with(hotwords), Context())
+        search.accept(matrix)
+        assert transcript.text == decoder.text(decoder.finish(search)[0].tokens)
+    assert silent
+    assert sum(bool(transcript.text) for *_, transcript in utterances) > 3
+
+
+def test_streams_with_other_hot_words_do_not_disturb_each_other(tmp_path):
+    recognizer = make_recognizer(tmp_path, beam=8)
+    samples = sound(2.0)
+    batch = StreamBatch(recognizer)
+    first, second = batch.open(), batch.open()
+    first.set_hotwords({"C": 50.0})
+    for at in range(0, len(samples), 1600):
+        batch.accept({first: samples[at : at + 1600], second: samples[at : at + 1600]})
+    hot = make_recognizer(tmp_path, beam=8, hotwords={"C": 50.0}).transcribe(samples).text
+    texts = [found.text for found in stream.finish([first, second])]
+    assert texts == [hot, recognizer.transcribe(samples).text]
+    assert texts[0] != texts[1]
+
+
+def test_hot_words_that_cannot_be_used_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="hot words: expected a beam above 1"):
+        Stream(make_recognizer(tmp_path)).set_hotwords({"A": 1.0})
+    live = Stream(make_recognizer(tmp_path, beam=4))
+    with pytest.raises(DecodeError, match="hot word 'X'"):
+        live.set_hotwords({"X": 1.0})
 
 
 # Bidirectional models

@@ -82,9 +82,8 @@ class Ngram:
         return self._contexts.get(("<s>",), 0)
 
     def context_after(self, words: Sequence[str]) -> int:
-        """The context at the start of what goes on behind ``words``, the last of which it is; that of the start of a
-        sentence where there are none."""
-        place = self.start
+        """The context of what goes on behind ``words``, as a search counts contexts."""
+        place = 0
         for word in words:
             place = kernel.ngram(self._lookup, place, self.entry_of(word))[1]
         return int(place)
