@@ -127,13 +127,14 @@ def load(
         return _load(audio, sample_rate_hz, start_s, end_s, max_duration_s)
 
 
-def blocks(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[int, Samples]]:
+def blocks(source: str | os.PathLike[str] | BinaryIO, channel: int | None = None) -> Iterator[tuple[int, Samples]]:
     """Read a file from its start in blocks of bounded size: (its own rate in Hz, mono float32 ``(n,)``).
 
-    Channels are averaged, nothing is resampled. Raises ``AudioError`` as ``load`` does, where the damage is met;
-    a file without samples gives no block.
+    Channels are averaged or one ``channel`` is taken; nothing is resampled. Raises ``AudioError`` as ``load`` does,
+    where the damage is met; a file without samples gives no block.
     """
-    with _open(source, _name(source)) as file:
+    with _open(source, name := _name(source)) as file:
+        _choose(file, channel, name)
         for block in _blocks(file, 0, None):
             yield file.rate_hz, block
 
@@ -516,10 +517,14 @@ def _open_any(
             samples = _samples(source, name)
             rate_hz = to_hz if source_rate_hz is None else source_rate_hz
             audio = _Opened(name, rate_hz, samples.shape[1], len(samples), array=samples)
-        if channel is not None and not 0 <= channel < audio.channels:
-            raise AudioError(f"{name}: channel: expected 0 to {audio.channels - 1}, got {channel}")
-        audio.channel = channel
+        _choose(audio, channel, name)
         yield audio
+
+
+def _choose(audio: _Opened, channel: int | None, name: str) -> None:
+    if channel is not None and not 0 <= channel < audio.channels:
+        raise AudioError(f"{name}: channel: expected 0 to {audio.channels - 1}, got {channel}")
+    audio.channel = channel
 
 
 @contextmanager

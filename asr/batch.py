@@ -135,7 +135,7 @@ def _file_name(id: str) -> str:
 
 def _channels(job: Job) -> list[Job]:
     source = job.item.source
-    if isinstance(source, np.ndarray):
+    if isinstance(source, np.ndarray) or job.item.channel is not None:
         return [job]
     count = audio.probe(source).channels
     if count == 1:

@@ -161,7 +161,7 @@ class Dataset:
         if cached is not None:
             return cached
         rate = self.config.features.sample_rate_hz
-        samples = audio.load(item.audio, rate, start_s=item.start_s, end_s=item.end_s)
+        samples = audio.load(item.audio, rate, start_s=item.start_s, end_s=item.end_s, channel=item.channel)
         duration_s = len(samples) / rate
         with self._cache_lock:
             if item.id in self._cache:  # another worker was faster

@@ -214,7 +214,7 @@ def _unique(found: Found, *, across: bool) -> None:
     What a set has twice, audio and words, is left out the second time; so is, where no set is named, what one has.
     ``across``: ids are made of names of files, so that sets of one file have the same ones.
     """
-    Place = tuple[Path, str, float, float | None]
+    Place = tuple[Path, str, float, float | None, int | None]
     everything: tuple[set[Place], set[str]] = (set(), set())
     known = Counter(item.id for item in found.items)
     for name in sorted(found.sets, key=("test", "valid", "train", "").index):
@@ -222,7 +222,7 @@ def _unique(found: Found, *, across: bool) -> None:
         count = known if across else Counter(item.id for item in found.sets[name])
         kept = []
         for item in found.sets[name]:
-            place = (item.audio, item.text, item.start_s, item.end_s)
+            place = (item.audio, item.text, item.start_s, item.end_s, item.channel)
             if place in seen:
                 found.left_out[f"{item.id} (again)"] = f"{item.audio}: is there twice with the same words"
                 continue

@@ -101,7 +101,7 @@ def _streamed(
         for utterance in utterances[at : at + STREAMS]:
             item = Item.of(utterance)
             try:
-                samples = audio.load(item.source, rate_hz, start_s=item.start_s, end_s=item.end_s)
+                samples = audio.load(item.source, rate_hz, start_s=item.start_s, end_s=item.end_s, channel=item.channel)
             except AudioError as error:
                 results.append((item, error))
             else:

@@ -23,8 +23,8 @@ def to_kaldi(utterances: Sequence[Utterance], folder: str | Path) -> None:
     """Write a Kaldi data directory: ``text``, ``wav.scp``, ``utt2spk``, ``spk2utt``, and ``segments`` if there are any.
 
     Ids get their speaker in front where they do not begin with it, and speakers are spelled so that sorting by speaker
-    and sorting by id agree: Kaldi's ``validate_data_dir.sh`` asks for that. Audio that is not WAV is piped through
-    ffmpeg, as is usual there. White space in texts becomes single spaces.
+    and sorting by id agree: Kaldi's ``validate_data_dir.sh`` asks for that. Audio that is not WAV, or one channel
+    of it, is piped through ffmpeg, as is usual there. White space in texts becomes single spaces.
     Raises ``ManifestError`` for a name with spaces, for speakers that cannot be told apart as Kaldi needs them, for
     ``<s>``, ``</s>`` or ``#0`` in a text, and for a folder that cannot be written.
     """
@@ -40,9 +40,10 @@ def to_kaldi(utterances: Sequence[Utterance], folder: str | Path) -> None:
                 f"utterance {utterance.id}: Kaldi keeps {found[0]} for itself, expected an id and a text without it, "
                 f"got {text[key][:60]!r}"
             )
-        path = os.path.abspath(utterance.audio)
-        recording = recording_ids.get(path, key)
-        recordings[recording] = path if path.lower().endswith(".wav") else layouts.ffmpeg_command(path)
+        path, channel = os.path.abspath(utterance.audio), utterance.channel
+        recording = recording_ids.get((path, channel), key)
+        plain = channel is None and path.lower().endswith(".wav")
+        recordings[recording] = path if plain else layouts.ffmpeg_command(path, channel)
         end_s = utterance.end_s if utterance.end_s is not None else utterance.start_s + utterance.duration_s
         spans[key] = f"{recording} {utterance.start_s:.3f} {end_s:.3f}"
     speakers = defaultdict(list)
@@ -91,30 +92,39 @@ def _names(utterances: Sequence[Utterance]) -> list[tuple[str, str]]:
     return list(names.items())
 
 
-def _recordings(utterances: Sequence[Utterance]) -> dict[str, str]:
-    """An id for each audio file, by its absolute path: the end of the path, with a checksum where ends are equal."""
-    paths = list(dict.fromkeys(os.path.abspath(u.audio) for u in utterances))
-    ends = {path: re.sub(r"[\s/]", "_", "/".join(Path(path).with_suffix("").parts[-3:]).strip("/")) for path in paths}
+def _recordings(utterances: Sequence[Utterance]) -> dict[tuple[str, int | None], str]:
+    """An id for each audio file, by its absolute path, and channel: the end of the path, with a checksum where ends are
+    equal."""
+    sounds = dict.fromkeys((os.path.abspath(u.audio), u.channel) for u in utterances)
+    ends = {
+        sound: re.sub(r"[\s/]", "_", "/".join(Path(sound[0]).with_suffix("").parts[-3:]).strip("/"))
+        + ("" if sound[1] is None else f"-channel{sound[1]}")
+        for sound in sounds
+    }
     count = Counter(ends.values())
     ids = {
-        path: end if count[end] == 1 else f"{end}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
-        for path, end in ends.items()
+        sound: end if count[end] == 1 else f"{end}-{hashlib.sha256(sound[0].encode()).hexdigest()[:12]}"
+        for sound, end in ends.items()
     }
-    owners: dict[str, str] = {}
-    for path, id in ids.items():
-        if owners.setdefault(id, path) != path:
-            raise ManifestError(f"{path} and {owners[id]}: both would be the recording {id!r}; rename one of them")
+    owners: dict[str, tuple[str, int | None]] = {}
+    for sound, id in ids.items():
+        if owners.setdefault(id, sound) != sound:
+            raise ManifestError(
+                f"{sound[0]} and {owners[id][0]}: both would be the recording {id!r}; rename one of them"
+            )
     return ids
 
 
 def to_nemo(utterances: Sequence[Utterance], path: str | Path) -> None:
     """Write a manifest of NeMo: JSON lines with ``audio_filepath``, ``duration``, ``text``; ``offset`` for segments.
 
-    Texts are in lower case, as NeMo's English models take them. Raises ``ManifestError`` for a file that cannot be
-    written.
+    Texts are in lower case, as NeMo's English models take them. Raises ``ManifestError`` for an utterance on one of
+    several channels, and for a file that cannot be written.
     """
     lines = []
     for utterance in utterances:
+        if utterance.channel is not None:
+            raise ManifestError(f"utterance {utterance.id}: NeMo's manifests take no channel, got {utterance.channel}")
         row: dict[str, object] = {"audio_filepath": utterance.audio, "duration": utterance.duration_s}
         if utterance.start_s or utterance.end_s is not None:
             row["offset"] = utterance.start_s

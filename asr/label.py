@@ -27,7 +27,7 @@ from asr.manifest import Utterance
 from asr.recognizer import Item, Recognizer
 
 Place: TypeAlias = str
-"""Real path, start and end of a recording."""
+"""Real path, start, end and channel of a recording."""
 
 
 @dataclass
@@ -167,7 +167,8 @@ def _utterance(job: batch.Job, failures: list[str]) -> Utterance | None:
 def _place(utterance: Utterance) -> Place:
     """What tells a recording from all others."""
     end = "" if utterance.end_s is None else utterance.end_s
-    return f"{os.path.realpath(utterance.audio)} {utterance.start_s} {end}"
+    channel = "" if utterance.channel is None else f" {utterance.channel}"
+    return f"{os.path.realpath(utterance.audio)} {utterance.start_s} {end}{channel}"
 
 
 def _header(recognizer: Recognizer) -> dict[str, Any]:

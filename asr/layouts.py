@@ -142,12 +142,10 @@ def measure(
             failures[item.id] = str(answer)
             continue
         path, whole_s, channels = answer
-        if item.channel is not None and channels > 1:
-            failures[item.id] = f"{path}: channel {item.channel} of {channels}: manifests have the mean of the channels"
-            continue
         if (item.channel or 0) >= channels:
             failures[item.id] = f"{path}: channel {item.channel}, counted from 0, and it has {channels}"
             continue
+        channel = item.channel if channels > 1 else None
         end_s = item.end_s
         if end_s is not None and whole_s < end_s <= whole_s + OVERRUN_S:
             end_s = whole_s
@@ -156,24 +154,30 @@ def measure(
             continue
         duration_s = (whole_s if end_s is None else end_s) - item.start_s
         try:
-            utterances.append(Utterance(item.id, str(path), item.text, duration_s, item.speaker, item.start_s, end_s))
+            utterances.append(
+                Utterance(item.id, str(path), item.text, duration_s, item.speaker, item.start_s, end_s, channel)
+            )
         except ManifestError as error:
             failures[item.id] = str(error)
     return utterances, failures
 
 
-def ffmpeg_command(path: str) -> str:
-    """The entry of a ``wav.scp`` that has ffmpeg turn the file ``path`` into WAV: what ``asr export`` writes."""
-    return f"ffmpeg -v error -nostdin -i {shlex.quote(path)} -f wav - |"
+def ffmpeg_command(path: str, channel: int | None = None) -> str:
+    """The entry of a ``wav.scp`` that has ffmpeg turn the file ``path``, or a channel of it, into WAV: what ``asr
+    export`` writes."""
+    chosen = "" if channel is None else f" -af 'pan=mono|c0=c{channel}'"
+    return f"ffmpeg -v error -nostdin -i {shlex.quote(path)}{chosen} -f wav - |"
 
 
-def _of_command(entry: str) -> str | None:
-    """The path that ``ffmpeg_command`` made this entry of; None for any other, and no command is ever run."""
+def _of_command(entry: str) -> tuple[str, int | None]:
+    """Path and channel that ``ffmpeg_command`` made this entry of; any other as it is, and no command is ever run."""
     try:
-        path = shlex.split(entry)[5]
-    except (ValueError, IndexError):
-        return None
-    return path if ffmpeg_command(path) == entry else None
+        fields = shlex.split(entry)
+    except ValueError:
+        return entry, None
+    chosen = re.fullmatch(r"pan=mono\|c0=c([0-9]{1,4})", fields[7]) if len(fields) > 7 else None
+    channel = int(chosen[1]) if chosen else None
+    return (fields[5], channel) if fields[5:] and ffmpeg_command(fields[5], channel) == entry else (entry, None)
 
 
 def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
@@ -182,8 +186,10 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
     Relative audio paths are taken from ``root`` (default: ``folder``, or the nearest folder above it that has the first
     of them). Raises ``ManifestError``, also for a ``wav.scp`` that runs other commands than ``ffmpeg_command``'s.
     """
-    texts, recordings = read_table(folder / "text"), read_table(folder / "wav.scp")
-    recordings = {name: _of_command(path) or path for name, path in recordings.items()}
+    texts, entries = read_table(folder / "text"), read_table(folder / "wav.scp")
+    read = {name: _of_command(entry) for name, entry in entries.items()}
+    recordings = {name: path for name, (path, _) in read.items()}
+    channels = {name: channel for name, (_, channel) in read.items()}
     speakers = read_table(folder / "utt2spk") if os.path.isfile(folder / "utt2spk") else {}
     for name, path in recordings.items():
         if path.endswith("|"):
@@ -194,7 +200,9 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
         root = next((path for path in above if first and os.path.exists(path / first)), folder)
     if not os.path.isfile(folder / "segments"):
         same_keys(folder, text=texts, **{"wav.scp": recordings})
-        return [Item(key, root / recordings[key], texts[key], speakers.get(key, "")) for key in texts]
+        return [
+            Item(key, root / recordings[key], texts[key], speakers.get(key, ""), channel=channels[key]) for key in texts
+        ]
     items = []
     for key, line in read_table(folder / "segments").items():
         fields = split_fields(line)
@@ -214,7 +222,7 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
                 speakers.get(key, ""),
                 start_s,
                 None if end_s == -1 else end_s,  # -1: to the end of the recording
-                _channel(fields[3], folder / "segments", key) if fields[3:] else None,
+                _channel(fields[3], folder / "segments", key) if fields[3:] else channels[fields[0]],
             )
         )
     return items

@@ -4,7 +4,8 @@
 
 ``id``, ``audio``, ``text`` and ``duration_s`` are required; ``text`` may be empty (audio that is only to be
 transcribed, or that holds no speech). ``speaker`` is optional. ``start_s`` and ``end_s`` cut an utterance out of a
-longer recording. Relative audio paths are taken from the manifest's own folder. No audio is opened here.
+longer recording; ``channel``, counted from 0, is the one that it is on (without: the mean of all). Relative audio
+paths are taken from the manifest's own folder. No audio is opened here.
 Control characters are refused, since a newline in a name becomes a line of somebody else's table.
 """
 
@@ -50,6 +51,8 @@ class Utterance:
     speaker: str = ""
     start_s: float = 0.0
     end_s: float | None = None
+    channel: int | None = None
+    """The channel that it is on, counted from 0; None: the mean of all."""
 
     def __post_init__(self) -> None:
         if isinstance(self.text, str) and not self.text.isprintable():
@@ -67,6 +70,7 @@ class Utterance:
             and self.duration_s > 0
             and _is_seconds(self.start_s)
             and (self.end_s is None or self._is_segment())
+            and (self.channel is None or _is_channel(self.channel))
         ):
             raise ManifestError(f"utterance {self.id!r}: {self._fault()}")
 
@@ -102,6 +106,8 @@ class Utterance:
             return f"duration_s: expected seconds > 0, got {self.duration_s!r}"
         if not _is_seconds(self.start_s):
             return f"start_s: expected seconds >= 0, got {self.start_s!r}"
+        if self.channel is not None and not _is_channel(self.channel):
+            return f"channel: expected a whole number from 0, got {self.channel!r}"
         if not _is_seconds(self.end_s) or self.end_s is None or self.end_s <= self.start_s:
             return f"end_s: expected seconds > start_s = {self.start_s:g}, got {self.end_s!r}"
         return (
@@ -267,6 +273,10 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
+def _is_channel(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1024
+
+
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line)."""
     try:
@@ -336,4 +346,6 @@ def _record(utterance: Utterance, folder: str, bases: Sequence[str]) -> dict[str
         record["start_s"] = utterance.start_s
     if utterance.end_s is not None:
         record["end_s"] = utterance.end_s
+    if utterance.channel is not None:
+        record["channel"] = utterance.channel
     return record

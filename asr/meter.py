@@ -93,8 +93,11 @@ class Meter:
         return self.rate_hz, self.samples, self._hash.digest()
 
 
-def measure(files: Mapping[str, Sequence[Meter]], workers: int) -> None:
-    """Read each file once, in ``workers`` threads, and feed it to its meters; those it fails for learn why."""
+def measure(files: Mapping[tuple[str, int | None], Sequence[Meter]], workers: int) -> None:
+    """Read each file once, in ``workers`` threads, and feed it to its meters; those it fails for learn why.
+
+    ``files``: the meters by path and channel (None: the mean of the channels).
+    """
     with (
         tqdm(
             total=sum(map(len, files.values())), desc="reading audio", unit="utterance", disable=None, leave=False
@@ -103,8 +106,8 @@ def measure(files: Mapping[str, Sequence[Meter]], workers: int) -> None:
     ):
         pending: deque[Future[int]] = deque()
         try:
-            for name, meters in files.items():
-                pending.append(pool.submit(_measure, name, meters))
+            for (name, channel), meters in files.items():
+                pending.append(pool.submit(_measure, name, channel, meters))
                 if len(pending) > 4 * workers:
                     bar.update(pending.popleft().result())
             while pending:
@@ -114,11 +117,11 @@ def measure(files: Mapping[str, Sequence[Meter]], workers: int) -> None:
             raise
 
 
-def _measure(name: str, meters: Sequence[Meter]) -> int:
+def _measure(name: str, channel: int | None, meters: Sequence[Meter]) -> int:
     """Feed a file to the meters of its utterances; those it fails for learn why. Returns how many there are."""
     open_meters, at = list(meters), 0
     try:
-        for rate_hz, block in audio.blocks(name):
+        for rate_hz, block in audio.blocks(name, channel):
             open_meters = [meter for meter in open_meters if meter.feed(rate_hz, at, block)]
             at += len(block)
             if not open_meters:

@@ -197,10 +197,10 @@ def _check(
         raise ManifestError(f"{report.manifest}: expected one JSON object a line, got no utterance")
     report.utterances = len(entries)
     _spell(report, entries, config, tokenizer(entries))
-    files: dict[str, list[Meter]] = {}
+    files: dict[tuple[str, int | None], list[Meter]] = {}
     for entry in entries:
         entry.meter = Meter(entry.utterance.start_s, entry.utterance.end_s)
-        files.setdefault(entry.utterance.audio, []).append(entry.meter)
+        files.setdefault((entry.utterance.audio, entry.utterance.channel), []).append(entry.meter)
     measure(files, workers or min(8, os.cpu_count() or 1))
     _check_audio(report, entries)
     for entry in entries:
@@ -223,7 +223,8 @@ def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence
     ]
     _check_rates(report, entries)
     segments = [
-        ((item.audio, item.start_s, item.end_s), entry) for item, entry in zip(utterances, entries, strict=True)
+        ((item.audio, item.start_s, item.end_s, item.channel), entry)
+        for item, entry in zip(utterances, entries, strict=True)
     ]
     _check_duplicates(report, segments, config)
     return report

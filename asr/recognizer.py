@@ -60,7 +60,7 @@ class Item:
         if isinstance(source, Item):
             return source
         if isinstance(source, Utterance):
-            return cls(source.audio, source.id, source.start_s, source.end_s)
+            return cls(source.audio, source.id, source.start_s, source.end_s, source.channel)
         return cls(source, describe(source), rate_hz=rate_hz)
 
 

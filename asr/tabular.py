@@ -99,7 +99,12 @@ def _item(
     except ValueError:
         left_out[f"{path}:{number}"] = f"times that are no seconds: {value('start_s')!r} to {value('end_s')!r}"
         return None
-    return Item(key, audio, value("text"), value("speaker")[:32], start_s, end_s)
+    # Only where it is ours: other tables count from 1.
+    channel = row.get("channel") if "duration_s" in row else None
+    if channel is not None and not isinstance(channel, int):
+        left_out[f"{path}:{number}"] = f"channel: expected a whole number from 0, got {channel!r}"
+        return None
+    return Item(key, audio, value("text"), value("speaker")[:32], start_s, end_s, channel)
 
 
 def _located(path: Path) -> Path | None:

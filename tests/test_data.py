@@ -256,6 +256,15 @@ def test_starting_at_a_batch_gives_the_tail(tmp_path, utterances):
         assert all(equal(a, b) for a, b in zip(tail, whole[start:], strict=True))
 
 
+def test_an_utterance_on_one_channel_is_read_from_it(tmp_path, utterances):
+    item = utterances[0]
+    mono, rate_hz = soundfile.read(item.audio, dtype="float32")
+    both = tmp_path / "both.wav"
+    soundfile.write(both, np.stack([np.zeros_like(mono), mono], axis=1), rate_hz, subtype="FLOAT")
+    data = make_dataset([dataclasses.replace(item, audio=str(both), channel=1)], make_config(tmp_path))
+    np.testing.assert_allclose(data.samples(0), mono, atol=1e-7)
+
+
 def test_the_cache_keeps_to_its_size(tmp_path, utterances):
     data = make_dataset(utterances, make_config(tmp_path, data={"cache_s": 4.0}))
     for index in range(len(utterances)):

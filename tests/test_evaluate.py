@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -196,6 +197,25 @@ def test_streamed_utterances_are_those_of_a_stream(recognizer: Recognizer, corpu
         stream.accept(samples[round(u.start_s * 16000) : None if u.end_s is None else round(u.end_s * 16000)])
         assert {x.id: x.hypothesis for x in chunks.utterances}[u.id] == stream.finish().text
     assert chunks.to_dict() != whole.to_dict()
+
+
+def test_an_utterance_on_one_channel_is_heard_on_it(recognizer: Recognizer, corpus: Path, tmp_path: Path) -> None:
+    """Offline and streamed: the other channel is noise."""
+    one = next(u for u in manifest.read(corpus) if u.end_s is None)
+    mono = soundfile.read(one.audio, dtype="float32")[0]
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, len(mono)).astype(np.float32)
+    soundfile.write(tmp_path / "both.wav", np.stack([noise, mono], axis=1), 16000, subtype="FLOAT")
+    manifest.write(tmp_path / "one.jsonl", [one])
+    manifest.write(tmp_path / "both.jsonl", [dataclasses.replace(one, audio=str(tmp_path / "both.wav"), channel=1)])
+    texts = {
+        evaluate(tmp_path / f"{name}.jsonl", recognizer).report.utterances[0].hypothesis for name in ("one", "both")
+    }
+    streamed = {
+        evaluate_stream(tmp_path / f"{name}.jsonl", recognizer, chunk_s=60.0).report.utterances[0].hypothesis
+        for name in ("one", "both")
+    }
+    assert texts == streamed
+    assert len(texts) == 1
 
 
 def test_streaming_on_the_command_line_reaches_the_network(model_dir: Path, corpus: Path, tmp_path: Path) -> None:

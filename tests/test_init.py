@@ -304,8 +304,9 @@ def test_voices_of_webvtt_are_speakers(tmp_path: Path) -> None:
     assert by_id(detect.detect(tmp_path)) == {"talk-0001": ("A <B", "Ann & Co"), "talk-0002": ("C", "talk")}
 
 
-def kaldi_segments(folder: Path, segments: str, text: str = "s1-a ABC\n") -> list[layouts.Item]:
+def kaldi_segments(folder: Path, segments: str, text: str = "s1-a ABC\n", channels: int = 1) -> list[layouts.Item]:
     record(folder / "long.wav", "ABC ABC")
+    soundfile.write(folder / "long.wav", np.stack([tones("ABC ABC", 0)] * channels, axis=1), 8000)
     (folder / "wav.scp").write_text("rec1 long.wav\n")
     (folder / "text").write_text(text)
     (folder / "segments").write_text(segments)
@@ -350,6 +351,30 @@ def test_a_kaldi_segment_of_a_channel_that_is_not_there(tmp_path: Path) -> None:
     assert "channel 1, counted from 0, and it has 1" in layouts.measure(items)[1]["s1-a"]
     with pytest.raises(ManifestError, match="expected a channel"):
         kaldi_segments(tmp_path, "s1-a rec1 0.0 0.4 x\n")
+
+
+def test_a_kaldi_segment_of_one_of_two_channels(tmp_path: Path) -> None:
+    """Both sides of a telephone call, there and back."""
+    segments = "s1-a rec1 0.0 0.4 A\ns2-b rec1 0.0 0.4 B\n"
+    items = kaldi_segments(tmp_path / "in", segments, "s1-a ABC\ns2-b CBA\n", channels=2)
+    utterances, failures = layouts.measure(items)
+    assert not failures
+    assert [u.channel for u in utterances] == [0, 1]
+    export.to_kaldi(utterances, tmp_path / "out")
+    assert all(len(line.split()) == 4 for line in lines_of(tmp_path / "out", "segments"))
+    assert lines_of(tmp_path / "out", "wav.scp")[1].endswith("-af 'pan=mono|c0=c1' -f wav - |")
+    assert [item.channel for item in layouts.kaldi(tmp_path / "out")] == [0, 1]
+    with pytest.raises(ManifestError, match="NeMo's manifests take no channel"):
+        export.to_nemo(utterances, tmp_path / "nemo.json")
+
+
+def test_channels_of_our_own_manifests_are_kept(tmp_path: Path) -> None:
+    sound = tmp_path / "a.wav"
+    soundfile.write(sound, np.stack([tones("AB C", 0)] * 2, axis=1), 8000)
+    whole_s = soundfile.info(sound).duration
+    cut = [Utterance(f"u{n}", str(sound), "AB", whole_s, "s", channel=n) for n in range(2)]
+    manifest.write(tmp_path / "m.jsonl", cut)
+    assert {item.id: item.channel for item in detect.detect(tmp_path).items} == {"u0": 0, "u1": 1}
 
 
 def test_kaldi_words_are_split_at_spaces_and_tabs_only(tmp_path: Path) -> None:

@@ -297,6 +297,18 @@ def test_tabs_and_newlines_in_texts_become_spaces(tmp_path: Path) -> None:
     assert manifest.read(path)[0].text == "A B C\u200dD"
 
 
+def test_a_channel_is_kept(tmp_path: Path) -> None:
+    manifest.write(tmp_path / "m.jsonl", [utterance("a", channel=1), utterance("b")])
+    assert [u.channel for u in manifest.read(tmp_path / "m.jsonl")] == [1, None]
+
+
+@pytest.mark.parametrize("channel", [-1, 1.0, True, "1", 10**6])
+def test_a_channel_is_a_whole_number(tmp_path: Path, channel: Any) -> None:
+    path = lines(tmp_path / "m.jsonl", {**GOOD, "channel": channel})
+    with pytest.raises(ManifestError, match="channel: expected a whole number from 0"):
+        manifest.read(path)
+
+
 @pytest.mark.parametrize("char", ["\0", "\x07", "\x1b", "\x7f", "\x9b"])
 def test_texts_have_no_other_control_characters(tmp_path: Path, char: str) -> None:
     path = lines(tmp_path / "m.jsonl", {**GOOD, "text": f"A{char}B"})

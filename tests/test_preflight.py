@@ -128,7 +128,7 @@ def test_segments_are_measured_in_one_pass_over_their_recording(
         corpus.add(name, None, audio="talk.flac", start_s=start_s, end_s=end_s, duration_s=end_s - start_s)
     opened = []
     blocks = audio.blocks
-    monkeypatch.setattr(audio, "blocks", lambda name: opened.append(name) or blocks(name))
+    monkeypatch.setattr(audio, "blocks", lambda name, channel=None: opened.append(name) or blocks(name, channel))
     report = corpus.check(CONFIG)
     assert len(opened) == 1
     assert found(report) == {
@@ -238,6 +238,14 @@ def test_nothing_readable_can_still_be_drawn(corpus: Corpus, tmp_path: Path) -> 
     corpus.add("gone", text="")
     preflight.draw(corpus.check(), tmp_path / "o.png")
     assert (tmp_path / "o.png").stat().st_size > 0
+
+
+def test_the_channels_of_a_recording_are_not_the_same_audio(corpus: Corpus, bursts: Bursts) -> None:
+    """And each is measured by itself: one is silent here, and one is not there."""
+    corpus.add("left", np.stack([bursts(1, 1), np.zeros(RATE_HZ)], axis=1), text="AB", channel=0)
+    for channel in (1, 2):
+        corpus.add(f"right{channel}", text="CA", audio="left.wav", channel=channel)
+    assert found(corpus.check(CONFIG)) == {("silent", "right1"), ("unreadable", "right2")}
 
 
 def test_without_a_configuration_misfits_are_those_of_the_default_model(corpus: Corpus, bursts: Bursts) -> None:
