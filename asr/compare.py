@@ -104,12 +104,9 @@ def compare(first: Report, second: Report) -> Comparison:
     _same(*({u.id: u.reference for u in report.utterances} for report in (first, second)))
     others = {u.id: u for u in second.utterances}
     pairs = [(ours, others[ours.id]) for ours in first.utterances]
-    # With alternatives in the reference, the number of words depends on the reading.
     counts = np.array([(a.errors, a.words, b.errors, b.words) for a, b in pairs])
     changes = counts[:, 2] - counts[:, 0]
-    sums = resampled(counts)
-    rates = sums[:, 2] / np.maximum(1, sums[:, 3]) - sums[:, 0] / np.maximum(1, sums[:, 1])
-    low, high = np.quantile(rates, [0.025, 0.975])
+    low, high = np.quantile(_differences(counts), [0.025, 0.975])
     return Comparison(
         first=first,
         second=second,
@@ -137,6 +134,8 @@ def compare_files(
 
     Raises ``ManifestError``, also when no file has references.
     """
+    if plain and reference is None:
+        raise ManifestError("expected a file of references beside plain texts (--reference REF)")
     if reference is None:
         said = _references(first, second, rules)
     else:
@@ -166,6 +165,16 @@ def _same(ours: dict[str, str], theirs: dict[str, str]) -> None:
             f"expected results on the same references; {len(different)} differ: {names}{what} "
             "(--reference scores both against one file, --ignore-case and --ignore-punctuation leave those out)"
         )
+
+
+def _differences(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Second minus first WER of each resample. ``counts``: errors, words, errors, words of each utterance."""
+    if (counts[:, 1] == counts[:, 3]).all():
+        # The usual case, in which fewer utterances differ; with alternatives the words depend on the reading.
+        sums = resampled(np.stack([counts[:, 2] - counts[:, 0], counts[:, 1]], axis=1))
+        return sums[:, 0] / np.maximum(1, sums[:, 1])
+    sums = resampled(counts)
+    return sums[:, 2] / np.maximum(1, sums[:, 3]) - sums[:, 0] / np.maximum(1, sums[:, 1])
 
 
 def _randomised(changes: NDArray[np.int64]) -> float:

@@ -18,7 +18,7 @@ PAUSE_S = 1.0
 LEAST_CUE_S = 1.0
 CHARACTERS_PER_S = 17.0
 LEAST_S = 0.001
-"""Of an interval in a TextGrid."""
+"""Of a cue, and of an interval in a TextGrid: readers leave out what has no duration."""
 DOUBT_WORDS = 3
 """Words of which the mean confidence says enough of the kind of speech: a single short command is often unsure."""
 
@@ -228,7 +228,7 @@ def cue_times(cues: Sequence[Sequence[Word]]) -> list[tuple[float, float]]:
         characters = len(_wrap(cue))
         wanted_s = start_s + min(CUE_S, max(LEAST_CUE_S, characters / CHARACTERS_PER_S))
         limit_s = cues[index + 1][0].start_s if index + 1 < len(cues) else math.inf
-        times.append((start_s, max(spoken_s, min(wanted_s, limit_s))))
+        times.append((start_s, max(spoken_s, min(wanted_s, limit_s), start_s + LEAST_S)))
     return times
 
 

@@ -127,6 +127,12 @@ def test_compare_writes_json_and_reads_plain_texts(tmp_path, capsys):
     assert "matched pairs (MAPSSWE): 1 segments" in capsys.readouterr().out
 
 
+def test_plain_texts_need_references(tmp_path):
+    (tmp_path / "a").write_text("A B\n")
+    with pytest.raises(ManifestError, match="--reference REF"):
+        compare_files(tmp_path / "a", tmp_path / "a", plain=True)
+
+
 def test_alternatives_may_be_read_in_two_ways(tmp_path):
     reference = {"u": "{ A / B C } D"}
     result = compare(score(reference, {"u": "A X"}), score(reference, {"u": "B C D"}))

@@ -7,7 +7,7 @@ from hypothesis import given
 from test_transcript import evenly, transcripts
 
 from asr.subtitles import Cue, read_cues
-from asr.transcript import Transcript, cue_times, group_cues, to_srt, to_vtt
+from asr.transcript import Transcript, Word, cue_times, group_cues, to_srt, to_vtt
 
 
 @given(transcripts())
@@ -51,3 +51,8 @@ def test_subrip_without_blank_lines_between_its_cues() -> None:
 def test_long_lines_are_read_in_linear_time(line: str) -> None:
     cue = "00:00:01,000 --> 00:00:02,000\n"
     assert len(read_cues(f"WEBVTT\n\n{line}\n\n{cue}{line}\n")) == 1
+
+
+def test_cues_without_duration_are_not_written() -> None:
+    made = Transcript("", tuple(Word(letter * 42, 1.0, 1.0, 0.5) for letter in "ABCDE"), 1.0)
+    assert len(read_cues(to_vtt(made))) == len(read_cues(to_srt(made))) == 3
