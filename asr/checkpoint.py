@@ -42,6 +42,7 @@ DEFAULT_MODEL = "an4"
 LARGEST_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself limits it."""
 Network = TypeVar("Network", bound=nn.Module)
+RATES = ("wer", "cer", "ser")
 OF_WEIGHTS = (
     "decoding.yaml", "lm", "confidence.json",
     "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard",
@@ -330,7 +331,17 @@ def list_symbols(tokenizer: Tokenizer) -> str:
     return f"{tokenizer.config.tokenizer} tokens {', '.join(tokenizer.symbols[1:11])}{more}"
 
 
+def figure(name: str, value: Any) -> str:
+    """A name and its value in words: error rates as percentages."""
+    if name.rpartition("_")[2] in RATES and isinstance(value, int | float):
+        return f"{name} {100 * value:.2f} %"
+    if name == "ci95" and isinstance(value, list | tuple) and len(value) == 2:
+        low, high = value
+        return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    return f"{name} {_one_line(value)}"
+
+
 def _one_line(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_one_line(item)}" for key, item in value.items())
+        return ", ".join(figure(key, item) for key, item in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -94,6 +94,8 @@ def _init(args: argparse.Namespace) -> int:
         print(f"{len(left_out)} left out (all of them in {out / init.LEFT_OUT}):", file=sys.stderr)
         for name, reason in left_out[:SHOWN]:
             print(f"  {name}: {reason}", file=sys.stderr)
+    if advice := init.advice(project, args.init):
+        print(advice)
     print(f"next: asr train {project.config}")
     return SOME_FAILED if left_out else OK
 

@@ -48,6 +48,8 @@ PIECES_HOURS = 100.0
 FAST_FILL = 0.45
 """Share of the frames that the labels of fast speech may need before frames become shorter (docs/experiments.md)."""
 PROBED = 50
+LEAST_HOURS, ENOUGH_HOURS = 0.3, 100.0
+"""Below the first there is too little speech for any text; from the second on there is enough for all of them."""
 LEFT_OUT = "left_out.txt"
 TEXTS = "spoken.tsv"
 """Id, text as written and text as spoken of each utterance whose text changed."""
@@ -68,6 +70,20 @@ class Project:
     @property
     def left_out(self) -> dict[str, str]:
         return self.found.left_out
+
+
+def advice(project: Project, init: str = "") -> str:
+    """How far the project's speech for training goes, in words; empty where there is nothing to say."""
+    hours = manifest.statistics(project.sets["train"]).hours
+    if init or hours >= ENOUGH_HOURS:
+        return ""
+    text = f"{hours:.2f} h of speech to train on, from random weights: "
+    if hours < LEAST_HOURS:
+        return (
+            f"{text}enough for a few different words at most. Record more, or go on from a trained model (--init an4), "
+            "for which minutes of speech do"
+        )
+    return f"{text}enough for letters, digits, names or commands (recipe an4: 0.7 h); free speech takes 100 h and more"
 
 
 def start(folder: str | Path, out: str | Path, *, language: str = "en", init: str = "") -> Project:

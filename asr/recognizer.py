@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -360,8 +361,9 @@ class Recognizer:
         words: list[Word] = []
         context = Context()
         group: list[tuple[int, torch.Tensor]] = []
-        bar = tqdm(desc=name, unit="s", disable=None if progress else True, leave=False)
-        with bar:
+        shown = progress and sys.stderr.isatty()
+        total = _seconds(item) if shown else None
+        with tqdm(total=total, desc=name, unit="s", disable=not shown, leave=False) as bar:
             for start, rows in long.utterances(parts, self.frame_s):
                 group.append((start, rows))
                 if sum(len(rows) for _, rows in group) * self.frame_s >= WINDOW_S or len(group) == WINDOW_ITEMS:
@@ -560,6 +562,16 @@ def make_transcript(
     """
     words = [span.word(frame_s, duration_s) for span in spans(hypothesis, tokenizer, texts)]
     return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
+
+
+def _seconds(item: Item) -> float | None:
+    """How long a recording is said to be, for a progress bar; None where that is not known without decoding it."""
+    if item.end_s is not None:
+        return round(item.end_s - item.start_s)
+    if isinstance(item.source, str | os.PathLike):
+        with contextlib.suppress(AudioError):
+            return round(audio.probe(item.source).duration_s - item.start_s)
+    return None
 
 
 def describe(source: Any) -> str:

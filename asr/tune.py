@@ -82,11 +82,18 @@ def tune(
     fixed = {GREEDY: Decoding()} | ({} if present in (None, Decoding()) else {PRESENT: present})
     first = [_trial(setting, recognizer, posteriors, references, name) for name, setting in fixed.items() if setting]
     seen: set[tuple[float, float, int]] = set()
-    bar = tqdm(desc="settings", unit="setting", disable=None, leave=False)
+    # Words cannot be counted where no token stands between them.
+    spaces = recognizer.model.tokenizer.space_id is not None
+    weights: Sequence[float] = WEIGHTS if options.lm else (_weight(options),)
+    bonuses: Sequence[float] = BONUSES if spaces else (0.0,)
+    around_best = 2 * (3 if options.lm else 1) * (3 if spaces else 1)
+    total = len(weights) * len(bonuses) + around_best + len(set(beams))  # at most: what was tried is not tried again
+    bar = tqdm(total=total, desc="settings", unit="setting", disable=None, leave=False)
 
     def run(weight: float, bonus: float, beam: int) -> None:
         key = (round(weight, 6), round(bonus, 6), beam)
         if key in seen or weight < 0:
+            bar.total = (bar.total or 1) - 1
             return
         seen.add(key)
         trial = dataclasses.replace(options, lm_weight=key[0], word_bonus=key[1], beam=beam)
@@ -94,10 +101,7 @@ def tune(
         bar.update()
 
     with bar:
-        weights: Sequence[float] = WEIGHTS if options.lm else (_weight(options),)
-        # Words cannot be counted where no token stands between them.
-        spaces = recognizer.model.tokenizer.space_id is not None
-        for weight, bonus in itertools.product(weights, BONUSES if spaces else (0.0,)):
+        for weight, bonus in itertools.product(weights, bonuses):
             run(weight, bonus, SEARCH_BEAM)
         for scale in (1.25, 1.1):
             best = best_of(trials).options

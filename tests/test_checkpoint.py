@@ -109,7 +109,7 @@ def test_a_saved_model_describes_itself(tmp_path):
     text = checkpoint.describe(checkpoint.load_model(tmp_path))
     assert "1 x 12 bidirectional lstm" in text
     assert "8000 Hz" in text
-    assert "wer 0.1235" in text
+    assert "wer 12.35 %" in text
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path):

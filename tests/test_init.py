@@ -745,3 +745,19 @@ def test_real_speech(asr_data: Callable[[str], Path], tmp_path: Path) -> None:
     assert sum(map(len, project.sets.values())) == 503
     assert not project.left_out
     assert np.isclose(sum(u.duration_s for s in project.sets.values() for u in s) / 3600, 0.43, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("hours", "trained", "words"),
+    [
+        (0.1, "", "a few different words at most"),
+        (0.7, "", "free speech takes 100 h"),
+        (120, "", None),
+        (0.1, "an4", None),
+    ],
+)
+def test_advice_says_how_far_the_speech_goes(hours: float, trained: str, words: str | None) -> None:
+    utterances = [Utterance("u", "u.wav", "HI", hours * 3600)]
+    project = init.Project(Path("train.yaml"), {"train": utterances}, detect.Found("", {}), {}, ())
+    advice = init.advice(project, trained)
+    assert words in advice if words else advice == ""

@@ -309,10 +309,13 @@ class Run:
         if figures:
             self.write(**{f"valid_{name}": value for name, value in figures.items()})
         speed = f"  {progress.audio_s / max(progress.seconds, 1e-9):.0f} x real time" if progress.audio_s else ""
-        text = "".join(f"  {name} {value:.4f}" for name, value in figures.items())
+        text = "".join(f"  {checkpoint.figure(name, value)}" for name, value in figures.items())
+        epochs = self.config.train.epochs
+        left = progress.seconds * (epochs / max(progress.epoch, 1) - 1)
+        remaining = f", about {left / 60:.0f} min left" if left >= 60 else ""
         self.say(
-            f"epoch {progress.epoch}/{self.config.train.epochs}  {f'valid{text}' if text else 'not validated'}  "
-            f"{progress.seconds:.0f} s{speed}"
+            f"epoch {progress.epoch}/{epochs}  {f'valid{text}' if text else 'not validated'}  "
+            f"{progress.seconds:.0f} s{remaining}{speed}"
         )
         rank = list(self.task.rank(figures)) if figures else progress.rank
         if rank <= progress.rank:
