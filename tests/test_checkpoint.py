@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import random
 import resource
 import signal
 import stat
@@ -12,12 +13,13 @@ import threading
 import time
 from pathlib import Path
 
+import mutants
 import pytest
 import torch
 from corpus import make_config, start
 from torch import nn
 
-from asr import checkpoint, confidence, files, text
+from asr import checkpoint, confidence, decoding, files, text
 from asr.config import ModelConfig
 from asr.errors import AsrError, ConfigError, ModelError
 from asr.features import FeatureStats
@@ -308,6 +310,29 @@ def test_lists_of_tokens_have_a_largest_size(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "LARGEST_LIST", 3)
     with pytest.raises(ModelError, match=r"tokens\.txt: .*expected at most 3 bytes"):
         checkpoint.load_model(tmp_path)
+
+
+def test_no_damage_to_a_model_directory_ends_in_a_traceback(tmp_path):
+    make_model(tmp_path)
+    confidence.save(tmp_path, {"greedy": confidence.Calibration(1.0, 0.5, 0.0)})
+    options = "beam: 4\nlexicon: words.txt\nword_bonus: 0.5\nhotwords: {AB: 2.0}\nunknown_penalty: -3\n"
+    (tmp_path / "decoding.yaml").write_text(options)
+    (tmp_path / "words.txt").write_text("AB\nBA\n")
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    rng, refused = random.Random(5), 0
+    for _ in range(250):
+        name = rng.choice(sorted(whole))
+        tensors = name.endswith(".safetensors")
+        data = mutants.mutant_tensors(whole[name], rng) if tensors else mutants.mutant(whole[name], rng, 10**6)
+        (tmp_path / name).write_bytes(data)
+        try:
+            model = checkpoint.load_model(tmp_path)
+            confidence.load(tmp_path)
+            decoding.Decoder(decoding.load_options(tmp_path), model.tokenizer)
+        except AsrError:
+            refused += 1
+        (tmp_path / name).write_bytes(whole[name])
+    assert 50 < refused < 250
 
 
 # Writes that fail

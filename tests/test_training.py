@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import mutants
 import numpy as np
 import pytest
 import soundfile
@@ -911,6 +912,31 @@ def test_whatever_is_wrong_in_a_checkpoint_is_named_before_it_is_used(two_epochs
     checkpoint.save_tensors(path, tensors, metadata)
     with pytest.raises(ModelError, match=r"run/checkpoint\.safetensors: cannot go on from it: .*previous"):
         acoustic.train(moved(two_epochs, tmp_path / "run"), resume=True)
+
+
+def test_no_damage_to_a_checkpoint_or_a_log_ends_in_a_traceback(two_epochs, tmp_path):
+    shutil.copytree(two_epochs.train.output, tmp_path / "run")
+    config = moved(two_epochs, tmp_path / "run")
+    task = acoustic.AcousticTask(config)
+    batch = next(iter(task.batches(task.plan(0), 0)))
+    paths = [tmp_path / "run" / name for name in (loop.CHECKPOINT, "log.jsonl")]
+    whole = [path.read_bytes() for path in paths]
+    rng, refused = random.Random(3), 0
+    for number in range(200):
+        which = number % 2
+        data = mutants.mutant(whole[1], rng, 10**6) if which else mutants.mutant_tensors(whole[0], rng)
+        paths[which].write_bytes(data)
+        try:
+            resume.check_folder(tmp_path / "run", config, resume=True)
+            run = loop.Run(task, config, tmp_path / "run")
+            run.load()
+            run.log.rewind(run.progress.step, run.progress.epoch)
+            run.step(batch, 10)  # what was let through does not end the process
+        except AsrError:
+            refused += 1
+        for path, content in zip(paths, whole, strict=True):
+            path.write_bytes(content)
+    assert 30 < refused < 150
 
 
 def test_damaged_lines_of_a_log_are_left_out_with_a_warning(two_epochs, tmp_path, capsys):
