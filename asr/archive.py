@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import stat
 import tarfile
 import threading
@@ -204,20 +205,20 @@ class _Deadline:
                 super().connect()
                 watch(self.sock)
 
-        class Secure(http.client.HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                watch(self.sock)
-
         class PlainHandler(urllib.request.HTTPHandler):
             def http_open(self, request: urllib.request.Request) -> Any:
                 return self.do_open(Plain, request)
 
-        class SecureHandler(urllib.request.HTTPSHandler):
-            def https_open(self, request: urllib.request.Request) -> Any:
-                return self.do_open(Secure, request)
+        class Context(ssl.SSLContext):
+            def wrap_socket(self, sock: socket.socket, *args: Any, **options: Any) -> ssl.SSLSocket:
+                secure = super().wrap_socket(sock, *args, **options | {"do_handshake_on_connect": False})
+                watch(secure)
+                secure.do_handshake()
+                return secure
 
-        return PlainHandler(), SecureHandler()
+        context = Context(ssl.PROTOCOL_TLS_CLIENT)  # asks for a certificate of the host's name
+        context.load_default_certs()
+        return PlainHandler(), urllib.request.HTTPSHandler(context=context)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
