@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from asr import audio, formats, manifest, outputs, recognizer
+from asr import audio, cpus, formats, manifest, outputs, recognizer
 from asr.containers import HEAD_BYTES, STDIN_NAME, known
 from asr.device import processes
 from asr.errors import AsrError, AudioError, ConfigError
@@ -170,7 +170,7 @@ def transcribe_files(
         engine: a recogniser, or what ``asr.load`` needs to make one (``{"model": ...}``), which ``jobs`` need.
         inputs: see ``find_jobs``, as ``split_channels`` and ``raw_rate_hz``.
         format: a key of ``asr.formats.FORMATS``.
-        jobs: processes that share the recordings, each with a model and its part of the CPUs.
+        jobs: processes that share the recordings, each with a model and its part of the CPUs (or ``OMP_NUM_THREADS``).
         resume: leave out recordings whose file is in ``output_dir`` already.
         force: write over files in ``output_dir`` whatever they are; else only what an earlier run wrote, and nobody
             changed, is replaced (see ``asr.outputs``).
@@ -269,7 +269,7 @@ def _results(
 def _parallel(options: dict[str, Any], items: Sequence[Item], jobs: int) -> Iterator[Result]:
     """Results in order from ``jobs`` processes; what a process that died had in hand fails, and the rest goes on."""
     recognizer.load(**options)  # what is wrong with the model is said here, not by a process that cannot start
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = cpus.threads(jobs)
     size = max(1, min(CHUNK, -(-len(items) // jobs)))
     chunks = [items[at : at + size] for at in range(0, len(items), size)]
     done = 0

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import asr
-from asr import cli_corpus, cli_language, files, formats, terminal
+from asr import cli_corpus, cli_language, cpus, files, formats, terminal
 from asr.arguments import Parser, number, whole
 from asr.errors import AsrError
 from asr.files import check_output
@@ -65,6 +65,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # --help, or wrong arguments
         print(end="", flush=True)
         raise
+    cpus.settle(awake=args.awake)
     status: int = args.run(args)
     print(end="", flush=True)  # so that a closed pipe or a full disk is noticed here
     return status
@@ -132,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = Parser(prog="asr", description="Recurrent speech recognition with CTC.")
     parser.add_argument("--version", action="version", version=f"asr {asr.__version__}")
+    parser.set_defaults(awake=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     transcribe = commands.add_parser("transcribe", help="files, folders or standard input to text or subtitles")
@@ -264,7 +266,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    train.set_defaults(run=_train, extends="overrides")
+    train.set_defaults(run=_train, extends="overrides", awake=True)
 
     check = commands.add_parser(
         "check",

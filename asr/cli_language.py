@@ -22,7 +22,7 @@ def add_commands(commands: Any) -> None:
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/lm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=2 train.epochs=20")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    train.set_defaults(run=_train_lm, extends="overrides")
+    train.set_defaults(run=_train_lm, extends="overrides", awake=True)
 
     ngram = commands.add_parser("train-ngram", help="estimate a modified Kneser-Ney word n-gram and write it as ARPA")
     ngram.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")

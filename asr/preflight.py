@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from asr import audio, manifest, plot, text, tokenizers
+from asr import audio, cpus, manifest, plot, text, tokenizers
 from asr.config import Config
 from asr.data import output_frames
 from asr.errors import ConfigError, ManifestError, TextError
@@ -201,7 +201,7 @@ def _check(
     for entry in entries:
         entry.meter = Meter(entry.utterance.start_s, entry.utterance.end_s)
         files.setdefault((entry.utterance.audio, entry.utterance.channel), []).append(entry.meter)
-    measure(files, workers or min(8, os.cpu_count() or 1))
+    measure(files, workers or min(8, cpus.available()))
     _check_audio(report, entries)
     for entry in entries:
         _check_fit(report, entry, config)

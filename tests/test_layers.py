@@ -71,6 +71,7 @@ LAYERS = {
     "batch": 11,
     "outputs": 3,
     "terminal": 1,
+    "cpus": 1,
     "evaluate": 12,
     "tune": 11,
     "cli_language": 13,

@@ -1,0 +1,68 @@
+"""How many processors there are for this process, and threads that leave them to others while they wait."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+
+def available() -> int:
+    """Processors that this process may use: those it is bound to, no more than its control group's quota."""
+    try:
+        bound = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        bound = os.cpu_count() or 1
+    quota = _quota(Path("/"))
+    return bound if quota is None else max(1, min(bound, quota))
+
+
+def threads(processes: int) -> int:
+    """Threads for each of so many processes: ``OMP_NUM_THREADS`` where it is set, else their part of the processors."""
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if text.isascii() and text.isdigit() and 0 < int(text[:9]) <= 4096:
+        return int(text)
+    return max(1, available() // processes)
+
+
+def settle(*, awake: bool = False) -> None:
+    """Set what OpenMP reads when torch loads it; what the user has set stays.
+
+    Threads by the quota, which OpenMP does not know. And threads that wait sleep: by default they spin for some
+    milliseconds, and beside other work take the processor from the very thread that they wait for (docs/experiments.md).
+    ``awake`` leaves that as it is, for long work on a machine of its own.
+    """
+    quota = _quota(Path("/"))
+    if "OMP_NUM_THREADS" not in os.environ and quota is not None and available() == quota:
+        os.environ["OMP_NUM_THREADS"] = str(quota)
+    if not awake and "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _quota(root: Path) -> int | None:
+    """Processors of the control group (version 2 or 1) and those above it, rounded up; None: no limit, or not known."""
+    found = []
+    base = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, place = (line + "::").split(":", 2)
+        place = place.removesuffix("::").strip("/")
+        if controllers == "":
+            folder, names = base, ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            folder, names = base / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        # In a container the path may be that of the host, which is not there: its own group is the top one.
+        parts = place.split("/") if place and ".." not in place else []
+        for depth in range(len(parts) + 1):
+            values = " ".join(_read(folder.joinpath(*parts[:depth], name)) for name in names).split()
+            if len(values) == 2 and all(value.isascii() and value.isdigit() for value in values) and int(values[1]):
+                found.append(math.ceil(int(values[0]) / int(values[1])))
+    return max(1, min(found)) if found else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
