@@ -28,9 +28,9 @@ def threads(processes: int) -> int:
 def settle(*, awake: bool = False) -> None:
     """Set what OpenMP reads when torch loads it; what the user has set stays.
 
-    Threads by the quota, which OpenMP does not know. And threads that wait sleep: by default they spin for some
-    milliseconds, and beside other work take the processor from the very thread that they wait for (docs/experiments.md).
-    ``awake`` leaves that as it is, for long work on a machine of its own.
+    Threads by the quota, which OpenMP does not know. And threads that wait sleep: by default they spin for a while, and
+    beside other work take the processor from the very thread that they wait for (docs/experiments.md). ``awake`` leaves
+    that as it is, for long work on a machine of its own.
     """
     quota = _quota(Path("/"))
     if "OMP_NUM_THREADS" not in os.environ and quota is not None and available() == quota:
