@@ -13,8 +13,8 @@ def mutant(data: bytes, rng: random.Random, length: int) -> bytes:
     """``data`` with one to three faults in its first ``length`` bytes."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        at, kind = rng.randrange(min(length, len(changed))), rng.random()
-        if kind < 0.2:
+        at, kind = rng.randrange(min(length, len(changed)) + 1), rng.random()
+        if kind < 0.2 and at < len(changed):
             changed[at] = rng.randrange(256)
         elif kind < 0.35:
             del changed[at : at + rng.randrange(1, 40)]
