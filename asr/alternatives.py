@@ -22,6 +22,8 @@ _GROUP = re.compile(r"(?:^|\s)\{[^{}]*/")
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
 _APOSTROPHE = re.compile(r"[\u2018\u2019\u02bc]")
 _DIVIDER = re.compile(r"(?<=\w)[\u2010-\u2015/-]+(?=\w)")
+DEEPEST = 50
+"""Groups in groups."""
 MOST_CELLS = 400_000_000
 """Of one alignment: 20,000 words against 20,000, 1.6 GB."""
 
@@ -101,8 +103,10 @@ class Reference:
         self.arcs.append(Arc(start, self._place(), word, self.items, match is not None))
         return self.arcs[-1].target
 
-    def _group(self, tokens: Sequence[str], at: int, start: int) -> tuple[int, int]:
+    def _group(self, tokens: Sequence[str], at: int, start: int, depth: int = 1) -> tuple[int, int]:
         """Arcs of the group whose first token is at ``at``; the place where it ends, and where the tokens go on."""
+        if depth > DEEPEST:
+            raise ManifestError(f"alternatives in alternatives: expected at most {DEEPEST} levels")
         ends: list[int] = []
         end, empty = start, True
         while at < len(tokens):
@@ -118,7 +122,7 @@ class Reference:
                 continue
             empty = False
             if token == "{":
-                end, at = self._group(tokens, at, end)
+                end, at = self._group(tokens, at, end, depth + 1)
             elif token != NOTHING:
                 end = self._word(token, end)
         else:

@@ -488,7 +488,7 @@ def _words(text: str) -> str:
 
 
 def _segment(args: argparse.Namespace) -> int:
-    _check_parent(args.output)
+    files.check_report(args.output)
     check_output(args.output, force=args.force)
     from asr import manifest
     from asr.recognizer import load
@@ -509,7 +509,7 @@ def _segment(args: argparse.Namespace) -> int:
 
 
 def _label(args: argparse.Namespace) -> int:
-    _check_parent(args.output)
+    files.check_report(args.output)
     from asr.label import label
     from asr.recognizer import load
 
@@ -545,7 +545,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     for path in (args.json, args.plot):
-        _check_parent(path)
+        files.check_report(path)
     from asr import config, plot, preflight
 
     if args.plot:
@@ -565,7 +565,7 @@ def _plot(args: argparse.Namespace) -> int:
 
     folder = Path(args.runs[0]) if len(args.runs) == 1 and os.path.isdir(args.runs[0]) else Path()
     output = args.output or folder / "curves.png"
-    _check_parent(output)
+    files.check_report(output)
     for log in plot.curves(args.runs, output):
         _show(plot.describe(log))
     _show(str(output))
@@ -573,7 +573,7 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    _check_parent(args.json)
+    files.check_report(args.json)
     from asr.evaluate import evaluate, evaluate_stream
     from asr.recognizer import load
 
@@ -596,7 +596,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    _check_parent(args.json)
+    files.check_report(args.json)
     from asr import scoring, transcript_files
 
     reference = transcript_files.read(args.reference, "reference", plain=args.plain)
@@ -614,7 +614,7 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    _check_parent(args.json)
+    files.check_report(args.json)
     from asr import compare
 
     result = compare.compare_files(args.first, args.second, args.reference, _rules(args), plain=args.plain)
@@ -657,14 +657,6 @@ def _print_report(report: asr.scoring.Report, args: argparse.Namespace) -> None:
 def _show(text: str) -> None:
     """Print; names and texts that are no UTF-8 come out escaped."""
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
-
-
-def _check_parent(path: Path | None) -> None:
-    """Refuse a report that could not be written, before the work and not after it."""
-    if path is not None and not os.path.isdir(path.absolute().parent):
-        raise AsrError(f"{path}: cannot write: no folder {path.parent}")
-    if path is not None and os.path.isdir(path):
-        raise AsrError(f"{path}: cannot write: expected a file, this is a folder")
 
 
 def _report_left_out(name: str, left_out: Sequence[str]) -> int:

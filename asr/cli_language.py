@@ -11,7 +11,7 @@ from typing import Any
 
 from asr.arguments import file_or_none, number, numbers, whole
 from asr.errors import AsrError
-from asr.files import check_output, is_model
+from asr.files import check_output, check_report, is_model, write_json
 
 OK = 0
 
@@ -64,6 +64,7 @@ def add_commands(commands: Any) -> None:
         description="Tries settings on a manifest of speakers that were not trained on, and saves the best into the "
         "model directory (decoding.yaml and lm/), where transcribe and evaluate find them.",
     )
+    tune.add_argument("--json", type=Path, metavar="OUT", help="write every setting with its errors")
     _add_held_out(tune)
     tune.set_defaults(run=_tune)
 
@@ -306,6 +307,7 @@ def _tune(args: argparse.Namespace) -> int:
     from asr.recognizer import Recognizer
 
     _refuse_phrases(args)
+    check_report(args.json)
     _check_save_to(args)
     announce(args, confidences=False)
     model = load_model(args.model)
@@ -317,6 +319,8 @@ def _tune(args: argparse.Namespace) -> int:
     for trial in trials:
         print(trial)
     best = tune.best_of(trials)
+    if args.json:
+        write_json(args.json, {"best": best.to_dict(), "trials": [trial.to_dict() for trial in trials]})
     print(f"best: {best}")
     if best.options == present:
         print(f"nothing was better than what {folder} says: not saved")

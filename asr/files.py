@@ -88,6 +88,14 @@ def write_together(texts: Mapping[Path, str]) -> None:
         raise AsrError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
+def check_report(path: Path | None) -> None:
+    """Refuse a report that could not be written, before the work and not after it. Raises ``AsrError``."""
+    if path is not None and not os.path.isdir(path.absolute().parent):
+        raise AsrError(f"{path}: cannot write: no folder {path.parent}")
+    if path is not None and os.path.isdir(path):
+        raise AsrError(f"{path}: cannot write: expected a file, this is a folder")
+
+
 def write_json(path: str | Path, tree: object) -> None:
     """Replace ``path`` by ``tree`` as indented JSON; see ``write_text``. Raises ``AsrError``."""
     write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")

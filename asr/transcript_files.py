@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from asr import formats
 from asr.errors import ManifestError
+from asr.files import read_limited
 from asr.lines import split_fields, split_lines
 from asr.transcript import Transcript, Word
 
@@ -40,6 +41,8 @@ IGNORED = "ignore_time_segment_in_scoring"
 SUMMARY = re.compile(r"summary(\.\d+-of-\d+)?\.json")
 """What ``asr transcribe --output-dir`` writes beside the transcripts."""
 COMMENT = ";;"
+MOST_BYTES = 1 << 30
+"""Of a file of transcripts."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +339,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _content(path: str | Path) -> str:
     try:
-        data = Path(path).read_bytes()
+        data = read_limited(path, MOST_BYTES)
     except OSError as error:
         raise ManifestError(f"{path}: cannot read the transcripts: {error}") from error
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Praat saves what is not ASCII

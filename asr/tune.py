@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,20 @@ class Trial:
     def cost(self) -> tuple[int, int]:
         """Word errors, then character errors: what is minimised."""
         return self.errors, self.char_errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was tried and what came of it, for JSON; ``name`` is empty for a setting of the search."""
+        options = self.options
+        return {
+            "name": self.name,
+            "lm_weight": options.lm_weight,
+            "word_bonus": options.word_bonus,
+            "beam": options.beam,
+            "wer": self.errors / max(1, self.words),
+            "errors": self.errors,
+            "words": self.words,
+            "char_errors": self.char_errors,
+        }
 
     def __str__(self) -> str:
         options = self.options

@@ -148,7 +148,12 @@ def test_alternatives_can_be_words() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("A { B / C", "do not end"), ("{ B / } C", "without a word"), ("{ / B }", "without a word")],
+    [
+        ("A { B / C", "do not end"),
+        ("{ A / " * 5000, "at most 50 levels"),
+        ("{ B / } C", "without a word"),
+        ("{ / B }", "without a word"),
+    ],
 )
 def test_malformed_alternatives_are_refused(text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message):

@@ -380,8 +380,10 @@ def test_tuning_finds_the_best_of_its_trials_and_the_model_then_decodes_so(train
     arpa = str(trained.parent / "words.arpa")
     assert cli.main(["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--json", str(before)]) == 0
     command = ["tune", str(corpus / "valid.jsonl"), "--model", str(trained), "--lm", arpa]
-    assert cli.main([*command, "--dry-run"]) == 0
+    assert cli.main([*command, "--dry-run", "--json", str(tmp_path / "trials.json")]) == 0
     assert not (trained / "decoding.yaml").exists()
+    report = json.loads((tmp_path / "trials.json").read_text())
+    assert report["best"]["errors"] == min(trial["errors"] for trial in report["trials"])
     assert cli.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     best = next(line for line in lines if line.startswith("best:"))

@@ -253,3 +253,9 @@ def test_segments_make_bracketed_words_optional_and_lines_do_not() -> None:
     pair = {"u": "A (B)"}, {"u": "A"}
     assert scoring.score(*pair).errors == 1
     assert scoring.score(*pair, Rules(optional=True)).errors == 0
+
+
+def test_no_more_is_read_of_a_file_without_end_than_a_transcript_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr.transcript_files.MOST_BYTES", 1000)
+    with pytest.raises(ManifestError, match=r"/dev/zero: cannot read the transcripts: .*expected at most 1,000 bytes"):
+        read("/dev/zero")
