@@ -231,10 +231,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     segment.add_argument(
         "--most-mismatch",
-        type=float,
+        type=number(0, off=math.inf),
         default=2.5,
         metavar="NATS",
-        help="refuse a text that is less likely by more, per token, than what is heard (default: 2.5; inf: take any)",
+        help="refuse a text that is less likely by more, per token, than what is heard (default: 2.5; none: take any)",
     )
     cli_language.add_force(segment)
     _add_model(segment, decoding=False)
