@@ -58,15 +58,16 @@ class Listing:
         return [path for path in self.files if path.suffix.lower() in wanted]
 
 
-def detect(folder: Path) -> Found:
+def detect(folder: Path, without: Path | None = None) -> Found:
     """The layout of ``folder``, the first that gives utterances of: Kaldi, LibriSpeech, LJSpeech, Common Voice, tables
     (NeMo's and this package's manifests among them), transcripts beside audio, subtitles beside media.
 
+    ``without``: a folder in it that is not looked at, such as the one that earlier manifests are in.
     Raises ``ManifestError`` with what was looked for where nothing fits, and for a layout that is there but broken.
     """
     if not os.path.isdir(folder):
         raise ManifestError(f"{folder}: expected a folder of recordings with transcripts")
-    listing = _list(folder)
+    listing = _list(folder, without)
     refused = dict(listing.left_out)
     for reader in (_kaldi, _librispeech, _ljspeech, _common_voice, _tables, _beside, _subtitles):
         found = reader(listing)
@@ -89,14 +90,19 @@ def detect(folder: Path) -> Found:
     )
 
 
-def _list(folder: Path) -> Listing:
+def _list(folder: Path, without: Path | None) -> Listing:
     listing = Listing(folder, [], {})
+    passed = os.path.realpath(without) if without else ""
 
     def fail(error: OSError) -> None:
         listing.left_out[str(error.filename)] = f"a folder that cannot be read: {error.strerror}"
 
     for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) != passed
+        ]
         for name in names:
             path = Path(parent, name)
             if name.startswith(".") or (path.suffix.lower() not in READ and path.name not in ("text", "wav.scp")):

@@ -95,7 +95,7 @@ def start(folder: str | Path, out: str | Path, *, language: str = "en", init: st
     Raises ``ManifestError`` where the layout is not understood or no utterance can be used.
     """
     folder, out = Path(folder), Path(out)
-    found = detect.detect(folder)
+    found = detect.detect(folder, without=out)
     lines = [f"{folder}: {found.kind}", *found.remarks]
     sets = {name: _measured(items, found) for name, items in found.sets.items()}
     before = {(name, u.id): u.text for name, utterances in sets.items() for u in utterances}

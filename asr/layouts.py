@@ -304,8 +304,9 @@ def as_spoken(item: Item, language: str = "en") -> Item:
 
 
 def left_out_lines(failures: Mapping[str, str]) -> list[str]:
-    """What is left out and why, a line each."""
-    return [f"{name}: {reason}" for name, reason in failures.items()]
+    """What is left out and why, a line each: a newline in a name is written as ``\\n``."""
+    lines = (f"{name}: {reason}" for name, reason in failures.items())
+    return ["".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) for line in lines]
 
 
 def write_left_out(path: Path, failures: Mapping[str, str]) -> list[str]:

@@ -222,6 +222,16 @@ def test_pipes_and_names_that_are_no_text_are_left_out_by_name(tmp_path: Path) -
     assert "caf\\udce9.wav" in (tmp_path / "out" / "left_out.txt").read_text()
 
 
+def test_a_newline_in_a_name_is_left_out_by_name_on_one_line(tmp_path: Path) -> None:
+    for name in ("a", "b\nc"):
+        record(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text("A")
+    init.start(tmp_path, tmp_path / "out")
+    (line,) = (tmp_path / "out" / "left_out.txt").read_text().splitlines()
+    assert line.startswith("b\\nc: ")
+    assert "expected no control character" in line
+
+
 def test_a_folder_that_cannot_be_read_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as lost+found at the top of a disk."""
     record(tmp_path / "a.wav")
@@ -540,6 +550,14 @@ def test_nothing_is_written_before_everything_can_be(
     with pytest.raises(AsrError, match=r"train\.yaml: cannot write: No space left on device"):
         init.start(own, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_an_earlier_project_in_the_folder_is_not_taken_for_its_recordings(own: Path) -> None:
+    init.start(own, own / "data" / "own")
+    record(own / "spk0" / "new.wav", "CBACBA", 9)
+    (own / "spk0" / "new.txt").write_text("cbacba")
+    project = init.start(own, own / "data" / "own")
+    assert sum(map(len, project.sets.values())) == 31
 
 
 def test_a_project_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:
