@@ -275,7 +275,12 @@ def build_parser() -> argparse.ArgumentParser:
         "1 errors found, 2 the check could not run.",
     )
     check.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
-    check.add_argument("--config", metavar="CONF", help="the training's YAML file: alphabet, subsampling, speeds")
+    check.add_argument(
+        "--config",
+        metavar="CONF",
+        help="the training's YAML file: alphabet, subsampling, speeds (without: what does not fit a default model is a "
+        "warning, yours may be another)",
+    )
     check.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures")
     check.add_argument("--plot", type=Path, metavar="PNG", help="draw a page of histograms (needs matplotlib)")
     check.add_argument("--root", metavar="DIR", help="report audio paths that lead outside this folder")
