@@ -210,7 +210,7 @@ def _by_segment(reference: TranscriptFile, hypothesis: TranscriptFile) -> Pair:
 def _shared_out(segments: Sequence[Segment], words: Iterable[Word]) -> list[list[Word]]:
     inside: list[list[Word]] = [[] for _ in segments]
     for word in words:
-        middle_s = (word.start_s + word.end_s) / 2
+        middle_s = round((word.start_s + word.end_s) / 2, 6)  # as the files have it, whatever floats make of it
         place = next((i for i, segment in enumerate(segments) if middle_s < segment.end_s), len(segments) - 1)
         inside[place].append(word)
     return inside
