@@ -25,10 +25,6 @@ OK, SOME_FAILED, FAILED = 0, 1, 2
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: what is under way ends as with Ctrl-C."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 some inputs failed, 2 not done, 130 and 143 interrupted."""
     _open_standard_streams()
@@ -44,7 +40,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as interrupt:
-        stopped = isinstance(interrupt, Terminated)
+        stopped = isinstance(interrupt, terminal.Terminated)
         reason = f": {interrupt}" if str(interrupt) else ""
         print(f"{'terminated' if stopped else 'interrupted'}{reason}", file=sys.stderr)
         return 143 if stopped else 130
@@ -101,10 +97,10 @@ def _drop_output() -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM raises ``Terminated`` here, so that files are finished and processes of ours are ended."""
+    """SIGTERM raises ``terminal.Terminated`` here, so that files are finished and processes of ours are ended."""
 
     def handle(number: int, frame: object) -> None:
-        raise Terminated
+        raise terminal.Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, handle)
@@ -493,6 +489,8 @@ def _words(text: str) -> str:
 
 
 def _segment(args: argparse.Namespace) -> int:
+    if os.path.exists(args.audio) and not os.path.isfile(args.audio):
+        raise AsrError(f"{args.audio}: expected an audio file, which the manifest names; got a folder, pipe or device")
     files.check_report(args.output)
     check_output(args.output, force=args.force)
     from asr import manifest

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asr import archive, manifest, settings
+from asr import archive, manifest, settings, terminal
 from asr.arguments import whole
 from asr.errors import AsrError, ConfigError, ManifestError
 from asr.files import write_json
@@ -196,6 +196,7 @@ def locate(folder: Path, contains: str) -> Path:
     raise ManifestError(f"{folder}: expected a folder that holds {contains}, in it or up to two folders below it")
 
 
+@terminal.shown()
 def main(
     file: str,
     read: Read,

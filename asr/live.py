@@ -17,7 +17,7 @@ from asr import audio
 from asr.containers import HEAD_BYTES, STDIN_NAME, known, pcm_wav, truncated
 from asr.errors import AudioError, ConfigError
 from asr.stream import Stream, Update
-from asr.terminal import printable
+from asr.terminal import Terminated, printable
 from asr.transcript import Transcript, doubt
 
 Block = npt.NDArray[Any]
@@ -245,11 +245,18 @@ class Display:
 
 
 def run(stream: Stream, blocks: Iterator[Block], display: Display) -> None:
-    """Feed a stream to its end, or until interrupted, and show its text. Raises ``AudioError`` for a bad block."""
+    """Feed a stream to its end, or until interrupted, and show its text.
+
+    Raises ``AudioError`` for a bad block, and ``Terminated`` when all is shown.
+    """
+    ended = None
     try:
         for block in blocks:
             display.update(stream.accept(block))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(file=sys.stderr)  # the end of a microphone, not an error: what was said so far is shown
+        ended = interrupt
     last = stream.finish()
     display.final(last, last=True, shown=bool(last.words) or stream.endpoint is None)
+    if isinstance(ended, Terminated):
+        raise ended

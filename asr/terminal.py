@@ -21,6 +21,10 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: (r"\x%02x" if match[0] < "\u0100" else r"\u%04x") % ord(match[0]), text)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what is under way ends as with Ctrl-C."""
+
+
 class Shown:
     """A text stream all of whose text is ``printable``; ``control`` writes as it is.
 
@@ -49,9 +53,10 @@ class Shown:
 def shown() -> Iterator[None]:
     """Standard errors of this block are ``Shown``, and standard output where it is a terminal."""
     before = sys.stdout, sys.stderr
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         sys.stdout = cast(TextIO, Shown(sys.stdout))
-    sys.stderr = cast(TextIO, Shown(sys.stderr, bars=True))
+    if sys.stderr is not None:
+        sys.stderr = cast(TextIO, Shown(sys.stderr, bars=True))
     try:
         yield
     finally:

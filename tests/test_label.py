@@ -2,13 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asr import cli, manifest
 from asr import label as labelling
-from asr.errors import ConfigError
+from asr.errors import ConfigError, OutputError
 from asr.label import label
 from asr.manifest import Utterance
 from asr.recognizer import Recognizer, load
@@ -199,3 +200,14 @@ def test_nothing_sure_and_bad_options(recognizer, clips, tmp_path):
         label([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=1.5)
     with pytest.raises(ConfigError, match="none has a text"):
         label([str(tmp_path / "no-such.jsonl")], recognizer, tmp_path / "other.jsonl")
+
+
+def test_a_manifest_that_is_there_is_refused_before_any_work_without_force(recognizer, clips, tmp_path):
+    output = tmp_path / "labels.jsonl"
+    output.write_text("corrected by hand\n")
+    with pytest.raises(OutputError, match=r"labels\.jsonl: expected a new output.*--force"):
+        label([str(clips)], recognizer, output, least_confidence=0)
+    assert output.read_text() == "corrected by hand\n"
+    assert not Path(f"{output}.part").exists()
+    label([str(clips)], recognizer, output, least_confidence=0, force=True)
+    assert manifest.read(output)

@@ -16,6 +16,7 @@ from asr import cli, live
 from asr.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError
 from asr.stream import Stream, Update
+from asr.terminal import Terminated
 from asr.transcript import Transcript, Word
 
 
@@ -191,6 +192,23 @@ def test_json_lines_tell_partial_and_final_texts():
     partial, final = map(json.loads, out.getvalue().splitlines())
     assert partial == {"type": "partial", "time_s": 0.5, "text": "ON", "stable": 1}
     assert (final["type"], final["text"], len(final["words"])) == ("final", "ONE TWO", 2)
+
+
+def test_a_stream_that_is_terminated_shows_what_was_said_and_says_so(recognizer, bursts):
+    def terminated():
+        yield bursts(1.5, seed=1)
+        raise Terminated
+
+    out = io.StringIO()
+    with pytest.raises(Terminated):
+        live.run(Stream(recognizer, chunk_s=0.64), terminated(), live.Display(out))
+    assert out.getvalue().strip()
+
+
+def test_text_that_grows_on_a_terminal_cannot_command_it():
+    terminal = Terminal()
+    live.Display(terminal).final(transcript("A\x1b[2JB"))
+    assert terminal.getvalue() == "\r\x1b[KA\\x1b[2JB\n"
 
 
 def test_a_run_shows_every_utterance_and_what_was_said_before_an_interruption(recognizer, bursts):
