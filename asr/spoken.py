@@ -67,7 +67,7 @@ YEARS_LIKE_NUMBERS = {"en", "de", "fr", "es", "it", "pt", "ja", "zh"}
 """Languages in which a year is said as the number is, or for which ``_number`` knows better."""
 LONG_DECIMALS = {"en", "de"}
 """Languages in which the digits behind the point are said one by one."""
-UNITS = "km/h|km|cm|mm|nm|m|kg|mg|g|lbs?|oz|ml|cl|dl|l|ft|yds?|mph|kmh|k?hz|mhz|ghz|kb|mb|gb|tb|kwh?|w|v|h|min|sec|s|ha"
+UNITS = "km/h|km|cm|mm|nm|m|kg|mg|g|lbs?|oz|ml|cl|dl|l|ft|yds?|mph|kmh|k?hz|mhz|ghz|kb|mb|gb|tb|kwh?|h|min|sec|ha"
 NOISES = (
     "laugh|applau|music|cough|sigh|inaudible|unintelligible|indistinct|noise|silence|pause|cries|crying|cheer|"
     "lach|musik|unverständlich|stille|rire|musique|inaudible|risas|música"
@@ -102,7 +102,7 @@ def _spoken(text: str, language: str, code: str) -> str:
     text = unicodedata.normalize("NFC", INVISIBLE.sub("", text))
     text = re.sub(r"\s{2,}", " ", re.sub("[‘’ʼ`´]", "'", text))
     _refuse(rf"\(\s*(?:{NOISES})[^()]*\)|^\s*\([^()]*\)\s*$", text)
-    _refuse(rf"\d\s?(?:{UNITS})(?![\w'])", text)
+    _refuse(rf"\d(?:\s?(?:{UNITS})|[wvs])(?![\w'])", text)  # apart, w, v and s are words in Slavic languages
     _refuse(r"(?<![^\W\d_])[^\W\d_]{2,}\.[^\W\d_]{2,}|@[^\s@]*\.", text)  # addresses
     text = _abbreviations(text, code)
     text = _money(text, code)

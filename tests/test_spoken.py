@@ -41,6 +41,7 @@ from asr.spoken import spoken
         ("co\u00adoperate", "en", "cooperate"),
         ("Mr. Hill", "en-GB", "mister Hill"),
         ("3時に", "ja", "三時に"),
+        ("o 5 w nocy", "pl", "o pięć w nocy"),
         ("L’été, 21 hommes", "fr", "L'été vingt et un hommes"),
         ("cafe\u0301", "xx", "café"),
         ("他们 在,今年。", "zh", "他们在今年"),
