@@ -62,10 +62,9 @@ def texts(recognizer: Recognizer, files: list[Path]) -> list[str]:
 
 
 def outputs(folder: Path) -> list[str]:
-    """Names of the transcripts in a folder, which always holds a summary as well."""
-    names = sorted(path.name for path in folder.iterdir())
-    names.remove("summary.json")
-    return names
+    """Names of the transcripts in a folder, which always holds a summary and a record of what was written as well."""
+    names = {path.name for path in folder.iterdir()}
+    return sorted(names - {"summary.json", ".asr-transcripts.jsonl"})
 
 
 def errors(capsys: Capture) -> list[str]:
@@ -256,7 +255,7 @@ def test_a_folder_that_cannot_be_listed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
 ) -> None:
-    def refuse(folder: str) -> list[Path]:
+    def refuse(folder: str, problems: list[str]) -> list[Path]:
         raise AudioError(f"{folder}: expected a folder that can be listed: Permission denied")
 
     monkeypatch.setattr("asr.audio.find", refuse)
@@ -290,12 +289,12 @@ def test_only_bad_files(run: Callable[..., int], tmp_path: Path, capsys: Capture
 def test_outputs_that_would_collide(
     run: Callable[..., int], files: list[Path], write_wav: Write, tmp_path: Path, capsys: Capture
 ) -> None:
-    other = write_wav(tmp_path / "other" / "a.flac", np.zeros(16000))
+    other = write_wav(tmp_path / "other" / files[1].name, np.zeros(16000))
     assert run(files[1], other, "--output-dir", tmp_path / "out") == 2
     (line,) = errors(capsys)
     assert str(files[1]) in line
     assert str(other) in line
-    assert str(tmp_path / "out" / "a.txt") in line
+    assert "a.wav.txt" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -324,7 +323,7 @@ def test_one_output_that_cannot_be_written(
     run: Callable[..., int], files: list[Path], texts: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "out" / "b.txt").mkdir(parents=True)
-    assert run(*files[:2], "--output-dir", tmp_path / "out") == 1
+    assert run(*files[:2], "--output-dir", tmp_path / "out", "--force") == 1
     (line,) = errors(capsys)
     assert f"{files[0]}: {tmp_path / 'out' / 'b.txt'}: cannot write" in line
     assert (tmp_path / "out" / "a.txt").read_text() == texts[1] + "\n"
