@@ -137,7 +137,11 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
     Raises ``ConfigError`` naming the dotted key, what was expected and what came.
     """
     hints = typing.get_type_hints(cls)
-    check_names(tree, [f.name for f in dataclasses.fields(cls)], f"key {prefix}")  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    check_names(tree, [f.name for f in fields], f"key {prefix}")
+    for field in fields:
+        if field.name not in tree and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"expected a key {prefix}{field.name}, got none")
     return cls(**{key: _coerce(hints[key], value, f"{prefix}{key}") for key, value in tree.items()})
 
 

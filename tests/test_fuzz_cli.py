@@ -72,3 +72,11 @@ def test_numbers_of_a_configuration_have_64_bits():
 
     with pytest.raises(ConfigError, match="hidden: expected int of 64 bits"):
         settings.from_dict(NetworkConfig, {"hidden": int("9" * 400)})
+
+
+def test_a_key_that_is_needed_is_named():
+    from asr import settings
+    from asr.corpus import Corpus
+
+    with pytest.raises(ConfigError, match="expected a key title, got none"):
+        settings.from_dict(Corpus, {"language": "English"})
