@@ -1266,6 +1266,18 @@ def test_a_folder_with_files_of_others_is_not_trained_in(corpus, tmp_path, monke
     assert sorted(os.listdir()) == names
 
 
+def test_a_model_of_another_program_is_not_trained_over(corpus, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.yaml", "tokens.txt", "model.onnx"):
+        (folder / name).write_text("theirs")
+    with pytest.raises(TrainingError, match=r"expected a new or an empty folder.*\(model\.onnx\)"):
+        acoustic.train(run_config(corpus, tmp_path))
+    (folder / "model.onnx").unlink()  # what is left is all that a training of ours may have left
+    (folder / ".asr-part-x").mkdir()
+    acoustic.train(run_config(corpus, tmp_path, train={"epochs": 1}))
+
+
 def test_what_an_early_death_leaves_is_trained_in_and_hidden_files_stay(corpus, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from asr import checkpoint, settings
 from asr.config import Config
 from asr.errors import AsrError, ModelError, TrainingError
-from asr.files import is_model
+from asr.files import PART
 from asr.models.language import LanguageConfig
+from asr.train.log import LOG
 from asr.train.process import LOCK
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
+# What a training writes before its first step, and so what one that died early leaves.
+WRITTEN_FIRST = {"config.yaml", "tokens.txt", "tokens.model", "lexicon.txt", "stats.json"}
 # Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
 RESUMABLE_KEYS = {
     "train.output",  # a run directory may be moved
@@ -137,11 +140,12 @@ def _check_is_ours(folder: Path) -> None:
         names = sorted(path.name for path in folder.iterdir()) if os.path.exists(folder) else []
     except OSError as error:
         raise TrainingError(f"{folder}: expected a folder for the run: {error.strerror or error}") from error
-    if names and LOCK not in names and not is_model(folder):
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    others = [name for name in names if name not in WRITTEN_FIRST and not name.startswith(PART)]
+    if others and not {LOCK, LOG} & set(names):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise TrainingError(
             f"{folder}: expected a new or an empty folder, or one of a training run, got one with other files "
-            f"({names[0]}{more}); choose another train.output"
+            f"({others[0]}{more}); choose another train.output"
         )
 
 
