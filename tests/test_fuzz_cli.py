@@ -1,5 +1,6 @@
 """A seeded run of tools/fuzz_cli.py, that it finds what it is there to find, and what it has found."""
 
+import argparse
 import importlib
 import sys
 from collections import Counter
@@ -30,6 +31,12 @@ def test_a_thousand_damaged_command_lines_and_files_end_with_a_status_or_a_messa
         assert outcome in ("done", "refused"), f"mutant {number}: {argv} ({damage}): {message}"
     assert counts["done"] > 200
     assert counts["refused"] > 300
+
+
+def test_every_verb_is_tried(fuzz):
+    tried = {line.split()[0] for line in (fuzz.LIGHT_VERBS + fuzz.HEAVY_VERBS).splitlines() if line}
+    (verbs,) = (a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert tried == set(verbs)
 
 
 def test_mutants_are_the_same_for_a_seed(fuzz, tmp_path):

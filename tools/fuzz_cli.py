@@ -68,6 +68,7 @@ train-ngram text.txt out.arpa
 train-ngram text.txt out.gz --order 2
 perplexity words.arpa text.txt
 perplexity lm text.txt
+perplexity words.arpa.gz text.txt
 generate lm --length 3
 info model
 info
@@ -206,8 +207,10 @@ def _make_models(folder: Path) -> None:
     language = LanguageConfig(model=NetworkConfig(hidden=8, embedding=4))
     lm.save_description(folder / "lm", language, tokenizer)
     checkpoint.save_weights(folder / "lm", LanguageNetwork(language.model, tokenizer.vocab_size), {"data": "none"})
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(folder):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.chdir(folder):
         cli.run(["train-ngram", "text.txt", "words.arpa", "--order", "2"])
+        cli.run(["train-ngram", "text.txt", "words.arpa.gz", "--order", "1"])
         cli.run(["score", "ref.txt", "hyp.txt", "--json", "hyp.json"])
 
 
