@@ -8,6 +8,7 @@ chained Ogg streams, and guesses the length of an MP3 that does not state it, al
 from __future__ import annotations
 
 import io
+import numbers
 import re
 import shlex
 import struct
@@ -322,6 +323,9 @@ def truncated(name: str, expected: str, got: int) -> AudioError:
     return AudioError(f"{name}: truncated or damaged: the header promises {expected}, {got} are there; copy it again")
 
 
-def check_rate(rate_hz: float, what: str, whole: bool = True) -> None:
-    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ or (whole and rate_hz != int(rate_hz)):
+def check_rate(rate_hz: Any, what: str, whole: bool = True) -> None:
+    if isinstance(rate_hz, bool) or not isinstance(rate_hz, numbers.Real):
+        raise AudioError(f"{what}: expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {rate_hz!r}")
+    rate = float(rate_hz)
+    if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ or (whole and rate != int(rate)):
         raise AudioError(f"{what}: expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, got {rate_hz}")

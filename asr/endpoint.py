@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from asr import settings
 from asr.decode.matrix import BLANK
 from asr.errors import ConfigError
 
@@ -25,6 +26,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         for name in ("silence_s", "longest_s"):
+            settings.as_number(getattr(self, name), f"endpoint.{name}")
             if not getattr(self, name) > 0:
                 raise ConfigError(f"endpoint.{name}: expected > 0, got {getattr(self, name)}")
 

@@ -101,7 +101,7 @@ class Recognizer:
         max_duration_s: float | None = None,
         also: Sequence[Recognizer] = (),
     ) -> None:
-        if max_duration_s is not None and not max_duration_s > 0:
+        if max_duration_s is not None and not settings.as_number(max_duration_s, "max_duration_s") > 0:
             raise ConfigError(f"max_duration_s: expected > 0 or None, got {max_duration_s}")
         self.max_duration_s = max_duration_s
         self.model = model
@@ -227,6 +227,8 @@ class Recognizer:
 
         Yields each recording as an item, and its transcript or error.
         """
+        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
+            raise AudioError(f"expected several recordings, got {sources!r}"[:200])
         window: list[tuple[Item, np.ndarray | AudioError]] = []
         window_s = 0.0
         for source in sources:

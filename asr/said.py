@@ -64,6 +64,8 @@ def reading(text: str, tokenizer: Tokenizer, language: str, where: str = "") -> 
     ``language``: as ``asr.spoken.spoken`` takes it; ``none`` writes nothing out. Raises ``TextError``, which begins
     with ``where``, if no word can be spelt.
     """
+    if not isinstance(text, str):
+        raise TextError(f"{where or 'text'}: expected words as a text, got {text!r}"[:200])
     written = text.split()
     words, left_out = [], []
     for word, ways in zip(written, _written_out(written, tokenizer, language), strict=True):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from asr import settings
 from asr.decode.align import MISMATCH
 from asr.errors import ConfigError, TextError
 from asr.manifest import Utterance
@@ -51,9 +52,13 @@ def segment(
         most_mismatch: of the whole (``asr.decode.mismatch``), in nats per token; ``inf`` takes any text.
 
     Raises:
-        ConfigError: bounds that contradict.
+        ConfigError: bounds that contradict, or are no numbers.
         TextError: a text that has nothing to do with the recording.
     """
+    bounds = {"shortest_s": shortest_s, "longest_s": longest_s}
+    bounds |= {"least_confidence": least_confidence, "most_mismatch": most_mismatch}
+    for name, value in bounds.items():
+        settings.as_number(value, name)
     if not 0 < shortest_s <= longest_s < math.inf:
         raise ConfigError(f"expected 0 < shortest_s <= longest_s, got {shortest_s} and {longest_s}")
     if not 0 <= least_confidence <= 1:

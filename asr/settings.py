@@ -165,6 +165,14 @@ def check_types(config: Any) -> None:
         object.__setattr__(config, field.name, value)
 
 
+def as_number(value: Any, key: str) -> float:
+    """A number that was given in Python. Raises ``ConfigError`` naming ``key`` for a truth value and what is none."""
+    if isinstance(value, str):
+        raise ConfigError(f"{key}: expected float, got {_short.repr(value)}")
+    found: float = _coerce(float, value, key)
+    return found
+
+
 def _coerce(kind: Any, value: Any, key: str) -> Any:
     """``value`` as type ``kind``: ints pass as floats, lists as tuples, numpy's numbers as Python's; nothing else is
     converted."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import soxr
 import torch
 
-from asr import audio, features
+from asr import audio, features, settings
 from asr.containers import check_rate
 from asr.decode.matrix import BLANK
 from asr.endpoint import Endpoint, Endpointer
@@ -88,6 +88,8 @@ class Stream:
         self.latency = _latency(recognizer, chunk_s, right_s)
         self.rate_hz = recognizer.sample_rate_hz if sample_rate_hz is None else sample_rate_hz
         check_rate(self.rate_hz, f"{source}: sample_rate_hz")
+        if not isinstance(endpoint, Endpoint | None):
+            raise ConfigError(f"{source}: endpoint: expected an Endpoint or None, got {endpoint!r}"[:200])
         self._search = recognizer.decoder.search()
         self._vocabulary = self._next_vocabulary = recognizer.decoder.vocabulary
         """With the hot words of the utterance under way, and of the next one."""
@@ -356,6 +358,7 @@ def _latency(recognizer: Recognizer, chunk_s: float | None, right_s: float) -> L
             "or use a unidirectional model"
         )
     frame_s = config.features.hop_s * config.model.subsampling
+    chunk_s, right_s = settings.as_number(chunk_s, "chunk_s"), settings.as_number(right_s, "right_s")
     if not (0 < chunk_s <= LONGEST_CHUNK_S and 0 <= right_s <= LONGEST_CHUNK_S):
         raise ConfigError(
             f"expected chunk_s above 0 and right_s of 0 or more, {LONGEST_CHUNK_S} at most, got {chunk_s} and {right_s}"

@@ -38,7 +38,11 @@ def normalise(text: str, config: TextConfig) -> str:
 
     Any run of Unicode whitespace becomes one space; none is left at the ends. Replacements see composed characters
     (NFC), so that ``"é"`` matches however the file spelt it, and they see the case of the source.
+
+    Raises ``TextError`` for what is no text.
     """
+    if not isinstance(text, str):
+        raise TextError(f"expected a text, got {text!r}"[:200])
     text = unicodedata.normalize("NFC", text)
     for old, new in config.replace.items():
         text = text.replace(unicodedata.normalize("NFC", old), new)

@@ -100,6 +100,10 @@ class Vocabularies:
         They are read as ``asr.said`` reads texts; a lexicon learns them. Raises ``DecodeError`` naming a hot word
         that cannot be spelt or whose boost is no finite number.
         """
+        if not isinstance(hotwords, Mapping):
+            raise DecodeError(
+                f"hot words: expected words with boosts, such as {{'GORDON': 5.0}}, got {hotwords!r}"[:200]
+            )
         hotwords = {self._spelt(phrase): boost for phrase, boost in hotwords.items()}
         words = " ".join(hotwords).split()
         arrays = self._plain

@@ -84,6 +84,17 @@ def test_tokens_that_cannot_be_aligned(tokens, message):
         align(random_matrix(0, 4, 4), tokens)
 
 
+def test_an_alignment_of_another_vocabulary_is_refused():
+    with pytest.raises(DecodeError, match="token ids from 1 to 3, got 9"):
+        mismatch(random_matrix(0, 4, 4), Hypothesis((9,), (0,), (1,), (1.0,)))
+
+
+@pytest.mark.parametrize("words", [3, None, b"FOUR", ["FOUR"]])
+def test_words_that_are_no_text_are_refused(words):
+    with pytest.raises(TextError, match="expected words as a text, got"):
+        asr.load(device="cpu", beam=1).align(SAMPLE, words)
+
+
 def test_token_ids_of_numpy_and_torch_are_token_ids():
     matrix = random_matrix(0, 6, 4)
     assert align(matrix, np.array([1, 3])) == align(matrix, torch.tensor([1, 3])) == align(matrix, [1, 3])

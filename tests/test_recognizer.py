@@ -358,6 +358,19 @@ def test_many_may_be_paths_arrays_and_utterances(
     assert isinstance(found[3][1], AudioError)
 
 
+def test_types_at_the_doors_of_a_recognizer(recognizer: Recognizer, bursts: Bursts) -> None:
+    for rate in (16000.5, "16000", True):
+        with pytest.raises(AudioError, match="Hz, got"):
+            recognizer.transcribe(bursts(0.5), sample_rate_hz=rate)  # type: ignore[arg-type]
+    for limit in (True, "60", 0):
+        with pytest.raises(ConfigError, match="max_duration_s: expected"):
+            asr.load(max_duration_s=limit)  # type: ignore[arg-type]
+    with pytest.raises(AudioError, match=r"expected several recordings, got 'a\.wav'"):
+        list(recognizer.transcribe_many("a.wav"))
+    with pytest.raises(AudioError, match="not a finite number"):
+        recognizer.log_probs([np.full(8000, np.nan, np.float32)])
+
+
 def test_options_are_typed_as_they_are_declared() -> None:
     assert set(DecodingOptions.__annotations__) == {field.name for field in fields(Decoding)}
 

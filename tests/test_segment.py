@@ -84,7 +84,14 @@ def test_the_longest_pauses_are_cut():
 
 
 @pytest.mark.parametrize(
-    "options", [{"shortest_s": 0}, {"shortest_s": 9, "longest_s": 8}, {"least_confidence": 2}, {"most_mismatch": -1}]
+    "options",
+    [
+        {"shortest_s": 0},
+        {"shortest_s": 9, "longest_s": 8},
+        {"least_confidence": 2},
+        {"most_mismatch": -1},
+        {"longest_s": "9"},
+    ],
 )
 def test_bounds_that_contradict(options):
     with pytest.raises(ConfigError, match="expected"):

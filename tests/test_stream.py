@@ -252,8 +252,32 @@ def test_hot_words_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="hot words: expected a beam above 1"):
         Stream(make_recognizer(tmp_path)).set_hotwords({"A": 1.0})
     live = Stream(make_recognizer(tmp_path, beam=4))
-    with pytest.raises(DecodeError, match="hot word 'X'"):
-        live.set_hotwords({"X": 1.0})
+    for hotwords, message in (
+        ({"X": 1.0}, "hot word 'X'"),
+        ({"A": "5"}, "expected hot word A as a number"),
+        ({3: 1.0}, "expected words as a text, got 3"),
+        (["A"], "expected words with boosts"),
+    ):
+        with pytest.raises(DecodeError, match=message):
+            live.set_hotwords(hotwords)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"endpoint": 0.6}, ConfigError),
+        ({"sample_rate_hz": "16000"}, AudioError),
+        ({"sample_rate_hz": True}, AudioError),
+        ({"chunk_s": True}, ConfigError),
+        ({"chunk_s": "0.64"}, ConfigError),
+        ({"chunk_s": 0.64, "right_s": None}, ConfigError),
+    ],
+)
+def test_options_of_other_types_are_refused(tmp_path, options, error):
+    with pytest.raises(error, match="expected"):
+        Stream(make_recognizer(tmp_path, bidirectional=True), **{"chunk_s": 0.64} | options)
+    with pytest.raises(ConfigError, match="expected float, got"):
+        Endpoint(True)
 
 
 # Bidirectional models

@@ -264,6 +264,19 @@ def test_refuses_spellings_that_are_no_token_ids(ids: Any) -> None:
             make_words(lambda word: ids, 4, 1, **options)
 
 
+def test_refuses_what_is_no_space_lexicon_or_list_of_hot_words() -> None:
+    for space in (1.0, True, 9, 0):
+        with pytest.raises(DecodeError, match="expected whole token ids from 1 to 3, got"):
+            make_words(TOKENS.spellings, 4, space, lexicon=["A"])  # type: ignore[arg-type]
+    with pytest.raises(DecodeError, match="lexicon: expected words, got the text 'AB'"):
+        words_for(lexicon="AB")
+    with pytest.raises(DecodeError, match="hot words: expected words with boosts"):
+        words_for(hotwords=["A"])
+    for options in ({"words": "x"}, {"lm": "x"}):
+        with pytest.raises(DecodeError, match=r"expected .*, got 'x'"):
+            beam_search(random_log_probs(2, 4, seed=0), **options)  # type: ignore[arg-type]
+
+
 def test_refuses_a_matrix_of_another_vocabulary() -> None:
     for options in ({"hotwords": {"A": 1.0}}, {"lexicon": ["AB"]}, {"word_bonus": 1.0}, {"ngram": NGRAM}):
         for columns in (3, 7):  # fewer than 4 and more: as a lexicon of 8 columns with a matrix of 16

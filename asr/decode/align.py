@@ -76,11 +76,12 @@ def mismatch(log_probs: Matrix, aligned: Hypothesis) -> float:
         log_probs: natural log-probabilities ``(T, V)``, as ``aligned`` was made from.
         aligned: what ``align`` gave.
 
-    Raises ``DecodeError`` as ``greedy``.
+    Raises ``DecodeError`` as ``greedy``, and for tokens of another vocabulary.
     """
     batch, _ = as_batch(log_probs)
     free = greedy(log_probs)[0]
     matrix = batch[0]
+    token_ids(aligned.tokens, matrix.shape[1], least=BLANK + 1, error=DecodeError)
     frames = len(matrix)
     labels = np.full(frames, BLANK)
     for token, start, end in zip(aligned.tokens, aligned.frames, aligned.ends, strict=True):

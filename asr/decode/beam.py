@@ -72,6 +72,10 @@ class BeamSearch:
         # Off is +inf and not 0 for the kernel: rounding makes a certain blank slightly more likely than 1.
         blank_limit = blank_limit if blank_limit < 0 else math.inf
         self._thresholds = np.array([_log_threshold("token_threshold", token_threshold), blank_limit, beam_threshold])
+        if not isinstance(lm, Fusion | None):
+            raise DecodeError(f"lm: expected asr.decode.fusion.Fusion, got {lm!r}"[:200])
+        if not isinstance(words, kernel.Words | None):
+            raise DecodeError(f"words: expected what make_words gives, got {words!r}"[:200])
         self._lm = lm if lm is not None and lm.weight else None
         self.begin(words)
 

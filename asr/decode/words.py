@@ -66,6 +66,9 @@ def make_words(
     if space is None:
         raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
     columns, hotwords = positive("columns", columns), hotwords or {}
+    (space,) = token_ids([space], columns, least=kernel.BLANK + 1, error=DecodeError)
+    if isinstance(lexicon, str):
+        raise DecodeError(f"lexicon: expected words, got the text {lexicon[:60]!r}")
     for name, value in {"weight": weight, "word_bonus": word_bonus}.items():
         if not math.isfinite(number(name, value)):
             raise DecodeError(f"{name}: expected a finite number, got {value}")
@@ -106,6 +109,8 @@ def hot_arrays(
     """
     if space is None:
         raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
+    if not isinstance(hotwords, Mapping):
+        raise DecodeError(f"hot words: expected words with boosts, such as {{'GORDON': 5.0}}, got {hotwords!r}"[:200])
     phrases = []
     for phrase, boost in hotwords.items():
         if not math.isfinite(number(f"hot word {phrase}", boost)):
