@@ -115,15 +115,20 @@ def _written_out(written: Sequence[str], tokenizer: Tokenizer, language: str) ->
     if language in SPACELESS:
         return found
     for start, stop in _neighbourhoods(foreign, len(written)):
-        alone = [words if isinstance(words, list) else [] for words in found[start:stop]]
-        try:
-            together = norm(spoken(" ".join(written[start:stop]), language))
-        except TextError:
-            continue
-        shared = _shared(alone, together)
-        for at in foreign:
-            if start <= at < stop and shared[at - start]:
-                found[at] = shared[at - start]
+        places = [at for at in foreign if start <= at < stop]
+        # One of them may spoil the rest: then each with its own neighbours.
+        own = [(max(0, at - 1), min(len(written), at + 2), [at]) for at in places]
+        for first, last, strange in [(start, stop, places), *own]:
+            try:
+                together = norm(spoken(" ".join(written[first:last]), language))
+            except TextError:
+                continue
+            alone = [words if isinstance(words, list) else [] for words in found[first:last]]
+            for at, words in zip(range(first, last), _shared(alone, together), strict=True):
+                if at in strange and words:
+                    found[at] = words
+            if strange is places:
+                break
     return found
 
 
@@ -142,13 +147,12 @@ def _neighbourhoods(places: Sequence[int], count: int) -> list[tuple[int, int]]:
 def _shared(alone: Sequence[Sequence[str]], together: Sequence[str]) -> list[list[str]]:
     """Give the words of a stretch that was written out as a whole to its written words: each to the one that says it
     ``alone`` too, and what only the whole says to the one in whose place it stands."""
-    owners = [owner for owner, words in enumerate(alone) for _ in words]
+    # A written word that says nothing alone has a place all the same.
+    flat = [(owner, word) for owner, words in enumerate(alone) for word in words or [""]]
     found: list[list[str]] = [[] for _ in alone]
-    if not owners:
-        return found
-    flat = [word for words in alone for word in words]
-    for _, first, last, start, stop in difflib.SequenceMatcher(None, flat, together, autojunk=False).get_opcodes():
+    matcher = difflib.SequenceMatcher(None, [word for _, word in flat], together, autojunk=False)
+    for _, first, last, start, stop in matcher.get_opcodes():
         for at in range(start, stop):
             place = first + (at - start) * (last - first) // (stop - start)
-            found[owners[min(place, len(owners) - 1)]].append(together[at])
+            found[flat[min(place, len(flat) - 1)][0]].append(together[at])
     return found

@@ -402,6 +402,25 @@ def test_tuning_finds_the_best_of_its_trials_and_the_model_then_decodes_so(train
     assert tune.tune(corpus / "valid.jsonl", recognizer, recognizer.decoder.options, beams=(4,))[0].words > 0
 
 
+def test_several_language_models_on_the_command_line(trained, corpus, tmp_path, capsys):
+    arpa = str(trained.parent / "words.arpa")
+    command = ["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--beam", "8"]
+    lms = ["--lm", arpa, "--lm", arpa, "--lm-weight", "0.3", "--lm-weight", "0.2"]
+    texts = []
+    for options in (["--lm", arpa, "--lm-weight", "0.5"], lms):
+        assert cli.main([*command, *options, "--json", str(tmp_path / f"{len(texts)}.json")]) == 0
+        report = json.loads((tmp_path / f"{len(texts)}.json").read_text())
+        texts.append([utterance["hypothesis"] for utterance in report["utterances"]])
+    assert texts[0] == texts[1]
+    capsys.readouterr()
+    assert cli.main([*command, *lms, "--verbose"]) == 0
+    assert f"{arpa}, {arpa}  (command line)" in capsys.readouterr().err
+    assert cli.main([*command, *lms, "--lm-weight", "0.1"]) == 2
+    assert "lm_weight: expected 2, one for each lm, got 3" in capsys.readouterr().err
+    assert cli.main(["tune", str(corpus / "valid.jsonl"), "--model", str(trained), *lms]) == 2
+    assert "expected one language model to tune, got 2" in capsys.readouterr().err
+
+
 def test_tuning_tries_greedy_decoding_and_the_present_setting(trained, corpus):
     recognizer = asr.load(trained, device="cpu", beam=1)
     present = Decoding(beam=4, word_bonus=9.0)

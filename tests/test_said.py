@@ -62,6 +62,16 @@ def test_signs_are_read_with_their_neighbours():
     ]  # fmt: skip
 
 
+def test_what_is_unclear_alone_may_be_clear_beside_its_neighbours():
+    assert said("St. Mary's (again) on 3rd May") == [
+        ("St.", "SAINT"), ("Mary's", "MARY'S"), ("(again)", "AGAIN"), ("on", "ON"), ("3rd", "THIRD"), ("May", "MAY"),
+    ]  # fmt: skip
+    found = reading("St. Mary's £3.50 5 St. John's", UPPER, "en")
+    assert [word.written for word in found.words] == ["St.", "Mary's", "5", "St.", "John's"]
+    assert len(found.left_out) == 1
+    assert found.left_out[0].startswith("'£3.50' left out: cannot tell how '£3.50' is said")
+
+
 def test_words_and_phones_are_named_whole():
     words = WordTokenizer(["<blank>", "YES", "FORTY", "TWO"], TextConfig(tokenizer="word", case="upper"))
     found = reading("yes, 42 no", words, "en")
