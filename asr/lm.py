@@ -217,7 +217,7 @@ def generate(
     A piece is what a token adds to the text, of phones what a word does; behind the prompt, joined, they are the text.
 
     ``temperature`` divides the log-probabilities; 0 always takes the likeliest symbol. Raises ``ConfigError`` for a
-    temperature or length below 0, ``TextError`` for a prompt that cannot be spelt.
+    temperature or length below 0, ``TextError`` for a prompt that cannot be spelt, ``ModelError`` for damaged weights.
     """
     if not 0 <= temperature < math.inf:
         raise ConfigError(f"temperature: expected 0 or more, got {temperature}")
@@ -261,6 +261,8 @@ def _draw(
         log_probs, state = model.advance(state, np.array([token]))
     for _ in range(length):
         row = log_probs[0].astype(np.float64)
+        if not np.isfinite(row).all():
+            raise ModelError("the language model gives no probabilities: are its weights damaged?")
         if temperature:
             weights = np.exp((row - row.max()) / temperature)
             token = int(rng.choice(len(row), p=weights / weights.sum()))

@@ -87,3 +87,17 @@ def test_a_key_that_is_needed_is_named():
 
     with pytest.raises(ConfigError, match="expected a key title, got none"):
         settings.from_dict(Corpus, {"language": "English"})
+
+
+def test_a_language_model_without_probabilities_writes_nothing(fuzz, tmp_path):
+    import torch
+
+    from asr import lm
+    from asr.errors import ModelError
+
+    fuzz.make_good(tmp_path / "good")
+    directory = lm.load_recurrent(tmp_path / "good" / "lm")
+    with torch.no_grad():
+        directory.network.bias.fill_(torch.nan)
+    with pytest.raises(ModelError, match="gives no probabilities"):
+        list(lm.generate(directory, length=3))
