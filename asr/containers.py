@@ -308,7 +308,7 @@ def _check_ogg(raw: Reader, size: int, head: bytes, name: str) -> None:
 def mpeg_sync(raw: Reader) -> bytes | None:
     """First two bytes of the first MPEG frame, or None if the frame states the length (Xing, Info or VBRI header)."""
     position, at = raw.tell(), 0
-    while True:
+    for _ in range(1000):  # a bound: a damaged file may hold any number of empty tags
         raw.seek(at)
         head = raw.read(256)
         if not head.startswith(b"ID3") or len(head) < 10:

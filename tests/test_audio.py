@@ -685,6 +685,14 @@ def test_an_mp3_is_known_with_and_without_its_tags(rate: int, mode: str) -> None
     assert containers.known(b"ID3\4\0\0\0\0\0\0" + data[:4086])
 
 
+def test_tags_without_end_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = containers.Reader(io.BytesIO(b"ID3\4\0\0\0\0\0\0" * 100_000))
+    reads = []
+    monkeypatch.setattr(raw, "read", lambda count: reads.append(count) or raw.file.read(count))
+    containers.mpeg_sync(raw)
+    assert len(reads) <= 1000
+
+
 @pytest.mark.parametrize("level", [0, 0.3, 1, 10, 100, 3000])
 def test_samples_are_no_file(level: float) -> None:
     rng = np.random.default_rng(1)
