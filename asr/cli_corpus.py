@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from asr.arguments import file_or_none
 from asr.errors import AsrError
 from asr.files import check_output
 
@@ -36,7 +37,11 @@ def add_commands(commands: Any) -> None:
         "--language", default="en", metavar="CODE", help="writes numbers out (default: en; none: no change)"
     )
     init.add_argument(
-        "--init", default="", metavar="MODEL", help="go on from this model, such as an4: little data does"
+        "--init",
+        type=file_or_none,
+        default="",
+        metavar="MODEL",
+        help="go on from this model, such as an4: little data does",
     )
     init.add_argument("--force", action="store_true", help="replace what --output holds already")
     init.set_defaults(run=_init)
