@@ -325,7 +325,7 @@ def _add_option(rng: random.Random, argv: list[str]) -> None:
         ".",
     )
     options = [
-        a for a in _options(argv[0]) if a.dest not in ("length", "count", "jobs", "workers", "realtime", "device")
+        a for a in _options(argv[0]) if a.dest not in ("length", "count", "jobs", "workers", "realtime")
     ]
     if not options:
         return
