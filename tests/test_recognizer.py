@@ -437,7 +437,7 @@ def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
         asr.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "meta", "cuda:x", "cpu:x", "cuda:4096"])
+@pytest.mark.parametrize("name", ["", "gpu", "meta", "cuda:x", "cpu:x", "cuda:4096", "cuda:200"])
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="device: "):
         pick_device(name)

@@ -324,9 +324,7 @@ def _add_option(rng: random.Random, argv: list[str]) -> None:
         "/dev/null",
         ".",
     )
-    options = [
-        a for a in _options(argv[0]) if a.dest not in ("length", "count", "jobs", "workers", "realtime")
-    ]
+    options = [a for a in _options(argv[0]) if a.dest not in ("length", "count", "jobs", "workers", "realtime")]
     if not options:
         return
     option = rng.choice(options)
