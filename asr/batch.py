@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TextIO
 
 import numpy as np
@@ -179,17 +179,8 @@ def transcribe_files(
     without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of somebody else.
     """
     started = time.perf_counter()
-    if format not in formats.FORMATS:
-        raise ConfigError(f"format: expected one of {', '.join(formats.FORMATS)}, got {format!r}")
-    if jobs < 1:
-        raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
-    if jobs > 1 and isinstance(engine, Recognizer):
-        raise ConfigError("jobs: expected what asr.load needs, so that each process can load the model")
-    if output_dir is None and resume:
-        raise ConfigError("resume: expected an output folder, in which finished files are found")
     rank, size = processes()
-    if size > 1 and output_dir is None:
-        raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
+    _check_request(engine, format, output_dir, jobs, resume, size)
     longest_s = engine.max_duration_s if isinstance(engine, Recognizer) else engine.get("max_duration_s")
     found, failures = find_jobs(
         inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz, max_duration_s=longest_s
@@ -197,23 +188,16 @@ def transcribe_files(
     outcome = Outcome(failures=failures if rank == 0 else [])
     if output_dir is None and not formats.FORMATS[format].shared and len(found) > 1:
         raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")
-    suffix = formats.FORMATS[format].suffix.removeprefix(".")
-    names = (
-        outputs.names([(job.output, job.item.name) for job in found], suffix) if output_dir else [Path()] * len(found)
-    )
-    work = list(zip(found, names, strict=True))[rank::size]
     summary = outputs.SUMMARY if size == 1 else f"summary.{rank + 1}-of-{size}.json"
     folder = None
+    work: list[tuple[Job, PurePath]] = [(job, job.output) for job in found]
     if output_dir:
-        try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{output_dir}: cannot make the output folder: {error}") from error
+        suffix = formats.FORMATS[format].suffix.removeprefix(".")
+        names = outputs.names([(job.output, job.item.name) for job in found], suffix)
+        share = list(zip(found, names, strict=True))[rank::size]
         folder = outputs.Folder(output_dir)
-        if resume:
-            count = len(work)
-            work = [(job, path) for job, path in work if not folder.done(job.output, path, suffix)]
-            outcome.skipped = count - len(work)
+        work = [(job, path) for job, path in share if not (resume and folder.done(job.output, path, suffix))]
+        outcome.skipped = len(share) - len(work)
         if not force:
             folder.check([path for _, path in work], summary)
     stream = out or sys.stdout
@@ -244,6 +228,22 @@ def transcribe_files(
     if output_dir:
         _write_summary(output_dir / summary, outcome)
     return outcome
+
+
+def _check_request(
+    engine: Recognizer | dict[str, Any], format: str, output_dir: Path | None, jobs: int, resume: bool, size: int
+) -> None:
+    """Raise ``ConfigError`` for arguments of ``transcribe_files`` that make no sense among ``size`` processes."""
+    if format not in formats.FORMATS:
+        raise ConfigError(f"format: expected one of {', '.join(formats.FORMATS)}, got {format!r}")
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
+    if jobs > 1 and isinstance(engine, Recognizer):
+        raise ConfigError("jobs: expected what asr.load needs, so that each process can load the model")
+    if output_dir is None and resume:
+        raise ConfigError("resume: expected an output folder, in which finished files are found")
+    if size > 1 and output_dir is None:
+        raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
 
 
 def _body(item: Item, result: Transcript, format: str) -> str:

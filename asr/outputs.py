@@ -56,9 +56,16 @@ def full(recording: PurePath, suffix: str) -> PurePath:
 
 
 class Folder:
-    """The folder, with what is recorded of it. Raises ``OutputError`` where the record cannot be read."""
+    """The folder, which is made where it is missing, with what is recorded of it.
+
+    Raises ``ConfigError`` where it cannot be made, and ``OutputError`` where the record cannot be read.
+    """
 
     def __init__(self, path: Path) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot make the output folder: {error}") from error
         self.path = path
         self._record = path / RECORD
         self._known: dict[str, dict[str, Any]] = {}
