@@ -247,16 +247,18 @@ class Display:
 def run(stream: Stream, blocks: Iterator[Block], display: Display) -> None:
     """Feed a stream to its end, or until interrupted, and show its text.
 
-    Raises ``AudioError`` for a bad block, and ``Terminated`` when all is shown.
+    When all that was heard is shown, raises ``AudioError`` for a bad block, and ``Terminated``.
     """
-    ended = None
+    ended: BaseException | None = None
     try:
         for block in blocks:
             display.update(stream.accept(block))
     except KeyboardInterrupt as interrupt:
         print(file=sys.stderr)  # the end of a microphone, not an error: what was said so far is shown
-        ended = interrupt
+        ended = interrupt if isinstance(interrupt, Terminated) else None
+    except AudioError as error:
+        ended = error
     last = stream.finish()
     display.final(last, last=True, shown=bool(last.words) or stream.endpoint is None)
-    if isinstance(ended, Terminated):
+    if ended is not None:
         raise ended

@@ -194,14 +194,15 @@ def test_json_lines_tell_partial_and_final_texts():
     assert (final["type"], final["text"], len(final["words"])) == ("final", "ONE TWO", 2)
 
 
-def test_a_stream_that_is_terminated_shows_what_was_said_and_says_so(recognizer, bursts):
-    def terminated():
+@pytest.mark.parametrize("error", [Terminated, AudioError])
+def test_a_stream_that_ends_badly_shows_what_was_said_and_says_so(recognizer, bursts, error):
+    def broken():
         yield bursts(1.5, seed=1)
-        raise Terminated
+        raise error
 
     out = io.StringIO()
-    with pytest.raises(Terminated):
-        live.run(Stream(recognizer, chunk_s=0.64), terminated(), live.Display(out))
+    with pytest.raises(error):
+        live.run(Stream(recognizer, chunk_s=0.64), broken(), live.Display(out))
     assert out.getvalue().strip()
 
 
