@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import math
 import os
 import sys
@@ -204,6 +205,7 @@ class Recognizer:
             raise DecodeError(f"{name or 'audio'}: {error}") from error
         texts = [word.written for word in said.words]
         spans = [Span.of(hypothesis, place, text) for place, text in zip(places, texts, strict=True)]
+        middles = [(before.end + after.start) // 2 for before, after in itertools.pairwise(spans)]
         return Transcript(
             " ".join(texts),
             tuple(span.word(self.frame_s, duration_s) for span in spans),
@@ -213,6 +215,7 @@ class Recognizer:
             spoken=tuple(" ".join(word.words) for word in said.words),
             left_out=said.left_out,
             mismatch=decode.mismatch(matrix, hypothesis),
+            losses=tuple(decode.losses(matrix, hypothesis, middles)),
         )
 
     def transcribe_many(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asr import settings
-from asr.decode.align import MISMATCH
+from asr.decode.align import MISMATCH, per_token
 from asr.errors import ConfigError, TextError
 from asr.manifest import Utterance
 from asr.transcript import Transcript, Word
@@ -43,13 +43,15 @@ def segment(
     The recording is cut at its longest pause, the parts at theirs, until each lasts at most ``longest_s``, and no cut
     leaves less than ``shortest_s`` unless nothing else would do. Cuts lie in the middle of pauses, so that the
     utterances together are the recording; a word is never cut. Utterances whose words have a mean confidence below
-    ``least_confidence`` come back as doubtful, and a single word that lasts longer than ``longest_s`` as overlong.
+    ``least_confidence`` or a mismatch above ``most_mismatch`` come back as doubtful, and a single word that lasts
+    longer than ``longest_s`` as overlong.
     Texts are as the model spells them, so that they can be trained on.
 
     Args:
         aligned: words with times.
         audio, id, speaker: of the utterances; ids get a number behind them.
-        most_mismatch: of the whole (``asr.decode.mismatch``), in nats per token; ``inf`` takes any text.
+        most_mismatch: of the whole and of each utterance (``asr.decode.mismatch``), in nats per token; ``inf`` takes
+            any text.
 
     Raises:
         ConfigError: bounds that contradict, or are no numbers.
@@ -79,6 +81,7 @@ def segment(
     doubtful: list[Utterance] = []
     overlong: list[Utterance] = []
     digits = len(str(len(groups)))
+    at = 0
     for number, (start_s, end_s, group) in enumerate(groups, start=1):
         utterance = Utterance(
             id=f"{id}-{number:0{digits}}",
@@ -90,6 +93,9 @@ def segment(
             end_s=round(end_s, 4),
         )
         sure = sum(word.confidence for word in group) / len(group) >= least_confidence
+        if parts := aligned.losses[at : at + len(group)]:
+            sure = sure and per_token(*parts) <= most_mismatch
+        at += len(group)
         (overlong if end_s - start_s > longest_s else kept if sure else doubtful).append(utterance)
     return Segments(kept, doubtful, overlong)
 

@@ -52,7 +52,8 @@ class Transcript:
     Words of a text or phrase that was given are as they were given; ``spoken`` is then for each what was heard for it
     (``42`` as ``FORTY TWO``). Where alignment was asked for, ``tokens`` are the words' tokens one by one, with times
     and confidences; ``left_out`` says for each word of the text that could not be aligned why; ``mismatch`` is how much
-    less likely the text is than what is heard without it (``asr.decode.mismatch``).
+    less likely the text is than what is heard without it (``asr.decode.mismatch``), and ``losses`` are its parts, one
+    for each word with half of the pauses beside it (``asr.decode.losses``).
     """
 
     text: str
@@ -64,6 +65,7 @@ class Transcript:
     spoken: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     mismatch: float | None = None
+    losses: tuple[tuple[float, int, int], ...] = ()
     threshold: float | None = None
 
     @property

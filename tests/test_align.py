@@ -15,8 +15,8 @@ from small import make_recognizer, sound
 import asr
 from asr import cli
 from asr.config import TextConfig
-from asr.decode import Hypothesis, align, greedy, mismatch
-from asr.decode.align import MISMATCH
+from asr.decode import Hypothesis, align, greedy, losses, mismatch
+from asr.decode.align import MISMATCH, per_token
 from asr.errors import DecodeError, TextError
 from asr.tokenizers import PhoneTokenizer
 
@@ -168,6 +168,23 @@ def test_the_greedy_path_has_no_mismatch():
     short = align(matrix, free.tokens[:3])  # what was heard and is not in the text counts as well
     assert mismatch(matrix, short) == pytest.approx((free.score - short.score) / len(free.tokens))
     assert mismatch(np.zeros((0, 3)), Hypothesis()) == 0
+
+
+@pytest.mark.parametrize("bounds", [[], [0], [7, 7, 30], [10, 80]])
+def test_the_parts_of_a_mismatch_are_the_whole(bounds):
+    matrix = random_matrix(3, 80, 6)
+    wrong = align(matrix, list(reversed(greedy(matrix)[0].tokens)))
+    parts = losses(torch.from_numpy(matrix), wrong, bounds)
+    assert len(parts) == len(bounds) + 1
+    assert per_token(*parts) == pytest.approx(mismatch(matrix, wrong))
+    assert sum(text for _, text, _ in parts) == len(wrong.tokens)
+    assert sum(lost for lost, _, _ in parts) == pytest.approx(greedy(matrix)[0].score - wrong.score)
+
+
+def test_each_word_has_its_part_of_the_mismatch():
+    found = asr.load(device="cpu").align(SAMPLE, WORDS.replace("FIVE", "EIGHT"))
+    costs = {word.text: per_token(part) for word, part in zip(found.words, found.losses, strict=True)}
+    assert max(costs, key=costs.get) == "EIGHT"
 
 
 def greedy_alignment(matrix):

@@ -67,6 +67,17 @@ def test_utterances_have_the_words_that_the_model_spells():
     assert [u.text for u in segment(whole, "x.wav", "x").kept] == ["FORTY TWO YES"]
 
 
+def test_an_utterance_whose_text_is_another_is_doubtful():
+    times = [(0.5, 1), (1.2, 2), (4, 5), (5.1, 6), (8, 9)]
+    words = tuple(Word(t, a, b, 1) for t, (a, b) in zip("ABCDE", times, strict=True))
+    losses = ((1.0, 3, 3), (2.0, 1, 2), (9.0, 4, 3), (20.0, 4, 8), (5.0, 1, 3))
+    whole = Transcript("A B C D E", words, 10.0, mismatch=0.1, losses=losses)
+    cut = segment(whole, "x.wav", "x", shortest_s=1.0, longest_s=5.0)
+    assert [u.text for u in cut.doubtful] == ["C D"]  # 29 nats over 11 tokens that were heard
+    assert [u.text for u in cut.kept] == ["A B", "E"]
+    assert segment(whole, "x.wav", "x", shortest_s=1.0, longest_s=5.0, most_mismatch=2.7).doubtful == []
+
+
 def test_a_text_of_another_recording_is_refused():
     whole = Transcript("A", (Word("A", 0.0, 1.0, 1.0),), 2.0, "x.wav", mismatch=3.0)
     with pytest.raises(TextError, match=r"x\.wav: the text does not seem to be what is said there.*at most 2.5;"):

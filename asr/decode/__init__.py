@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asr.decode.align import align, mismatch
+from asr.decode.align import align, losses, mismatch
 from asr.decode.greedy import GreedySearch, greedy
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.phrases import Phrase, PhraseSearch, score_phrases
@@ -25,6 +25,7 @@ __all__ = [
     "align",
     "beam_search",
     "greedy",
+    "losses",
     "mismatch",
     "score_phrases",
 ]

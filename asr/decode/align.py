@@ -78,6 +78,35 @@ def mismatch(log_probs: Matrix, aligned: Hypothesis) -> float:
 
     Raises ``DecodeError`` as ``greedy``, and for tokens of another vocabulary.
     """
+    lost, counts = _losses(log_probs, aligned)
+    # Stretches with as many tokens each, of the text and of the free path together.
+    passed = counts.sum(axis=0).cumsum()
+    stretches = max(1, round(int(passed[-1:].sum()) / 2 / STRETCH))
+    bounds = np.searchsorted(passed, passed[-1:].sum() / stretches * np.arange(1, stretches))
+    return float(np.median([per_token(part) for part in _parts(lost, counts, bounds)]))
+
+
+Loss = tuple[float, int, int]
+"""Natural logarithms by which an alignment's path is less likely than the free one, tokens of the text, tokens of the
+free path: of some frames."""
+
+
+def losses(log_probs: Matrix, aligned: Hypothesis, bounds: Sequence[int]) -> list[Loss]:
+    """What ``mismatch`` is made of, for the frames up to the first of ``bounds``, between them, and behind the last.
+
+    Raises ``DecodeError`` as ``mismatch``.
+    """
+    return _parts(*_losses(log_probs, aligned), np.asarray(bounds, np.int64))
+
+
+def per_token(*parts: Loss) -> float:
+    """The mismatch of some frames, or of several such parts together."""
+    lost, text, free = map(sum, zip(*parts, strict=True))
+    return float(lost / max(1, text, free))
+
+
+def _losses(log_probs: Matrix, aligned: Hypothesis) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """What is lost in each frame ``(T,)``, and the tokens of text and free path that begin there ``(2, T)``."""
     batch, _ = as_batch(log_probs)
     free = greedy(log_probs)[0]
     matrix = batch[0]
@@ -87,13 +116,12 @@ def mismatch(log_probs: Matrix, aligned: Hypothesis) -> float:
     for token, start, end in zip(aligned.tokens, aligned.frames, aligned.ends, strict=True):
         labels[start:end] = token
     lost = (matrix.max(axis=1) - matrix[np.arange(frames), labels]).astype(np.float64)
-    counts = np.stack([np.bincount(h.frames, minlength=frames) for h in (aligned, free)])
-    # Stretches with as many tokens each, of the text and of the free path together.
-    passed = counts.sum(axis=0).cumsum()
-    stretches = max(1, round(int(passed[-1:].sum()) / 2 / STRETCH))
-    bounds = np.searchsorted(passed, passed[-1:].sum() / stretches * np.arange(1, stretches))
+    return lost, np.stack([np.bincount(h.frames, minlength=frames) for h in (aligned, free)])
+
+
+def _parts(lost: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], bounds: npt.NDArray[np.int64]) -> list[Loss]:
     parts = zip(np.split(lost, bounds), np.split(counts, bounds, axis=1), strict=True)
-    return float(np.median([part.sum() / max(1, tokens.sum(axis=1).max()) for part, tokens in parts]))
+    return [(float(part.sum()), int(tokens[0].sum()), int(tokens[1].sum())) for part, tokens in parts]
 
 
 def _viterbi(matrix: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], float]:
