@@ -95,8 +95,8 @@ label data --output out.jsonl --model model
 evaluate m.jsonl --model model --json out.json
 tune m.jsonl --model model --lm words.arpa
 calibrate m.jsonl --model model
-train train.yaml
-train-lm lm.yaml
+train train.yaml train.epochs=1 train.output=run model.layers=1 model.hidden=8 model.channels=4
+train-lm lm.yaml train.epochs=1 train.output=lmrun model.hidden=8
 plot run.jsonl --output out.png
 check m.jsonl --plot out.png
 """
