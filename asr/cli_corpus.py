@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,12 @@ def _recipes(args: argparse.Namespace) -> int:
 
 def _init(args: argparse.Namespace) -> int:
     out = args.output or Path("data") / args.folder.absolute().name
-    if os.path.exists(out / "train.yaml") and not args.force:
-        raise AsrError(f"{out}: holds a project already; --force replaces it, --output takes another folder")
-    from asr import init
+    from asr import detect, init
 
-    project = init.start(args.folder, out, language="" if args.language == "none" else args.language, init=args.init)
+    if detect.is_project(out) and not args.force:
+        raise AsrError(f"{out}: holds a project already; --force replaces it, --output takes another folder")
+    language = "" if args.language == "none" else args.language
+    project = init.start(args.folder, out, language=language, init=args.init, force=args.force)
     for line in project.lines:
         print(line)
     left_out = list(project.left_out.items())

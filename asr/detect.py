@@ -13,8 +13,8 @@ from asr import layouts, media, tabular, turns
 from asr.audio import AUDIO_SUFFIXES
 from asr.errors import ManifestError
 from asr.layouts import EXTENSIONS, Item, set_name
-from asr.subtitles import Cue
-from asr.textfiles import read_lines
+from asr.textfiles import read_lines, table
+from asr.turns import Turn
 
 AUDIO = frozenset((*EXTENSIONS, *AUDIO_SUFFIXES, *media.SUFFIXES))
 SUBTITLES = (".srt", ".vtt")
@@ -26,6 +26,10 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json")
 READ = frozenset((*AUDIO, *SUBTITLES, *TRANSCRIPTS, *TURNS, *TABLES))
 COMMON_VOICE = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
 NOT_AGREED = ("invalidated.tsv", "other.tsv", "reported.tsv")
+MARK = "# Written by asr init"
+"""What ``train.yaml`` of a project of ours begins with."""
+PROJECT = ("train.jsonl", "valid.jsonl", "test.jsonl", "spoken.tsv", "left_out.txt")
+"""What ``asr init`` writes beside it."""
 LEAST_FILES = 2
 """Files that each of several folders must have to be taken for a speaker."""
 
@@ -38,6 +42,10 @@ class Found:
     sets: dict[str, list[Item]]
     remarks: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    """All files that were looked at."""
+    unused: set[str] = field(default_factory=set)
+    """Recordings, without their endings, that are not used on purpose."""
 
     @property
     def items(self) -> list[Item]:
@@ -73,6 +81,7 @@ def detect(folder: Path, without: Path | None = None) -> Found:
         found = reader(listing)
         if found is not None and found.items:
             found.left_out = {**listing.left_out, **found.left_out}
+            found.files = listing.files
             _name_speakers(listing, found)
             if reader is _subtitles:
                 _speaker_each(found)
@@ -103,9 +112,14 @@ def _list(folder: Path, without: Path | None) -> Listing:
             for name in folders
             if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) != passed
         ]
+        written = PROJECT if "train.yaml" in names and is_project(Path(parent)) else ()
         for name in names:
             path = Path(parent, name)
-            if name.startswith(".") or (path.suffix.lower() not in READ and path.name not in ("text", "wav.scp")):
+            if (
+                name in written
+                or name.startswith(".")
+                or (path.suffix.lower() not in READ and path.name not in ("text", "wav.scp"))
+            ):
                 continue
             if not _encodable(str(path)):
                 listing.left_out[str(path)] = "expected a file name in UTF-8, which a manifest can hold"
@@ -115,6 +129,18 @@ def _list(folder: Path, without: Path | None) -> Listing:
                 listing.files.append(path)
     listing.files.sort()
     return listing
+
+
+def is_project(folder: Path) -> bool:
+    """Whether ``asr init`` has written a project into ``folder``."""
+    path = folder / "train.yaml"
+    try:
+        if not os.path.isfile(path):
+            return False
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK.encode()
+    except OSError:
+        return False
 
 
 def _encodable(name: str) -> bool:
@@ -161,18 +187,32 @@ def _common_voice(listing: Listing) -> Found | None:
         if os.path.isdir(path.parent / "clips"):
             places.setdefault(path.parent, set()).add(path.name)
     sets: dict[str, list[Item]] = {}
-    remarks, left_out = [], {}
+    remarks, left_out, unused = [], dict[str, str](), set[str]()
     for place, names in places.items():
         used = {name: file for name, file in COMMON_VOICE.items() if file in names}
         used = used or ({"": "validated.tsv"} if "validated.tsv" in names else {})
         for name, file in used.items():
             try:
-                sets.setdefault(name, []).extend(layouts.common_voice(place / file))
+                read = layouts.common_voice(place / file, left_out)
             except ManifestError as error:
                 left_out[str(place / file)] = str(error)
+            else:
+                sets.setdefault(name, []).extend(read)
         if rest := sorted(names - set(used.values())):
-            remarks.append(f"{place}: {', '.join(used.values()) or 'nothing'} is used, {', '.join(rest)} not")
-    return Found("Common Voice's layout", sets, remarks, left_out) if any(sets.values()) else None
+            clips = {clip for file in rest for clip in _clips(place / file)}
+            clips -= {_stem(item.audio) for items in sets.values() for item in items}
+            counted = f" ({len(clips)} more clips)" if clips else ""
+            remarks.append(f"{place}: {', '.join(used.values()) or 'nothing'} is used, {', '.join(rest)} not{counted}")
+            unused |= clips
+    return Found("Common Voice's layout", sets, remarks, left_out, unused=unused) if any(sets.values()) else None
+
+
+def _clips(path: Path) -> list[str]:
+    """The clips that a table of Common Voice names; other tables name none."""
+    try:
+        return [_stem(path.parent / "clips" / row["path"]) for row in table(path, {}) if row.get("path")]
+    except ManifestError:
+        return []
 
 
 def _tables(listing: Listing) -> Found | None:
@@ -193,20 +233,34 @@ def _tables(listing: Listing) -> Found | None:
 
 def _name_speakers(listing: Listing, found: Found) -> None:
     """Utterances without a speaker get the one that an RTTM file names, by the recording's name and the time."""
-    known: dict[str, list[Cue]] = {}
+    known: dict[str, dict[Path, list[Turn]]] = {}
     for path in listing.of(TURNS):
         try:
-            known.update(turns.rttm(path))
+            for recording, its in turns.rttm(path).items():
+                known.setdefault(recording, {}).setdefault(path.parent, []).extend(its)
         except ManifestError as error:
             found.left_out[str(path)] = str(error)
     if not known:
         return
+
+    def called(item: Item) -> str:
+        return item.recording if item.recording in known else item.audio.stem
+
+    files = Counter(name for name, _ in {(called(item), item.audio) for item in found.items})
+
+    def named_in(item: Item) -> list[Turn]:
+        """The turns beside the recording; those from elsewhere where one recording alone has the name."""
+        name = called(item)
+        places = known.get(name, {})
+        alone = files[name] == 1 and len(places) == 1
+        return places.get(item.audio.parent, next(iter(places.values())) if alone else [])
+
     count = 0
     for name, items in found.sets.items():
         named = [
             item
-            if item.speaker or item.audio.stem not in known
-            else replace(item, speaker=turns.speaker(known[item.audio.stem], item.start_s, item.end_s))
+            if item.speaker
+            else replace(item, speaker=turns.speaker(named_in(item), item.start_s, item.end_s, item.channel))
             for item in items
         ]
         count += sum(new.speaker != old.speaker for new, old in zip(named, items, strict=True))
@@ -285,11 +339,11 @@ def _subtitles(listing: Listing) -> Found | None:
 
 
 def _speaker_each(found: Found) -> None:
-    """Where nobody is named, each recording is taken for one speaker, so that no recording is in two sets."""
+    """Where nobody is named, each recording is taken for one speaker: where there are enough, none is in two sets."""
     nameless = sum(not item.speaker for item in found.items)
     if nameless:
         whose = "each recording is" if nameless == len(found.items) else f"of {nameless} utterances each recording is"
-        found.remarks.append(f"{whose} taken for one speaker, so that no recording is in two sets")
+        found.remarks.append(f"{whose} taken for one speaker")
     for name, items in found.sets.items():
         found.sets[name] = [item if item.speaker else replace(item, speaker=item.id[:-5]) for item in items]
 
@@ -314,7 +368,7 @@ def _id(path: Path, folder: Path) -> str:
 
 def _leftovers(listing: Listing, found: Found) -> None:
     """Recordings that nothing speaks of, and utterances without words."""
-    taken = {_stem(item.audio) for item in found.items}
+    taken = {_stem(item.audio) for item in found.items} | found.unused
     for path in listing.of(AUDIO):
         if _stem(path) not in taken and str(path) not in found.left_out:
             document = next((p for s in DOCUMENTS if os.path.isfile(p := path.with_suffix(s))), None)

@@ -21,7 +21,7 @@ from asr.config import (
     TrainConfig,
 )
 from asr.detect import Found
-from asr.errors import AudioError, ManifestError, TextError
+from asr.errors import AudioError, ManifestError, OutputError, TextError
 from asr.files import write_together
 from asr.layouts import Item
 from asr.manifest import Utterance
@@ -50,9 +50,8 @@ FAST_FILL = 0.45
 PROBED = 50
 LEAST_HOURS, ENOUGH_HOURS = 0.3, 100.0
 """Below the first there is too little speech for any text; from the second on there is enough for all of them."""
-LEFT_OUT = "left_out.txt"
-TEXTS = "spoken.tsv"
-"""Id, text as written and text as spoken of each utterance whose text changed."""
+TEXTS, LEFT_OUT = detect.PROJECT[-2:]
+"""Id, text as written and text as spoken of each utterance whose text changed; what is left out, and why."""
 ALWAYS = {"model": ("cell", "bidirectional", "layers", "hidden", "dropout"), "data": ("batch_s",), "train": ("epochs",)}
 """Keys that the configuration names even where they are the default."""
 
@@ -86,16 +85,21 @@ def advice(project: Project, init: str = "") -> str:
     return f"{text}enough for letters, digits, names or commands (recipe an4: 0.7 h); free speech takes 100 h and more"
 
 
-def start(folder: str | Path, out: str | Path, *, language: str = "en", init: str = "") -> Project:
+def start(folder: str | Path, out: str | Path, *, language: str = "en", init: str = "", force: bool = False) -> Project:
     """Understand ``folder`` and write ``out/{train,valid,test}.jsonl`` and ``out/train.yaml``, all of it or nothing;
     besides ``out/left_out.txt`` (what and why) and ``out/spoken.tsv`` (texts before and after), where there is any.
 
     ``language``: whose rules write numbers and abbreviations out (``asr.spoken``), empty to keep the texts as they are.
     ``init``: a trained model to start from; the configuration then has its features and its network.
+    ``force``: also where ``out`` has files of these names that an earlier ``start`` did not write; ``OutputError``
+    otherwise, and always for files that the layout was read from.
     Raises ``ManifestError`` where the layout is not understood or no utterance can be used.
     """
     folder, out = Path(folder), Path(out)
+    again = detect.is_project(out)
+    _check_output(out, again or force)
     found = detect.detect(folder, without=out)
+    _check_sources(out, found)
     lines = [f"{folder}: {found.kind}", *found.remarks]
     sets = {name: _measured(items, found) for name, items in found.sets.items()}
     before = {(name, u.id): u.text for name, utterances in sets.items() for u in utterances}
@@ -113,11 +117,10 @@ def start(folder: str | Path, out: str | Path, *, language: str = "en", init: st
     if not any(sets.values()):
         reason = next(iter(found.left_out.items()), ("", ""))
         raise ManifestError(f"{folder}: no utterance can be used; the first, {reason[0]}: {reason[1]}")
-    sets = _split(sets, lines)
+    sets = _split(sets, found, lines)
     chosen = choose(sets["train"], out, init=init, valid="valid" in sets, lines=lines)
     sets, reports = _checked(sets, chosen, out, found, lines)
     path = out / "train.yaml"
-    again = os.path.isfile(path)
     texts = {out / f"{name}.jsonl": "".join(manifest.records(out / f"{name}.jsonl", u)) for name, u in sets.items()}
     texts[path] = _yaml(chosen)
     if changed:
@@ -127,10 +130,28 @@ def start(folder: str | Path, out: str | Path, *, language: str = "en", init: st
         texts[out / LEFT_OUT] = "".join(f"{line}\n" for line in layouts.left_out_lines(found.left_out))
     write_together(texts)
     # What is left of an earlier project would be taken for a part of this one.
-    for name in (*(f"{name}.jsonl" for name in SHARES), TEXTS, LEFT_OUT) if again else ():
+    for name in detect.PROJECT if again else ():
         if out / name not in texts:
             (out / name).unlink(missing_ok=True)
     return Project(path, sets, found, reports, tuple(lines))
+
+
+def _check_output(out: Path, replace: bool) -> None:
+    """Refuse what is there already and not ours. Cheap, before any work."""
+    there = [name for name in (*detect.PROJECT, "train.yaml") if os.path.lexists(out / name)]
+    if there and not replace:
+        raise OutputError(
+            f"{out}: expected an empty folder or a project of asr init, got {', '.join(there)}, which asr init did not "
+            "write; --output takes another folder, --force replaces them"
+        )
+
+
+def _check_sources(out: Path, found: Found) -> None:
+    """Refuse to replace a file of the corpus."""
+    written = {os.path.realpath(out / name) for name in detect.PROJECT}
+    for path in found.files:
+        if path.name in detect.PROJECT and os.path.realpath(path) in written:
+            raise OutputError(f"{path}: belongs to the recordings and would be replaced; --output takes another folder")
 
 
 def _checked(
@@ -178,14 +199,17 @@ def _spoken(utterances: list[Utterance], language: str, found: Found) -> list[Ut
     return said
 
 
-def _split(sets: dict[str, list[Utterance]], lines: list[str]) -> dict[str, list[Utterance]]:
+def _split(sets: dict[str, list[Utterance]], found: Found, lines: list[str]) -> dict[str, list[Utterance]]:
     """Train, valid and test: those of the folder, or by speaker, or by utterance."""
+    sets = {name: utterances for name, utterances in sets.items() if utterances}
     rest = sets.pop("", [])
     if "train" in sets or not rest:
         if rest:
             sets["train"] = sets.get("train", []) + rest
         if "train" not in sets:
-            raise ManifestError(f"expected training data, got only {', '.join(sets)}")
+            first = next(iter(found.left_out.items()), None)
+            reason = f"; of {len(found.left_out)} left out the first, {first[0]}: {first[1]}" if first else ""
+            raise ManifestError(f"expected training data, got only {', '.join(sorted(sets))}{reason}")
         lines.append(f"sets as the folder names them: {', '.join(name for name in SHARES if sets.get(name))}")
         named = {name: sets[name] for name in SHARES if sets.get(name)}
         if "valid" in named:
@@ -296,7 +320,6 @@ def _yaml(chosen: Config) -> str:
         changed = {key: value for key, value in section.items() if value != default[key] or key in named}
         if changed:
             tree[name] = changed
-    return (
-        "# Written by asr init. asr train runs it as it is; docs/training.md tells what each key means.\n"
-        + settings.dump(tree)
+    return f"{detect.MARK}. asr train runs it as it is; docs/training.md tells what each key means.\n" + settings.dump(
+        tree
     )

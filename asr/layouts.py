@@ -70,6 +70,8 @@ class Item:
     """Counted from 0; None: the mean of all."""
     fault: str = ""
     """Why it cannot be used: ``measure`` leaves it out by name."""
+    recording: str = ""
+    """What Kaldi and RTTM files call the recording, where that is not the name of its file."""
 
 
 def find_audio(stem: Path) -> Path:
@@ -201,7 +203,8 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
     if not os.path.isfile(folder / "segments"):
         same_keys(folder, text=texts, **{"wav.scp": recordings})
         return [
-            Item(key, root / recordings[key], texts[key], speakers.get(key, ""), channel=channels[key]) for key in texts
+            Item(key, root / recordings[key], texts[key], speakers.get(key, ""), channel=channels[key], recording=key)
+            for key in texts
         ]
     items = []
     for key, line in read_table(folder / "segments").items():
@@ -223,6 +226,7 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Item]:
                 start_s,
                 None if end_s == -1 else end_s,  # -1: to the end of the recording
                 _channel(fields[3], folder / "segments", key) if fields[3:] else channels[fields[0]],
+                recording=fields[0],
             )
         )
     return items
@@ -271,14 +275,18 @@ def ljspeech(path: Path) -> list[Item]:
         name, _, texts = line.partition("|")
         if not texts:
             raise ManifestError(f"{path}:{number}: expected 'id|text' or 'id|text|normalised text', got {line!r}")
-        items.append(Item(name, path.parent / "wavs" / name, texts.split("|")[-1]))
+        said = next((text for text in reversed(texts.split("|")) if text.strip()), "")
+        items.append(Item(name, path.parent / "wavs" / name, said))
     return items
 
 
-def common_voice(path: Path) -> list[Item]:
-    """A table of Common Voice (``train.tsv``, …) with its audio in ``clips/``; the speaker is the client."""
+def common_voice(path: Path, left_out: dict[str, str] | None = None) -> list[Item]:
+    """A table of Common Voice (``train.tsv``, …) with its audio in ``clips/``; the speaker is the client.
+
+    ``left_out`` gets the rows that are broken, as in ``table``.
+    """
     items = []
-    for row in table(path):
+    for row in table(path, left_out):
         if not row.get("path") or row.get("sentence") is None:
             raise ManifestError(f"{path}: expected columns path and sentence, got {', '.join(row)}")
         clip = row["path"]

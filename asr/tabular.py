@@ -32,7 +32,7 @@ def items(path: Path, left_out: dict[str, str]) -> tuple[dict[str, str], list[tu
     What cannot be used, and why, goes to ``left_out``; a table without columns of audio and texts has no utterances.
     """
     try:
-        rows = list(_rows(path))
+        rows = list(_rows(path, left_out))
     except AsrError as error:
         left_out[str(path)] = str(error)
         return {}, []
@@ -50,9 +50,9 @@ def items(path: Path, left_out: dict[str, str]) -> tuple[dict[str, str], list[tu
     return columns, found
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, object]]:
+def _rows(path: Path, left_out: dict[str, str]) -> Iterator[Mapping[str, object]]:
     if path.suffix.lower() in (".csv", ".tsv"):
-        yield from table(path)
+        yield from table(path, left_out)
         return
     for number, line in enumerate(read_lines(path), start=1):
         try:

@@ -66,16 +66,28 @@ def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
     return table
 
 
-def table(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a CSV or TSV file with a header line, by column. Raises ``ManifestError``."""
+def table(path: Path, left_out: dict[str, str] | None = None) -> Iterator[dict[str, str]]:
+    """Rows of a CSV or TSV file with a header line, by column. Raises ``ManifestError``.
+
+    ``left_out`` gets what is wrong with rows of another number of columns, by file and line; None: they are errors.
+    """
     text = read_text(path)
     try:
         # Common Voice does not quote in its TSV, and has sentences with a single quotation mark.
         quoting: Any = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
         delimiter = max("\t;|,", key=text.partition("\n")[0].count)
-        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting):
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+        for row in reader:
             if None in row or None in row.values():
-                raise ManifestError(f"{path}: a line with another number of columns than the first: {row}")
+                there = sum(value is not None for key, value in row.items() if key is not None)
+                there += len(row.get(None) or ())  # type: ignore[call-overload]
+                reason = f"expected {len(reader.fieldnames or ())} columns, as the first line has, got {there}"
+                if quoting == csv.QUOTE_MINIMAL:
+                    reason += f'; a text with {delimiter!r} in it stands in quotation marks: "…"'
+                if left_out is None:
+                    raise ManifestError(f"{path}:{reader.line_num}: {reason}")
+                left_out[f"{path}:{reader.line_num}"] = reason
+                continue
             yield {str(key).strip(): value.strip() for key, value in row.items()}
     except csv.Error as error:
         raise ManifestError(f"{path}: cannot read the table: {error}") from error

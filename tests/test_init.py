@@ -15,7 +15,7 @@ from corpus import tones
 from asr import checkpoint, cli, config, detect, export, init, layouts, manifest, tabular, turns
 from asr.errors import AsrError, ManifestError
 from asr.manifest import Utterance
-from asr.subtitles import Cue
+from asr.turns import Turn
 
 WORDS = ("AB C", "CA", "B AC", "ABC", "C B A", "BA CA", "AC", "CB B", "A", "BB C")
 
@@ -127,7 +127,38 @@ def test_common_voice(tmp_path: Path) -> None:
         "train": [("train", "metrain")], "valid": [("dev", "medev")], "test": [("test", "metest")],
     }  # fmt: skip
     assert found.items[0].text == 'AB "C'
-    assert "train.tsv, dev.tsv, test.tsv is used, invalidated.tsv, other.tsv" in found.remarks[0]
+    (remark,) = found.remarks
+    assert "train.tsv, dev.tsv, test.tsv is used, invalidated.tsv, other.tsv, reported.tsv, validated.tsv" in remark
+    assert remark.endswith(" not (3 more clips)")
+    assert found.left_out == {}
+
+
+def test_common_voice_names_clips_of_no_table(tmp_path: Path) -> None:
+    voices(tmp_path, "train.tsv", "a.wav")
+    voices(tmp_path, "other.tsv", "b.wav")
+    record(tmp_path / "clips" / "c.wav")
+    assert detect.detect(tmp_path).left_out == {str(tmp_path / "clips" / "c.wav"): "no transcript"}
+
+
+def test_common_voice_whose_training_table_is_broken(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        voices(tmp_path, f"{name}.tsv", f"{name}.wav")
+    (tmp_path / "train.tsv").write_bytes(b"client_id\tpath\tsentence\n\xff")
+    with pytest.raises(ManifestError, match=r"got only test, valid; of \d left out the first, .*train\.tsv: .*0xff"):
+        init.start(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_broken_row_is_left_out_by_line_and_the_others_are_used(tmp_path: Path, name: str) -> None:
+    record(tmp_path / "a.wav")
+    table = "path,text\na.wav,AB\na.wav,A, B\na.wav\na.wav,CA\n"
+    (tmp_path / name).write_text(table.replace(",", "\t") if name == "t.tsv" else table)
+    found = detect.detect(tmp_path)
+    assert [item.text for item in found.items] == ["AB", "CA"]
+    path = tmp_path / name
+    assert found.left_out[f"{path}:4"].startswith("expected 2 columns, as the first line has, got 1")
+    assert found.left_out[f"{path}:3"].startswith("expected 2 columns, as the first line has, got 3")
+    assert ("quotation marks" in found.left_out[f"{path}:3"]) == (name == "t.csv")
 
 
 def test_common_voice_without_sets(tmp_path: Path) -> None:
@@ -298,12 +329,35 @@ def test_rttm_that_is_broken_is_named(tmp_path: Path) -> None:
         ([(0, 1, "a"), (3, 4, "a")], (0, None), "a"),
         ([(0, 1, "a"), (3, 4, "b")], (0, None), ""),
         ([], (0, 1), ""),
+        ([(0, 2, "a"), (2, 4, "b")], (0, 4), ""),
+        ([(0, 4, "a"), (1, 4, "b")], (0, 4), ""),
+        ([(0, 1, "a"), (0, 1, "a")], (0, 3), ""),
     ],
 )
 def test_whose_turn_it_is(
     turns_: list[tuple[float, float, str]], times: tuple[float, float | None], speaker: str
 ) -> None:
-    assert turns.speaker([Cue(start, end, "", name) for start, end, name in turns_], *times) == speaker
+    assert turns.speaker([Turn(*turn) for turn in turns_], *times) == speaker
+
+
+def test_speakers_of_one_channel_are_those_of_that_channel(tmp_path: Path) -> None:
+    """Both sides of a telephone call talk at the same time, and Kaldi's name of the recording is not the file's."""
+    segments = "s1-a rec1 0.0 0.4 A\ns2-b rec1 0.0 0.4 B\n"
+    kaldi_segments(tmp_path, segments, "s1-a ABC\ns2-b CBA\n", channels=2)
+    rows = [f"SPEAKER rec1 {n} 0.0 0.4 <NA> <NA> {name} <NA> <NA>" for n, name in ((2, "bob"), (1, "anna"))]
+    (tmp_path / "call.rttm").write_text("\n".join(rows))
+    assert by_id(detect.detect(tmp_path)) == {"s1-a": ("ABC", "anna"), "s2-b": ("CBA", "bob")}
+
+
+def test_rttm_of_recordings_of_one_name_is_that_of_their_folder(tmp_path: Path) -> None:
+    for folder in ("one", "two", "three"):
+        record(tmp_path / folder / "talk.wav", "ABC ABC ABC ABC")
+        (tmp_path / folder / "talk.srt").write_text(SRT)
+    for folder, name in (("one", "anna"), ("two", "bob")):
+        row = f"SPEAKER talk 1 0.0 9.0 <NA> <NA> {name} <NA> <NA>"
+        (tmp_path / folder / "talk.rttm").write_text(row)
+    speakers = {item.audio.parent.name: item.speaker for item in detect.detect(tmp_path).items}
+    assert speakers == {"one": "anna", "two": "bob", "three": "three-talk"}
 
 
 def test_voices_of_webvtt_are_speakers(tmp_path: Path) -> None:
@@ -391,6 +445,13 @@ def test_kaldi_words_are_split_at_spaces_and_tabs_only(tmp_path: Path) -> None:
     """White space that is part of a word for Kaldi stays in it; a byte order mark is no part of the first id."""
     (item,) = kaldi_segments(tmp_path, "s1-a\trec1  0.0 0.4\n", "\ufeffs1-a\tA\u00a0B\u2028C D\n")
     assert item.text == "A\u00a0B\u2028C D"
+
+
+def test_ljspeech_without_the_normalised_text_of_some(tmp_path: Path) -> None:
+    for name in ("LJ1", "LJ2"):
+        record(tmp_path / "wavs" / f"{name}.wav")
+    (tmp_path / "metadata.csv").write_text("LJ1|A one|\nLJ2|A 2|A two\n")
+    assert by_id(detect.detect(tmp_path)) == {"LJ1": ("A one", ""), "LJ2": ("A two", "")}
 
 
 def test_ljspeech_and_librispeech(tmp_path: Path) -> None:
@@ -558,6 +619,56 @@ def test_an_earlier_project_in_the_folder_is_not_taken_for_its_recordings(own: P
     (own / "spk0" / "new.txt").write_text("cbacba")
     project = init.start(own, own / "data" / "own")
     assert sum(map(len, project.sets.values())) == 31
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "spoken.tsv", "left_out.txt", "train.yaml"])
+def test_files_that_init_did_not_write_are_not_replaced(own: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine\n")
+    with pytest.raises(AsrError, match=f"got {name}, which asr init did not write.*--force"):
+        init.start(own, out)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "mine\n")]
+    init.start(own, out, force=True)
+    assert detect.is_project(out)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_only_transcripts_are_never_replaced(tmp_path: Path, force: bool) -> None:
+    """NeMo's train.jsonl beside its recordings, and the project in the same folder."""
+    record(tmp_path / "a.wav")
+    row = json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "ab"})
+    (tmp_path / "train.jsonl").write_text(row)
+    command = ["init", str(tmp_path), "--output", str(tmp_path)]
+    assert cli.main([*command, "--force"] if force else command) == 2
+    assert (tmp_path / "train.jsonl").read_text() == row
+    assert not (tmp_path / "train.yaml").exists()
+
+
+def test_another_project_in_the_folder_is_not_taken_for_a_table(own: Path) -> None:
+    init.start(own, own / "first")
+    project = init.start(own, own / "second")
+    assert sum(map(len, project.sets.values())) == 30
+    assert init.start(own, own).sets.keys() == project.sets.keys()
+    assert sum(map(len, init.start(own, own).sets.values())) == 30
+
+
+def test_a_training_set_of_which_nothing_can_be_used(tmp_path: Path) -> None:
+    for name, text in (("train", "[noise]"), ("valid", "AB"), ("test", "AB")):
+        record(tmp_path / name / "a.wav")
+        (tmp_path / name / "a.txt").write_text(text)
+    with pytest.raises(ManifestError, match=r"training data, got only test, valid; of 1 left out the first, .*'\['"):
+        init.start(tmp_path, tmp_path / "out")
+
+
+def test_subtitles_of_few_recordings_say_that_sets_are_drawn_by_utterance(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    cues = [f"00:00:0{n}.000 --> 00:00:0{n}.400\nAB" for n in range(10)]
+    soundfile.write(tmp_path / "in" / "talk.wav", np.tile(tones("ABC ABC", 0), 30), 8000)
+    (tmp_path / "in" / "talk.vtt").write_text("\n\n".join(["WEBVTT", *cues]))
+    said = "\n".join(init.start(tmp_path / "in", tmp_path / "out").lines)
+    assert "no recording is in two sets" not in said
+    assert "sets by utterance" in said
 
 
 def test_a_project_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:
