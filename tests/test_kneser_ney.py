@@ -149,9 +149,19 @@ def test_what_pruning_leaves_sums_to_one_and_is_closed(tmp_path: Path, threshold
     assert pruned.entries.keys() <= whole.entries.keys()
     assert pruned.words == whole.words
     contexts = {key[:-1] for key in pruned.entries}
-    assert contexts - {()} <= pruned.entries.keys()
+    suffixes = {key[1:] for key in pruned.entries}
+    assert (contexts | suffixes) - {()} <= pruned.entries.keys()
     assert all(mass(pruned, context) == pytest.approx(1, abs=1e-4) for context in contexts)
     assert all(v[0] == pytest.approx(whole.entries[k][0], abs=1e-6) for k, v in pruned.entries.items())
+
+
+@pytest.mark.parametrize(("order", "threshold"), list(itertools.product([3, 5], [1e-5, 1e-4, 1e-3])))
+def test_kenlm_reads_what_pruning_leaves(tmp_path: Path, order: int, threshold: float) -> None:
+    kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed")
+    pruned = train("text", tmp_path, order, threshold)
+    theirs = kenlm.Model(str(tmp_path / "lm.arpa"))
+    for text in sentences("text")[:20]:
+        assert theirs.score(text) * LN10 == pytest.approx(pruned.score(text.split()), abs=1e-3)
 
 
 def test_pruning_by_nothing_changes_nothing(tmp_path: Path) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asr import cli, lm
+from asr.decode import kenlm_binary
 from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.ngram import Ngram, read_arpa, write_arpa
 from asr.errors import DecodeError, ModelError, TrainingError
@@ -248,9 +253,47 @@ def test_a_kenlm_binary_that_ends_the_process_is_refused() -> None:
 def test_kenlm_that_crashes_at_a_word_is_an_error_of_its_file(arpa: Path) -> None:
     model = load(arpa, "binary", ARPA)
     assert isinstance(model, KenlmNgram)
-    model._child.kill()  # as a damaged binary does at some word
-    with pytest.raises(ModelError, match=r"small\.arpa: kenlm crashes .*: it is damaged"):
+    model._child.send_signal(signal.SIGSEGV)  # as a damaged binary does at some word
+    with pytest.raises(ModelError, match=r"small\.arpa: kenlm crashes .*SIGSEGV\): it is damaged"):
         model.score("A B")
+
+
+def test_a_kenlm_process_that_is_killed_from_outside_is_started_again(arpa: Path) -> None:
+    model = load(arpa, "binary", ARPA)
+    assert isinstance(model, KenlmNgram)
+    score = model.score("A B")
+    model._child.kill()
+    with pytest.raises(ModelError, match=r"small\.arpa: the process that reads it has ended \(SIGKILL\).*try again"):
+        model.score("A B")
+    assert model.score("A B") == score
+
+
+def test_the_answer_to_an_interrupted_call_is_not_taken_for_the_next(
+    arpa: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(arpa, "binary", ARPA)
+    assert isinstance(model, KenlmNgram)
+    scores = model.score("A B"), model.score("B")
+
+    class Interrupted:
+        def readline(self) -> str:
+            raise KeyboardInterrupt
+
+        def close(self) -> None:
+            """As a pipe has it."""
+
+    monkeypatch.setattr(model._child, "stdout", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        model.score("A B")
+    assert (model.score("A B"), model.score("B")) == scores
+
+
+def test_a_fork_that_ends_leaves_its_parent_the_kenlm_process() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True)
+    kenlm_binary._end(child, os.getpid() + 1)  # what a fork runs when it drops the model
+    assert child.poll() is None
+    kenlm_binary._end(child, os.getpid())
+    assert child.poll() is not None
 
 
 def test_a_fork_has_a_kenlm_process_of_its_own(arpa: Path) -> None:

@@ -19,7 +19,8 @@ Mask = npt.NDArray[np.bool_]
 def prune(estimate: Estimate, threshold: float) -> Estimate:
     """Drop each n-gram of order 2 and above whose loss raises the perplexity by less than ``threshold``, a share.
 
-    N-grams that begin longer ones stay. The back-offs of what is left make the probabilities sum to 1 again.
+    N-grams that begin or end longer ones stay: KenLM refuses a file without them. The back-offs of what is left make
+    the probabilities sum to 1 again.
     """
     tables = list(estimate.tables)
     kept: list[Mask] = [np.ones(len(table.word), np.bool_) for table in tables]
@@ -27,7 +28,8 @@ def prune(estimate: Estimate, threshold: float) -> Estimate:
     for n in range(len(tables) - 1, 0, -1):
         kept[n] = _changes(tables[n], tables[n - 1], joint[n - 1]) >= threshold
         if n + 1 < len(tables):
-            kept[n][tables[n + 1].context[kept[n + 1]]] = True
+            for part in (tables[n + 1].context, tables[n + 1].suffix):
+                kept[n][part[kept[n + 1]]] = True
     return replace(estimate, tables=tuple(_reduced(tables, kept)))
 
 
