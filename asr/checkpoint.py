@@ -28,6 +28,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from asr import config as configs
 from asr import settings, tokenizers
@@ -137,12 +138,26 @@ def build(make: Callable[[], Network], path: Path, layers: int) -> Network:
     if layers > len(shapes):
         raise ModelError(f"{path}: weights of another architecture: {len(shapes)} tensors, expected {layers} layers")
     try:
-        with torch.device("meta"):
+        with _NoDraws(), torch.device("meta"):
             outline = make()
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{path.with_name('config.yaml')}: no network can have these sizes: {error}") from error
     _compare(path, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}, shapes)
     return make()
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are instead of drawing values for them.
+
+    On "meta" torch draws by a decomposition in Python, and imports its compiler for it: a second at every load.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.normal_:
+            return args[0]
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _compare(source: Path, own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:

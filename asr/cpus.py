@@ -6,6 +6,9 @@ import math
 import os
 from pathlib import Path
 
+_settled: str | None = None
+"""What ``settle`` has set ``OMP_NUM_THREADS`` to: the threads of one process, not the user's wish."""
+
 
 def available() -> int:
     """Processors that this process may use: those it is bound to, no more than its control group's quota."""
@@ -19,7 +22,8 @@ def available() -> int:
 
 def threads(processes: int) -> int:
     """Threads for each of so many processes: ``OMP_NUM_THREADS`` where it is set, else their part of the processors."""
-    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    text = "" if value == _settled else value.split(",")[0].strip()
     if text.isascii() and text.isdigit() and 0 < int(text[:9]) <= 4096:
         return int(text)
     return max(1, available() // processes)
@@ -32,9 +36,10 @@ def settle(*, awake: bool = False) -> None:
     beside other work take the processor from the very thread that they wait for (docs/experiments.md). ``awake`` leaves
     that as it is, for long work on a machine of its own.
     """
+    global _settled
     quota = _quota(Path("/"))
     if "OMP_NUM_THREADS" not in os.environ and quota is not None and available() == quota:
-        os.environ["OMP_NUM_THREADS"] = str(quota)
+        os.environ["OMP_NUM_THREADS"] = _settled = str(quota)
     if not awake and "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

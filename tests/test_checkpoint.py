@@ -8,6 +8,8 @@ import random
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -484,3 +486,8 @@ def test_a_card_is_json_that_everyone_reads(tmp_path):
 
 def test_errors_are_of_this_package():
     assert issubclass(ModelError, AsrError)
+
+
+def test_loading_a_model_and_its_language_model_does_not_import_the_compiler_of_torch():
+    code = "import asr, sys; asr.load(); print({'torch._dynamo', 'sympy', 'torch.onnx'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -62,6 +62,18 @@ def test_what_the_user_has_set_stays(monkeypatch):
     assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("7", "ACTIVE")
 
 
+def test_several_processes_share_what_was_settled_for_one(monkeypatch):
+    monkeypatch.setattr(cpus, "_settled", None)
+    monkeypatch.setattr(cpus, "_quota", lambda root: 4)
+    monkeypatch.setattr(cpus, "available", lambda: 4)
+    # Set before it is deleted, so that what settle() puts there goes at the end.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    cpus.settle()
+    assert (os.environ["OMP_NUM_THREADS"], cpus.threads(2)) == ("4", 2)
+
+
 @pytest.mark.parametrize(("awake", "policy"), [(False, "PASSIVE"), (True, None)])
 def test_waiting_threads_sleep_save_in_training(monkeypatch, awake, policy):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
