@@ -43,6 +43,11 @@ class Job:
     item: Item
     output: Path
 
+    @property
+    def recording(self) -> outputs.Recording:
+        """What its transcript is of."""
+        return outputs.Recording(self.output, self.item.source)
+
 
 @dataclass
 class Outcome:
@@ -196,10 +201,10 @@ def transcribe_files(
         names = outputs.names([(job.output, job.item.name) for job in found], suffix)
         share = list(zip(found, names, strict=True))[rank::size]
         folder = outputs.Folder(output_dir)
-        work = [(job, path) for job, path in share if not (resume and folder.done(job.output, path, suffix))]
+        work = [(job, path) for job, path in share if not (resume and folder.done(job.recording, path, suffix))]
         outcome.skipped = len(share) - len(work)
         if not force:
-            folder.check([path for _, path in work], summary)
+            folder.check([(job.recording, path) for job, path in work], summary)
     stream = out or sys.stdout
     # On a terminal the texts themselves show the progress, and a bar would run through them.
     shown = not (output_dir is None and stream.isatty())
@@ -213,7 +218,7 @@ def transcribe_files(
                     raise result
                 body = _body(item, result, format)
                 if folder:
-                    folder.write(job.output, path, body)
+                    folder.write(job.recording, path, body)
             except (AsrError, OSError) as error:
                 outcome.failures.append(message(item, error))
                 continue
