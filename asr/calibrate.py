@@ -12,7 +12,7 @@ import numpy as np
 from asr import confidence, plot, scoring
 from asr.confidence import Calibration, Reliability
 from asr.errors import ManifestError
-from asr.options import conditions
+from asr.options import conditions, confidences
 from asr.recognizer import Recognizer
 from asr.tune import held_out
 
@@ -53,8 +53,12 @@ class Fit:
         return tree
 
 
-def calibrate(path: str | Path, recognizer: Recognizer, root: str | Path | None = None) -> Fit:
+def calibrate(
+    path: str | Path, recognizer: Recognizer, root: str | Path | None = None, *, folder: Path | None = None
+) -> Fit:
     """Fit the recogniser's confidences on a manifest of speakers that its model has not heard.
+
+    ``folder``: the model directory whose earlier fit ``Fit.present`` measures; the recogniser's own where it is None.
 
     Raises ``ManifestError`` when nothing can be read, or what was said is all right, all wrong or too little.
     """
@@ -64,7 +68,7 @@ def calibrate(path: str | Path, recognizer: Recognizer, root: str | Path | None 
         for id, found in zip(ids, recognizer.decoder.lists(log_probs, frames, confidence.NBEST), strict=True):
             evidence[id] = recognizer.evidence(found)
     hypotheses = {id: " ".join(word for word, _, _ in words) for id, words in evidence.items()}
-    report = scoring.score({id: references[id] for id in evidence}, hypotheses)
+    report = scoring.score({id: references[id] for id in evidence}, hypotheses, scoring.LITERAL)
     rows = np.array(
         [
             (fold % FOLDS, p, s, float(reference == word))
@@ -83,7 +87,7 @@ def calibrate(path: str | Path, recognizer: Recognizer, root: str | Path | None 
     options = recognizer.decoder.options
     kind = "greedy" if options.beam == 1 else "beam"
     fitted = replace(fitted, fitted_for=conditions(options))
-    now = recognizer.calibration
+    now = recognizer.calibration if folder is None else confidences(folder, options).calibration
     held = p if now is None else [now.apply(a, b) for a, b in zip(p, s, strict=True)]
     before, present, after = (confidence.reliability(x, right) for x in (p, held, crossed))
     return Fit(kind, fitted, len(p), int(right.sum()), before, present, after)

@@ -122,14 +122,14 @@ def _calibrate(args: argparse.Namespace) -> int:
     announce(args, confidences=False)
     model = load_model(args.model)
     wide = choose(model.path, **decoding_options(args))
+    folder = args.save_to or model.path
     fits = []
     for options in [Decoding()] + ([wide] if wide.beam > 1 else []):
         recognizer = Recognizer(model, device=args.device, decoding=options)
-        fits.append(calibrate.calibrate(args.manifest, recognizer, args.root))
+        fits.append(calibrate.calibrate(args.manifest, recognizer, args.root, folder=folder))
         print(fits[-1].summary())
     if args.plot:
         calibrate.draw(fits, args.plot)
-    folder = args.save_to or model.path
     old = confidence.load(folder)
     new = calibrate.improved(old, fits)
     if new == old:
@@ -311,7 +311,9 @@ def _tune(args: argparse.Namespace) -> int:
     _check_save_to(args)
     announce(args, confidences=False)
     model = load_model(args.model)
-    options = choose(model.path, **{"beam": tune.SEARCH_BEAM, **decoding_options(args)})
+    given = decoding_options(args)
+    given["beam"] = given["beam"] or tune.SEARCH_BEAM  # a search, also where the directory holds phrases
+    options = choose(model.path, **given)
     folder = args.save_to or model.path
     present = load_options(folder)
     recognizer = Recognizer(model, device=args.device, decoding=Decoding())

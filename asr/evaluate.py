@@ -60,11 +60,13 @@ def evaluate(
     """Transcribe every utterance of the manifest ``path`` and score it against its text.
 
     References go through the model's text normalisation, as in training; a character the model does not know stays
-    and counts as an error. Raises ``ManifestError`` when nothing could be transcribed.
+    and counts as an error. Raises ``ManifestError`` for malformed alternatives in a reference, before any work,
+    and when nothing could be transcribed.
     """
     utterances = manifest.read(path, root)
     items = [Item.of(u) for u in utterances]
-    return _scored(path, utterances, recognizer, recognizer.transcribe_many(items), rules)
+    references = _references(utterances, recognizer, rules)
+    return _scored(path, utterances, references, recognizer.transcribe_many(items), rules)
 
 
 def evaluate_stream(
@@ -86,7 +88,15 @@ def evaluate_stream(
     utterances = manifest.read(path, root)
     batch = StreamBatch(recognizer, chunk_s=chunk_s, right_s=right_s)
     batch.open()  # a wrong option is refused before any work is done
-    return _scored(path, utterances, recognizer, _streamed(utterances, batch, block_s), rules)
+    references = _references(utterances, recognizer, rules)
+    return _scored(path, utterances, references, _streamed(utterances, batch, block_s), rules)
+
+
+def _references(utterances: Sequence[Utterance], recognizer: Recognizer, rules: scoring.Rules) -> dict[str, str]:
+    """By id. Raises ``ManifestError`` for one that cannot be scored, before anything is transcribed."""
+    references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
+    scoring.check_references(references, rules)
+    return references
 
 
 def _streamed(
@@ -117,11 +127,10 @@ def _streamed(
 def _scored(
     path: str | Path,
     utterances: Sequence[Utterance],
-    recognizer: Recognizer,
+    references: dict[str, str],
     results: Iterable[tuple[Item, Transcript | AudioError]],
     rules: scoring.Rules,
 ) -> Evaluation:
-    references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
     hypotheses: dict[str, str] = {}
     failures: dict[str, str] = {}
     audio_s = 0.0

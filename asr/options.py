@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,12 +109,17 @@ def conditions(options: Decoding) -> dict[str, Any]:
 
 
 def _fingerprint(place: Any) -> Any:
-    """The checksum of a file or directory, of each of several; an object that has none is like nothing else."""
+    """The checksum of a file or directory, of each of several; anything else, also what is missing or a pipe, which can
+    be read once, has none and is like nothing else."""
     if isinstance(place, tuple):
         return [_fingerprint(one) for one in place]
     if isinstance(place, lm.LanguageDirectory):
         place = place.path
-    return lm.fingerprint(place) if isinstance(place, str | Path) else f"{name_of(place)} {id(place)}"
+    if not isinstance(place, str | Path):
+        return f"{name_of(place)} {id(place)}"
+    if not (os.path.isfile(place) or os.path.isdir(place)):
+        return f"no checksum: {place}"
+    return lm.fingerprint(place)
 
 
 class Confidences(NamedTuple):
@@ -146,8 +152,10 @@ def confidences(folder: Path, options: Decoding) -> Confidences:
         return Confidences()
     found = confidence.load(folder).get("greedy" if options.beam == 1 else "beam")
     threshold = confidence.load_threshold(folder)
+    if found is None or found.fitted_for is None:
+        return Confidences(found, threshold)
     here = conditions(options)
-    if found is None or found.fitted_for is None or found.fitted_for == here:
+    if found.fitted_for == here:
         return Confidences(found, threshold)
     other = ", ".join(
         sorted(name for name in here.keys() | found.fitted_for if here.get(name) != found.fitted_for.get(name))

@@ -66,6 +66,8 @@ class Rules:
 
 
 DEFAULT = Rules()
+LITERAL = Rules(alternatives=False)
+"""For texts to train and tune on, whose braces are characters like any other."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,12 @@ def score(
     return Report(tuple(utterances))
 
 
+def check_references(references: Mapping[str, str], rules: Rules = DEFAULT) -> None:
+    """Refuse references that cannot be scored, before work is done for them. Raises ``ManifestError`` as ``score``."""
+    for id, text in references.items():
+        _graph(id, rules.text(text, reference=True), rules)
+
+
 def score_files(
     reference: str | Path, hypothesis: str | Path, rules: Rules = DEFAULT, *, plain: bool = False
 ) -> Report:
@@ -414,14 +422,21 @@ def _some(ids: Sequence[str]) -> str:
 
 
 def _align(id: str, reference: str, hypothesis: str, rules: Rules) -> list[Aligned]:
+    graph = _graph(id, reference, rules)
     try:
-        graph = Reference(reference, alternatives=rules.alternatives, optional=rules.optional)
         if not graph.plain or rules.costs != LEVENSHTEIN:
             return align(graph, hypothesis.split(), rules.costs)
     except ManifestError as error:
         raise ManifestError(f"utterance {id}: {error}") from error
     # Alike with all costs one, and fast.
     return list(_pairs(jiwer.process_words(reference, hypothesis)))
+
+
+def _graph(id: str, reference: str, rules: Rules) -> Reference:
+    try:
+        return Reference(reference, alternatives=rules.alternatives, optional=rules.optional)
+    except ManifestError as error:
+        raise ManifestError(f"utterance {id}: {error}, or --literal, if braces are words") from error
 
 
 def _said(pair: Aligned) -> bool:

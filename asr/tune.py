@@ -94,7 +94,8 @@ def tune(
         )
     posteriors, references = held_out(path, recognizer, root)
     trials: list[Trial] = []
-    fixed = {GREEDY: Decoding()} | ({} if present in (None, Decoding()) else {PRESENT: present})
+    greedy = Decoding(language=options.language)
+    fixed = {GREEDY: greedy} | ({} if present in (None, greedy) else {PRESENT: present})
     first = [_trial(setting, recognizer, posteriors, references, name) for name, setting in fixed.items() if setting]
     seen: set[tuple[float, float, int]] = set()
     # Words cannot be counted where no token stands between them.
@@ -172,5 +173,5 @@ def _trial(
     for names, log_probs, frames in posteriors:
         for id, hypothesis in zip(names, decoder.decode(log_probs, frames), strict=True):
             hypotheses[id] = decoder.text(hypothesis.tokens)
-    report = scoring.score({id: references[id] for id in hypotheses}, hypotheses)
+    report = scoring.score({id: references[id] for id in hypotheses}, hypotheses, scoring.LITERAL)
     return Trial(options, report.errors, report.words, report.char_errors, name)

@@ -1,5 +1,6 @@
 """Confidences: fitted ones are probabilities, the figures are those of their definitions, the command end to end."""
 
+import dataclasses
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 from corpus import make_config, make_corpus
 
 import asr
-from asr import audio, calibrate, cli, confidence
+from asr import audio, calibrate, cli, confidence, manifest
 from asr.confidence import Calibration
 from asr.decoding import Decoding
 from asr.errors import ManifestError, ModelError
@@ -160,6 +161,27 @@ def test_calibrating_again_on_the_same_speech_saves_nothing(run, capsys):
     assert "nothing was better" in printed
     assert (run / "run" / confidence.FILE).read_text() == saved
     (run / "run" / confidence.FILE).unlink()
+
+
+def test_the_fit_of_the_folder_that_is_written_is_measured_and_not_the_models(run, tmp_path, capsys):
+    command = ["calibrate", str(run / "valid.jsonl"), "--model", str(run / "run"), "--beam", "1"]
+    assert cli.main([*command, "--save-to", str(tmp_path), "--force"]) == 0
+    good = (tmp_path / confidence.FILE).read_text()
+    # With this one the model's own confidences would be better, and the other folder's fit would go.
+    confidence.save(run / "run", {"greedy": Calibration(-5.0, 0.0, 0.0)})
+    capsys.readouterr()
+    try:
+        assert cli.main([*command, "--save-to", str(tmp_path), "--force"]) == 0
+    finally:
+        (run / "run" / confidence.FILE).unlink()
+    assert "nothing was better" in capsys.readouterr().out
+    assert (tmp_path / confidence.FILE).read_text() == good
+
+
+def test_calibrating_takes_malformed_alternatives_for_words(run, tmp_path):
+    utterances = manifest.read(run / "valid.jsonl")
+    manifest.write(tmp_path / "m.jsonl", [dataclasses.replace(utterances[0], text="A { B / C"), *utterances[1:]])
+    assert calibrate.calibrate(tmp_path / "m.jsonl", asr.load(run / "run")).words > 40
 
 
 def test_confidences_agree_better_with_being_right(run):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -434,6 +435,29 @@ def test_tuning_tries_greedy_decoding_and_the_present_setting(trained, corpus):
         tune.GREEDY,
         "",
     ]
+
+
+def test_tuning_keeps_the_language_where_greedy_decoding_wins(trained, corpus):
+    recognizer = asr.load(trained, device="cpu", beam=1)
+    (greedy, *_) = tune.tune(corpus / "valid.jsonl", recognizer, Decoding(beam=16, language="de"), beams=())
+    assert (greedy.name, greedy.options) == (tune.GREEDY, Decoding(language="de"))
+
+
+def test_a_directory_that_holds_phrases_can_be_tuned(trained, corpus, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(trained, model)
+    (tmp_path / "phrases").write_text("A B\n")
+    decoding.save_options(model, Decoding(phrases=str(tmp_path / "phrases")))
+    assert cli.main(["tune", str(corpus / "valid.jsonl"), "--model", str(model), "--dry-run"]) == 0
+    assert f"beam {tune.SEARCH_BEAM} " in capsys.readouterr().out
+
+
+def test_tuning_takes_malformed_alternatives_for_words(trained, corpus, tmp_path):
+    utterances = manifest.read(corpus / "valid.jsonl")
+    manifest.write(tmp_path / "m.jsonl", [dataclasses.replace(utterances[0], text="A { B / C"), *utterances[1:]])
+    recognizer = asr.load(trained, device="cpu", beam=1)
+    (greedy, *_) = tune.tune(tmp_path / "m.jsonl", recognizer, Decoding(beam=16), beams=())
+    assert greedy.errors > 0
 
 
 def trial(errors, beam=16, name=""):

@@ -22,7 +22,7 @@ import soundfile
 import torch
 
 import asr
-from asr import audio, manifest
+from asr import audio, manifest, outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "egs" / "tones"
@@ -196,7 +196,7 @@ def test_transcribe_writes_the_good_files_and_reports_the_bad_ones(
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["done"], summary["failed"]) == (6, 3)
     (out / "summary.json").unlink()
-    names = {f"{utterances[5].id}.json", *(f"sub/{u.id}.json" for u in utterances[:5])}
+    names = {outputs.RECORD, f"{utterances[5].id}.json", *(f"sub/{u.id}.json" for u in utterances[:5])}
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
     hypotheses = {u["id"]: u["hypothesis"] for u in evaluation[0]["utterances"]}
     for path in out.rglob("*.json"):

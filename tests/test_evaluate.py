@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_nothing_transcribed_is_an_error(recognizer: Recognizer, tmp_path: Path)
     manifest.write(tmp_path / "m.jsonl", [Utterance("a", str(tmp_path / "gone.wav"), "OH", 1.0)])
     with pytest.raises(ManifestError, match=r"m\.jsonl: none of 1 .*gone\.wav"):
         evaluate(tmp_path / "m.jsonl", recognizer)
+
+
+@pytest.mark.parametrize("how", [evaluate, functools.partial(evaluate_stream, chunk_s=0.64)])
+def test_a_reference_that_cannot_be_scored_is_refused_before_anything_is_transcribed(
+    how: Callable[..., Evaluation], recognizer: Recognizer, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(corpus, Utterance("bad", str(corpus.parent / "wav" / "0.wav"), "A { B / C", 1.0))
+    assert any("{" in u.reference for u in how(corpus, recognizer, rules=scoring.LITERAL).report.utterances)
+    monkeypatch.setattr("asr.audio.load", None)
+    with pytest.raises(ManifestError, match=r"utterance bad: alternatives that do not end.*--literal"):
+        how(corpus, recognizer)
 
 
 def test_audio_outside_the_root_is_refused(recognizer: Recognizer, corpus: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -156,3 +157,29 @@ def test_fitted_confidences_are_left_out_for_other_options_with_one_line(tmp_pat
 def test_fitted_confidences_that_do_not_say_for_what_are_used(tmp_path):
     confidence.save(tmp_path, {"beam": Calibration(1.0, 0.0, 0.0)})
     assert options.confidences(tmp_path, Decoding(beam=4)) == (Calibration(1.0, 0.0, 0.0), None, "")
+
+
+def test_no_file_is_opened_where_no_fit_says_what_it_is_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(lm, "fingerprint", None)
+    (tmp_path / "words").write_text("A\n")
+    plain = Decoding(beam=4, lexicon=str(tmp_path / "words"))
+    assert options.confidences(tmp_path, plain).calibration is None
+    confidence.save(tmp_path, {"beam": Calibration(1.0, 0.0, 0.0)})
+    assert options.confidences(tmp_path, plain).calibration is not None
+
+
+def test_pipes_and_missing_files_are_never_what_confidences_were_fitted_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    confidence.save(tmp_path, {"beam": Calibration(1.0, 0.0, 0.0, {"beam": 4})})
+    for name in ("pipe", "missing"):
+        found = options.confidences(tmp_path, Decoding(beam=4, lexicon=str(tmp_path / name)))
+        assert (found.calibration, "lexicon" in found.remark) == (None, True)
+
+
+def test_info_of_a_directory_whose_language_model_is_missing(tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint.locate("an4"), folder)
+    confidence.save(folder, {"beam": Calibration(1.0, 0.0, 0.0, {"beam": 4})})
+    shutil.rmtree(folder / "lm")
+    assert cli.main(["info", str(folder)]) == 0
+    assert "the model's own" in capsys.readouterr().out

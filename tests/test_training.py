@@ -568,6 +568,17 @@ def test_validation_comes_when_asked_and_at_the_end(corpus, tmp_path, every):
     assert epochs == {1: [1, 2, 3], 2: [2, 3], 5: [3]}[every]
 
 
+def test_braces_in_texts_are_characters_and_end_no_training(corpus, tmp_path):
+    data = {}
+    for name in ("train", "valid"):
+        utterances = manifest.read(corpus / f"{name}.jsonl")
+        utterances[0] = dataclasses.replace(utterances[0], text="A { B / C")
+        data[name] = str(tmp_path / f"{name}.jsonl")
+        manifest.write(data[name], utterances)
+    acoustic.train(run_config(corpus, tmp_path, train={"epochs": 1}, data=data))
+    assert read_log(tmp_path / "run")[-1]["valid_wer"] > 0
+
+
 def test_a_worse_validation_does_not_replace_the_model(corpus, tmp_path):
     run = make_run(run_config(corpus, tmp_path))
     figures = iter([{"wer": 0.5, "cer": 0.2}, {"wer": 0.6, "cer": 0.1}, {"wer": 0.4, "cer": 0.3}])

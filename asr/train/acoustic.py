@@ -271,7 +271,7 @@ class AcousticTask:
         loss_sum, tokens = self.world.sum(loss_sum, token_sum)
         texts = {u.id: u.text for u in self.valid_data.utterances}
         references = {name: self.tokenizer.reference(texts[name]) for name in hypotheses}
-        report = scoring.score(references, hypotheses)
+        report = scoring.score(references, hypotheses, scoring.LITERAL)
         return {"loss": loss_sum / max(tokens, 1), "wer": report.wer, "cer": report.cer}
 
     def rank(self, figures: dict[str, float]) -> tuple[float, float]:
