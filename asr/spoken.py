@@ -12,8 +12,10 @@ the case, which the training's ``text.case`` decides. The rules, in this order:
    Languages written without spaces between words (``SPACELESS``) lose them.
 
 What these rules do not understand is an error, since a word that nobody said teaches the wrong thing: dates, times,
-ranges, fractions, amounts with cents, telephone numbers, units, Roman numerals, ``[laughs]``, symbols without a word,
-numbers that are inflected (German ``3. Mai``). Languages without rules of their own get 1, 3 and 4.
+ranges, scores, fractions, amounts with cents, telephone numbers, units, Roman numerals, ``[laughs]``, symbols without a
+word, abbreviations of several meanings (``UNCLEAR``), numbers that are inflected (German ``3. Mai``, Spanish ``200
+personas``). English numbers of five digits and more have separators: without, they are codes, and an error. In other
+languages up to six digits without separators are one number. Languages without rules of their own get 1, 3 and 4.
 """
 
 from __future__ import annotations
@@ -30,21 +32,80 @@ ABBREVIATIONS = {
         "mr": "mister", "mrs": "missis", "messrs": "messieurs", "dr": "doctor", "drs": "doctors", "st": "saint",
         "co": "company", "jr": "junior", "sr": "senior", "maj": "major", "gen": "general", "rev": "reverend",
         "lt": "lieutenant", "hon": "honorable", "sgt": "sergeant", "capt": "captain", "esq": "esquire",
-        "ltd": "limited", "col": "colonel", "ft": "fort", "no": "number", "vol": "volume", "etc": "et cetera",
+        "ltd": "limited", "col": "colonel", "ft": "fort", "no": "number", "nos": "numbers", "vol": "volume",
+        "etc": "et cetera", "prof": "professor", "mt": "mount", "vs": "versus", "approx": "approximately",
+        "gov": "governor", "sen": "senator", "adm": "admiral", "cpl": "corporal", "bros": "brothers",
+        "corp": "corporation", "ave": "avenue", "blvd": "boulevard", "dept": "department", "fig": "figure",
+        "p": "page", "pp": "pages", "ch": "chapter", "sec": "section",
     },
-    "de": {"dr": "doktor", "nr": "nummer", "usw": "und so weiter", "bzw": "beziehungsweise"},
-    "fr": {"m": "monsieur", "mme": "madame", "mlle": "mademoiselle", "dr": "docteur", "no": "numéro"},
-    "es": {"sr": "señor", "sra": "señora", "dr": "doctor", "dra": "doctora"},
+    "de": {
+        "dr": "doktor", "prof": "professor", "nr": "nummer", "usw": "und so weiter", "usf": "und so fort",
+        "bzw": "beziehungsweise", "ca": "circa", "evtl": "eventuell", "vgl": "vergleiche", "inkl": "inklusive",
+        "zzgl": "zuzüglich", "bzgl": "bezüglich", "ggf": "gegebenenfalls", "bspw": "beispielsweise",
+        "etc": "et cetera", "st": "sankt", "s": "Seite", "abb": "Abbildung", "kap": "Kapitel",
+    },
+    "fr": {
+        "m": "monsieur", "mm": "messieurs", "mme": "madame", "mmes": "mesdames", "mlle": "mademoiselle",
+        "mgr": "monseigneur", "dr": "docteur", "st": "saint", "ste": "sainte", "no": "numéro", "p": "page",
+        "vol": "volume", "chap": "chapitre", "etc": "et cetera", "env": "environ",
+    },
+    "es": {
+        "sr": "señor", "sra": "señora", "srta": "señorita", "dr": "doctor", "dra": "doctora", "etc": "etcétera",
+        "pág": "página", "núm": "número", "aprox": "aproximadamente", "ud": "usted", "uds": "ustedes",
+        "sto": "santo", "sta": "santa",
+    },
 }  # fmt: skip
-"""Written with a full stop behind them."""
-BEFORE_NUMBERS = {"en": ("no", "vol"), "de": ("nr",), "fr": ("no",)}
+"""Written with a full stop behind them, and what each is where what stands beside it does not say otherwise."""
+PHRASES = {
+    "de": {
+        "z.B": "zum Beispiel", "Z.B": "zum Beispiel", "d.h": "das heißt", "D.h": "das heißt", "z.T": "zum Teil",
+        "z.Zt": "zur Zeit", "i.d.R": "in der Regel", "v.Chr": "vor Christus", "n.Chr": "nach Christus", "u.a": "",
+        "u.U": "unter Umständen", "u.ä": "", "o.ä": "", "s.o": "", "s.u": "",
+    },
+    "fr": {
+        "p.ex": "par exemple", "P.ex": "par exemple", "c.-à-d": "c'est à dire", "av.J.-C": "avant Jésus Christ",
+        "ap.J.-C": "après Jésus Christ", "apr.J.-C": "après Jésus Christ",
+    },
+    "es": {"p.ej": "por ejemplo", "P.ej": "por ejemplo", "EE.UU": "Estados Unidos", "a.C": "", "d.C": ""},
+    "en": {"Ph.D": "", "Ph.Ds": ""},
+}  # fmt: skip
+"""Abbreviations of several words, which may have spaces between them; those of "" are not understood."""
+UNCLEAR = {
+    "en": "inc|feb|apr|aug|sept|oct|nov|dec|tues|thurs|fri|est|ext|cf|viz|misc|hrs?|yrs?|lbs?|univ|govt|"
+    "assn|calif|dist|cmdr|rd",
+    "de": "mio|mrd|tsd|str|geb|gest|hl|hr|fr|hrn|jh|jhd|sog|tel|std|min|sek|ff|allg|ebd|dipl|ing|feb|apr|aug|sept|okt|"
+    "nov|dez|bd|verh|bes|insb|mtl|jährl|zw|lt",
+    "fr": "arr|av|apr|bd|boul|cf|tél|cie|hab|dép|éd|janv|févr?|avr|juil|oct|nov|déc|qqch|qqn",
+    "es": "av|avda|tel|tfno|prof|profa|ene|feb|abr|ago|sept|oct|nov|dic|cía|gral|pbro|izq|dcha|vd|vds",
+}
+"""Abbreviations that are said in several ways, or whose words are inflected."""
+BEFORE_NUMBERS = {
+    "en": ("no", "nos", "vol", "fig", "p", "pp", "ch", "sec"),
+    "de": ("nr", "s", "abb", "kap"),
+    "fr": ("no", "p", "vol", "chap"),
+    "es": ("pág", "núm"),
+}
 """Abbreviations before a number only; elsewhere the same letters are a word and the end of a sentence."""
 BEFORE_NAMES = {
-    "en": ("dr", "st", "maj", "gen", "rev", "lt", "hon", "sgt", "capt", "col", "ft"),
-    "fr": ("m",),
-    "es": ("sr", "sra", "dr", "dra"),
+    "en": ("dr", "st", "maj", "gen", "rev", "lt", "hon", "sgt", "capt", "col", "ft", "mt", "gov", "sen", "adm", "cpl"),
+    "de": ("st",),
+    "fr": ("m", "mm", "st", "ste", "mgr"),
+    "es": ("sr", "sra", "srta", "dr", "dra", "sto", "sta"),
 }
 """Abbreviations before a name only; elsewhere they may be another word (``Rodeo Dr.``)."""
+ALWAYS_NAMES = {"en": ("lt", "hon", "sgt", "capt", "maj", "cpl"), "es": ("sr", "sra", "srta", "dr", "dra")}
+"""Those that are nothing else in a text of one case either, which does not show what a name is."""
+BARE = {
+    "en": ("mr", "mrs", "messrs", "dr", "st", "prof", "mt", "sgt", "capt", "lt"),
+    "de": ("dr", "prof"),
+    "fr": ("mme", "mmes", "mlle", "mgr", "dr", "st", "ste"),
+    "es": ("sr", "sra", "srta", "dra"),
+}
+"""Titles that are written without a full stop too."""
+NOT_TITLES_ONLY = ("dr", "st", "mt", "prof", "lt", "ste", "capt")
+"""Those that are titles before a name with a capital only."""
+BEFORE_SAINTS = frozenset("at in the from of to on near and by for with where when visit after before his her".split())
+"""Words that begin a sentence about St. Paul; any other with a capital may be a street's name."""
 SYMBOLS = {
     "en": {"&": " and ", "%": " percent ", "+": " plus ", "@": " at "},
     "de": {"&": " und ", "%": " Prozent ", "+": " plus "},
@@ -67,7 +128,28 @@ YEARS_LIKE_NUMBERS = {"en", "de", "fr", "es", "it", "pt", "ja", "zh"}
 """Languages in which a year is said as the number is, or for which ``_number`` knows better."""
 LONG_DECIMALS = {"en", "de"}
 """Languages in which the digits behind the point are said one by one."""
-UNITS = "km/h|km|cm|mm|nm|m|kg|mg|g|lbs?|oz|ml|cl|dl|l|ft|yds?|mph|kmh|k?hz|mhz|ghz|kb|mb|gb|tb|kwh?|h|min|sec|ha"
+UNITS = "km/h|km|cm|mm|nm|m|kg|mg|g|lbs?|oz|ml|cl|dl|l|ft|yds?|mph|kmh|k?hz|mhz|ghz|kb|mb|gb|tb|kwh?|h|min|sec"
+"""Behind a number, or glued to it. (``ha`` is a word in Romance languages.)"""
+CURRENCY_WORDS = "dollars?|euros?|pounds?|francs?|franken|pesos?|rubles?|zł|złotych|kronor|kr"
+CURRENCY_CODES = "EUR|USD|GBP|CHF|JPY|CAD|AUD|SEK|DKK|NOK|PLN|CZK|CNY|INR|RUB|DM|HKD"
+PRICED = (
+    "bills?|notes?|coins?|tickets?|fees?|fines?|deals?|prizes?|budgets?|loans?|jackpots?|checks?|cheques?|gifts?|cards?|"
+    "tax(?:es)?|bonus(?:es)?|contracts?|lawsuits?|settlements?|investments?|projects?|programs?|funds?|bets?|chips?|"
+    "stamps?|lunch|tips?|rewards?|bount(?:y|ies)|donations?|questions?|mortgages?|homes?|houses?|plans?|cuts?"
+)
+"""What is said with the amount in the singular: a five dollar bill."""
+MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+INFLECTED = {
+    "fr": r"(?:\d*[02-68])?1",
+    "es": r"(?:\d*[02-9])?1|\d*[2-9]\d\d",
+    "pt": r"(?:\d*[02-9])?[12]|\d*[2-9]\d\d",
+    "it": "1", "nl": "1", "de": "1", "fi": "1",
+    **dict.fromkeys(("sv", "da", "no"), r"(?:\d*[02-9])?1"),
+    **dict.fromkeys(("ru", "uk", "pl", "cs"), r"(?:\d*[02-9])?[12]"),
+}  # fmt: skip
+"""Numbers whose words depend on the noun behind them."""
+NOUNS = {"fr": "ans|jours|mois|siècles|euros|mètres|kilomètres|kilos|habitants|hommes|millions|milliards", "de": "Uhr"}
+"""Nouns before which they do not vary, since it is known of which gender the noun is."""
 NOISES = (
     "laugh|applau|music|cough|sigh|inaudible|unintelligible|indistinct|noise|silence|pause|cries|crying|cheer|"
     "lach|musik|unverständlich|stille|rire|musique|inaudible|risas|música"
@@ -80,7 +162,7 @@ OPENING, CLOSING = "(\"'“”„«»¿¡", ".,;:!?…)\"'”“«»。，、！
 INVISIBLE = re.compile("[\u00ad\u200d\u2060\ufeff]")
 AMOUNT = r"\d(?:[\d.,]*\d)?"
 MAGNITUDES = "hundred|thousand|million|billion|trillion"
-ROMAN = re.compile(r"(?<!\w)(?=[IVX]{2})X{0,3}(?:IX|IV|V?I{0,3})(?:er?|ère|ème)?(?!\w)")
+ROMAN = re.compile(r"(?<!\w)(?:(?=[IVX]{2})X{0,3}(?:IX|IV|V?I{0,3})(?:er?|ère|ème)?|I(?:er|re|ère))(?!\w)")
 
 
 def spoken(text: str, language: str = "en") -> str:
@@ -102,17 +184,18 @@ def _spoken(text: str, language: str, code: str) -> str:
     text = unicodedata.normalize("NFC", INVISIBLE.sub("", text))
     text = re.sub(r"\s{2,}", " ", re.sub("[‘’ʼ`´]", "'", text))
     _refuse(rf"\(\s*(?:{NOISES})[^()]*\)|^\s*\([^()]*\)\s*$", text)
-    _refuse(rf"\d(?:\s?(?:{UNITS})|[wvs])(?![\w'])", text)  # apart, w, v and s are words in Slavic languages
+    _refuse(rf"\d(?:\s?(?:{UNITS})|[wvs]|ha)(?![\w'])", text)  # apart, w, v and s are words in Slavic languages
     _refuse(r"(?<![^\W\d_])[^\W\d_]{2,}\.[^\W\d_]{2,}|@[^\s@]*\.", text)  # addresses
-    text = _abbreviations(text, code)
+    text = _ambiguous(text, code)
+    text = _bare_titles(_abbreviations(_phrases(text, code), code), code)
     text = _money(text, code)
     for sign, word in SYMBOLS.get(code, {}).items():
         text = text.replace(sign, word)
     text = _numbers(text, language, code)
     text = re.sub("[-‐‑‒–—―/_]", " ", text)
-    unknown = next((c for c in text if c in UNSPOKEN or unicodedata.category(c)[0] in "NS"), None)
-    if unknown:
-        raise _Unknown(unknown)
+    unknown = next((at for at, c in enumerate(text) if c in UNSPOKEN or unicodedata.category(c)[0] in "NS"), None)
+    if unknown is not None:
+        raise _Unknown(_grown(text, unknown, unknown + 1))
     kept = "".join(c if c == "'" or unicodedata.category(c)[0] in LETTERS else " " for c in text)
     kept = re.sub(r"(?<!\w)'+|'+(?!\w)", " ", kept)
     kept = ("" if code in SPACELESS else " ").join(kept.split())
@@ -123,7 +206,65 @@ def _spoken(text: str, language: str, code: str) -> str:
 
 def _refuse(pattern: str | re.Pattern[str], text: str) -> None:
     if found := re.search(pattern, text, re.IGNORECASE if isinstance(pattern, str) else 0):
-        raise _Unknown(found[0].strip())
+        raise _Unknown(_grown(text, found.start(), found.end()))
+
+
+def _grown(text: str, start: int, stop: int) -> str:
+    """What stands there, with the rest of its words."""
+    before = re.search(r"\S*$", text[max(0, start - 60) : start])
+    behind = re.match(r"\S*", text[stop : stop + 60])
+    grown = (before[0] if before else "") + text[start:stop] + (behind[0] if behind else "")
+    return grown.strip().rstrip(",;:") or text[start:stop]
+
+
+def _ambiguous(text: str, code: str) -> str:
+    """Refuse numbers whose words depend on what stands beside them; join groups of digits that have blanks between."""
+    if not any(c.isdecimal() for c in text):
+        return text
+    dash = "[-‐‑‒–—―/]"
+    _refuse(rf"\d[%€$£]?\s{dash}\s?[€$£]?\d|\d[%€$£]?{dash}\s[€$£]?\d|\d\s:\s?\d", text)  # ranges, scores
+    _refuse(rf"\d[.,]\d\d\s?(?:{CURRENCY_WORDS})\b", text)
+    _refuse(re.compile(rf"\b(?:{CURRENCY_CODES})\s?\d|\d\s?(?:{CURRENCY_CODES})\b"), text)
+    _refuse(r"\d\.\d\d\s?(?:[ap]\.?m\b|uhr\b|o'clock)", text)
+    if code == "en":
+        _refuse(rf"\b(?:{MONTHS})\s(?:[12]?\d|3[01])(?!\w)|(?<![\w.,])(?:[12]?\d|3[01])\s(?:{MONTHS})\b", text)
+        _refuse(r"\b(?:jan|mar|jun|jul)\.\s?\d", text)
+    blank, group = ("[\u00a0\u2009\u202f ]", ".") if code in COMMA_DECIMALS else ("[\u00a0\u2009\u202f]", ",")
+    text = re.sub(
+        rf"(?<![\w.,])\d{{1,3}}(?:{blank}\d{{3}})+(?![\w]|[.,]\d)", lambda m: re.sub(r"\s", group, m[0]), text
+    )
+    # Digits one by one are said so; "_" keeps their places.
+    single = re.sub(r"(?<!\S)\d(?:\s\d)+(?=[.,;:!?]?(?:\s|$))", lambda m: re.sub(r"\s", "_", m[0]), text)
+    if found := re.search(r"\d[)\s]*\s[(\s]*\+?\d", single):
+        raise _Unknown(_grown(text, found.start(), found.end()))
+    if code in DOT_ORDINALS:
+        _refuse(r"(?<![\w.,])(?!1[1-9]\d\d\.|20\d\d\.)\d{1,4}\.(?=\s+\w|[,;)])", text)
+    if code == "de":
+        _refuse(r"\b(?:de[rmns]|die|das|am|im|vom|zum|zur|beim|jede[rmns]?)\s\d{1,4}\.(?!\d)", text)
+        text = re.sub(r"(?<![\w.,])1(?=\s?(?:Uhr\b|%))", "ein", text)
+    if numbers := INFLECTED.get(code):
+        year = r"(?<!\b[Ee]n\s)(?<!\b[Dd]e\s)(?<!\bdel\s)(?<!\baño\s)" if code in ("es", "pt") else ""
+        known = rf"(?!(?:{NOUNS[code]})\b)" if code in NOUNS else ""
+        _refuse(rf"(?<![\w.,]){year}(?:\d{{1,3}}\.)*(?:{numbers})\s{known}[^\W\d]\w*", text)
+    return text
+
+
+def _phrases(text: str, code: str) -> str:
+    words = PHRASES.get(code, {})
+    if not words:
+        return text
+    if code == "fr":
+        text = re.sub(r"\b[Nn][°ºo]\s?(?=\d)", "numéro ", text)
+    keys = sorted(words, key=len, reverse=True)
+    pattern = r"(?<![\w.])(" + "|".join(re.escape(key).replace(r"\.", r"\.\s?") for key in keys) + r")\.(?!\w)"
+
+    def write_out(match: re.Match[str]) -> str:
+        said = words[re.sub(r"\s", "", match[1])]
+        if not said:
+            raise _Unknown(match[0])
+        return f"{said} "
+
+    return re.sub(pattern, write_out, text)
 
 
 def _abbreviations(text: str, code: str) -> str:
@@ -131,23 +272,63 @@ def _abbreviations(text: str, code: str) -> str:
     words = ABBREVIATIONS.get(code, {})
     if not words:
         return text
-    pattern = r"(?<![\w.])(" + "|".join(sorted(words, key=len, reverse=True)) + r")\.(?=\s|,|$)"
+    tail = r"|\w+str" if code == "de" else ""
+    pattern = rf"(?<![\w.])({'|'.join(sorted(words, key=len, reverse=True))}|{UNCLEAR[code]}{tail})\.(?!\w)"
+    cased = text not in (text.lower(), text.upper())
 
     def write_out(match: re.Match[str]) -> str:
-        word = match[1].lower()
-        before = text[max(0, match.start() - 60) : match.start()].split()
+        word = match[1].casefold()
         behind = text[match.end() : match.end() + 3].lstrip()
-        named = behind[:1].isupper() or (word != "st" and text.islower())
         if word in BEFORE_NUMBERS.get(code, ()):
             return f"{words[word]} " if behind[:1].isdigit() else match[0]
-        if word == "m" and match[1] != "M":
-            return match[0]
-        if word in BEFORE_NAMES.get(code, ()) and not named:
+        if word not in words:
             raise _Unknown(match[0])
-        if word == "st" and before and before[-1][:1].isupper():  # of a street, as likely as not
-            raise _Unknown(f"{before[-1]} {match[0]}")
+        if word in BEFORE_NAMES.get(code, ()):
+            named = behind[:1].isupper() and match[1][0].isupper() if cased else behind[:1].isalpha()
+            if not named or not (cased or word in ALWAYS_NAMES.get(code, ())):
+                raise _Unknown(match[0])
+        _no_street(text, match, code)
+        if code == "en" and word in ("co", "sr") and behind[:1].isupper() and cased:  # county; señor, sister
+            raise _Unknown(match[0])
         return f"{words[word]} "
 
+    return re.sub(pattern, write_out, text, flags=re.IGNORECASE)
+
+
+def _no_street(text: str, match: re.Match[str], code: str) -> None:
+    """Refuse ``Main St. Then`` and ``on Rodeo Dr. Then``, where a street's name may stand before it."""
+    word = match[1].casefold()
+    before = text[max(0, match.start() - 60) : match.start()].split()
+    if code != "en" or word not in ("st", "dr") or not before or not before[-1][:1].isupper():
+        return
+    name = before[-1]
+    first = len(before) == 1 or before[-2][-1] in ".!?"
+    if not name.isalnum() or name == "I" or name.casefold() in BEFORE_SAINTS or (word == "dr" and first):
+        return
+    raise _Unknown(f"{name} {match[0]}")
+
+
+def _bare_titles(text: str, code: str) -> str:
+    """``Mr Smith`` as ``Mr. Smith``."""
+    titles = BARE.get(code, ())
+    if not titles:
+        return text
+
+    cased = text not in (text.lower(), text.upper())
+
+    def write_out(match: re.Match[str]) -> str:
+        title, behind = match[1], match[2] or ""
+        word = title.casefold()
+        if cased and title == title.upper():  # MR, magnetic resonance
+            return match[0]
+        if word in NOT_TITLES_ONLY and not (cased and title[0].isupper() and behind.isupper()):
+            if word in ("dr", "st", "mt"):
+                raise _Unknown(title)
+            return title
+        _no_street(text, match, code)
+        return ABBREVIATIONS[code][word]
+
+    pattern = rf"(?<![\w.])({'|'.join(titles)})(?!\w|'\w|\.)(?=(?:[\s-](\w))?)"
     return re.sub(pattern, write_out, text, flags=re.IGNORECASE)
 
 
@@ -156,14 +337,19 @@ def _money(text: str, code: str) -> str:
 
         def write_out(match: re.Match[str], one: str = one, many: str = many) -> str:
             amount = match["before"] or match["behind"]
-            magnitude = match["magnitude"] or ""
+            magnitude = f" {match['magnitude']}" if match["magnitude"] else ""
             if not magnitude and not re.fullmatch(r"\d+|\d{1,3}(?:[.,]\d{3})+", amount):
                 raise _Unknown(match[0])  # three dollars and fifty cents, three fifty, …
+            if match["glued"] or match["noun"] or match["article"]:
+                raise _Unknown(match[0].strip())  # a five dollar bill, twenty thousand dollars, five dollars an hour
             return f"{one} " if amount == "1" and not magnitude else f"{amount}{magnitude} {many} "
 
         sign = re.escape(sign)
-        magnitude = rf"(?P<magnitude>\s(?:{MAGNITUDES})\b)?"
-        pattern = rf"(?<!\w){sign}\s*(?P<before>{AMOUNT}){magnitude}|(?<![\w.,])(?P<behind>{AMOUNT})\s*{sign}"
+        magnitude = rf"(?:\s?(?P<magnitude>{MAGNITUDES})\b)?"
+        pattern = (
+            rf"(?P<article>\ban?\s)?(?:(?<!\w){sign}\s*(?P<before>{AMOUNT}){magnitude}|(?<![\w.,])(?P<behind>{AMOUNT})\s*{sign})"
+            rf"(?P<noun>\s(?:{PRICED}|k|bn|mn|tn|b)\b)?(?P<glued>[^\s.,;:!?…)\"'”“»«—]\S*|'\w\S*)?"
+        )
         text = re.sub(pattern, write_out, text)
     return text
 
@@ -172,13 +358,6 @@ def _numbers(text: str, language: str, code: str) -> str:
     """Every run of characters without a space that has a digit in it, if it is one of the forms that are known."""
     if not any(c.isdecimal() for c in text):
         return text
-    blank = "[\u00a0\u2009\u202f ]" if code in COMMA_DECIMALS else "[\u00a0\u2009\u202f]"
-    text = re.sub(rf"(?<![\w.,])\d{{1,3}}(?:{blank}\d{{3}})+(?![\w]|[.,]\d)", lambda m: re.sub(r"\s", "", m[0]), text)
-    _refuse(r"\d[)\s]*\s[(\s+]*\d", text)
-    if code in DOT_ORDINALS:
-        _refuse(r"(?<![\w.,])\d{1,4}\.(?=\s+\w)", text)
-    if code in COMMA_DECIMALS - {"fi", "tr"}:
-        _refuse(r"(?<![\w.,])1\s+[^\W\d]\w*", text)  # ein, eine, einen, …
 
     def write_out(match: re.Match[str]) -> str:
         core = match[0].lstrip(OPENING).rstrip(CLOSING)
@@ -204,7 +383,7 @@ def _number(part: str, language: str, code: str) -> str:
     if match := re.fullmatch(rf"({whole})(?:{re.escape(point)}(\d+))?", part):
         digits, fraction = match[1].replace(group, ""), match[2] or ""
         plain = match[1].isdecimal()
-        if len(digits) > (6 if plain else 15) or (digits[0] == "0" and len(digits) > 1):
+        if len(digits) > ((4 if code == "en" else 6) if plain else 15) or (digits[0] == "0" and len(digits) > 1):
             raise _Unknown(part)  # digit by digit, most likely
         if fraction:
             if len(fraction) > (6 if code in LONG_DECIMALS else 1) or fraction[-1] == "0":

@@ -80,7 +80,7 @@ def table(path: Path, left_out: dict[str, str] | None = None) -> Iterator[dict[s
         for row in reader:
             if None in row or None in row.values():
                 there = sum(value is not None for key, value in row.items() if key is not None)
-                there += len(row.get(None) or ())  # type: ignore[call-overload]
+                there += len(row.get(None) or ())
                 reason = f"expected {len(reader.fieldnames or ())} columns, as the first line has, got {there}"
                 if quoting == csv.QUOTE_MINIMAL:
                     reason += f'; a text with {delimiter!r} in it stands in quotation marks: "…"'
