@@ -250,7 +250,7 @@ def _drained(pipe: Any, name: str, head: bytes, limit_bytes: float, limit_s: flo
     while chunk:
         buffer.write(chunk)
         if buffer.tell() > limit_bytes:
-            raise _too_long(name, f"over {limit_bytes / 2**20:.3g} MiB", limit_s)
+            raise _too_long(name, f"more than {limit_s:g} s (over {limit_bytes / 1e6:.3g} MB)", limit_s)
         chunk = pipe.read(2**20)
     return buffer
 

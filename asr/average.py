@@ -11,12 +11,14 @@ import dataclasses
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from asr import checkpoint
 from asr.errors import ModelError
-from asr.files import check_output
+from asr.files import PART, check_output
 
 
 def average(
@@ -64,9 +66,21 @@ def average(
     ]  # fmt: skip
     card = {key: value for key, value in last.card.items() if key not in ("test", "validation", "origin")}
     card |= {"origin": origin} if origin else {}
-    checkpoint.clear(folder)
-    checkpoint.save_description(folder, last.config, last.tokenizer, last.stats)
-    checkpoint.save_weights(folder, last.network, card | {"average_of": made_of})
+    _replace(folder, last, card | {"average_of": made_of})
+
+
+def _replace(folder: Path, model: checkpoint.Model, card: dict[str, Any]) -> None:
+    """Write a model in place of what ``folder`` holds: what may fail is done before anything there is removed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as temporary:
+            checkpoint.save_description(Path(temporary), model.config, model.tokenizer, model.stats)
+            checkpoint.save_weights(Path(temporary), model.network, card)
+            checkpoint.clear(folder)
+            for path in Path(temporary).iterdir():
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot write the model: {error}") from error
 
 
 def _is_plain_average(folder: Path) -> bool:

@@ -165,7 +165,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="- is standard input: an audio file or, with --rate, raw 16-bit little-endian mono samples",
     )
     stream.add_argument("--json", action="store_true", help="JSON lines: partial and final texts with times")
-    stream.add_argument("--realtime", action="store_true", help="read a file no faster than it was recorded")
+    stream.add_argument("--realtime", action="store_true", help="read FILE or - no faster than it was recorded")
     stream.add_argument(
         "--block-s",
         type=number(0, 3600, above=True),
@@ -175,6 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stream.add_argument(
         "--rate",
+        "--raw-rate",
         type=whole(1),
         metavar="HZ",
         help="rate of raw samples on -, which is needed, and of mic (default: 16000)",
@@ -452,10 +453,11 @@ def _stream(args: argparse.Namespace) -> int:
         rate_hz = 16000 if args.rate is None else args.rate
         blocks = live.microphone_blocks(args.microphone, rate_hz, args.block_s)
     elif args.input == "-":
-        source, options = audio.standard_input(), {"realtime": args.realtime}
-        rate_hz, blocks = live.pipe_blocks(source, args.rate, args.block_s, **options)
+        rate_hz, blocks = live.pipe_blocks(audio.standard_input(), args.rate, args.block_s)
     else:
-        rate_hz, blocks = live.file_blocks(args.input, args.block_s, realtime=args.realtime)
+        rate_hz, blocks = live.file_blocks(args.input, args.block_s)
+    if args.realtime:
+        blocks = live.paced(rate_hz, blocks)
     endpoint = None if args.no_endpoints else Endpoint(args.endpoint_s, args.longest_s)
     options = {"endpoint": endpoint, "chunk_s": args.chunk_s, "right_s": args.right_s, "source": args.input}
     live.run(Stream(recognizer, sample_rate_hz=rate_hz, **options), blocks, live.Display(sys.stdout, as_json=args.json))

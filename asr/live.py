@@ -26,10 +26,8 @@ WARN_WORDS = 5
 """Words of a stream after which it may be said that the model does not know this kind of speech."""
 
 
-def file_blocks(
-    path: str | BinaryIO, block_s: float, *, realtime: bool = False, name: str = ""
-) -> tuple[int, Iterator[Block]]:
-    """A file's rate and its mono samples in blocks of ``block_s``; with ``realtime`` no faster than they were recorded.
+def file_blocks(path: str | BinaryIO, block_s: float, *, name: str = "") -> tuple[int, Iterator[Block]]:
+    """A file's rate and its mono samples in blocks of ``block_s``.
 
     Raises ``AudioError`` for a file that cannot be read, where the damage is met.
     """
@@ -41,13 +39,9 @@ def file_blocks(
 
     def cut() -> Iterator[Block]:
         size = _block_size(block_s, rate_hz)
-        started, sent = time.monotonic(), 0
         rest = first
         while True:
             while len(rest) >= size:
-                sent += size
-                if realtime:
-                    time.sleep(max(0.0, started + sent / rate_hz - time.monotonic()))
                 yield rest[:size]
                 rest = rest[size:]
             more = next(source, None)
@@ -60,6 +54,15 @@ def file_blocks(
     return rate_hz, cut()
 
 
+def paced(rate_hz: int, blocks: Iterator[Block]) -> Iterator[Block]:
+    """The blocks no faster than they were recorded."""
+    started, sent = time.monotonic(), 0
+    for block in blocks:
+        sent += len(block)
+        time.sleep(max(0.0, started + sent / rate_hz - time.monotonic()))
+        yield block
+
+
 def _block_size(block_s: float, rate_hz: int) -> int:
     """Samples in a block. Raises ``ConfigError``."""
     if not 0 < block_s <= LONGEST_BLOCK_S:
@@ -67,9 +70,7 @@ def _block_size(block_s: float, rate_hz: int) -> int:
     return max(1, round(block_s * rate_hz))
 
 
-def pipe_blocks(
-    stream: BinaryIO, rate_hz: int | None, block_s: float, *, realtime: bool = False
-) -> tuple[int, Iterator[Block]]:
+def pipe_blocks(stream: BinaryIO, rate_hz: int | None, block_s: float) -> tuple[int, Iterator[Block]]:
     """The rate of what a pipe holds, and its samples in blocks, as they come.
 
     What begins as an audio file does is one: a WAV file of 16-bit samples is heard while it comes, any other once it is
@@ -83,7 +84,7 @@ def pipe_blocks(
         return own_hz, pcm_blocks(_Behind(head[at:], stream, length), own_hz, block_s, channels)
     if known(head):
         content = audio.in_memory(stream, STDIN_NAME, head=head)
-        return file_blocks(content, block_s, realtime=realtime, name=STDIN_NAME)
+        return file_blocks(content, block_s, name=STDIN_NAME)
     if rate_hz is None:
         got = f"its first bytes are those of none: {head[:8]!r}" if head else "it holds nothing (0 bytes)"
         raise AudioError(

@@ -121,3 +121,28 @@ def test_a_card_without_a_beginning_is_warned_of(pair, tmp_path, capsys):
     assert "warning: " in (text := capsys.readouterr().err)
     assert f"{pair[0]}: its card does not say which weights it began with" in text
     assert "origin" not in checkpoint.load_card(tmp_path / "mean")
+
+
+def test_an_average_that_cannot_be_written_leaves_the_one_before(pair, tmp_path, monkeypatch):
+    mean = tmp_path / "mean"
+    average(pair, mean)
+    before = {path.name: path.read_bytes() for path in mean.iterdir()}
+
+    def full(*args, **options):
+        raise ModelError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_weights", full)
+    with pytest.raises(ModelError, match="disk full"):
+        average(pair, mean, [3, 1])
+    assert {path.name: path.read_bytes() for path in mean.iterdir()} == before
+
+
+def test_an_average_replaces_one_with_all_that_was_made_for_it(pair, tmp_path):
+    mean = tmp_path / "mean"
+    average(pair, mean)
+    (mean / "decoding.yaml").write_text("beam: 3\n")
+    average(pair, mean, [3, 1], force=True)
+    assert not (mean / "decoding.yaml").exists()
+    assert not list(mean.glob(".asr-part-*"))
+    first, second, new = (weights(folder)["subsampling.convs.0.weight"] for folder in (*pair, mean))
+    torch.testing.assert_close(new, 0.75 * first + 0.25 * second)

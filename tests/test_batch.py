@@ -274,7 +274,9 @@ def test_endless_standard_input_ends_with_the_longest_duration(model_dir, bursts
     for begin, extra in ((b"", ["--raw-rate", 16000]), (head.getvalue(), [])):
         feed(monkeypatch, stream := Endless(begin))
         assert run("-", *extra, "--max-duration", 2, "--model", model_dir) == 1
-        assert "standard input: expected at most max_duration_s=2 s" in capsys.readouterr().err
+        assert (
+            "standard input: expected at most max_duration_s=2 s of audio, got more than 2 s" in capsys.readouterr().err
+        )
         assert stream.given < 5_000_000
     feed(monkeypatch, stream := Endless())
     assert run("-", "--model", model_dir) == 1

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def test_without_a_folder_that_can_be_written_the_search_runs_and_a_note_says_wh
     assert "NUMBA_CACHE_DIR" in ran.stderr
 
 
+@pytest.mark.parametrize("name", ["_SourceFileBackedLocatorMixin", "CompileResultCacheImpl"])
+def test_a_numba_that_keeps_kernels_otherwise_compiles_anew_and_a_note_says_so(run, tmp_path, name):
+    path = tmp_path / "newer" / "kernels.py"
+    path.parent.mkdir()
+    path.write_text(f"import numba, numba.core.caching\ndel numba.core.caching.{name}\n{MODULE}")
+    ran = run(path)
+    assert ran.stdout == "42 0\n"
+    assert ran.stderr.count("note: ") == 1
+    assert f"note: numba {version('numba')} is not one of" in ran.stderr
+
+
 @pytest.mark.parametrize("kind", ["*.nbi", "*.nbc"])
 def test_a_damaged_cache_is_compiled_anew(run, tmp_path, kind):
     run()
@@ -79,6 +91,6 @@ def test_a_damaged_cache_is_compiled_anew(run, tmp_path, kind):
 def test_the_kernels_of_the_search_are_kept_so():
     pytest.importorskip("numba")
     from asr.decode import kernel
-    from asr.decode.compiled import _Cache
+    from asr.decode.compiled import _cache_class
 
-    assert isinstance(kernel.step._cache, _Cache)
+    assert isinstance(kernel.step._cache, _cache_class())

@@ -54,16 +54,22 @@ def test_a_file_comes_whole_in_blocks(sample, bursts, block_s):
     np.testing.assert_allclose(np.concatenate(blocks), bursts(2.5, seed=3), atol=1e-4)
 
 
-def test_real_time_waits_until_each_block_has_been_said(sample, monkeypatch):
+@pytest.mark.parametrize("of", ["file", "wav_pipe", "raw_pipe"])
+def test_real_time_waits_until_each_block_has_been_said(sample, monkeypatch, of):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    _, blocks = live.file_blocks(str(sample), 0.5, realtime=True)
-    times = []
-    for block in blocks:
-        times.append((now[0] - 100, len(block)))
-        now[0] += 0.2  # the time that recognising takes is not waited for again
-    assert times == [(pytest.approx(0.5 * (i + 1)), 8000) for i in range(5)]
+    if of == "file":
+        rate_hz, blocks = live.file_blocks(str(sample), 0.5)
+    else:
+        data = sample.read_bytes()[44 if of == "raw_pipe" else 0 :]
+        rate_hz, blocks = live.pipe_blocks(io.BytesIO(data), 16000 if of == "raw_pipe" else None, 0.5)
+    heard = 0
+    for block in live.paced(rate_hz, blocks):
+        heard += len(block)
+        assert now[0] == pytest.approx(100 + heard / 16000)
+        now[0] += 0.01  # the time that recognising takes is not waited for again
+    assert heard == 40000
 
 
 def test_a_file_that_breaks_off_is_named_where_the_damage_is_met(tmp_path, sample):
@@ -263,3 +269,8 @@ def test_what_cannot_be_streamed_is_said(model_dir, sample, capsys, monkeypatch,
     arguments = [argument.format(sample=sample) for argument in arguments]
     assert cli.main([*arguments, "--model", str(model_dir), *chunk]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("option", ["--rate", "--raw-rate"])  # the second as of asr transcribe
+def test_the_rate_of_raw_samples_has_both_names(option):
+    assert cli.parse(["stream", "-", option, "8000"]).rate == 8000

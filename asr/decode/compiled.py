@@ -13,73 +13,85 @@ import os
 import sys
 from typing import Any
 
-import numba.core.caching
-import numba.core.config
-import numba.misc.appdirs
-
-# Without types: what is used of them is numba's own, the same from 0.61 to 0.68.
-caching: Any = numba.core.caching
-config: Any = numba.core.config
-appdirs: Any = numba.misc.appdirs
+import numba
 
 
-class _Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):  # type: ignore[misc]
-    """``numba/decode_<hash of the package's folder>/<version of numba>`` in the user's cache folder."""
+@functools.cache
+def _cache_class() -> Any:
+    """The class of numba's caches in a folder of ours.
 
-    def __init__(self, function: Any, file: str) -> None:
-        self._py_file = file
-        self._lineno = function.__code__.co_firstlineno
-        self._path = os.path.join(cache_folder(), self.get_suitable_cache_subpath(file), numba.__version__)
+    It is made of what numba keeps to itself, the same from 0.61 to 0.68. Raises ``ImportError``, ``AttributeError`` or
+    ``TypeError`` where that is another.
+    """
+    import numba.core.caching
 
-    def get_cache_path(self) -> str:
-        return self._path
+    caching: Any = numba.core.caching
 
+    class Folder(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):  # type: ignore[misc]
+        """``numba/decode_<hash of the package's folder>/<version of numba>`` in the user's cache folder."""
 
-class _Files(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (_Folder,)
+        def __init__(self, function: Any, file: str) -> None:
+            self._py_file = file
+            self._lineno = function.__code__.co_firstlineno
+            self._path = os.path.join(cache_folder(), self.get_suitable_cache_subpath(file), numba.__version__)
 
+        def get_cache_path(self) -> str:
+            return self._path
 
-class _Cache(caching.FunctionCache):  # type: ignore[misc]
-    """numba's cache, save that its faults cost time and nothing else."""
+    class Files(caching.CompileResultCacheImpl):  # type: ignore[misc]
+        _locator_classes = (Folder,)
 
-    _impl_class = _Files
+    class Cache(caching.FunctionCache):  # type: ignore[misc]
+        """numba's cache, save that its faults cost time and nothing else."""
 
-    def load_overload(self, *args: Any) -> Any:
-        try:
-            return super().load_overload(*args)
-        except Exception:  # a damaged file raises whatever unpickling raises
-            with contextlib.suppress(OSError):
-                self.flush()
-            return None
+        _impl_class = Files
 
-    def save_overload(self, *args: Any) -> None:
-        try:
-            super().save_overload(*args)
-        except OSError as error:  # a full disk, say
-            _note(error.strerror or str(error))
+        def load_overload(self, *args: Any) -> Any:
+            try:
+                return super().load_overload(*args)
+            except Exception:  # a damaged file raises whatever unpickling raises
+                with contextlib.suppress(OSError):
+                    self.flush()
+                return None
+
+        def save_overload(self, *args: Any) -> None:
+            try:
+                super().save_overload(*args)
+            except Exception as error:  # a full disk, say
+                _note(f"{cache_folder()}: {getattr(error, 'strerror', None) or error}")
+
+    return Cache
 
 
 def cache_folder() -> str:
     """The folder that ``NUMBA_CACHE_DIR`` names, else numba's in the user's cache folder."""
+    import numba.core.config
+    import numba.misc.appdirs
+
+    config: Any = numba.core.config
+    appdirs: Any = numba.misc.appdirs
     return str(config.CACHE_DIR or appdirs.AppDirs(appname="numba", appauthor=False).user_cache_dir)
 
 
 def keep(kernel: Any) -> Any:
     """``kernel`` (what ``numba.njit`` gives), whose compiled forms are kept on disk from now on.
 
-    Where the folder cannot be written, every process compiles anew, and a note says so once.
+    Where the folder cannot be written, or numba is a newer one that keeps them otherwise, every process compiles anew,
+    and a note says so once.
     """
     try:
-        kernel._cache = _Cache(kernel.py_func)
+        kernel._cache = _cache_class()(kernel.py_func)
     except RuntimeError:  # numba's own way to say so
-        _note("cannot be written")
+        _note(f"{cache_folder()}: cannot be written")
+    except (ImportError, AttributeError, TypeError) as error:
+        _note(f"numba {numba.__version__} is not one of 0.61 to 0.68 ({error})")
     return kernel
 
 
 @functools.cache
 def _note(reason: str) -> None:
     print(
-        f"note: {cache_folder()}: {reason}; the compiled beam search is not kept there, and every start compiles it "
-        "anew, which takes some seconds; NUMBA_CACHE_DIR=FOLDER names another folder",
+        f"note: {reason}; the compiled beam search is not kept, and every start compiles it anew, which takes some "
+        "seconds; NUMBA_CACHE_DIR=FOLDER names another folder",
         file=sys.stderr,
     )

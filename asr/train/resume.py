@@ -128,9 +128,12 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
         raise damaged(path, "not a training checkpoint")
     changed = differences(metadata["config"], settings.to_dict(config))
     if changed:
+        # A run that was made longer has more than its file says.
+        epochs = next((each.split()[1] for each in changed if each.startswith("train.epochs: ")), "")
+        again = f" (give train.epochs={epochs} again)" if epochs else ""
         raise TrainingError(
             f"{path}: belongs to another configuration ({'; '.join(changed)}); "
-            "restore these values or choose another train.output"
+            f"restore these values{again} or choose another train.output"
         )
 
 
@@ -145,7 +148,7 @@ def _check_is_ours(folder: Path) -> None:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise TrainingError(
             f"{folder}: expected a new or an empty folder, or one of a training run, got one with other files "
-            f"({others[0]}{more}); choose another train.output"
+            f"({others[0]}{more}); choose another train.output, and write logs of your own (> LOG) elsewhere"
         )
 
 
