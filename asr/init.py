@@ -26,7 +26,7 @@ from asr.files import write_together
 from asr.layouts import Item
 from asr.manifest import Utterance
 from asr.preflight import ERROR, Report
-from asr.spoken import spoken
+from asr.spoken import language_code, spoken
 
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 LEAST_SPEAKERS = 5
@@ -93,9 +93,12 @@ def start(folder: str | Path, out: str | Path, *, language: str = "en", init: st
     ``init``: a trained model to start from; the configuration then has its features and its network.
     ``force``: also where ``out`` has files of these names that an earlier ``start`` did not write; ``OutputError``
     otherwise, and always for files that the layout was read from.
-    Raises ``ManifestError`` where the layout is not understood or no utterance can be used.
+    Raises ``ManifestError`` where the layout is not understood or no utterance can be used, ``ConfigError`` for what is
+    no language.
     """
     folder, out = Path(folder), Path(out)
+    if language:
+        language_code(language)
     again = detect.is_project(out)
     _check_output(out, again or force)
     found = detect.detect(folder, without=out)

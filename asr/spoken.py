@@ -20,12 +20,14 @@ languages up to six digits without separators are one number. Languages without 
 
 from __future__ import annotations
 
+import difflib
+import functools
 import itertools
 import re
 import unicodedata
 from decimal import Decimal
 
-from asr.errors import TextError
+from asr.errors import ConfigError, TextError
 
 ABBREVIATIONS = {
     "en": {
@@ -119,6 +121,19 @@ CURRENCIES = {
     "es": {"€": ("un euro", "euros")},
 }
 """One of them, and the name of several."""
+LANGUAGES = {
+    "english": "en", "eng": "en", "german": "de", "deutsch": "de", "deu": "de", "ger": "de", "french": "fr",
+    "fra": "fr", "français": "fr", "fre": "fr", "spanish": "es", "español": "es", "spa": "es", "italian": "it",
+    "ita": "it", "portuguese": "pt", "por": "pt", "dutch": "nl", "nld": "nl", "polish": "pl", "pol": "pl",
+    "russian": "ru", "rus": "ru", "ukrainian": "uk", "ukr": "uk", "czech": "cs", "ces": "cs", "swedish": "sv",
+    "swe": "sv", "danish": "da", "dan": "da", "norwegian": "no", "nor": "no", "finnish": "fi", "fin": "fi",
+    "turkish": "tr", "tur": "tr", "hungarian": "hu", "hun": "hu", "romanian": "ro", "ron": "ro", "chinese": "zh",
+    "mandarin": "zh", "zho": "zh", "cmn": "zh", "japanese": "ja", "jpn": "ja", "jp": "ja", "korean": "ko",
+    "kor": "ko", "kr": "ko", "thai": "th", "tha": "th", "vietnamese": "vi", "vie": "vi", "hebrew": "he",
+    "heb": "he", "arabic": "ar", "ara": "ar", "hindi": "hi", "hin": "hi", "persian": "fa", "fas": "fa",
+    "indonesian": "id", "ind": "id", "catalan": "ca", "cat": "ca",
+}  # fmt: skip
+"""What people write for a language, and its code."""
 MINUS = {"en": "minus", "de": "minus", "fr": "moins", "es": "menos"}
 SPACELESS = {"zh", "ja", "th"}
 COMMA_DECIMALS = {"de", "fr", "es", "it", "nl", "pl", "pt", "ru", "cs", "sv", "da", "no", "fi", "tr", "uk"}
@@ -165,9 +180,24 @@ MAGNITUDES = "hundred|thousand|million|billion|trillion"
 ROMAN = re.compile(r"(?<!\w)(?:(?=[IVX]{2})X{0,3}(?:IX|IV|V?I{0,3})(?:er?|ère|ème)?|I(?:er|re|ère))(?!\w)")
 
 
+@functools.cache
+def language_code(language: str) -> str:
+    """The language of a tag such as ``de`` or ``pt-BR`` (ISO 639, and a country), in small letters.
+
+    Raises ``ConfigError``, which names the nearest, for what is no tag (``german``), or not the one in use (``deu``).
+    """
+    name = language.lower()
+    if re.fullmatch(r"[a-z]{2,3}(?:[-_][a-z0-9]{2,8})*", name) and name not in LANGUAGES:
+        return re.split("[-_]", name)[0]
+    nearest = difflib.get_close_matches(name, LANGUAGES, 1, 0.7)
+    hint = f"; did you mean {LANGUAGES[nearest[0]]}?" if nearest else ""
+    raise ConfigError(f"language: expected a code such as en, de or pt-BR, or none, got {language[:40]!r}{hint}")
+
+
 def spoken(text: str, language: str = "en") -> str:
-    """``text`` as it is said. Raises ``TextError`` for what the rules do not know how to say in ``language``."""
-    code = re.split("[-_]", language)[0].lower()
+    """``text`` as it is said. Raises ``TextError`` for what the rules do not know how to say in ``language``, and
+    ``ConfigError`` for what is no language (``language_code``)."""
+    code = language_code(language)
     try:
         return _spoken(text, language, code)
     except _Unknown as error:

@@ -699,6 +699,14 @@ def test_sets_of_few_speakers_are_drawn_by_utterance(tmp_path: Path) -> None:
     assert again.sets == project.sets
 
 
+def test_a_language_that_is_none_is_refused_before_any_work(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["init", str(own), "--output", str(tmp_path / "out"), "--language", "german"]) == 2
+    assert "got 'german'; did you mean de?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_very_few_utterances_are_all_for_training(tmp_path: Path) -> None:
     for path, text, _ in speak(tmp_path / "own", speakers=1, each=4):
         path.with_suffix(".txt").write_text(text)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.errors import TextError
+from asr.errors import ConfigError, TextError
 from asr.spoken import spoken
 
 
@@ -200,6 +200,15 @@ def test_no_text_takes_long(char: str, language: str) -> None:
 def test_a_number_that_cannot_be_spelled_is_named() -> None:
     with pytest.raises(TextError, match="cannot spell the number '17' in the language 'xx'"):
         spoken("x 17 y", "xx")
+
+
+@pytest.mark.parametrize(
+    ("language", "nearest"), [("german", "de"), ("Englisch", "en"), ("deu", "de"), ("jp", "ja"), ("e", ""), ("", "")]
+)
+def test_what_is_no_code_of_a_language_is_refused_and_the_nearest_named(language: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=r"^language: expected a code") as error:
+        spoken("word", language)
+    assert str(error.value).endswith(f"; did you mean {nearest}?" if nearest else f"got {language!r}")
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
