@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from asr.files import check_output
 
 # Exit status: everything worked; some inputs failed, the others are done; nothing was done.
 OK, SOME_FAILED, FAILED = 0, 1, 2
+MOST_LEFT_OUT = 5
+"""Different words of a text that are named as left out."""
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
@@ -507,10 +510,12 @@ def _segment(args: argparse.Namespace) -> int:
     manifest.write(args.output, cut.kept)
     print(f"{args.output}: {len(cut.kept)} utterances, {sum(u.duration_s for u in cut.kept):.1f} s")
     out = [(u, "hardly heard") for u in cut.doubtful]
+    out += [(u, "a word of the text there cannot be spelt") for u in cut.incomplete]
     out += [(u, f"longer than {args.longest:g} s without a pause") for u in cut.overlong]
     out.sort(key=lambda item: item[0].start_s)
-    left_out = [f"{u.start_s:.2f} to {u.end_s:.2f} s {reason}, left out: {u.text}" for u, reason in out]
-    return _report_left_out(args.audio, [*aligned.left_out, *left_out])
+    status = _report_left_out(args.audio, aligned.left_out)
+    left_out = [f"{args.audio}: {u.start_s:.2f} to {u.end_s:.2f} s {reason}, left out: {u.text}" for u, reason in out]
+    return _report_failures(left_out) or status
 
 
 def _label(args: argparse.Namespace) -> int:
@@ -665,7 +670,15 @@ def _show(text: str) -> None:
 
 
 def _report_left_out(name: str, left_out: Sequence[str]) -> int:
-    return _report_failures([f"{name}: {line}" for line in left_out])
+    """Say which words of a text were left out: each once, the most frequent first, and how many there are in all."""
+    counts = Counter(left_out).most_common()
+    lines = [f"{name}: {line}{f' ({count} times)' if count > 1 else ''}" for line, count in counts[:MOST_LEFT_OUT]]
+    if len(counts) > MOST_LEFT_OUT:
+        lines.append(
+            f"{name}: {len(left_out)} words left out, {len(counts)} different ones; the most frequent stand above"
+        )
+    _warn(lines)
+    return SOME_FAILED if left_out else OK
 
 
 def _warn(doubts: Sequence[str]) -> None:

@@ -214,6 +214,7 @@ class Recognizer:
             tokens=self._tokens(hypothesis, duration_s),
             spoken=tuple(" ".join(word.words) for word in said.words),
             left_out=said.left_out,
+            gaps=said.gaps,
             mismatch=decode.mismatch(matrix, hypothesis),
             losses=tuple(decode.losses(matrix, hypothesis, middles)),
         )

@@ -8,7 +8,9 @@ come in the words of whoever wrote the text.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asr.errors import TextError
@@ -24,7 +26,10 @@ NO_LANGUAGE = ("none", "")
 
 @dataclass(frozen=True)
 class Said:
-    """A word as it was ``written``, and the words that the model is asked to hear, normalised."""
+    """A word as it was ``written``, and the words that the model is asked to hear, normalised.
+
+    Words that are said in another order or as one (``$5 million``) are written together, with spaces between.
+    """
 
     written: str
     words: tuple[str, ...]
@@ -32,10 +37,19 @@ class Said:
 
 @dataclass(frozen=True)
 class Reading:
-    """The words of a text in order, and a message for each that was left out."""
+    """The words of a text in order, and those that were left out, each with the reason.
+
+    ``gaps``: for each that was left out how many of ``words`` come before it.
+    """
 
     words: tuple[Said, ...]
-    left_out: tuple[str, ...]
+    unsaid: tuple[tuple[str, str], ...] = ()
+    gaps: tuple[int, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A message for each word that was left out."""
+        return tuple(f"{word!r} left out: {reason}" for word, reason in self.unsaid)
 
     @property
     def text(self) -> str:
@@ -64,11 +78,28 @@ def reading(text: str, tokenizer: Tokenizer, language: str, where: str = "") -> 
     ``language``: as ``asr.spoken.spoken`` takes it; ``none`` writes nothing out. Raises ``TextError``, which begins
     with ``where``, if no word can be spelt.
     """
+    found = _read(text, tokenizer, language, where)
+    if not found.words:
+        reason = found.left_out[0] if found.left_out else f"got {text[:60]!r}"
+        raise TextError(f"{where or 'text'}: expected words that the model can spell; {reason}")
+    return found
+
+
+def whole_reading(text: str, tokenizer: Tokenizer, language: str, where: str) -> Reading:
+    """As ``reading``, of all words: raises ``TextError``, which begins with ``where``, for one that is left out."""
+    found = _read(text, tokenizer, language, where)
+    for word, reason in found.unsaid:
+        raise TextError(f"{where}: {reason}" if word == text.strip() else f"{where}: {word!r}: {reason}")
+    if not found.words:
+        raise TextError(f"{where}: expected words, got {text[:60]!r}")
+    return found
+
+
+def _read(text: str, tokenizer: Tokenizer, language: str, where: str) -> Reading:
     if not isinstance(text, str):
         raise TextError(f"{where or 'text'}: expected words as a text, got {text!r}"[:200])
-    written = text.split()
-    words, left_out = [], []
-    for word, ways in zip(written, _written_out(written, tokenizer, language), strict=True):
+    words, unsaid, gaps = [], [], []
+    for word, ways in _written_out(text.split(), tokenizer, language):
         reason = ""
         if isinstance(ways, str):
             reason = ways
@@ -76,14 +107,12 @@ def reading(text: str, tokenizer: Tokenizer, language: str, where: str = "") -> 
             reason = f"{', '.join(map(repr, unspelt))} cannot be spelt with the model's tokens"
         elif ways:
             words.append(Said(word, tuple(ways)))
-        elif set(word) - PUNCTUATION:
+        else:
             reason = f"it is not known how that is said (language {language!r})"
-        if reason:
-            left_out.append(f"{word!r} left out: {reason}")
-    if not words:
-        reason = left_out[0] if left_out else f"got {text[:60]!r}"
-        raise TextError(f"{where or 'text'}: expected words that the model can spell; {reason}")
-    return Reading(tuple(words), tuple(left_out))
+        if reason and set(word) - PUNCTUATION:
+            unsaid.append((word, reason))
+            gaps.append(len(words))
+    return Reading(tuple(words), tuple(unsaid), tuple(gaps))
 
 
 def as_written(words: Sequence[Word], said: Sequence[Said]) -> tuple[Word, ...]:
@@ -97,39 +126,99 @@ def as_written(words: Sequence[Word], said: Sequence[Said]) -> tuple[Word, ...]:
     return tuple(found)
 
 
-def _written_out(written: Sequence[str], tokenizer: Tokenizer, language: str) -> list[list[str] | str]:
-    """For each word its normalised spoken words, or why there are none."""
+Ways = list[str] | str
+"""The normalised spoken words of a written one, or why there are none."""
+
+
+def _written_out(written: Sequence[str], tokenizer: Tokenizer, language: str) -> list[tuple[str, Ways]]:
+    """The written words, some of them put together, each with its spoken ones."""
 
     def norm(text: str) -> list[str]:
         return normalise(text, tokenizer.config).split()
 
-    found: list[list[str] | str] = [norm(word) for word in written]
-    if language in NO_LANGUAGE:
-        return found
-    foreign = [at for at, words in enumerate(found) if not words or tokenizer.unspelt(" ".join(words))]
-    for at in foreign:
+    @functools.cache
+    def say(text: str) -> Ways:
         try:
-            found[at] = norm(spoken(written[at], language))
+            return norm(spoken(text, language))
         except TextError as error:
-            found[at] = str(error)
+            return str(error)
+
+    found: list[Ways] = [norm(word) for word in written]
+    if language in NO_LANGUAGE:
+        return list(zip(written, found, strict=True))
+    strange = {at for at, words in enumerate(found) if not words or tokenizer.unspelt(" ".join(words))}
+    glued: set[int] = set()
     if language in SPACELESS:
-        return found
-    for start, stop in _neighbourhoods(foreign, len(written)):
-        places = [at for at in foreign if start <= at < stop]
-        # One of them may spoil the rest: then each with its own neighbours.
-        own = [(max(0, at - 1), min(len(written), at + 2), [at]) for at in places]
-        for first, last, strange in [(start, stop, places), *own]:
-            try:
-                together = norm(spoken(" ".join(written[first:last]), language))
-            except TextError:
-                continue
-            alone = [words if isinstance(words, list) else [] for words in found[first:last]]
-            for at, words in zip(range(first, last), _shared(alone, together), strict=True):
-                if at in strange and words:
-                    found[at] = words
-            if strange is places:
-                break
-    return found
+        found = [say(word) if at in strange else found[at] for at, word in enumerate(written)]
+    else:
+        for start, stop in _neighbourhoods(sorted(strange), len(written)):
+            _write_out(written, range(start, stop), strange, say, found, glued)
+    parts: list[tuple[str, Ways]] = []
+    for at, (word, ways) in enumerate(zip(written, found, strict=True)):
+        if at in glued and not isinstance(ways, str) and not isinstance(before := parts[-1][1], str):
+            parts[-1] = (f"{parts[-1][0]} {word}", before + ways)
+        else:
+            parts.append((word, ways))
+    return parts
+
+
+def _write_out(
+    written: Sequence[str],
+    places: range,
+    strange: set[int],
+    say: Callable[[str], Ways],
+    found: list[Ways],
+    glued: set[int],
+) -> None:
+    """Put into ``found`` what the ``strange`` words of a stretch say there, and into ``glued`` the places of words that
+    belong to the ones before them.
+
+    A word that is refused beside its neighbours is left out, unless the neighbours are refused alone: then these spoil
+    it. The stretch is cut there.
+    """
+    if strange.isdisjoint(places):
+        return
+    alone = {at: say(written[at]) for at in places}
+    together = say(" ".join(written[at] for at in places))
+    if not isinstance(together, str):
+        _share(places, strange, alone, together, found, glued)
+        return
+    refused = {at: ways for at, ways in alone.items() if at not in strange and isinstance(ways, str)}
+    for at in strange.intersection(places):
+        near = [n for n in (at - 1, at, at + 1) if n == at or (n in alone and not isinstance(alone[n], str))]
+        if isinstance(ways := say(" ".join(written[n] for n in near)), str):
+            refused[at] = ways
+    if not refused:
+        refused = dict.fromkeys(strange.intersection(places), together)
+    for at in strange.intersection(refused):
+        found[at] = refused[at]
+    cuts = [places.start - 1, *sorted(refused), places.stop]
+    for before, behind in itertools.pairwise(cuts):
+        _write_out(written, range(before + 1, behind), strange, say, found, glued)
+
+
+def _share(
+    places: range,
+    strange: set[int],
+    alone: Mapping[int, Ways],
+    together: Sequence[str],
+    found: list[Ways],
+    glued: set[int],
+) -> None:
+    """Give what a stretch says ``together`` to its words; words that do not say there what they say ``alone`` are put
+    together with a strange one beside them."""
+    plain = [[] if isinstance(alone[at], str) else list(alone[at]) for at in places]
+    shares = dict(zip(places, _shared(plain, together), strict=True))
+    groups = set()
+    for at in places:
+        if shares[at] != alone[at] if at not in strange else not shares[at] and alone[at]:
+            left, right = at - 1 in strange, at + 1 in strange
+            groups.add(at if (left or not right) and at > places.start else at + 1)
+    groups &= set(places)
+    for at in places:
+        if at in strange or at in groups or at + 1 in groups:
+            found[at] = shares[at]
+    glued |= groups
 
 
 def _neighbourhoods(places: Sequence[int], count: int) -> list[tuple[int, int]]:
@@ -147,6 +236,8 @@ def _neighbourhoods(places: Sequence[int], count: int) -> list[tuple[int, int]]:
 def _shared(alone: Sequence[Sequence[str]], together: Sequence[str]) -> list[list[str]]:
     """Give the words of a stretch that was written out as a whole to its written words: each to the one that says it
     ``alone`` too, and what only the whole says to the one in whose place it stands."""
+    if [word for words in alone for word in words] == list(together):
+        return [list(words) for words in alone]
     # A written word that says nothing alone has a place all the same.
     flat = [(owner, word) for owner, words in enumerate(alone) for word in words or [""]]
     found: list[list[str]] = [[] for _ in alone]

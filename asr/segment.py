@@ -19,12 +19,14 @@ SUSPICIOUS = 0.2
 
 @dataclass(frozen=True)
 class Segments:
-    """Utterances cut from one recording, and those left out: ``doubtful`` ones, whose words were hardly heard, and
-    ``overlong`` ones, in which there is no pause to cut at."""
+    """Utterances cut from one recording, and those left out: ``doubtful`` ones, whose words were hardly heard,
+    ``overlong`` ones, in which there is no pause to cut at, and ``incomplete`` ones, in or beside which a word of the
+    text was left out that the model cannot spell."""
 
     kept: list[Utterance]
     doubtful: list[Utterance]
     overlong: list[Utterance]
+    incomplete: list[Utterance] = dataclasses.field(default_factory=list)
 
 
 def segment(
@@ -43,8 +45,9 @@ def segment(
     The recording is cut at its longest pause, the parts at theirs, until each lasts at most ``longest_s``, and no cut
     leaves less than ``shortest_s`` unless nothing else would do. Cuts lie in the middle of pauses, so that the
     utterances together are the recording; a word is never cut. Utterances whose words have a mean confidence below
-    ``least_confidence`` or a mismatch above ``most_mismatch`` come back as doubtful, and a single word that lasts
-    longer than ``longest_s`` as overlong.
+    ``least_confidence`` or a mismatch above ``most_mismatch`` come back as doubtful, a single word that lasts
+    longer than ``longest_s`` as overlong, and what may lack a word that was left out (``Transcript.gaps``) as
+    incomplete.
     Texts are as the model spells them, so that they can be trained on.
 
     Args:
@@ -77,9 +80,7 @@ def segment(
     if aligned.spoken:
         words = tuple(dataclasses.replace(w, text=text) for w, text in zip(words, aligned.spoken, strict=True))
     groups = _cut(words, 0.0, aligned.duration_s, shortest_s, longest_s) if words else []
-    kept: list[Utterance] = []
-    doubtful: list[Utterance] = []
-    overlong: list[Utterance] = []
+    found = Segments([], [], [], [])
     digits = len(str(len(groups)))
     at = 0
     for number, (start_s, end_s, group) in enumerate(groups, start=1):
@@ -92,12 +93,18 @@ def segment(
             start_s=round(start_s, 4),
             end_s=round(end_s, 4),
         )
+        whole = not any(at <= gap <= at + len(group) for gap in aligned.gaps)
         sure = sum(word.confidence for word in group) / len(group) >= least_confidence
         if parts := aligned.losses[at : at + len(group)]:
             sure = sure and per_token(*parts) <= most_mismatch
         at += len(group)
-        (overlong if end_s - start_s > longest_s else kept if sure else doubtful).append(utterance)
-    return Segments(kept, doubtful, overlong)
+        if end_s - start_s > longest_s:
+            found.overlong.append(utterance)
+        elif not whole:
+            found.incomplete.append(utterance)
+        else:
+            (found.kept if sure else found.doubtful).append(utterance)
+    return found
 
 
 Group = tuple[float, float, Sequence[Word]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -51,7 +51,8 @@ class Transcript:
 
     Words of a text or phrase that was given are as they were given; ``spoken`` is then for each what was heard for it
     (``42`` as ``FORTY TWO``). Where alignment was asked for, ``tokens`` are the words' tokens one by one, with times
-    and confidences; ``left_out`` says for each word of the text that could not be aligned why; ``mismatch`` is how much
+    and confidences; ``left_out`` says for each word of the text that could not be aligned why, and ``gaps`` how many of
+    ``words`` come before it; ``mismatch`` is how much
     less likely the text is than what is heard without it (``asr.decode.mismatch``), and ``losses`` are its parts, one
     for each word with half of the pauses beside it (``asr.decode.losses``).
     """
@@ -67,6 +68,7 @@ class Transcript:
     mismatch: float | None = None
     losses: tuple[tuple[float, int, int], ...] = ()
     threshold: float | None = None
+    gaps: tuple[int, ...] = ()
 
     @property
     def confidence(self) -> float | None:
@@ -150,9 +152,18 @@ def to_ctm(transcript: Transcript) -> str:
     name = "_".join(PurePath(transcript.source).stem.split()) or "-"
     channel = max(1, transcript.channel)
     return "".join(
-        f"{name} {channel} {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.4f}\n"
+        f"{name} {channel} {start_s:.3f} {end_s - start_s:.3f} {text} {w.confidence:.4f}\n"
         for w in transcript.words
+        for text, start_s, end_s in _single(w)
     )
+
+
+def _single(word: Word) -> Iterator[tuple[str, float, float]]:
+    """The parts of words that were written together (``$5 million``), each with its share of the time."""
+    parts = word.text.split() or [""]
+    step_s = (word.end_s - word.start_s) / len(parts)
+    for number, part in enumerate(parts):
+        yield part, word.start_s + number * step_s, word.start_s + (number + 1) * step_s
 
 
 def to_srt(transcript: Transcript) -> str:

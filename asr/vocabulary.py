@@ -10,7 +10,7 @@ from typing import Any
 from asr.decode.ngram import Ngram
 from asr.decode.words import hot_arrays, make_words, read
 from asr.errors import DecodeError, TextError
-from asr.said import reading
+from asr.said import whole_reading
 from asr.text import Tokenizer, normalise
 from asr.tokenizers import PhoneTokenizer
 
@@ -97,8 +97,9 @@ class Vocabularies:
     def make(self, hotwords: Mapping[str, float]) -> Vocabulary:
         """A vocabulary with these hot words.
 
-        They are read as ``asr.said`` reads texts; a lexicon learns them. Raises ``DecodeError`` naming a hot word
-        that cannot be spelt or whose boost is no finite number.
+        They are read as ``asr.said`` reads texts; a lexicon learns them. Words that it does not have make all of its
+        tree anew, which takes as long as loading it. Raises ``DecodeError`` naming a hot word that cannot be spelt or
+        whose boost is no finite number.
         """
         if not isinstance(hotwords, Mapping):
             raise DecodeError(
@@ -143,11 +144,9 @@ class Vocabularies:
     def _spelt(self, phrase: str) -> str:
         """A hot word as the tokenizer can spell it: words that it knows as they are written, others as spoken."""
         try:
-            read = reading(phrase, self.tokenizer, self.language)
-            if read.left_out:
-                raise TextError(read.left_out[0])
+            read = whole_reading(phrase, self.tokenizer, self.language, f"hot word {phrase!r}")
         except TextError as error:
-            raise DecodeError(f"hot word {phrase!r}: {error}") from error
+            raise DecodeError(str(error)) from error
         plain = [" ".join(one.words) == normalise(one.written, self.tokenizer.config) for one in read.words]
         return " ".join(
             one.written if same else " ".join(one.words) for one, same in zip(read.words, plain, strict=True)

@@ -216,8 +216,18 @@ def test_a_word_that_is_several_spoken_ones_lasts_from_the_first_to_the_last():
 def test_words_outside_the_alphabet_are_left_out_by_name(capsys):
     assert cli.main(["align", str(SAMPLE), f"{WORDS} naïve"]) == 1
     printed = capsys.readouterr()
+    assert printed.err.startswith("warning: ")
     assert "sample.wav: 'naïve' left out: 'Ï' cannot be spelt" in printed.err
     assert len(printed.out.splitlines()) == len(WORDS.split())
+
+
+def test_words_that_are_left_out_are_counted(capsys):
+    strange = " ".join(["É"] * 4 + [f"É{letter}" for letter in "ABCDEF"])
+    assert cli.main(["align", str(SAMPLE), f"{WORDS} {strange}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[0].endswith("'É' left out: 'É' cannot be spelt with the model's tokens (4 times)")
+    assert lines[-1].endswith("10 words left out, 7 different ones; the most frequent stand above")
 
 
 def test_hundreds_of_tokens():

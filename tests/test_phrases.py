@@ -296,7 +296,7 @@ def test_a_phrase_comes_back_as_it_is_written_with_the_times_of_what_is_spoken(t
     assert [word.text for word in found.words] == line.split()
     assert [word.start_s for word in found.words] == [word.start_s for word in spoken.words]
     assert found.spoken_text == WORDS
-    with pytest.raises(DecodeError, match=r"p\.txt:3: '42' cannot be spelt"):
+    with pytest.raises(DecodeError, match=r"p\.txt:3: '42': '4', '2' cannot be spelt"):
         asr.load(phrases=write(tmp_path / "p.txt", "YES", "NO", "42"), language="none")
 
 
@@ -397,7 +397,7 @@ def test_bad_lists_name_file_and_line(tmp_path):
         read_phrases(tmp_path / "gone.txt", tokenizer)
     with pytest.raises(DecodeError, match=r"p.txt: expected a phrase on each line, got an empty file"):
         read_phrases(write(tmp_path / "p.txt", "", "  "), tokenizer)
-    with pytest.raises(DecodeError, match=r"p.txt:3: 'XYZ' cannot be spelt"):
+    with pytest.raises(DecodeError, match=r"p.txt:3: 'XYZ': 'X', 'Y', 'Z' cannot be spelt"):
         read_phrases(write(tmp_path / "p.txt", "AB", "", "XYZ"), tokenizer)
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00A")
     with pytest.raises(DecodeError, match="cannot read the phrases"):

@@ -1,11 +1,14 @@
 """Written texts as recordings say them: words that can be spelt stay, others are written out, the rest is named."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr.config import TextConfig
 from asr.errors import TextError
 from asr.said import reading
-from asr.text import CharTokenizer
+from asr.spoken import spoken
+from asr.text import CharTokenizer, normalise
 from asr.tokenizers import PhoneTokenizer, WordTokenizer
 
 UPPER = CharTokenizer(["<blank>", " ", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"], TextConfig(case="upper"))
@@ -52,8 +55,7 @@ def test_without_a_language_nothing_is_written_out():
 
 
 def test_other_languages_have_their_own_numbers():
-    german = CharTokenizer(["<blank>", " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜß"], TextConfig(case="upper"))
-    assert said("Nr. 42", german, "de") == [("Nr.", "NUMMER"), ("42", "ZWEIUNDVIERZIG")]
+    assert said("Nr. 42", german_letters(), "de") == [("Nr.", "NUMMER"), ("42", "ZWEIUNDVIERZIG")]
 
 
 def test_signs_are_read_with_their_neighbours():
@@ -70,6 +72,61 @@ def test_what_is_unclear_alone_may_be_clear_beside_its_neighbours():
     assert [word.written for word in found.words] == ["St.", "Mary's", "5", "St.", "John's"]
     assert len(found.left_out) == 1
     assert found.left_out[0].startswith("'£3.50' left out: cannot tell how '£3.50' is said")
+
+
+def german_letters():
+    return CharTokenizer(["<blank>", " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜß"], TextConfig(case="upper"))
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "kept"),
+    [
+        ("am 3. Mai", "de", "AM MAI"),
+        ("hier ist 1 Mann", "de", "HIER IST MANN"),
+        ("call 555 1234", "en", "CALL"),
+        ("only 5 kg", "en", "ONLY KG"),
+        ("$5 and $3.50 & 10", "en", "FIVE DOLLARS AND AND TEN"),
+    ],
+)
+def test_what_is_refused_beside_its_neighbours_is_left_out(text, language, kept):
+    found = reading(text, german_letters(), language)
+    assert found.text == kept
+    assert all("cannot tell how" in line for line in found.left_out)
+    assert found.left_out
+
+
+def test_words_that_are_said_in_another_order_are_put_together():
+    assert said("pay $5 million now") == [("pay", "PAY"), ("$5 million", "FIVE MILLION DOLLARS"), ("now", "NOW")]
+    assert said("a $ 2 billion deal") == [("a", "A"), ("$ 2 billion", "TWO BILLION DOLLARS"), ("deal", "DEAL")]
+    assert said("mit 12 000 Leuten", german_letters(), "de") == [
+        ("mit", "MIT"), ("12 000", "ZWÖLFTAUSEND"), ("Leuten", "LEUTEN"),
+    ]  # fmt: skip
+
+
+WRITTEN = {
+    "en": ["$5", "million", "$", "£2.5", "3rd", "May", "42", "1,000", "%", "&", "Mr.", "St.", "Hill!", "(so)", "—",
+           "it's", "No.", "7", "kg", "Henry", "10-year-old", "and"],
+    "de": ["3.", "Mai", "12", "000", "€", "Nr.", "42", "%", "Leute,", "1", "1,5", "Dr.", "–", "und", "usw."],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", WRITTEN)
+@given(data=st.data())
+def test_what_can_be_said_as_a_whole_is_said_so(language, data):
+    tokenizer = CharTokenizer([*german_letters().symbols, "'"], german_letters().config)
+    text = " ".join(data.draw(st.lists(st.sampled_from(WRITTEN[language]), min_size=1, max_size=8)))
+    try:
+        expected = normalise(spoken(text, language), tokenizer.config)
+    except TextError:
+        return
+    if expected:
+        found = reading(text, tokenizer, language)
+        assert (found.text, found.left_out) == (expected, ())
+
+
+def test_gaps_are_where_words_are_left_out():
+    found = reading("Ø yes ... Ø no — Ø Ø", UPPER, "none")
+    assert (found.text, found.gaps) == ("YES NO", (0, 1, 2, 2))
 
 
 def test_words_and_phones_are_named_whole():

@@ -67,6 +67,22 @@ def test_utterances_have_the_words_that_the_model_spells():
     assert [u.text for u in segment(whole, "x.wav", "x").kept] == ["FORTY TWO YES"]
 
 
+def test_an_utterance_that_may_lack_a_word_is_incomplete():
+    times = [(0.5, 1), (1.2, 2), (4, 5), (5.1, 6), (8, 9)]
+    words = tuple(Word(t, a, b, 1.0) for t, (a, b) in zip("ABCDE", times, strict=True))
+
+    def cut(*gaps):
+        whole = Transcript("A B C D E", words, 10.0, gaps=gaps)
+        found = segment(whole, "x.wav", "x", shortest_s=1.0, longest_s=5.0)
+        return [u.text for u in found.kept], [u.text for u in found.incomplete]
+
+    assert cut() == (["A B", "C D", "E"], [])
+    assert cut(3) == (["A B", "E"], ["C D"])  # between C and D
+    assert cut(2, 2) == (["E"], ["A B", "C D"])  # between B and C, where the recording is cut
+    assert cut(0) == (["C D", "E"], ["A B"])
+    assert cut(5) == (["A B", "C D"], ["E"])
+
+
 def test_an_utterance_whose_text_is_another_is_doubtful():
     times = [(0.5, 1), (1.2, 2), (4, 5), (5.1, 6), (8, 9)]
     words = tuple(Word(t, a, b, 1) for t, (a, b) in zip("ABCDE", times, strict=True))
@@ -129,6 +145,15 @@ def test_the_command_cuts_a_long_recording(tmp_path, capsys):
     (tmp_path / "long.txt").write_text(" ".join([*words * 12, *["ZULU", "QUEBEC"] * 20, *words * 12]) + "\n")
     assert cli.main([*command, "--force", "--least-confidence", "0.5"]) == 1
     assert "hardly heard" in capsys.readouterr().err
+    # So are words that cannot be spelt, wherever they were: what is kept has its whole text.
+    text = [*words * 12, "5€", *words * 13, "5€", "...", "5€"]
+    (tmp_path / "long.txt").write_text(" ".join(text) + "\n", encoding="utf-8")
+    assert cli.main([*command, "--force", "--language", "none"]) == 1
+    printed = capsys.readouterr().err
+    assert "warning: " in printed
+    assert "long.wav: '5€' left out: '5', '€' cannot be spelt with the model's tokens (3 times)" in printed
+    assert printed.count("s a word of the text there cannot be spelt, left out: ") in (2, 3)
+    assert 3 < len(manifest.read(out)) < len(utterances)
     # So is a text of another recording: the same words in another order.
     rng = np.random.default_rng(0)
     (tmp_path / "long.txt").write_text(" ".join(rng.permutation(words * 25)) + "\n")

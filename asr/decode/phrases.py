@@ -24,7 +24,7 @@ from asr.decode.matrix import BLANK, Lengths, Matrix, as_batch, check_normalised
 from asr.errors import DecodeError, TextError
 from asr.files import read_limited
 from asr.lines import split_lines
-from asr.said import Said, reading
+from asr.said import Said, whole_reading
 from asr.text import LARGEST_LIST, Tokenizer, token_ids
 
 Array = npt.NDArray[np.float64]
@@ -57,13 +57,11 @@ def read_phrases(path: str | Path, tokenizer: Tokenizer, language: str = "en") -
         if not line.strip():
             continue
         try:
-            read = reading(line, tokenizer, language)
-            if read.left_out:
-                raise TextError(read.left_out[0])
+            read = whole_reading(line, tokenizer, language, f"{path}:{number}: {line.strip()[:60]!r}")
             text = tokenizer.reference(read.text)
             spellings = tuple(dict.fromkeys(tuple(way) for way in tokenizer.spellings(read.text)))
         except TextError as error:
-            raise DecodeError(f"{path}:{number}: {line!r} cannot be spelt with the model's tokens: {error}") from error
+            raise DecodeError(str(error)) from error
         found.setdefault(text, Phrase(text, spellings, " ".join(line.split()), read.words))
     if not found:
         raise DecodeError(f"{path}: expected a phrase on each line, got an empty file")
