@@ -259,9 +259,10 @@ def _train_lm(args: argparse.Namespace) -> int:
 
 
 def _train_ngram(args: argparse.Namespace) -> int:
+    from asr.train.kneser_ney import is_ours
     from asr.train.ngram import estimate_ngram
 
-    check_output(Path(args.output), force=args.force)
+    check_output(Path(args.output), force=args.force, ours=is_ours)
     estimate = estimate_ngram(args.text, order=args.order, prune=args.prune, more=args.more)
     estimate.write(args.output)
     if estimate.remark:

@@ -156,7 +156,8 @@ def check_output(path: Path, *, force: bool = False, ours: Callable[[Path], bool
     Args:
         path: what will be written. Nothing there, or an empty folder, is always good; so is a device or a pipe.
         force: write over what is there.
-        ours: whether what is there may be replaced, because this program made it for the same purpose.
+        ours: whether what is there may be replaced, because this program made it for the same purpose. Without it
+            nobody's may.
 
     Raises:
         OutputError: something is there.
@@ -170,7 +171,7 @@ def check_output(path: Path, *, force: bool = False, ours: Callable[[Path], bool
         raise OutputError(f"{path}: cannot look at the output: {error.strerror or error}") from error
     if ours is None or not ours(path):
         kind = "a folder that is not empty" if os.path.isdir(path) else "a file"
+        whose = "" if ours is None else " that this command did not make"
         raise OutputError(
-            f"{path}: expected a new output, got {kind} that this command did not make; "
-            "choose another name, or --force to write over it"
+            f"{path}: expected a new output, got {kind}{whose}; choose another name, or --force to write over it"
         )

@@ -16,6 +16,7 @@ from test_checkpoint import make_model
 from asr import checkpoint, confidence, files, manifest
 from asr.average import average
 from asr.cli import main
+from asr.decode.ngram import read_arpa, write_arpa
 from asr.errors import AsrError, ModelError, OutputError
 from asr.files import write_json, write_text
 from asr.manifest import Utterance
@@ -199,6 +200,25 @@ def test_commands_do_not_write_over_files_that_they_did_not_make(tmp_path, capsy
     assert main(arguments) == 2
     assert "mine: expected a new output" in capsys.readouterr().err
     assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["words.arpa", "words.arpa.gz"])
+def test_train_ngram_replaces_its_own_file_alone(tmp_path, capsys, name):
+    source, output = write_manifest(tmp_path / "m.jsonl"), tmp_path / name
+    command = ["train-ngram", source, str(output), "--order", "2"]
+    assert main(command) == 0
+    first = output.read_bytes()
+    assert main(command) == 0
+    assert output.read_bytes()[-20:] == first[-20:]
+    write_arpa(read_arpa(output), output)  # as another program does
+    assert main(command) == 2
+    assert f"{name}: expected a new output, got a file that this command did not make;" in capsys.readouterr().err
+
+
+def test_segment_says_that_there_is_a_file_and_not_whose(tmp_path, capsys):
+    (tmp_path / "cut.jsonl").write_text("")
+    assert main(["segment", "a.wav", "HI", str(tmp_path / "cut.jsonl")]) == 2
+    assert "got a file; choose another name, or --force to write over it" in capsys.readouterr().err
 
 
 def test_force_writes_over_a_file(tmp_path):

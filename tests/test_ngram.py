@@ -18,7 +18,7 @@ import pytest
 from asr import cli, lm
 from asr.decode import kenlm_binary
 from asr.decode.kenlm_binary import KenlmNgram
-from asr.decode.ngram import Ngram, read_arpa, write_arpa
+from asr.decode.ngram import LN10, Ngram, read_arpa, write_arpa
 from asr.errors import DecodeError, ModelError, TrainingError
 from asr.train.ngram import train_ngram
 
@@ -327,6 +327,15 @@ def test_estimates_sum_to_one_and_pruning_leaves_fewer(tmp_path: Path) -> None:
     assert ngram.perplexity(held_out) < 0.8 * train_ngram(tmp_path / "text", tmp_path / "one.arpa", order=1).perplexity(
         held_out
     )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_kenlm_reads_what_is_trained(tmp_path: Path, suffix: str) -> None:
+    kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed")
+    (tmp_path / "text").write_text("\n".join(make_text(3)))
+    ngram = train_ngram(tmp_path / "text", tmp_path / f"lm.arpa{suffix}", order=3)
+    theirs = kenlm.Model(str(tmp_path / f"lm.arpa{suffix}"))
+    assert theirs.score("W3 W22") * LN10 == pytest.approx(ngram.score("W3 W22"), abs=1e-4)
 
 
 def test_words_beyond_ascii(tmp_path: Path) -> None:

@@ -240,14 +240,15 @@ def write_arpa(ngram: Ngram, path: str | Path) -> None:
 
 
 def write_sections(
-    path: str | Path, counts: Sequence[int], sections: Iterable[Iterable[tuple[str, float, float]]]
+    path: str | Path, counts: Sequence[int], sections: Iterable[Iterable[tuple[str, float, float]]], comment: str = ""
 ) -> None:
-    """Write an ARPA file of ``(words, log-probability, back-off)`` by order. Raises ``DecodeError``."""
+    """Write an ARPA file of ``(words, log-probability, back-off)`` by order, behind a line that readers skip (KenLM
+    where it begins with ``#``). Raises ``DecodeError``."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, _open(temporary, "wt", compressed=path.suffix == ".gz") as file:
-            file.write("\n\\data\\\n")
+            file.write(f"{comment}\n\\data\\\n")
             file.writelines(f"ngram {n}={count}\n" for n, count in enumerate(counts, start=1))
             for n, section in enumerate(sections, start=1):
                 file.write(f"\n\\{n}-grams:\n")
@@ -257,6 +258,13 @@ def write_sections(
             file.write("\n\\end\\\n")
     except OSError as error:
         raise DecodeError(f"{path}: cannot write the n-gram: {error}") from error
+
+
+def first_line(path: Path) -> str:
+    """The first line of an ARPA file, or what else is there: at most ``LONGEST_LINE`` characters. Raises ``OSError``
+    and ``ValueError`` for what is no text."""
+    with _open(path, "rt") as file:
+        return file.readline(LONGEST_LINE).rstrip("\r\n")
 
 
 def _open(path: Path, mode: str, compressed: bool | None = None) -> TextIO:

@@ -7,6 +7,7 @@ index of its context (all words but the last, among the n-grams one order below)
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr.decode.ngram import Ngram, write_sections
+from asr.decode.ngram import Ngram, first_line, write_sections
 from asr.lines import split_fields
 
 UNKNOWN, START, END = range(3)
@@ -24,6 +25,8 @@ UNKNOWN, START, END = range(3)
 SPECIAL = ("<unk>", "<s>", "</s>")
 FALLBACK = (0.0, 0.5, 1.0, 1.5)
 """Discounts by count, the last for 3 and more, where the counts of counts do not allow an estimate."""
+MARK = "# asr train-ngram"
+"""First line of the ARPA files that are written here, by which they are known as our own."""
 SMALLEST = 1e-99
 """ARPA files write -99 for what is never predicted."""
 
@@ -85,7 +88,7 @@ class Estimate:
 
     def write(self, path: str | Path) -> None:
         """Write an ARPA file, compressed for ``.gz``. Raises ``DecodeError``."""
-        write_sections(path, self.counts, self._sections())
+        write_sections(path, self.counts, self._sections(), MARK)
 
     def _sections(self) -> Iterator[Iterator[tuple[str, float, float]]]:
         texts = [""]
@@ -107,6 +110,14 @@ class _Counted:
     """Whether the n-gram begins with ``<s>``."""
     last: int
     """The n-gram that lmplz comes to last, -1 where there is none of this order."""
+
+
+def is_ours(path: Path) -> bool:
+    """Whether an ``Estimate`` wrote the file ``path``."""
+    try:
+        return first_line(path) == MARK
+    except (OSError, EOFError, ValueError, zlib.error):
+        return False
 
 
 def estimate(sentences: Iterable[str], order: int) -> Estimate:
