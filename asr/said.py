@@ -20,6 +20,8 @@ from asr.transcript import Word
 
 PUNCTUATION = set(".,;:!?…'\"¡¿()[]{}«»‹›“”„‚‘’-‐‑‒–—―")
 """Signs without a sound: a word of nothing else is passed over without a message."""
+LONG = 16
+"""Written words beyond which a stretch is cut."""
 NO_LANGUAGE = ("none", "")
 """The language of texts that are spelt as they are or not at all."""
 
@@ -181,13 +183,23 @@ def _write_out(
     alone = {at: say(written[at]) for at in places}
     together = say(" ".join(written[at] for at in places))
     if not isinstance(together, str):
+        # Comparing words takes the square of a stretch's length or more: a long one is cut where its parts say the same.
+        middle = (places.start + places.stop) // 2
+        for cut in range(middle, middle + 4) if len(places) > LONG else ():
+            parts = range(places.start, cut), range(cut, places.stop)
+            said = [say(" ".join(written[part.start : part.stop])) for part in parts]
+            if [word for part in said if not isinstance(part, str) for word in part] == together:
+                for part in parts:
+                    _write_out(written, part, strange, say, found, glued)
+                return
         _share(places, strange, alone, together, found, glued)
         return
     refused = {at: ways for at, ways in alone.items() if at not in strange and isinstance(ways, str)}
     for at in strange.intersection(places):
         near = [n for n in (at - 1, at, at + 1) if n == at or (n in alone and not isinstance(alone[n], str))]
         if isinstance(ways := say(" ".join(written[n] for n in near)), str):
-            refused[at] = ways
+            own = alone[at]
+            refused[at] = own if isinstance(own, str) else ways
     if not refused:
         refused = dict.fromkeys(strange.intersection(places), together)
     for at in strange.intersection(refused):
