@@ -20,8 +20,8 @@ from asr.transcript import Word
 
 PUNCTUATION = set(".,;:!?…'\"¡¿()[]{}«»‹›“”„‚‘’-‐‑‒–—―")
 """Signs without a sound: a word of nothing else is passed over without a message."""
-LONG = 16
-"""Written words beyond which a stretch is cut."""
+MOST_CUTS = 16
+"""Places at which it is tried whether a stretch can be cut."""
 NO_LANGUAGE = ("none", "")
 """The language of texts that are spelt as they are or not at all."""
 
@@ -173,19 +173,19 @@ def _write_out(
     glued: set[int],
 ) -> None:
     """Put into ``found`` what the ``strange`` words of a stretch say there, and into ``glued`` the places of words that
-    belong to the ones before them.
+    are put together with the ones before them.
 
-    A word that is refused beside its neighbours is left out, unless the neighbours are refused alone: then these spoil
-    it. The stretch is cut there.
+    A stretch is cut where its parts say the same as the whole. A word that is refused beside its neighbours is left
+    out, unless the neighbours are refused alone: then these spoil it. The stretch is cut there.
     """
     if strange.isdisjoint(places):
         return
     alone = {at: say(written[at]) for at in places}
     together = say(" ".join(written[at] for at in places))
     if not isinstance(together, str):
-        # Comparing words takes the square of a stretch's length or more: a long one is cut where its parts say the same.
         middle = (places.start + places.stop) // 2
-        for cut in range(middle, middle + 4) if len(places) > LONG else ():
+        cuts = sorted(places[1:], key=lambda cut: abs(cut - middle))
+        for cut in cuts[:MOST_CUTS]:
             parts = range(places.start, cut), range(cut, places.stop)
             said = [say(" ".join(written[part.start : part.stop])) for part in parts]
             if [word for part in said if not isinstance(part, str) for word in part] == together:
@@ -217,20 +217,16 @@ def _share(
     found: list[Ways],
     glued: set[int],
 ) -> None:
-    """Give what a stretch says ``together`` to its words; words that do not say there what they say ``alone`` are put
-    together with a strange one beside them."""
+    """Give what a stretch says ``together`` to its words: to all of them as one where a word says nothing there, or one
+    that can be spelt says something else than ``alone``."""
     plain = [[] if isinstance(alone[at], str) else list(alone[at]) for at in places]
     shares = dict(zip(places, _shared(plain, together), strict=True))
-    groups = set()
+    as_one = any(shares[at] != alone[at] if at not in strange else alone[at] and not shares[at] for at in places)
+    if as_one:
+        glued.update(places[1:])
     for at in places:
-        if shares[at] != alone[at] if at not in strange else not shares[at] and alone[at]:
-            left, right = at - 1 in strange, at + 1 in strange
-            groups.add(at if (left or not right) and at > places.start else at + 1)
-    groups &= set(places)
-    for at in places:
-        if at in strange or at in groups or at + 1 in groups:
+        if at in strange or as_one:
             found[at] = shares[at]
-    glued |= groups
 
 
 def _neighbourhoods(places: Sequence[int], count: int) -> list[tuple[int, int]]:
