@@ -256,6 +256,8 @@ def _ambiguous(text: str, code: str) -> str:
     _refuse(rf"\d[.,]\d\d\s?(?:{CURRENCY_WORDS})\b", text)
     _refuse(re.compile(rf"\b(?:{CURRENCY_CODES})\s?\d|\d\s?(?:{CURRENCY_CODES})\b"), text)
     _refuse(r"\d\.\d\d\s?(?:[ap]\.?m\b|uhr\b|o'clock)", text)
+    if code in ("fr", "es", "it", "pt"):
+        _refuse(r"\d(?:[.\s]000){2,}\s?(?:[€$£]|[^\W\d])", text)  # un million d'euros
     if code == "en":
         _refuse(rf"\b(?:{MONTHS})\s(?:[12]?\d|3[01])(?!\w)|(?<![\w.,])(?:[12]?\d|3[01])\s(?:{MONTHS})\b", text)
         _refuse(r"\b(?:jan|mar|jun|jul)\.\s?\d", text)
@@ -272,6 +274,8 @@ def _ambiguous(text: str, code: str) -> str:
     if code == "de":
         _refuse(r"\b(?:de[rmns]|die|das|am|im|vom|zum|zur|beim|jede[rmns]?)\s\d{1,4}\.(?!\d)", text)
         text = re.sub(r"(?<![\w.,])1(?=\s?(?:Uhr\b|%))", "ein", text)
+    if code == "es":
+        _refuse(r"(?:[02-9]|(?<!\d))1\s?[€$£]", re.sub(r"(?<![\w.,])1\s?€", "€", text))  # veintiún euros
     if numbers := INFLECTED.get(code):
         year = r"(?<!\b[Ee]n\s)(?<!\b[Dd]e\s)(?<!\bdel\s)(?<!\baño\s)" if code in ("es", "pt") else ""
         known = rf"(?!(?:{NOUNS[code]})\b)" if code in NOUNS else ""

@@ -156,6 +156,8 @@ def test_spoken(text: str, language: str, expected: str) -> None:
         ("21 filles", "fr", "21 filles"),
         ("21 casas", "es", "21 casas"),
         ("1.200 personas", "es", "1.200 personas"),
+        ("21 €", "es", "21 €"),
+        ("1 000 000 habitants", "fr", "1 000 000 habitants"),
         ("5 %", "xx", "%"),
         ("III" + " a" * 3, "en", "III"),
     ],
