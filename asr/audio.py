@@ -42,10 +42,7 @@ from asr.containers import (
 )
 from asr.errors import AudioError, ForeignError, TooLongError
 
-AUDIO_SUFFIXES = (
-    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".wv1", ".wv2",
-    ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".voc",
-)  # fmt: skip
+AUDIO_SUFFIXES = media.AUDIO_SUFFIXES
 """File endings, lower case, that ``find`` takes for audio. ``load`` goes by content and ignores the ending."""
 
 LOUDEST = 10.0

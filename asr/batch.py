@@ -27,7 +27,7 @@ from asr.device import processes
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import write_json
 from asr.recognizer import Item, Recognizer
-from asr.transcript import Transcript
+from asr.transcript import Transcript, ctm_name
 
 STDIN = "-"
 CHUNK = 16
@@ -180,8 +180,9 @@ def transcribe_files(
         force: write over files in ``output_dir`` whatever they are; else only what an earlier run wrote, and nobody
             changed, is replaced (see ``asr.outputs``).
 
-    Raises ``ConfigError`` for an unknown format, two inputs with one output file, subtitles of several recordings
-    without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of somebody else.
+    Raises ``ConfigError`` for an unknown format, two inputs with one output file or name in a CTM, subtitles of
+    several recordings without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of
+    somebody else.
     """
     started = time.perf_counter()
     rank, size = processes()
@@ -193,6 +194,8 @@ def transcribe_files(
     outcome = Outcome(failures=failures if rank == 0 else [])
     if output_dir is None and not formats.FORMATS[format].shared and len(found) > 1:
         raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")
+    if output_dir is None and format == "ctm":
+        _check_names(found)
     summary = outputs.SUMMARY if size == 1 else f"summary.{rank + 1}-of-{size}.json"
     folder = None
     work: list[tuple[Job, PurePath]] = [(job, job.output) for job in found]
@@ -249,6 +252,16 @@ def _check_request(
         raise ConfigError("resume: expected an output folder, in which finished files are found")
     if size > 1 and output_dir is None:
         raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Raise ``ConfigError`` for two recordings that one CTM would call the same, and so make one of them."""
+    names: dict[tuple[str, int | None], str] = {}
+    for item in (job.item for job in jobs):
+        key = ctm_name(item.name), item.channel
+        if key in names:
+            raise ConfigError(f"{names[key]} and {item.name} would both be {key[0]!r} in one CTM: give --output-dir")
+        names[key] = item.name
 
 
 def _body(item: Item, result: Transcript, format: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,11 @@ import numpy.typing as npt
 
 from asr.errors import AudioError
 
+AUDIO_SUFFIXES = (
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".wv1", ".wv2",
+    ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".voc",
+)  # fmt: skip
+"""File endings of recordings, lower case."""
 SUFFIXES = (
     ".mp4", ".m4a", ".m4v", ".m4b", ".mov", ".3gp", ".mkv", ".mka", ".webm", ".avi", ".wma", ".wmv", ".asf", ".aac",
     ".ac3", ".amr", ".ape", ".wv", ".tta", ".ts", ".mpg", ".mpeg", ".flv",
@@ -26,6 +33,16 @@ CONTAINERS = (
 """Names of the FFmpeg demuxers that may read a file. Each finds all it needs in the bytes of that file. Playlists and
 session descriptions (concat, hls, dash, sdp) name other files and addresses, which FFmpeg would open."""
 _OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
+
+
+_CHANNEL = re.compile(r" \(channel \d+\)$")
+"""What ``asr transcribe --channels split`` writes behind the name."""
+
+
+def recording_name(source: str) -> str:
+    """The name of a recording: that of its file, without a suffix of audio or film; any other dot is part of it."""
+    path = PurePath(_CHANNEL.sub("", source))
+    return (path.stem if path.suffix.lower() in AUDIO_SUFFIXES + SUFFIXES else path.name) or source
 
 
 def available() -> bool:

@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
+
+from asr.media import recording_name
 
 # Subtitle guidelines: two lines of 42 characters, at most 7 s on screen, a new
 # cue after a pause; on screen for at least a second and long enough to be read, where the next cue leaves the time.
@@ -146,10 +147,9 @@ def to_json(transcript: Transcript) -> str:
 def to_ctm(transcript: Transcript) -> str:
     """NIST CTM: ``recording channel start duration word confidence``, one word a line.
 
-    The recording is named by its file's stem, as in the reference CTM of most corpora.
+    The recording is named by its file without the suffix, as in the reference CTM of most corpora.
     """
-    # Fields are separated by blanks, so a name with blanks would shift all of them.
-    name = "_".join(PurePath(transcript.source).stem.split()) or "-"
+    name = ctm_name(transcript.source)
     channel = max(1, transcript.channel)
     return "".join(
         f"{name} {channel} {start_s:.3f} {end_s - start_s:.3f} {text} {w.confidence:.4f}\n"
@@ -164,6 +164,12 @@ def _single(word: Word) -> Iterator[tuple[str, float, float]]:
     step_s = (word.end_s - word.start_s) / len(parts)
     for number, part in enumerate(parts):
         yield part, word.start_s + number * step_s, word.start_s + (number + 1) * step_s
+
+
+def ctm_name(source: str) -> str:
+    """What a CTM calls a recording."""
+    # Fields are separated by blanks, so a name with blanks would shift all of them.
+    return "_".join(recording_name(source).split()) or "-"
 
 
 def to_srt(transcript: Transcript) -> str:

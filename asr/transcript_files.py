@@ -18,6 +18,7 @@ a byte order mark. Errors are ``ManifestError``s naming file and line.
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from asr import formats
 from asr.errors import ManifestError
 from asr.files import read_limited
 from asr.lines import split_fields, split_lines
+from asr.media import recording_name
 from asr.transcript import Transcript, Word
 
 Role = Literal["reference", "hypothesis"]
@@ -111,7 +113,7 @@ def read(path: str | Path, role: Role = "hypothesis", *, plain: bool = False) ->
         rows = content.removesuffix("\n").split("\n") if content else []
         return TranscriptFile(str(path), {str(i): _clean(row) for i, row in enumerate(rows, 1)}, plain=True)
     suffix = PurePath(path).suffix.lower()
-    if content.lstrip().startswith("{"):
+    if suffix not in (".stm", ".trn") and content.lstrip().startswith("{"):
         return _json(path, content, role)
     if suffix == ".stm":
         return _stm(path, content)
@@ -217,7 +219,7 @@ def _shared_out(segments: Sequence[Segment], words: Iterable[Word]) -> list[list
 
 
 def _folder(folder: Path) -> TranscriptFile:
-    recordings: list[Transcript] = []
+    recordings: list[tuple[str, Transcript]] = []
     texts: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         kind = formats.of_file(path)
@@ -228,7 +230,7 @@ def _folder(folder: Path) -> TranscriptFile:
             if name in texts:
                 raise ManifestError(f"{path}: expected one recording for each file name, got {name!r} again")
             texts[name] = _clean(recording.text)
-            recordings.append(recording)
+            recordings.append((name, recording))
     if not texts:
         suffixes = ", ".join(kind.suffix for kind in formats.FORMATS.values())
         raise ManifestError(f"{folder}: expected a folder of transcripts ({suffixes}), got none")
@@ -253,7 +255,9 @@ def _read_as(path: str | Path, content: str, kind: formats.Format, name: str) ->
 
 
 def _formatted(path: str | Path, content: str, kind: formats.Format) -> TranscriptFile:
-    recordings = _named(_read_as(path, content, kind, PurePath(path).stem))
+    found = _read_as(path, content, kind, PurePath(path).stem)
+    places = _places([recording.source for recording in found]) if kind.suffix == ".json" else None
+    recordings = _named(list(zip(places, found, strict=True))) if places else found
     ids = _ids(recordings)
     entries = ((str(path), id, recording.text) for id, recording in zip(ids, recordings, strict=True))
     texts = _texts(path, entries)
@@ -262,16 +266,26 @@ def _formatted(path: str | Path, content: str, kind: formats.Format) -> Transcri
     )
 
 
-def _named(recordings: Iterable[Transcript]) -> list[Transcript]:
-    """With the name of the recording in the place of its path."""
+def _named(recordings: Sequence[tuple[str, Transcript]]) -> list[Transcript]:
+    """With the name of the recording in the place of its path; ``recordings``: each with its place in the folder or
+    file, which it is called by where several recordings have one name."""
+    names = [recording_name(recording.source) for _, recording in recordings]
+    places: dict[tuple[str, int], set[str]] = {}
+    for name, (place, recording) in zip(names, recordings, strict=True):
+        places.setdefault((name, recording.channel), set()).add(place)
+    several = {name for (name, _), found in places.items() if len(found) > 1}
     return [
-        Transcript(r.text, r.words, r.duration_s, _stem(r.source), r.tokens, r.channel) for r in recordings
-    ]  # fmt: skip
+        replace(recording, source=place if name in several else name)
+        for name, (place, recording) in zip(names, recordings, strict=True)
+    ]
 
 
-def _stem(source: str) -> str:
-    """The name of a recording: that of its file without what looks like a suffix."""
-    return re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", PurePath(source).name) or source
+def _places(sources: Sequence[str]) -> list[str]:
+    """Paths of recordings below the folder that they have in common, without the suffix."""
+    paths = [PurePath(source) for source in sources]
+    levels = zip(*(path.parent.parts for path in paths), strict=False)
+    depth = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+    return [PurePath(*path.parts[depth:-1], recording_name(path.name)).as_posix() for path in paths]
 
 
 def _ids(recordings: Sequence[Transcript]) -> list[str]:

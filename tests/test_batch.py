@@ -377,3 +377,11 @@ def test_a_summary_is_not_overwritten_by_a_recording_of_that_name(tmp_path, mode
     assert run(path, "--format", "json", "--output-dir", tmp_path / "out", "--model", model_dir) == 2
     assert "the summary and" in capsys.readouterr().err
     assert Path(path).exists()
+
+
+def test_two_recordings_of_one_name_are_refused_in_one_ctm(model_dir, tmp_path, bursts, write_wav, capsys):
+    files = [write_wav(tmp_path / name / "x.wav", bursts(1, seed=1)) for name in "ab"]
+    assert run(*files, "--model", model_dir, "--format", "ctm") == 2
+    assert "would both be 'x' in one CTM: give --output-dir" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert run(tmp_path / "a", "--model", model_dir, "--format", "ctm", "--output-dir", out) == 0

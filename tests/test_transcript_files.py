@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -154,6 +155,43 @@ def test_json_transcripts_are_told_by_their_source(tmp_path: Path) -> None:
     ]
     (path,) = write(tmp_path, h_jsonl="\n".join(map(json.dumps, lines)))
     assert read(path).texts == {"u.0": "A", "u.1": "B"}
+
+
+def test_recordings_of_one_name_in_two_folders_are_called_by_their_paths(tmp_path: Path) -> None:
+    sources = ("in/a/x.wav", "in/b/x.wav", "in/y.wav")
+    lines = [
+        json.dumps({"source": s, "text": t, "duration_s": 1, "words": []}) for s, t in zip(sources, "ABC", strict=True)
+    ]
+    (path,) = write(tmp_path, h_jsonl="\n".join(lines))
+    assert read(path).texts == {"a/x": "A", "b/x": "B", "y": "C"}
+
+
+@pytest.mark.parametrize("name", ["json", "ctm"])
+def test_segments_meet_recordings_of_one_name_by_path_and_drop_none(name: str, tmp_path: Path) -> None:
+    for folder, word in (("a", "ONE"), ("b", "TWO")):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+        made = dataclasses.replace(evenly([word]), source="x.wav")
+        (tmp_path / "out" / folder / f"x.{name}").write_text(FORMATS[name].write(made))
+    (reference,) = write(tmp_path, r_stm="a/x 1 s 0 1 ONE\nb/x 1 s 0 1 TWO\n")
+    assert (score_files(reference, tmp_path / "out").errors, score_files(reference, tmp_path / "out").words) == (0, 2)
+    reference.write_text("x 1 s 0 1 ONE\n")
+    with pytest.raises(ManifestError, match="got others: 'a/x', 'b/x'"):
+        score_files(reference, tmp_path / "out")
+
+
+def test_a_dot_in_the_name_of_a_recording_is_part_of_it(tmp_path: Path) -> None:
+    (ctm,) = write(tmp_path, h_ctm="interview.part1 1 0 1 A\ninterview.part2 1 0 1 B\n")
+    assert read(ctm).texts == {"interview.part1": "A", "interview.part2": "B"}
+    lines = [
+        {"source": f"interview.part{i}{s}", "text": "A", "words": []} for i, s in ((1, ".wav"), (2, ".mp4"), (3, ""))
+    ]
+    (path,) = write(tmp_path, h_jsonl="\n".join(map(json.dumps, lines)))
+    assert list(read(path).texts) == ["interview.part1", "interview.part2", "interview.part3"]
+
+
+def test_a_trn_may_begin_with_alternatives(tmp_path: Path) -> None:
+    (path,) = write(tmp_path, r_trn="{ A / B } C (u1)\nD (u2)\n")
+    assert read(path).texts == {"u1": "{ A / B } C", "u2": "D"}
 
 
 def test_plain_texts_are_scored_line_by_line(tmp_path: Path) -> None:
