@@ -7,7 +7,9 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
@@ -23,8 +25,10 @@ from asr.decode.ngram import Ngram, write_arpa
 from asr.decode.phrases import answers, read_phrases
 from asr.decode.words import read_lexicon
 from asr.errors import ConfigError, ModelError
-from asr.files import atomic
+from asr.files import PART, atomic
 from asr.language_models import LM, Context, LMs, for_search, matching, name_of
+from asr.said import NO_LANGUAGE
+from asr.spoken import language_code
 from asr.text import Tokenizer
 from asr.vocabulary import Vocabularies, Vocabulary, WordModels
 
@@ -94,6 +98,8 @@ class Decoding:
             object.__setattr__(self, name, _as_text(getattr(self, name)))
         settings.check_types(self)
         self._check_lms()
+        if self.language not in NO_LANGUAGE:
+            language_code(self.language)
         if self.beam < 1:
             raise ConfigError(f"beam: expected 1 or more, got {self.beam}")
         if self.nbest < 1:
@@ -128,7 +134,9 @@ class Decoding:
         weights = self.lm_weight if isinstance(self.lm_weight, tuple) else (self.lm_weight,)
         count = len(self.lm) if isinstance(self.lm, tuple) else 1
         if isinstance(self.lm, tuple) and not all(self.lm):
-            raise ConfigError(f"lm: expected a language model in each of {count} places, got none in one of them")
+            raise ConfigError(
+                f"lm: expected a language model in each of {count} places, got none in one of them; leave it out"
+            )
         if len(weights) not in (1, count):
             raise ConfigError(f"lm_weight: expected {count}, one for each lm, got {len(weights)}")
         for weight in weights:
@@ -395,15 +403,34 @@ def _inside(folder: Path, name: str, value: str) -> str:
 
 
 def save_options(folder: Path, options: Decoding) -> None:
-    """Write ``decoding.yaml``, with the language models and the lexicon copied into ``lm/``. Raises ``ModelError``."""
+    """Write ``decoding.yaml``, with the language models and the lexicon copied into ``lm/``, where older ones of the
+    same options go. Raises ``ModelError``."""
+    places: dict[str, Any] = {}
+    copies: list[tuple[Path | Ngram, str]] = []
+    for name in PLACES:
+        if getattr(options, name):
+            keep = functools.partial(_kept, folder, name, itertools.count(1), copies)
+            places[name] = _each(getattr(options, name), keep)
+    older = _saved(folder, places)
     try:
-        places: dict[str, Any] = {}
-        for name in PLACES:
-            if getattr(options, name):
-                keep = functools.partial(_kept, folder, name, itertools.count(1))
-                places[name] = _each(getattr(options, name), keep)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as aside:
+            # First what lies in the folder itself, so that nothing is written over before it is copied.
+            for number, (source, name) in enumerate(copies):
+                if isinstance(source, Path) and _lies_in(source, folder / LM_FOLDER, but=folder / name):
+                    lm.copy(source, Path(aside) / str(number))
+                    copies[number] = Path(aside) / str(number), name
+            for source, name in copies:
+                (folder / LM_FOLDER).mkdir(exist_ok=True)
+                if isinstance(source, Ngram):
+                    write_arpa(source, folder / name)
+                else:
+                    lm.copy(source, folder / name)
         with atomic(folder / FILE) as path:
             path.write_text(settings.dumps(dataclasses.replace(options, **places)), encoding="utf-8")
+        for old in set(older) - {folder / name for _, name in copies}:
+            if old.parent == folder / LM_FOLDER and os.path.lexists(old):
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     except OSError as error:
         raise ModelError(f"{folder}: cannot save how to decode: {error}") from error
 
@@ -412,13 +439,12 @@ def _each(places: Any, change: Callable[[Any], str]) -> Any:
     return tuple(map(change, places)) if isinstance(places, tuple) else change(places)
 
 
-def _kept(folder: Path, option: str, numbers: Iterator[int], place: LM) -> str:
-    """Copy what an option names into a model directory, and return where, relative to it."""
+def _kept(folder: Path, option: str, numbers: Iterator[int], copies: list[tuple[Path | Ngram, str]], place: LM) -> str:
+    """Where in a model directory what an option names will be, relative to it, as ``copies`` learns too."""
     number = next(numbers)
     name = f"{LM_FOLDER}/{option}{f'-{number}' if number > 1 else ''}"
     if isinstance(place, Ngram):
-        (folder / LM_FOLDER).mkdir(parents=True, exist_ok=True)
-        write_arpa(place, folder / f"{name}.arpa")
+        copies.append((place, f"{name}.arpa"))
         return f"{name}.arpa"
     if isinstance(place, lm.LanguageDirectory):
         place = str(place.path)
@@ -426,5 +452,21 @@ def _kept(folder: Path, option: str, numbers: Iterator[int], place: LM) -> str:
         raise ModelError(f"{folder}: {option}: expected a language model from a file, got {name_of(place)}")
     source = Path(place)
     name += "".join(source.suffixes[-2:]) if os.path.isfile(source) else ""
-    lm.copy(source, folder / name)
+    copies.append((source, name))
     return name
+
+
+def _lies_in(source: Path, folder: Path, but: Path) -> bool:
+    """Whether ``source`` is in ``folder`` and not at the place ``but``, where it stays."""
+    source = source.resolve()
+    return folder.resolve() in source.parents and source != but.resolve()
+
+
+def _saved(folder: Path, options: Iterable[str]) -> list[Path]:
+    """What the ``decoding.yaml`` of a model directory names for some options."""
+    try:
+        saved = load_options(folder)
+    except ConfigError:  # it is about to be replaced
+        return []
+    places = (getattr(saved, name) for name in options)
+    return [Path(place) for found in places for place in (found if isinstance(found, tuple) else (found,)) if place]

@@ -225,6 +225,30 @@ def test_several_language_models_are_saved_with_the_model(models, tmp_path):
         decoding.save_options(tmp_path, dataclasses.replace(options, lm=lm.load(models / "rnn").model, lm_weight=0.5))
 
 
+def test_language_models_of_the_folder_itself_are_saved_in_any_order(models, tmp_path):
+    (tmp_path / "other.arpa").write_text((models / "words.arpa").read_text().replace("GORDON", "WARREN"))
+    first = (str(models / "words.arpa"), str(tmp_path / "other.arpa"), str(models / "rnn"))
+    model = tmp_path / "model"
+    decoding.save_options(model, Decoding(beam=8, lm=first))
+    for order in ((2, 1, 0), (1, 2, 0), (1, 0)):
+        before = decoding.load_options(model).lm
+        wanted = [lm.fingerprint(before[at]) for at in order]
+        decoding.save_options(model, Decoding(beam=8, lm=tuple(before[at] for at in order)))
+        after = decoding.load_options(model).lm
+        assert [lm.fingerprint(place) for place in after] == wanted
+        assert {Path(place) for place in after} == set((model / "lm").iterdir())  # nothing older is left
+    assert {path.name for path in model.iterdir()} == {"decoding.yaml", "lm"}
+
+
+def test_saving_leaves_what_it_did_not_write_and_the_only_copy_of_an_option(models, tmp_path):
+    decoding.save_options(tmp_path, Decoding(beam=8, lm=str(models / "words.arpa")))
+    (tmp_path / "lm" / "lm.notes").write_text("mine")
+    decoding.save_options(tmp_path, Decoding(beam=8))
+    assert {path.name for path in (tmp_path / "lm").iterdir()} == {"lm.arpa", "lm.notes"}
+    decoding.save_options(tmp_path, Decoding(beam=8, lm=str(models / "rnn")))
+    assert {path.name for path in (tmp_path / "lm").iterdir()} == {"lm.arpa", "lm.notes", "lm"}
+
+
 def test_weight_zero_is_no_language_model_exactly(models):
     plain = Decoder(Decoding(beam=8), TOKENIZER).decode(*MISHEARD)
     for name in ("rnn", "words.arpa"):
@@ -263,7 +287,8 @@ def test_bad_options_are_named(models, tmp_path):
         ({"nbest": 0}, ConfigError, "nbest"),
         ({"beam": 8, "lm": ["a", "b"], "lm_weight": [1, 2, 3]}, ConfigError, "lm_weight: expected 2, .* got 3"),
         ({"beam": 8, "lm": "a", "lm_weight": [1, 2]}, ConfigError, "lm_weight: expected 1, .* got 2"),
-        ({"beam": 8, "lm": ["a", ""]}, ConfigError, "lm: expected a language model in each of 2 places"),
+        ({"beam": 8, "lm": ["a", ""]}, ConfigError, "lm: expected a language model in each of 2 places.*leave it out"),
+        ({"language": "german"}, ConfigError, "language: expected a code .*got 'german'; did you mean de"),
         ({"beam": 8, "lm": ["a", "b"], "lm_weight": [1, -2]}, ConfigError, "lm_weight: expected 0 or more, got -2"),
         ({"beam": 2.5}, ConfigError, r"beam: expected int, got 2\.5"),
         ({"beam": True}, ConfigError, "beam: expected int, got True"),
