@@ -69,25 +69,37 @@ def read_table(path: Path, encoding: str = "utf-8") -> dict[str, str]:
 def table(path: Path, left_out: dict[str, str] | None = None) -> Iterator[dict[str, str]]:
     """Rows of a CSV or TSV file with a header line, by column. Raises ``ManifestError``.
 
-    ``left_out`` gets what is wrong with rows of another number of columns, by file and line; None: they are errors.
+    ``left_out`` gets what is wrong with broken rows, by file and line; None: they are errors.
     """
     text = read_text(path)
+    # Common Voice does not quote in its TSV, and has sentences with a single quotation mark.
+    quoting: Any = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
+    delimiter = max("\t;|,", key=text.partition("\n")[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     try:
-        # Common Voice does not quote in its TSV, and has sentences with a single quotation mark.
-        quoting: Any = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
-        delimiter = max("\t;|,", key=text.partition("\n")[0].count)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-        for row in reader:
-            if None in row or None in row.values():
-                there = sum(value is not None for key, value in row.items() if key is not None)
-                there += len(row.get(None) or ())
-                reason = f"expected {len(reader.fieldnames or ())} columns, as the first line has, got {there}"
-                if quoting == csv.QUOTE_MINIMAL:
-                    reason += f'; a text with {delimiter!r} in it stands in quotation marks: "…"'
-                if left_out is None:
-                    raise ManifestError(f"{path}:{reader.line_num}: {reason}")
-                left_out[f"{path}:{reader.line_num}"] = reason
-                continue
-            yield {str(key).strip(): value.strip() for key, value in row.items()}
+        columns = len(set(reader.fieldnames or ()))  # two may have one name
     except csv.Error as error:
         raise ManifestError(f"{path}: cannot read the table: {error}") from error
+    hint = f'; a text with {delimiter!r} or " in it stands in quotation marks, each " of its own doubled'
+    while True:
+        begin = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # such as a quotation mark that is never closed, at the end of the file
+            place, reason = f"{path}:{begin}", f"cannot read the row: {error}"
+        else:
+            extra = row.pop(None, ())
+            there = sum(value is not None for value in row.values()) + len(extra)
+            if there == columns:
+                yield {str(key).strip(): value.strip() for key, value in row.items()}
+                continue
+            place, reason = (
+                f"{path}:{reader.line_num}",
+                f"expected {columns} columns, as the first line has, got {there}",
+            )
+        reason += hint if quoting == csv.QUOTE_MINIMAL else ""
+        if left_out is None:
+            raise ManifestError(f"{place}: {reason}")
+        left_out[place] = reason

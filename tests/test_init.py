@@ -673,6 +673,21 @@ def test_subtitles_of_few_recordings_say_that_sets_are_drawn_by_utterance(tmp_pa
     assert "sets by utterance" in said
 
 
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    (tmp_path / "t.csv").write_text("path,text,x,x\na.wav,AB,1,2\n")
+    assert by_id(detect.detect(tmp_path)) == {"a": ("AB", "")}
+
+
+def test_a_quotation_mark_that_is_not_closed_swallows_no_rows_in_silence(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        record(tmp_path / f"{name}.wav")
+    (tmp_path / "t.csv").write_text('path,text\na.wav,"A, B"\nb.wav,"B\nc.wav,C\n')
+    found = detect.detect(tmp_path)
+    assert by_id(found) == {"a": ("A, B", "")}
+    assert found.left_out[f"{tmp_path / 't.csv'}:3"].startswith("cannot read the row: unexpected end of data; a text")
+
+
 def test_a_project_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:
     record(tmp_path / "own" / "a.wav")
     (tmp_path / "own" / "a.txt").write_text("[noise]")
