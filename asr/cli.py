@@ -329,7 +329,7 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")
     score.add_argument("--speakers", action="store_true", help="print a line for each speaker that is known")
     score.add_argument("--plain", action="store_true", help="texts without ids: line by line")
-    _add_rules(score)
+    _add_rules(score, "by default as a report (JSON) that is read was scored")
     score.set_defaults(run=_score)
 
     compare = commands.add_parser(
@@ -343,7 +343,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--reference", metavar="REF", help="reference file (default: those in the JSON of evaluate)")
     compare.add_argument("--json", type=Path, metavar="OUT", help="write rates, differences and tests")
     compare.add_argument("--plain", action="store_true", help="texts without ids: line by line (with --reference)")
-    _add_rules(compare)
+    _add_rules(compare, "by default as the reports (JSON) that are read were scored")
     compare.set_defaults(run=_compare)
 
     average = commands.add_parser(
@@ -380,19 +380,23 @@ def _timed_formats() -> tuple[str, ...]:
     return tuple(name for name, format in formats.FORMATS.items() if format.timed)
 
 
-def _add_rules(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what counts as an error")
+def _add_rules(parser: argparse.ArgumentParser, description: str = "") -> None:
+    group = parser.add_argument_group("what counts as an error", description)
     group.add_argument("--ignore-case", action="store_true", help="score case-folded texts")
     group.add_argument("--ignore-punctuation", action="store_true", help="leave punctuation out on both sides")
     group.add_argument("--optional", action="store_true", help="(word) in references may be missing, as in STM files")
     group.add_argument("--literal", action="store_true", help="{ a / b } in references are words, not alternatives")
     group.add_argument(
-        "--costs", default="levenshtein", choices=("levenshtein", "sclite"), help="what the alignment makes least"
+        "--costs", choices=("levenshtein", "sclite"), help="what the alignment makes least (default: levenshtein)"
     )
 
 
-def _rules(args: argparse.Namespace) -> asr.scoring.Rules:
+def _rules(args: argparse.Namespace) -> asr.scoring.Rules | None:
+    """What the options say; None where there are none, and a report that is read brings its own."""
     from asr import alternatives, scoring
+
+    if not any((args.ignore_case, args.ignore_punctuation, args.optional, args.literal, args.costs)):
+        return None
 
     costs = alternatives.SCLITE if args.costs == "sclite" else alternatives.LEVENSHTEIN
     return scoring.Rules(args.ignore_case, args.ignore_punctuation, not args.literal, args.optional, costs)
@@ -584,6 +588,7 @@ def _plot(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     files.check_report(args.json)
+    from asr import scoring
     from asr.evaluate import evaluate, evaluate_stream
     from asr.recognizer import load
 
@@ -591,10 +596,11 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise AsrError("--chunk-s: expected --stream BLOCK_S as well, since whole utterances have no chunks")
     cli_language.announce(args, confidences=False)
     recognizer = load(args.model, device=args.device, also=args.also, **cli_language.decoding_options(args))
+    rules = _rules(args) or scoring.DEFAULT
     if args.stream is None:
-        result = evaluate(args.manifest, recognizer, args.root, rules=_rules(args))
+        result = evaluate(args.manifest, recognizer, args.root, rules=rules)
     else:
-        options = {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s, "rules": _rules(args)}
+        options = {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s, "rules": rules}
         result = evaluate_stream(args.manifest, recognizer, args.root, **options)
     if args.json:  # first: a closed pipe ends the command at the first line it prints
         files.write_json(args.json, result.to_dict())
@@ -610,10 +616,11 @@ def _score(args: argparse.Namespace) -> int:
     from asr import scoring, transcript_files
 
     reference = transcript_files.read(args.reference, "reference", plain=args.plain)
-    pair = transcript_files.pair(reference, transcript_files.read(args.hypothesis, plain=args.plain))
+    hypothesis = transcript_files.read(args.hypothesis, plain=args.plain)
+    pair = transcript_files.pair(reference, hypothesis)
     if pair.note:
         print(f"note: {pair.note}", file=sys.stderr)
-    report = scoring.score_pair(pair, _rules(args))
+    report = scoring.score_pair(pair, _rules(args) or scoring.agreed(reference, hypothesis))
     if args.json:
         files.write_json(args.json, report.to_dict())
     _print_report(report, args)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from asr import transcript_files
 from asr.errors import ManifestError
-from asr.scoring import DEFAULT, RESAMPLES, SEED, Report, Rules, Scored, resampled, score_pair
+from asr.scoring import RESAMPLES, SEED, Report, Rules, Scored, agreed, resampled, score_pair
 from asr.transcript_files import TranscriptFile
 
 BOUNDARY = 2
@@ -123,7 +123,7 @@ def compare_files(
     first: str | Path,
     second: str | Path,
     reference: str | Path | None = None,
-    rules: Rules = DEFAULT,
+    rules: Rules | None = None,
     *,
     plain: bool = False,
 ) -> Comparison:
@@ -131,16 +131,20 @@ def compare_files(
 
     ``reference``: what both are scored against; by default the references in the files themselves (the JSON of
     ``asr evaluate`` and ``asr score``), which must be the same as scored. ``plain``: line by line, without ids.
+    ``rules``: by default those that the files were scored by, which must be the same unless there is a ``reference``.
 
     Raises ``ManifestError``, also when no file has references.
     """
     if plain and reference is None:
         raise ManifestError("expected a file of references beside plain texts (--reference REF)")
+    heard = [transcript_files.read(path, plain=plain) for path in (first, second)]
     if reference is None:
+        rules = rules or agreed(*heard)
         said = _references(first, second, rules)
     else:
         said = transcript_files.read(reference, "reference", plain=plain)
-    heard = (transcript_files.read(path, plain=plain) for path in (first, second))
+        same = heard[0].rules == heard[1].rules or None in (heard[0].rules, heard[1].rules)
+        rules = rules or agreed(*([said] if said.rules or not same else heard))
     return compare(*(score_pair(transcript_files.pair(said, file), rules) for file in heard))
 
 
@@ -155,14 +159,21 @@ def _references(first: str | Path, second: str | Path, rules: Rules) -> Transcri
 
 
 def _same(ours: dict[str, str], theirs: dict[str, str]) -> None:
-    different = sorted(id for id in ours.keys() | theirs.keys() if ours.get(id) != theirs.get(id))
-    if different:
-        names = ", ".join(map(repr, different[:5])) + (", …" if len(different) > 5 else "")
-        only = [id for id in different if id not in ours or id not in theirs]
-        told = different[0]
-        what = "" if only else f"; {told!r} has {ours[told][:60]!r} and {theirs[told][:60]!r}"
+    other = sorted(id for id in ours.keys() & theirs.keys() if ours[id] != theirs[id])
+    told = [
+        f"{len(ids)} {what}: {', '.join(map(repr, ids[:5]))}{', …' if len(ids) > 5 else ''}"
+        for what, ids in (
+            ("only in the first", sorted(ours.keys() - theirs.keys())),
+            ("only in the second", sorted(theirs.keys() - ours.keys())),
+            ("with other texts", other),
+        )
+        if ids
+    ]
+    if other:
+        told[-1] += f"; {other[0]!r} has {ours[other[0]][:60]!r} and {theirs[other[0]][:60]!r}"
+    if told:
         raise ManifestError(
-            f"expected results on the same references; {len(different)} differ: {names}{what} "
+            f"expected results on the same references, got {'; '.join(told)} "
             "(--reference scores both against one file, --ignore-case and --ignore-punctuation leave those out)"
         )
 

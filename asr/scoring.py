@@ -14,10 +14,11 @@ insertions (0 when there are none), as in jiwer; every rate is a finite number.
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr import transcript_files
-from asr.alternatives import LEVENSHTEIN, Aligned, Costs, Reference, align, folded
+from asr.alternatives import LEVENSHTEIN, SCLITE, Aligned, Costs, Reference, align, folded
 from asr.errors import ManifestError
 
 RESAMPLES = 10_000
@@ -63,6 +64,31 @@ class Rules:
             notation = {"alternatives": self.alternatives, "optional": self.optional} if reference else {}
             text = folded(text, **notation)
         return " ".join(text.split())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: Any) -> Rules:
+        """What ``to_dict`` gave. Raises ``ManifestError`` for anything else."""
+        expected = DEFAULT.to_dict()
+        costs = tree.get("costs") if isinstance(tree, dict) else None
+        for found, known in ((tree, expected), (costs, expected["costs"])):
+            kinds = {name: type(value) for name, value in found.items()} if isinstance(found, dict) else None
+            if kinds != {name: type(value) for name, value in known.items()}:
+                raise ManifestError(
+                    f"rules: expected {json.dumps(expected)} or other values of these, got {tree!r:.200}"
+                )
+        return cls(**tree | {"costs": Costs(**tree["costs"])})
+
+    def __str__(self) -> str:
+        """As options of the command line."""
+        words = [f"--{name.replace('_', '-')}" for name in ("ignore_case", "ignore_punctuation") if getattr(self, name)]
+        words += ["--optional"] * self.optional + ["--literal"] * (not self.alternatives)
+        known = {LEVENSHTEIN: "levenshtein", SCLITE: "sclite"}
+        words += ["--costs " + known.get(self.costs, str(self.costs))] if self.costs != LEVENSHTEIN else []
+        return " ".join(words) or "the usual rules"
 
 
 DEFAULT = Rules()
@@ -112,10 +138,12 @@ class Report:
     """Error rates as fractions (0.05 is 5 %) and the counts they come from.
 
     ``ci95``: percentile bootstrap interval of the WER over utterances (Bisani & Ney 2004), which takes utterances for
-    independent; with few speakers the truth is wider. ``utterances`` are in the order of the references.
+    independent; with few speakers the truth is wider. ``utterances`` are in the order of the references; ``rules`` are
+    those that they were scored by.
     """
 
     utterances: tuple[Scored, ...]
+    rules: Rules = DEFAULT
 
     @cached_property
     def errors(self) -> int:
@@ -190,11 +218,11 @@ class Report:
         groups: dict[str, list[Scored]] = {}
         for utterance in self.utterances:
             groups.setdefault(utterance.speaker, []).append(utterance)
-        return {name: Report(tuple(groups[name])) for name in sorted(groups) if name}
+        return {name: Report(tuple(groups[name]), self.rules) for name in sorted(groups) if name}
 
     def to_dict(self) -> dict[str, Any]:
         """What ``asr evaluate --json`` writes; plain types, and every number finite."""
-        tree = {**self._numbers(), "ci95": list(self.ci95)}
+        tree = {**self._numbers(), "ci95": list(self.ci95), "rules": self.rules.to_dict()}
         speakers = self.by_speaker()
         if speakers:
             tree["speakers"] = [
@@ -317,7 +345,7 @@ def score(
                 speaker=known.get(id, ""),
             )
         )
-    return Report(tuple(utterances))
+    return Report(tuple(utterances), rules)
 
 
 def check_references(references: Mapping[str, str], rules: Rules = DEFAULT) -> None:
@@ -326,18 +354,31 @@ def check_references(references: Mapping[str, str], rules: Rules = DEFAULT) -> N
         _graph(id, rules.text(text, reference=True), rules)
 
 
+def agreed(*files: transcript_files.TranscriptFile) -> Rules:
+    """The rules that reports among ``files`` were scored by, which hold for what is made of them; ``DEFAULT`` where
+    none says any. Raises ``ManifestError`` for files that differ."""
+    found = {file.path: Rules.from_dict(file.rules) for file in files if file.rules is not None}
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{path} by {rules}" for path, rules in found.items())
+        raise ManifestError(
+            f"expected results that were scored by the same rules, got {told}; give the options that are to hold "
+            "(--costs levenshtein alone: the usual rules)"
+        )
+    return next(iter(found.values()), DEFAULT)
+
+
 def score_files(
-    reference: str | Path, hypothesis: str | Path, rules: Rules = DEFAULT, *, plain: bool = False
+    reference: str | Path, hypothesis: str | Path, rules: Rules | None = None, *, plain: bool = False
 ) -> Report:
     """Score one file of transcripts against another: what ``asr score`` does. ``plain``: line by line, without ids.
+
+    ``rules``: by default those of a report (see ``agreed``).
 
     Segments of an STM reference take the words whose middle they hold, and their ``(word)`` are optional.
     Raises ``ManifestError``; see ``asr.transcript_files``.
     """
-    pair = transcript_files.pair(
-        transcript_files.read(reference, "reference", plain=plain), transcript_files.read(hypothesis, plain=plain)
-    )
-    return score_pair(pair, rules)
+    files = transcript_files.read(reference, "reference", plain=plain), transcript_files.read(hypothesis, plain=plain)
+    return score_pair(transcript_files.pair(*files), rules or agreed(*files))
 
 
 def score_pair(pair: transcript_files.Pair, rules: Rules = DEFAULT) -> Report:

@@ -74,7 +74,7 @@ class TranscriptFile:
     ``segments``: of an STM file. ``recordings``: of a file with times. ``single``: it holds one recording that only the
     file's name names. ``sparse``: a recording without words leaves no trace in it. ``named``: the texts come from the
     key that the role names. ``plain``: ids are the numbers of lines. ``wordy``: all ids are letters only, and may be
-    the first words of lines without ids.
+    the first words of lines without ids. ``rules``: what a report says of how it was scored (``asr.scoring.Rules``).
     """
 
     path: str
@@ -87,6 +87,7 @@ class TranscriptFile:
     named: bool = False
     plain: bool = False
     wordy: bool = False
+    rules: Any = None
 
 
 @dataclass(frozen=True)
@@ -365,7 +366,11 @@ def _content(path: str | Path) -> str:
 
 
 def _json(path: str | Path, content: str, role: str) -> TranscriptFile:
-    records = list(_json_records(path, content))
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        document = None  # more than one object: a line each, and a malformed one is named below
+    records = list(_json_records(path, content, document))
     if records and all(isinstance(record, dict) and "id" not in record for _, record in records):
         kind = formats.FORMATS["json"]
         if all("source" in record for _, record in records):
@@ -373,14 +378,11 @@ def _json(path: str | Path, content: str, role: str) -> TranscriptFile:
     texts = _texts(path, (_json_entry(where, record, role) for where, record in records))
     speakers = {r["id"]: r["speaker"] for _, r in records if isinstance(r.get("speaker"), str) and r["speaker"]}
     named = all(role in record for _, record in records)
-    return TranscriptFile(str(path), texts, speakers, named=named)
+    rules = document.get("rules") if isinstance(document, dict) and "utterances" in document else None
+    return TranscriptFile(str(path), texts, speakers, named=named, rules=rules)
 
 
-def _json_records(path: str | Path, content: str) -> Iterator[tuple[str, Any]]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        document = None  # more than one object: a line each, and a malformed one is named below
+def _json_records(path: str | Path, content: str, document: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(document, dict) and "utterances" in document:
         records = document["utterances"]
         if not isinstance(records, list):

@@ -12,7 +12,7 @@ from asr import cli
 from asr.alternatives import SCLITE
 from asr.compare import compare, compare_files, matched_pairs
 from asr.errors import ManifestError
-from asr.scoring import Rules, score
+from asr.scoring import Rules, score, score_files
 
 
 def reports(changes):
@@ -96,12 +96,62 @@ def test_results_with_other_references_are_refused_unless_they_are_folded_alike(
     a = write(tmp_path / "a.json", heard, heard)
     b = write(tmp_path / "b.json", {"u1": "oh  one", "u2": "TWO"}, heard)
     assert cli.main(["compare", a, b]) == 2
-    assert "1 differ: 'u1'; 'u1' has 'OH ONE' and 'oh one' (--reference" in capsys.readouterr().err
+    assert "1 with other texts: 'u1'; 'u1' has 'OH ONE' and 'oh one' (--reference" in capsys.readouterr().err
     assert cli.main(["compare", a, b, "--ignore-case"]) == 0
     (tmp_path / "r").write_text("u1 OH ONE\nu2 FOUR\n")
     assert compare_files(a, b, tmp_path / "r").first.errors == 1
     (tmp_path / "c.json").write_text(json.dumps(score(heard, heard).to_dict()).replace("OH ONE", "OH\\tONE "))
     assert compare_files(a, tmp_path / "c.json").difference == 0
+
+
+def test_references_that_one_result_lacks_are_named():
+    with pytest.raises(
+        ManifestError, match="1 only in the first: 'a'; 1 only in the second: 'b'; 1 with other texts: 'c'"
+    ):
+        compare(score({"a": "X", "c": "X"}, {"a": "", "c": ""}), score({"b": "X", "c": "Y"}, {"b": "", "c": ""}))
+
+
+@pytest.mark.parametrize("options", [["--optional"], ["--literal"], ["--costs", "sclite"], ["--ignore-case"]])
+def test_a_report_is_read_by_the_rules_that_it_was_scored_by(tmp_path, capsys, options):
+    (tmp_path / "r").write_text("u1 A (UH) { B / C } D E F\nu2 a b c d\n")
+    (tmp_path / "h").write_text("u1 A B B X D F G\nu2 A b d\n")
+    out, again = tmp_path / "out.json", tmp_path / "again.json"
+    assert cli.main(["score", str(tmp_path / "r"), str(tmp_path / "h"), *options, "--json", str(out)]) == 0
+    expected = json.loads(out.read_text())
+    assert cli.main(["score", str(out), str(out), "--json", str(again)]) == 0
+    assert json.loads(again.read_text()) == expected
+    assert cli.main(["compare", str(out), str(out), "--json", str(again)]) == 0
+    assert (again_first := json.loads(again.read_text())["first"])["errors"] == expected["errors"]
+    assert again_first["words"] == expected["words"]
+
+
+def test_the_brackets_of_segments_stay_optional_in_a_report(tmp_path):
+    (tmp_path / "r.stm").write_text("x 1 s 0 9 A (UH) B\n")
+    (tmp_path / "h.ctm").write_text("x 1 0 1 A\nx 1 1 1 C\n")
+    report = score_files(tmp_path / "r.stm", tmp_path / "h.ctm")
+    (tmp_path / "s.json").write_text(json.dumps(report.to_dict()))
+    assert compare_files(tmp_path / "s.json", tmp_path / "s.json").first.errors == report.errors == 1
+
+
+def test_results_by_other_rules_are_refused_unless_options_or_a_reference_settle_them(tmp_path, capsys):
+    for name, rules in (("a", Rules()), ("b", Rules(alternatives=False))):
+        report = score({"u": "A / B"}, {"u": "A"}, rules)
+        (tmp_path / f"{name}.json").write_text(json.dumps(report.to_dict()))
+    a, b = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    assert cli.main(["compare", a, b]) == 2
+    message = capsys.readouterr().err
+    assert "a.json by the usual rules" in message
+    assert "b.json by --literal; give the options" in message
+    assert cli.main(["compare", a, b, "--costs", "levenshtein"]) == 0
+    assert cli.main(["compare", a, b, "--reference", a]) == 0
+    tree = json.loads((tmp_path / "a.json").read_text())
+    for damaged in (3, {}, tree["rules"] | {"costs": {"substitution": "4"}}, tree["rules"] | {"optional": 1}):
+        (tmp_path / "a.json").write_text(json.dumps(tree | {"rules": damaged}))
+        with pytest.raises(ManifestError, match="rules: expected"):
+            compare_files(a, a)
+    del tree["rules"]
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    assert compare_files(a, a).first.rules == Rules()
 
 
 def test_the_references_may_come_from_either_result_but_from_one(tmp_path):
