@@ -135,7 +135,8 @@ class Decoding:
         count = len(self.lm) if isinstance(self.lm, tuple) else 1
         if isinstance(self.lm, tuple) and not all(self.lm):
             raise ConfigError(
-                f"lm: expected a language model in each of {count} places, got none in one of them; leave it out"
+                f"lm: expected a language model in each of {count} places, got none in one of them; "
+                "leave that one out, or name none alone"
             )
         if len(weights) not in (1, count):
             raise ConfigError(f"lm_weight: expected {count}, one for each lm, got {len(weights)}")

@@ -171,7 +171,7 @@ def check_output(path: Path, *, force: bool = False, ours: Callable[[Path], bool
         raise OutputError(f"{path}: cannot look at the output: {error.strerror or error}") from error
     if ours is None or not ours(path):
         kind = "a folder that is not empty" if os.path.isdir(path) else "a file"
-        whose = "" if ours is None else " that this command did not make"
+        whose = "" if ours is None else " that this command does not know as its own"
         raise OutputError(
             f"{path}: expected a new output, got {kind}{whose}; choose another name, or --force to write over it"
         )

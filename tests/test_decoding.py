@@ -287,7 +287,11 @@ def test_bad_options_are_named(models, tmp_path):
         ({"nbest": 0}, ConfigError, "nbest"),
         ({"beam": 8, "lm": ["a", "b"], "lm_weight": [1, 2, 3]}, ConfigError, "lm_weight: expected 2, .* got 3"),
         ({"beam": 8, "lm": "a", "lm_weight": [1, 2]}, ConfigError, "lm_weight: expected 1, .* got 2"),
-        ({"beam": 8, "lm": ["a", ""]}, ConfigError, "lm: expected a language model in each of 2 places.*leave it out"),
+        (
+            {"beam": 8, "lm": ["a", ""]},
+            ConfigError,
+            "lm: expected .* in each of 2 places.*leave that one out",
+        ),
         ({"language": "german"}, ConfigError, "language: expected a code .*got 'german'; did you mean de"),
         ({"beam": 8, "lm": ["a", "b"], "lm_weight": [1, -2]}, ConfigError, "lm_weight: expected 0 or more, got -2"),
         ({"beam": 2.5}, ConfigError, r"beam: expected int, got 2\.5"),

@@ -212,7 +212,7 @@ def test_train_ngram_replaces_its_own_file_alone(tmp_path, capsys, name):
     assert output.read_bytes()[-20:] == first[-20:]
     write_arpa(read_arpa(output), output)  # as another program does
     assert main(command) == 2
-    assert f"{name}: expected a new output, got a file that this command did not make;" in capsys.readouterr().err
+    assert f"{name}: expected a new output, got a file that this command does not know" in capsys.readouterr().err
 
 
 def test_segment_says_that_there_is_a_file_and_not_whose(tmp_path, capsys):
