@@ -431,7 +431,7 @@ def save_options(folder: Path, options: Decoding) -> None:
             path.write_text(settings.dumps(dataclasses.replace(options, **places)), encoding="utf-8")
         for old in set(older) - {folder / name for _, name in copies}:
             if old.parent == folder / LM_FOLDER and os.path.lexists(old):
-                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+                shutil.rmtree(old) if os.path.isdir(old) and not os.path.islink(old) else old.unlink()
     except OSError as error:
         raise ModelError(f"{folder}: cannot save how to decode: {error}") from error
 

@@ -151,6 +151,11 @@ def test_ctm_names_are_stems_without_blanks(source: str, name: str) -> None:
     assert FORMATS["ctm"](made) == f"{name} 1 0.040 0.160 A 0.5000\n"
 
 
+def test_words_that_were_written_together_share_their_time_in_a_ctm() -> None:
+    made = Transcript("$5 million", (Word("$5 million", 1.0, 2.0, 0.5),), 3.0, "a.wav")
+    assert FORMATS["ctm"](made) == "a 1 1.000 0.500 $5 0.5000\na 1 1.500 0.500 million 0.5000\n"
+
+
 def test_txt_is_one_line() -> None:
     assert FORMATS["txt"](evenly(["OH", "ONE"])) == "OH ONE\n"
 
