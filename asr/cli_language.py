@@ -143,7 +143,9 @@ def _calibrate(args: argparse.Namespace) -> int:
 def add_decoding(parser: argparse.ArgumentParser) -> None:
     """Options that say how posteriors become text."""
     group = parser.add_argument_group(
-        "decoding", "by default as the model directory says, else greedily; none switches off"
+        "decoding",
+        "by default as the model directory says, else greedily; files, hot words, --language, --lm-adapt, "
+        "--word-bonus, --unknown-penalty and thresholds take none, which switches off",
     )
     group.add_argument("--beam", type=whole(1, 100_000), metavar="K", help="beam width; 1 is greedy")
     group.add_argument(

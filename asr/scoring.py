@@ -385,6 +385,7 @@ def score_pair(pair: transcript_files.Pair, rules: Rules = DEFAULT) -> Report:
     """Score what ``asr.transcript_files.pair`` has put together."""
     if pair.segmented and not rules.optional:
         rules = replace(rules, optional=True)
+    _check_ids(pair.references, pair.hypotheses, pair.hint)
     return score(pair.references, pair.hypotheses, rules, pair.speakers)
 
 
@@ -441,7 +442,8 @@ def format_alignment(scored: Scored) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:
+def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str], few: str = "") -> None:
+    """``few``: what to say where fewer than half of the references have a hypothesis."""
     if not references:
         raise ManifestError("expected utterances to score, got no reference")
     problems = []
@@ -453,8 +455,8 @@ def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> 
         problems.append(f"{len(extra)} of {len(hypotheses)} hypotheses have no reference: {_some(extra)}")
     if problems:
         hint = "where nothing was recognised, keep the id with an empty text"
-        if len(missing) > len(references) / 2:
-            hint = "are these lines without ids? asr score --plain takes line by line"
+        if few and len(missing) > len(references) / 2:
+            hint = few
         raise ManifestError(f"{'; '.join(problems)} ({hint})")
 
 

@@ -73,8 +73,8 @@ class TranscriptFile:
 
     ``segments``: of an STM file. ``recordings``: of a file with times. ``single``: it holds one recording that only the
     file's name names. ``sparse``: a recording without words leaves no trace in it. ``named``: the texts come from the
-    key that the role names. ``plain``: ids are the numbers of lines. ``wordy``: all ids are letters only, and may be
-    the first words of lines without ids. ``rules``: what a report says of how it was scored (``asr.scoring.Rules``).
+    key that the role names. ``plain``: ids are the numbers of lines. ``kaldi``: ids are the first words of lines, which
+    may be lines without ids. ``rules``: what a report says of how it was scored (``asr.scoring.Rules``).
     """
 
     path: str
@@ -86,20 +86,21 @@ class TranscriptFile:
     sparse: bool = False
     named: bool = False
     plain: bool = False
-    wordy: bool = False
+    kaldi: bool = False
     rules: Any = None
 
 
 @dataclass(frozen=True)
 class Pair:
     """References and hypotheses with the same ids, unless scoring is to say that they differ. ``segmented``: by the
-    segments of an STM file. ``note``: what may be wrong with the ids."""
+    segments of an STM file. ``note``: what may be wrong with the ids; ``hint``: what may be wrong where few meet."""
 
     references: dict[str, str]
     hypotheses: dict[str, str]
     speakers: dict[str, str]
     segmented: bool = False
     note: str = ""
+    hint: str = ""
 
 
 def read(path: str | Path, role: Role = "hypothesis", *, plain: bool = False) -> TranscriptFile:
@@ -125,11 +126,11 @@ def read(path: str | Path, role: Role = "hypothesis", *, plain: bool = False) ->
     uncommented = [numbered for numbered in lines if not numbered[1].startswith(COMMENT)]
     if suffix == ".trn" or _looks_like_trn([line for _, line in uncommented]):
         return TranscriptFile(str(path), _texts(path, _line_entries(path, uncommented, _trn_entry)))
-    texts = _texts(path, _line_entries(path, lines, _kaldi_entry), hint=PLAIN)
-    return TranscriptFile(str(path), texts, wordy=_wordy(texts))
+    texts = _texts(path, _line_entries(path, lines, _kaldi_entry), hint=f"; {PLAIN}")
+    return TranscriptFile(str(path), texts, kaldi=True)
 
 
-PLAIN = "; are these lines without ids? asr score --plain takes line by line"
+PLAIN = "are these lines without ids? asr score --plain takes line by line"
 
 
 def pair(reference: TranscriptFile, hypothesis: TranscriptFile) -> Pair:
@@ -158,8 +159,9 @@ def pair(reference: TranscriptFile, hypothesis: TranscriptFile) -> Pair:
     elif hypothesis.sparse and references.keys() & hypotheses.keys():
         hypotheses = dict.fromkeys(references, "") | hypotheses
     note = "the first word of each line is taken for its id; for texts without ids give --plain"
-    wordy = reference.wordy and hypothesis.wordy
-    return Pair(references, hypotheses, reference.speakers, note=note if wordy else "")
+    kaldi = reference.kaldi and hypothesis.kaldi
+    wordy = kaldi and _wordy(references) and _wordy(hypotheses)
+    return Pair(references, hypotheses, reference.speakers, note=note if wordy else "", hint=PLAIN if kaldi else "")
 
 
 def _same_length(reference: TranscriptFile, hypothesis: TranscriptFile) -> tuple[dict[str, str], dict[str, str]]:
@@ -423,8 +425,11 @@ def _line_entries(
 
 
 def _wordy(ids: Iterable[str]) -> bool:
+    """Whether they look like words: most are of letters, or none holds a digit, ``_`` or ``-``."""
     ids = list(ids)
-    return all(id.isalpha() for id in ids) and any(len(id) > 1 for id in ids)
+    letters = sum(re.sub("['\u2019]", "", id).isalpha() for id in ids)
+    most = letters > len(ids) / 2 or not any(re.search(r"[\d_-]", id) for id in ids)
+    return most and any(len(id) > 1 for id in ids)
 
 
 def _looks_like_trn(lines: Sequence[str]) -> bool:

@@ -229,6 +229,28 @@ def test_texts_without_ids_get_a_hint(tmp_path: Path, capsys: pytest.CaptureFixt
     assert ("(1/2;" in printed.out, printed.err) == (True, "")
 
 
+@pytest.mark.parametrize("first", ["Don't", "42", "they’re"])
+def test_one_first_word_of_other_signs_leaves_the_note(
+    first: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write(tmp_path, r=f"HELLO CAT\nBYE DOG\n{first} COW\n", h=f"HELLO CAR\nBYE DOG\n{first} COW\n")
+    assert cli.main(["score", *map(str, files)]) == 0
+    assert "the first word of each line is taken for its id" in capsys.readouterr().err
+
+
+def test_lines_with_ids_get_no_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, r="anna_1 A\nbob-2 B\nu3 C\n", h="anna_1 A\nbob-2 B\nu3 C\n")
+    assert cli.main(["score", *map(str, files)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_files_that_have_ids_get_no_hint_at_plain_lines(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="keep the id with an empty text"):
+        score_files(*write(tmp_path, r_trn="A (u1)\n", h_trn="A (u2)\n"))
+    with pytest.raises(ManifestError, match="keep the id with an empty text"):
+        scoring.score({"u1": "A"}, {"u2": "A"})
+
+
 @pytest.mark.parametrize(
     ("content", "texts"),
     [
