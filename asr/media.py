@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from asr.errors import AudioError
+
+if TYPE_CHECKING:  # the command line takes the names of recordings from here, and --help needs no numpy
+    import numpy as np
+    import numpy.typing as npt
 
 AUDIO_SUFFIXES = (
     ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".wv1", ".wv2",
@@ -89,6 +90,8 @@ class MediaSound:
 
     def _start(self, av: Any) -> None:
         """Choose the first sound track and make ready to decode it."""
+        import numpy as np
+
         tracks = self._container.streams.audio
         if not tracks:
             raise AudioError(f"{self.name}: expected sound, got a film without a sound track")
@@ -120,6 +123,8 @@ class MediaSound:
 
     def read(self, count: int, dtype: str = "float32", always_2d: bool = True) -> npt.NDArray[np.float32]:
         """The next ``count`` samples ``(n, C)``, fewer at the end. Raises ``AudioError`` where the damage is met."""
+        import numpy as np
+
         assert (dtype, always_2d) == ("float32", True)
         parts, have = [self._rest], len(self._rest)
         while have < count and (block := next(self._blocks, None)) is not None:
@@ -130,6 +135,8 @@ class MediaSound:
         return whole[:count]
 
     def _decode(self, track: Any) -> Iterator[npt.NDArray[np.float32]]:
+        import numpy as np
+
         with self._naming():
             for frame in self._container.decode(track):
                 for part in self._resampler.resample(frame):
