@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr.endpoint import Endpoint
+    from asr.decode.endpoint import Endpoint
     from asr.errors import AsrError
-    from asr.recognizer import Recognizer, load
-    from asr.scoring import score
-    from asr.stream import Stream, StreamBatch, Update
+    from asr.recognize.recognizer import Recognizer, load
+    from asr.recognize.stream import Stream, StreamBatch, Update
+    from asr.scoring.wer import score
     from asr.transcript import Transcript, Word
 
 __version__ = "0.1.0"
@@ -33,15 +33,15 @@ __all__ = [
 # Public names are imported when first used, so that ``import asr`` and ``asr --help`` do not wait for torch.
 _HOMES = {
     "AsrError": "asr.errors",
-    "Endpoint": "asr.endpoint",
-    "Recognizer": "asr.recognizer",
-    "Stream": "asr.stream",
-    "StreamBatch": "asr.stream",
+    "Endpoint": "asr.decode.endpoint",
+    "Recognizer": "asr.recognize.recognizer",
+    "Stream": "asr.recognize.stream",
+    "StreamBatch": "asr.recognize.stream",
     "Transcript": "asr.transcript",
-    "Update": "asr.stream",
+    "Update": "asr.recognize.stream",
     "Word": "asr.transcript",
-    "load": "asr.recognizer",
-    "score": "asr.scoring",
+    "load": "asr.recognize.recognizer",
+    "score": "asr.scoring.wer",
 }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from asr.errors import AsrError, OutputError
@@ -175,3 +177,59 @@ def check_output(path: Path, *, force: bool = False, ours: Callable[[Path], bool
         raise OutputError(
             f"{path}: expected a new output, got {kind}{whose}; choose another name, or --force to write over it"
         )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a file of another program, which end at ``\\n`` or ``\\r\\n``.
+
+    ``str.splitlines`` would cut at vertical tabs, U+2028 and others as well, which are part of words there.
+    """
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def split_fields(line: str, most: int = 0) -> list[str]:
+    """The fields of a line of another program's file (ARPA, lexicon, Kaldi table, n-gram text): what stands between
+    ASCII spaces and tabs. Other white space, such as a no-break space, is part of words there.
+
+    With ``most`` above 0 the line is cut that often at most, and the last field is the rest as it stands.
+    """
+    if most:
+        return re.split("[ \t]+", line.strip(" \t"), maxsplit=most)
+    fields = line.replace("\t", " ").split(" ")
+    return [field for field in fields if field] if "" in fields else fields
+
+
+def file_lines(path: str | Path, encoding: str = "utf-8-sig") -> list[str]:
+    """The lines of a text file (``split_lines``), a byte order mark left out.
+
+    Raises ``OSError``, and ``UnicodeDecodeError`` for another encoding.
+    """
+    return split_lines(Path(path).read_bytes().decode(encoding))
+
+
+AUDIO_SUFFIXES = (
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".wv1", ".wv2",
+    ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".voc",
+)  # fmt: skip
+"""File endings of recordings, lower case."""
+FILM_SUFFIXES = (
+    ".mp4", ".m4a", ".m4v", ".m4b", ".mov", ".3gp", ".mkv", ".mka", ".webm", ".avi", ".wma", ".wmv", ".asf", ".aac",
+    ".ac3", ".amr", ".ape", ".wv", ".tta", ".ts", ".mpg", ".mpeg", ".flv",
+)  # fmt: skip
+"""File endings that are searched for in folders where PyAV is installed."""
+
+
+_CHANNEL = re.compile(r" \(channel \d+\)$")
+"""What ``asr transcribe --channels split`` writes behind the name."""
+
+
+def recording_name(source: str) -> str:
+    """The name of a recording: that of its file, without a suffix of audio or film; any other dot is part of it."""
+    path = PurePath(_CHANNEL.sub("", source))
+    return (path.stem if path.suffix.lower() in AUDIO_SUFFIXES + FILM_SUFFIXES else path.name) or source

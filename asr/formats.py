@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from asr import transcript
 from asr.errors import ManifestError
-from asr.lines import split_fields, split_lines
+from asr.files import split_fields, split_lines
 from asr.subtitles import read_cues
-from asr.transcript import Transcript, Word
+from asr.transcript import Transcript, Word, ctm_name
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def read_txt(content: str, name: str) -> list[Transcript]:
     return [Transcript(" ".join(content.split()), (), 0.0, name)]
 
 
-def read_json(content: str, name: str) -> list[Transcript]:
+def read_transcript_json(content: str, name: str) -> list[Transcript]:
     """JSON transcripts, one a line, or a single one over many lines."""
     try:
         return [_from_dict("1", json.loads(content), name)]
@@ -177,13 +176,181 @@ def _recording(name: str, words: Sequence[Word], number: int = 0) -> Transcript:
     return Transcript(" ".join(word.text for word in words), tuple(words), end_s, name, channel=number)
 
 
+# Subtitle guidelines: two lines of 42 characters, at most 7 s on screen, a new
+# cue after a pause; on screen for at least a second and long enough to be read, where the next cue leaves the time.
+LINE_CHARACTERS = 42
+CUE_LINES = 2
+CUE_S = 7.0
+PAUSE_S = 1.0
+LEAST_CUE_S = 1.0
+CHARACTERS_PER_S = 17.0
+LEAST_S = 0.001
+"""Of a cue, and of an interval in a TextGrid: readers leave out what has no duration."""
+
+
+def to_txt(transcript: Transcript) -> str:
+    """The text, one line."""
+    return transcript.text + "\n"
+
+
+def to_json(transcript: Transcript) -> str:
+    """One JSON object on one line: ``Transcript.to_dict``."""
+    return json.dumps(transcript.to_dict(), ensure_ascii=False) + "\n"
+
+
+def to_ctm(transcript: Transcript) -> str:
+    """NIST CTM: ``recording channel start duration word confidence``, one word a line.
+
+    The recording is named by its file without the suffix, as in the reference CTM of most corpora.
+    """
+    name = ctm_name(transcript.source)
+    channel = max(1, transcript.channel)
+    return "".join(
+        f"{name} {channel} {start_s:.3f} {end_s - start_s:.3f} {text} {w.confidence:.4f}\n"
+        for w in transcript.words
+        for text, start_s, end_s in _single(w)
+    )
+
+
+def _single(word: Word) -> Iterator[tuple[str, float, float]]:
+    """The parts of words that were written together (``$5 million``), each with its share of the time."""
+    parts = word.text.split() or [""]
+    step_s = (word.end_s - word.start_s) / len(parts)
+    for number, part in enumerate(parts):
+        yield part, word.start_s + number * step_s, word.start_s + (number + 1) * step_s
+
+
+def to_srt(transcript: Transcript) -> str:
+    """SubRip subtitles."""
+    cues = group_cues(transcript.words)
+    return "\n".join(
+        f"{number}\n{_clock(start_s, ',')} --> {_clock(end_s, ',')}\n{_wrap(cue)}\n"
+        for number, (cue, (start_s, end_s)) in enumerate(zip(cues, cue_times(cues), strict=True), start=1)
+    )
+
+
+def to_vtt(transcript: Transcript) -> str:
+    """WebVTT subtitles."""
+    cues = group_cues(transcript.words)
+    return "WEBVTT\n" + "".join(
+        f"\n{_clock(start_s, '.')} --> {_clock(end_s, '.')}\n{_escape(_wrap(cue))}\n"
+        for cue, (start_s, end_s) in zip(cues, cue_times(cues), strict=True)
+    )
+
+
+def to_textgrid(transcript: Transcript) -> str:
+    """Praat TextGrid, long form: an interval tier of words, one of tokens where they are known, gaps being empty."""
+    tiers = {"words": transcript.words} | ({"tokens": transcript.tokens} if transcript.tokens else {})
+    placed = {name: _intervals(words) for name, words in tiers.items()}
+    end_s = max([round(transcript.duration_s, 6), *(interval[1] for tier in placed.values() for interval in tier)])
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        "xmin = 0",
+        f"xmax = {end_s:.6f}",
+        "tiers? <exists>",
+        f"size = {len(tiers)}",
+        "item []:",
+    ]
+    for number, (name, intervals) in enumerate(placed.items(), start=1):
+        at = intervals[-1][1] if intervals else 0.0
+        if end_s > at or not intervals:
+            intervals.append((at, end_s, ""))
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f'        name = "{name}"',
+            "        xmin = 0",
+            f"        xmax = {end_s:.6f}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for place, (start, end, text) in enumerate(intervals, start=1):
+            quoted = text.replace('"', '""')
+            lines += [
+                f"        intervals [{place}]:",
+                f"            xmin = {start:.6f}",
+                f"            xmax = {end:.6f}",
+                f'            text = "{quoted}"',
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def group_cues(words: Sequence[Word]) -> list[list[Word]]:
+    """Words as subtitle cues: broken at pauses, and before a cue gets too long to show or to fit its lines."""
+    cues: list[list[Word]] = []
+    for word in words:
+        if cues and _belongs(cues[-1], word):
+            cues[-1].append(word)
+        else:
+            cues.append([word])
+    return cues
+
+
+def cue_times(cues: Sequence[Sequence[Word]]) -> list[tuple[float, float]]:
+    """When each cue is shown: from its first word on, long enough to be read, and never into the next cue."""
+    times = []
+    for index, cue in enumerate(cues):
+        start_s, spoken_s = cue[0].start_s, cue[-1].end_s
+        characters = len(_wrap(cue))
+        wanted_s = start_s + min(CUE_S, max(LEAST_CUE_S, characters / CHARACTERS_PER_S))
+        limit_s = cues[index + 1][0].start_s if index + 1 < len(cues) else math.inf
+        times.append((start_s, max(spoken_s, min(wanted_s, limit_s), start_s + LEAST_S)))
+    return times
+
+
+def _intervals(words: Sequence[Word]) -> list[tuple[float, float, str]]:
+    """Words as intervals without gaps from 0 on, as Praat wants them: each word has one, and none is empty.
+
+    A word ends where the next one begins, if that is earlier. One that has no time left of its own gets ``LEAST_S``,
+    and what follows begins later.
+    """
+    intervals: list[tuple[float, float, str]] = []
+    at = 0.0
+    for index, word in enumerate(words):
+        start, end = max(at, round(word.start_s, 6)), round(word.end_s, 6)
+        if index + 1 < len(words):
+            end = min(end, round(words[index + 1].start_s, 6))
+        if start > at:
+            intervals.append((at, start, ""))
+        at = max(end, round(start + LEAST_S, 6))
+        intervals.append((start, at, word.text))
+    return intervals
+
+
+def _belongs(cue: list[Word], word: Word) -> bool:
+    if word.start_s - cue[-1].end_s > PAUSE_S or word.end_s - cue[0].start_s > CUE_S:
+        return False
+    return _wrap([*cue, word]).count("\n") < CUE_LINES
+
+
+def _wrap(cue: Sequence[Word]) -> str:
+    lines: list[str] = []
+    for word in cue:
+        if lines and len(lines[-1]) + 1 + len(word.text) <= LINE_CHARACTERS:
+            lines[-1] += " " + word.text
+        else:
+            lines.append(word.text)
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _clock(seconds: float, separator: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{separator}{rest % 1000:03}"
+
+
 FORMATS: dict[str, Format] = {
-    "txt": Format(".txt", transcript.to_txt, read_txt, shared=True, timed=False),
-    "json": Format(".json", transcript.to_json, read_json, shared=True, timed=True),
-    "srt": Format(".srt", transcript.to_srt, read_subtitles, shared=False, timed=True),
-    "vtt": Format(".vtt", transcript.to_vtt, read_subtitles, shared=False, timed=True),
-    "ctm": Format(".ctm", transcript.to_ctm, read_ctm, shared=True, timed=True),
-    "textgrid": Format(".TextGrid", transcript.to_textgrid, read_textgrid, shared=False, timed=True),
+    "txt": Format(".txt", to_txt, read_txt, shared=True, timed=False),
+    "json": Format(".json", to_json, read_transcript_json, shared=True, timed=True),
+    "srt": Format(".srt", to_srt, read_subtitles, shared=False, timed=True),
+    "vtt": Format(".vtt", to_vtt, read_subtitles, shared=False, timed=True),
+    "ctm": Format(".ctm", to_ctm, read_ctm, shared=True, timed=True),
+    "textgrid": Format(".TextGrid", to_textgrid, read_textgrid, shared=False, timed=True),
 }
 """By the name that ``--format`` takes. A new format is a line here; command line, batches, scoring and tests follow."""
 

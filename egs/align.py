@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import asr
-from asr.transcript import to_textgrid
+from asr.formats import to_textgrid
 
 parser = argparse.ArgumentParser(description="Align known words to a recording.")
 parser.add_argument("file", metavar="FILE")

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 import asr
-from asr.decode.words import parse_hotwords
-from asr.train.ngram import train_ngram
+from asr.decode.lexicon import parse_hotwords
+from asr.lm.ngram_training import train_ngram
 
 parser = argparse.ArgumentParser(description="Decode a recording in several ways.")
 parser.add_argument("file", metavar="FILE")

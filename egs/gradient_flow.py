@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from asr import plot
+from asr import plotting
 from asr.models.cells import RecurrentLayer
 
 CELLS = {
@@ -77,7 +77,7 @@ def train(model: Adder, name: str) -> float:
 
 def main() -> None:
     path = sys.argv[1] if len(sys.argv) > 1 else "gradient_flow.png"
-    figure, (before, after) = plot.page(1, 2)
+    figure, (before, after) = plotting.page(1, 2)
     for cell, name in CELLS.items():
         torch.manual_seed(0)
         model = Adder(cell)
@@ -92,8 +92,8 @@ def main() -> None:
         axis.set_xlabel("lag (steps)")
         axis.set_ylabel("gradient norm over that at lag 0")
         axis.grid(alpha=0.3)
-        plot.legend_below(axis)
-    plot.save(figure, path)
+        plotting.legend_below(axis)
+    plotting.save_page(figure, path)
     print(f"wrote {path}")
 
 

@@ -10,8 +10,8 @@ import sys
 import soundfile
 
 import asr
-from asr.endpoint import Endpoint
-from asr.stream import Stream
+from asr.decode.endpoint import Endpoint
+from asr.recognize.stream import Stream
 
 if len(sys.argv) != 2:
     sys.exit(f"usage: python {sys.argv[0]} FILE")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import asr
-from asr.transcript import to_srt, to_vtt
+from asr.formats import to_srt, to_vtt
 
 parser = argparse.ArgumentParser(description="Write subtitles next to films and recordings.")
 parser.add_argument("files", nargs="+", type=Path, metavar="FILE")

@@ -61,14 +61,14 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with tiny random weights that spells nonsense for ``make_bursts`` and nothing for silence."""
     import torch
 
-    from asr import checkpoint
-    from asr.config import Config, ModelConfig
-    from asr.features import LogMel, measure_stats
-    from asr.models.encoder import AcousticModel
-    from asr.text import BLANK, CharTokenizer
+    from asr.config.sections import Config, ModelConfig
+    from asr.models import model_directory
+    from asr.models.acoustic import AcousticModel
+    from asr.models.features import LogMel, measure_stats
+    from asr.text.tokenizer import BLANK_SYMBOL, CharTokenizer
 
     config = Config(model=ModelConfig(channels=4, layers=1, hidden=24))
-    tokenizer = CharTokenizer([BLANK, " ", "'", *string.ascii_uppercase], config.text)
+    tokenizer = CharTokenizer([BLANK_SYMBOL, " ", "'", *string.ascii_uppercase], config.text)
     stats = measure_stats(LogMel(config.features), [make_bursts(10, seed=99)])
     torch.manual_seed(1)
     network = AcousticModel(config.model, config.features.mel_bins, tokenizer.vocab_size).eval()
@@ -83,8 +83,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network.output.bias.mul_(12)
         network.output.bias[0] += 3
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint.save_description(folder, config, tokenizer, stats)
-    checkpoint.save_weights(folder, network, {"name": "tiny", "data": "none: random weights"})
+    model_directory.save_model_description(folder, config, tokenizer, stats)
+    model_directory.save_weights(folder, network, {"name": "tiny", "data": "none: random weights"})
     return folder
 
 

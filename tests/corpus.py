@@ -7,9 +7,9 @@ import numpy as np
 import soundfile
 import torch
 
-from asr import settings
-from asr.config import Config
-from asr.manifest import Utterance, write
+from asr.config import loader
+from asr.config.sections import Config
+from asr.data.manifest import Utterance, write_manifest
 
 RATE_HZ = 8000
 LETTER_S = 0.1
@@ -42,8 +42,8 @@ def make_utterances(folder: Path, count: int, name: str, speakers: int = 2, seed
 def make_corpus(folder: Path, train: int = 16, valid: int = 4) -> Path:
     """``train.jsonl`` and ``valid.jsonl`` with their recordings in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "train.jsonl", make_utterances(folder, train, "train"))
-    write(folder / "valid.jsonl", make_utterances(folder, valid, "valid"))
+    write_manifest(folder / "train.jsonl", make_utterances(folder, train, "train"))
+    write_manifest(folder / "valid.jsonl", make_utterances(folder, valid, "valid"))
     return folder
 
 
@@ -64,14 +64,14 @@ def make_config(folder: Path, **sections: dict) -> Config:
     }
     for name, values in sections.items():
         tree.setdefault(name, {}).update(values)
-    return settings.from_dict(Config, tree)
+    return loader.from_dict(Config, tree)
 
 
 # Children come from a server that has imported everything and computed nothing: they start in milliseconds, and
 # share no thread pool with the process that runs the tests.
 _server = multiprocessing.get_context("forkserver")
 # torch imports _dynamo, which takes seconds, with the first optimiser.
-_server.set_forkserver_preload(["asr.train.acoustic", "torch._dynamo"])
+_server.set_forkserver_preload(["asr.train.acoustic_task", "torch._dynamo"])
 
 
 def start(target, *args) -> multiprocessing.Process:
@@ -94,7 +94,7 @@ def train_process(config: Config, resume: bool = False, delay_s: float = 0.0) ->
     """What ``asr train`` does; ``delay_s`` makes every step last at least so long."""
     import time
 
-    from asr.train import acoustic, loop
+    from asr.train import acoustic_task, loop
 
     torch.set_num_threads(1)
     step = loop.Run.step
@@ -105,6 +105,6 @@ def train_process(config: Config, resume: bool = False, delay_s: float = 0.0) ->
 
     loop.Run.step = slow
     try:
-        acoustic.train(config, resume=resume)
+        acoustic_task.train_acoustic(config, resume=resume)
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from asr import settings
-from asr.checkpoint import Model
-from asr.config import Config, TextConfig
-from asr.decoding import Decoding
-from asr.features import FeatureStats
-from asr.models.encoder import AcousticModel
-from asr.recognizer import Recognizer
-from asr.text import CharTokenizer
+from asr.config import loader
+from asr.config.sections import Config, TextConfig
+from asr.models.acoustic import AcousticModel
+from asr.models.features import FeatureStats
+from asr.models.model_directory import Model
+from asr.recognize.options import Decoding
+from asr.recognize.recognizer import Recognizer
+from asr.text.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer(["<blank>", " ", *"ABCD"], TextConfig())
 
@@ -36,7 +36,7 @@ def make_recognizer(
             "upsampling": upsampling, "subsampling": subsampling, "lookahead": lookahead,
         },
     }  # fmt: skip
-    config = settings.from_dict(Config, tree)
+    config = loader.from_dict(Config, tree)
     torch.manual_seed(4)
     network = AcousticModel(config.model, 16, tokenizer.vocab_size).eval()
     with torch.no_grad():

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from asr import cli
+from asr.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PAGES += sorted(page for folder in ("docs", "egs", "recipes") for page in (ROOT / folder).rglob("*.md"))
-(VERBS,) = (a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+(VERBS,) = (a.choices for a in main.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
 
 
 def blocks(page, language):
@@ -62,7 +62,7 @@ def test_command_lines_are_understood(page, capsys):
         understood = []
         for variant in (arguments, numbers):
             try:
-                understood.append(cli.parse(variant))
+                understood.append(main.parse_arguments(variant))
             except SystemExit as stop:
                 if stop.code == 0:  # --help and --version
                     understood.append(None)

@@ -22,7 +22,9 @@ import soundfile
 import torch
 
 import asr
-from asr import audio, manifest, outputs
+from asr.audio import read
+from asr.data import manifest
+from asr.recognize import output_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "egs" / "tones"
@@ -85,7 +87,7 @@ def recognizer(model: Path) -> Iterator[asr.Recognizer]:
 
 
 def test_corpus_has_disjoint_speakers_and_true_times(tones: Path) -> None:
-    splits = {name: manifest.read(tones / f"{name}.jsonl", root=tones) for name in ("train", "valid", "test")}
+    splits = {name: manifest.read_manifest(tones / f"{name}.jsonl", root=tones) for name in ("train", "valid", "test")}
     assert {name: len(split) for name, split in splits.items()} == {"train": 600, "valid": 30, "test": 100}
     speakers = [{u.speaker for u in split} for split in splits.values()]
     assert len(set.union(*speakers)) == sum(map(len, speakers))
@@ -96,15 +98,15 @@ def test_corpus_has_disjoint_speakers_and_true_times(tones: Path) -> None:
             assert " ".join(words) == utterance.text
             bounds = [0.0, *(t for pair in zip(starts, ends, strict=True) for t in pair), utterance.duration_s]
             assert bounds == sorted(bounds)
-    info = audio.probe(splits["test"][0].audio)
+    info = read.probe_audio(splits["test"][0].audio)
     assert (info.sample_rate_hz, info.channels) == (16000, 1)
     assert info.duration_s == splits["test"][0].duration_s
 
 
 def test_sound_is_where_the_times_say(tones: Path) -> None:
     times = read_ctm(tones / "test.ctm")
-    for utterance in manifest.read(tones / "test.jsonl")[::10]:
-        samples = audio.load(utterance.audio)
+    for utterance in manifest.read_manifest(tones / "test.jsonl")[::10]:
+        samples = read.load_audio(utterance.audio)
         speech = np.zeros(len(samples), dtype=bool)
         for _, start, end in times[utterance.id]:
             speech[round(start * 16000) : round(end * 16000)] = True
@@ -138,7 +140,7 @@ def test_wer_on_new_speakers_is_below_two_percent(evaluation: tuple[dict[str, An
     assert report["wer"] == report["errors"] / report["words"]
     low, high = report["ci95"]
     assert 0 <= low <= report["wer"] <= high < 0.1
-    references = {u.id: u.text for u in manifest.read(tones / "test.jsonl")}
+    references = {u.id: u.text for u in manifest.read_manifest(tones / "test.jsonl")}
     assert report["words"] == sum(len(text.split()) for text in references.values())
     assert {u["id"]: u["reference"] for u in report["utterances"]} == references
     wrong = sum(u["hypothesis"] != u["reference"] for u in report["utterances"])
@@ -177,7 +179,7 @@ def test_training_again_does_not_overwrite(model: Path, tones: Path) -> None:
 def test_transcribe_writes_the_good_files_and_reports_the_bad_ones(
     evaluation: tuple[dict[str, Any], str], tones: Path, model: Path, tmp_path: Path
 ) -> None:
-    utterances = manifest.read(tones / "test.jsonl")[:6]
+    utterances = manifest.read_manifest(tones / "test.jsonl")[:6]
     folder, out = tmp_path / "in", tmp_path / "out"
     (folder / "sub").mkdir(parents=True)
     for utterance in utterances[:5]:
@@ -196,7 +198,7 @@ def test_transcribe_writes_the_good_files_and_reports_the_bad_ones(
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["done"], summary["failed"]) == (6, 3)
     (out / "summary.json").unlink()
-    names = {outputs.RECORD, f"{utterances[5].id}.json", *(f"sub/{u.id}.json" for u in utterances[:5])}
+    names = {output_folder.RECORD, f"{utterances[5].id}.json", *(f"sub/{u.id}.json" for u in utterances[:5])}
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
     hypotheses = {u["id"]: u["hypothesis"] for u in evaluation[0]["utterances"]}
     for path in out.rglob("*.json"):
@@ -206,7 +208,7 @@ def test_transcribe_writes_the_good_files_and_reports_the_bad_ones(
 def test_words_have_true_times_and_confidences(recognizer: asr.Recognizer, tones: Path) -> None:
     times = read_ctm(tones / "test.ctm")
     starts, ends, confidences = [], [], []
-    for utterance in manifest.read(tones / "test.jsonl")[:40]:
+    for utterance in manifest.read_manifest(tones / "test.jsonl")[:40]:
         transcript = recognizer.transcribe(utterance.audio)
         assert transcript.text == " ".join(word.text for word in transcript.words)
         assert transcript.duration_s == pytest.approx(utterance.duration_s)
@@ -231,7 +233,7 @@ def test_silence_and_noise_alone_give_no_words(recognizer: asr.Recognizer) -> No
 
 
 def test_beam_search_scores_at_least_the_best_path(recognizer: asr.Recognizer, model: Path, tones: Path) -> None:
-    waveforms = [audio.load(u.audio) for u in manifest.read(tones / "test.jsonl")[:8]]
+    waveforms = [read.load_audio(u.audio) for u in manifest.read_manifest(tones / "test.jsonl")[:8]]
     log_probs, lengths = recognizer.log_probs(waveforms)
     searched = asr.load(model, device="cpu", beam=8).decoder.decode(log_probs, lengths)
     for best, greedy in zip(searched, recognizer.decoder.decode(log_probs, lengths), strict=True):
@@ -240,7 +242,7 @@ def test_beam_search_scores_at_least_the_best_path(recognizer: asr.Recognizer, m
 
 @pytest.mark.parametrize("block_samples", [160, 1237, 16000])
 def test_stream_equals_the_whole(recognizer: asr.Recognizer, tones: Path, block_samples: int) -> None:
-    samples = audio.load(manifest.read(tones / "test.jsonl")[0].audio)
+    samples = read.load_audio(manifest.read_manifest(tones / "test.jsonl")[0].audio)
     whole, _ = recognizer.log_probs([samples])
     features = state = None
     blocks = []
@@ -257,7 +259,7 @@ def test_stream_equals_the_whole(recognizer: asr.Recognizer, tones: Path, block_
 def test_example_prints_words_and_goes_on_after_a_bad_file(
     evaluation: tuple[dict[str, Any], str], tones: Path, model: Path
 ) -> None:
-    utterances = manifest.read(tones / "test.jsonl")[:2]
+    utterances = manifest.read_manifest(tones / "test.jsonl")[:2]
     hypotheses = {u["id"]: u["hypothesis"] for u in evaluation[0]["utterances"]}
     paths = (utterances[0].audio, tones / "test.jsonl", utterances[1].audio)
     result = run(ROOT / "egs" / "transcribe.py", *paths, "--model", model, status=1)

@@ -11,15 +11,19 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_checkpoint import make_model
+from test_model_directory import make_model
 
-from asr import checkpoint, confidence, files, manifest
-from asr.average import average
-from asr.cli import main
+from asr import files
+from asr.cli.main import run_command
+from asr.data import manifest
+from asr.data.manifest import Utterance
+from asr.decode import confidence
 from asr.decode.ngram import read_arpa, write_arpa
 from asr.errors import AsrError, ModelError, OutputError
 from asr.files import write_json, write_text
-from asr.manifest import Utterance
+from asr.models import model_directory
+from asr.models.averaging import average_models
+from asr.models.tensors import save_tensors
 
 
 def test_json_is_indented_utf8_and_a_lone_surrogate_is_escaped(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_a_failed_write_of_tensors_leaves_nothing_of_safetensors_either(tmp_path
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(ModelError, match="No space left"):
-        checkpoint.save_tensors(tmp_path / "x.safetensors", {})
+        save_tensors(tmp_path / "x.safetensors", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,38 +152,38 @@ def test_averaging_does_not_write_over_a_run(pair, tmp_path):
     make_model(tmp_path / "run", hidden=7)
     before = contents(tmp_path / "run")
     with pytest.raises(OutputError, match="run: expected a new output"):
-        average(pair, tmp_path / "run")
+        average_models(pair, tmp_path / "run")
     assert contents(tmp_path / "run") == before
-    assert main(["average", *map(str, pair), "--output", str(tmp_path / "run")]) == 2
+    assert run_command(["average", *map(str, pair), "--output", str(tmp_path / "run")]) == 2
     assert contents(tmp_path / "run") == before
 
 
 def test_forced_averaging_leaves_nothing_that_belongs_to_other_weights(pair, tmp_path):
     run = tmp_path / "run"
     make_model(run, hidden=7)
-    confidence.save(run, {"greedy": confidence.Calibration(1.0, 0.0, 0.0)})
+    confidence.save_calibration(run, {"greedy": confidence.Calibration(1.0, 0.0, 0.0)})
     (run / "decoding.yaml").write_text("beam: 8\nlm: lm/lm.arpa\n")
     (run / "lm").mkdir()
     (run / "lm" / "lm.arpa").write_text("")
     (run / "log.jsonl").write_text("{}\n")
     (run / "notes.txt").write_text("mine")
-    assert main(["average", *map(str, pair), "--output", str(run), "--force"]) == 0
+    assert run_command(["average", *map(str, pair), "--output", str(run), "--force"]) == 0
     assert sorted(path.name for path in run.iterdir()) == [
         "card.json", "config.yaml", "model.safetensors", "notes.txt", "stats.json", "tokens.txt",
     ]  # fmt: skip
 
 
 def test_an_average_replaces_an_earlier_one_unless_it_was_tuned(pair, tmp_path):
-    average(pair, tmp_path / "mean")
-    average(pair, tmp_path / "mean", [1, 3])
-    assert [part["share"] for part in checkpoint.load_card(tmp_path / "mean")["average_of"]] == [0.25, 0.75]
+    average_models(pair, tmp_path / "mean")
+    average_models(pair, tmp_path / "mean", [1, 3])
+    assert [part["share"] for part in model_directory.load_card(tmp_path / "mean")["average_of"]] == [0.25, 0.75]
     (tmp_path / "mean" / "decoding.yaml").write_text("beam: 8\n")
     with pytest.raises(OutputError, match="mean: expected a new output"):
-        average(pair, tmp_path / "mean")
+        average_models(pair, tmp_path / "mean")
 
 
 def write_manifest(path):
-    manifest.write(path, [Utterance("a", "/a.wav", "HI", 1.0, "s")])
+    manifest.write_manifest(path, [Utterance("a", "/a.wav", "HI", 1.0, "s")])
     return str(path)
 
 
@@ -197,7 +201,7 @@ def test_commands_do_not_write_over_files_that_they_did_not_make(tmp_path, capsy
         "segment": ["segment", "a.wav", "HI", str(output)],
         "tune": ["tune", source, "--model", "an4", "--save-to", str(output)],
     }[command]
-    assert main(arguments) == 2
+    assert run_command(arguments) == 2
     assert "mine: expected a new output" in capsys.readouterr().err
     assert kept.read_text() == "mine"
 
@@ -206,25 +210,25 @@ def test_commands_do_not_write_over_files_that_they_did_not_make(tmp_path, capsy
 def test_train_ngram_replaces_its_own_file_alone(tmp_path, capsys, name):
     source, output = write_manifest(tmp_path / "m.jsonl"), tmp_path / name
     command = ["train-ngram", source, str(output), "--order", "2"]
-    assert main(command) == 0
+    assert run_command(command) == 0
     first = output.read_bytes()
-    assert main(command) == 0
+    assert run_command(command) == 0
     assert output.read_bytes()[-20:] == first[-20:]
     write_arpa(read_arpa(output), output)  # as another program does
-    assert main(command) == 2
+    assert run_command(command) == 2
     assert f"{name}: expected a new output, got a file that this command does not know" in capsys.readouterr().err
 
 
 def test_segment_says_that_there_is_a_file_and_not_whose(tmp_path, capsys):
     (tmp_path / "cut.jsonl").write_text("")
-    assert main(["segment", "a.wav", "HI", str(tmp_path / "cut.jsonl")]) == 2
+    assert run_command(["segment", "a.wav", "HI", str(tmp_path / "cut.jsonl")]) == 2
     assert "got a file; choose another name, or --force to write over it" in capsys.readouterr().err
 
 
 def test_force_writes_over_a_file(tmp_path):
     (tmp_path / "mine").write_text("mine")
     source = write_manifest(tmp_path / "m.jsonl")
-    assert main(["export", source, str(tmp_path / "mine"), "--format", "nemo", "--force"]) == 0
+    assert run_command(["export", source, str(tmp_path / "mine"), "--format", "nemo", "--force"]) == 0
     assert "audio_filepath" in (tmp_path / "mine").read_text()
 
 
@@ -242,7 +246,7 @@ def test_the_package_asks_about_paths_by_os_path_whose_answers_are_never_errors(
 @pytest.mark.parametrize("verb", ["evaluate", "check", "info", "perplexity", "init", "plot", "score"])
 def test_a_name_that_is_too_long_is_an_error_with_a_message(verb, capsys):
     name = "x" * 300
-    assert main([verb, name, *([name] if verb in ("perplexity", "score") else [])]) == 2
+    assert run_command([verb, name, *([name] if verb in ("perplexity", "score") else [])]) == 2
     assert "error: " in capsys.readouterr().err
 
 

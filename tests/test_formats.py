@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from test_transcript import transcripts
 
-from asr import cli
+from asr.cli import main
 from asr.errors import ManifestError
 from asr.formats import FORMATS, of_file
 from asr.transcript import Transcript, Word
@@ -127,7 +127,7 @@ def test_suffixes_tell_the_format_in_any_case() -> None:
 
 
 def choices(command: str) -> tuple[str, ...]:
-    commands = cli.build_parser()._subparsers._group_actions[0].choices[command]
+    commands = main.build_parser()._subparsers._group_actions[0].choices[command]
     return tuple(next(a for a in commands._actions if a.dest == "format").choices)
 
 

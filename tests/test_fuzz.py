@@ -55,7 +55,7 @@ def test_each_kind_of_trouble_is_found(fuzz, model_dir, tmp_path, monkeypatch, t
         "import sys\n"
         "if 'spawn_main' in ' '.join(sys.orig_argv):\n"
         "    import os, time, asr\n"
-        "    from asr.recognizer import Recognizer\n"
+        "    from asr.recognize.recognizer import Recognizer\n"
         "    plain = Recognizer.transcribe\n"
         "    def transcribe(self, source, **options):\n"
         f"        if str(source).endswith('bad.wav'): {trouble}\n"

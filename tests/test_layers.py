@@ -1,138 +1,144 @@
-"""The import order of the package: a module imports only from layers below its own (docs/architecture.md)."""
+"""The layout of the package: who may import whom, and names that mean one thing only."""
+
+from __future__ import annotations
 
 import ast
+import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 import asr
 
-ROOT = Path(__file__).parent.parent
-LAYERS = {
-    "errors": 0,
-    "arguments": 1,
-    "settings": 1,
-    "config": 2,
-    "containers": 1,
-    "media": 1,
-    "files": 1,
-    "lines": 1,
-    "archive": 3,
-    "layouts": 4,
-    "detect": 6,
-    "export": 5,
-    "init": 8,
-    "cli_corpus": 13,
-    "corpus": 5,
-    "spoken": 3,
-    "audio": 3,
-    "device": 3,
-    "manifest": 3,
-    "mel": 3,
-    "meter": 4,
-    "plot": 6,
-    "alternatives": 1,
-    "formats": 3,
-    "transcript_files": 4,
-    "scoring": 5,
-    "text": 3,
-    "tokenizers": 4,
-    "subtitles": 1,
-    "tabular": 5,
-    "textfiles": 3,
-    "turns": 4,
-    "transcript": 2,
-    "features": 4,
-    "augment": 4,
-    "splice": 4,
-    "models": 4,
-    "checkpoint": 5,
-    "data": 5,
-    "decode": 5,
-    "calibrate": 12,
-    "compare": 6,
-    "confidence": 4,
-    "segment": 6,
-    "average": 6,
-    "endpoint": 6,
-    "long": 7,
-    "lm": 6,
-    "preflight": 7,
-    "language_models": 7,
-    "vocabulary": 6,
-    "decoding": 8,
-    "train": 8,
-    "options": 9,
-    "said": 4,
-    "recognizer": 10,
-    "stream": 11,
-    "label": 12,
-    "live": 12,
-    "batch": 11,
-    "outputs": 3,
-    "terminal": 1,
-    "cpus": 1,
-    "evaluate": 12,
-    "tune": 11,
-    "cli_language": 13,
-    "cli": 14,
+ROOT = Path(__file__).parents[1]
+ORDER = """
+errors terminal files transcript subtitles formats plotting
+config: arguments cpus loader sections language
+audio: headers pyav find samples read levels sources
+text: normalisation written_out tokenizer bpe word_tokens phones user_words tokenizer_files
+scoring: alternatives transcript_files wer comparison
+data: distort manifest splice batches preflight
+models: bundled device mel scan subsample tensors cells acoustic features model_directory averaging
+models: spec_augment
+corpora: download text_files layouts kaldi_nemo turns unpack tabular detection project recipe
+decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram pools fusion
+decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam
+lm: kneser_ney recurrent lm_directory pruning generation ngram_training perplexities
+recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
+recognize: decoder engine stream recognizer batch
+evaluation: model_scores tuning calibration
+train: curves distributed finetune log losses process pseudo_labels schedule resume loop language_task
+train: acoustic_task
+cli: corpus_verbs language_verbs live_display main
+"""
+"""Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""
+
+EXCEPTIONS: dict[str, str] = {}
+"""Public names that may be defined in two modules, with the reason."""
+
+
+def modules() -> list[str]:
+    """The dotted names of ``ORDER``; a package itself stands behind its modules."""
+    names: list[str] = []
+    for line in ORDER.split("\n"):
+        package, colon, rest = line.rpartition(":")
+        prefix = f"asr.{package}." if colon else "asr."
+        names += [prefix + name for name in rest.split()]
+        names += [prefix[:-1]] if colon else []
+    return names
+
+
+FILES = {
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+    for p in sorted((ROOT / "asr").rglob("*.py"))
 }
-# ``from asr import load`` takes from the recognizer: a public name counts as the module that it comes from.
-HOMES = {f"asr.{name}": home for name, home in asr._HOMES.items()}
-FILES = sorted((ROOT / "asr").rglob("*.py"))
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+RANK = {name: rank for rank, name in enumerate(modules())}
 
 
-def room(module):
-    """The top-level module or package of ``asr`` that a dotted name lies in, None for the package itself."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else None
+def imported(tree: ast.AST, homes: dict[str, str] | None = None) -> list[tuple[str, int]]:
+    """(module, line) of everything from ``asr`` that a file imports, types-only imports included.
 
-
-def imported(path):
-    """(room, line) of everything from ``asr`` that a file imports, types-only imports included."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    A public name, as in ``from asr import load``, counts as the module that it comes from.
+    """
+    homes = {f"asr.{name}": home for name, home in asr._HOMES.items()} if homes is None else homes
+    found = []
     for node in ast.walk(tree):
+        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import; write it in full"
+            assert node.level == 0, f"line {node.lineno}: relative import; write it in full"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
         for name in names:
-            if name == "asr" or name.startswith("asr."):
-                found = room(HOMES.get(name, name))
-                # ``from asr import __version__`` takes from the package itself.
-                if found in LAYERS:
-                    yield found, node.lineno
+            parts = homes.get(name, name).split(".")
+            known = [".".join(parts[:end]) for end in range(len(parts), 1, -1)]
+            found += [(module, node.lineno) for module in known if module in FILES][:1]
+    return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_downwards(path):
-    parts = path.relative_to(ROOT / "asr").with_suffix("").parts
-    if parts == ("__init__",):
-        return
-    own = parts[0]
-    assert own in LAYERS, f"{path}: new module; give it a layer here and in docs/architecture.md"
-    for other, line in imported(path):
-        assert other == own or LAYERS[other] < LAYERS[own], (
-            f"{path}:{line}: {own} (layer {LAYERS[own]}) imports {other} (layer {LAYERS[other]})"
-        )
+def defined(tree: ast.Module) -> dict[str, type[ast.AST]]:
+    """Names that a module defines at its top, and the kind of each definition."""
+    names: dict[str, type[ast.AST]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names[node.name] = type(node)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id: ast.Assign for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names[node.target.id] = ast.AnnAssign
+    return names
 
 
-def test_public_names_count_as_their_modules(tmp_path):
-    (tmp_path / "a.py").write_text("from asr import __version__, load\nimport asr.errors\n")
-    assert list(imported(tmp_path / "a.py")) == [("recognizer", 1), ("errors", 2)]
+def test_every_module_has_its_place():
+    assert set(RANK) == set(FILES) - {"asr", "asr.cli.__main__"}
 
 
-def test_every_layer_has_its_module():
-    rooms = {p.relative_to(ROOT / "asr").with_suffix("").parts[0] for p in FILES} - {"__init__"}
-    assert rooms == set(LAYERS)
+@pytest.mark.parametrize("module", sorted(RANK))
+def test_a_module_imports_only_from_modules_before_it(module):
+    for other, line in imported(TREES[module]):
+        if module == "asr.decode" and other.startswith("asr.decode."):
+            continue
+        assert RANK[other] < RANK[module], f"{FILES[module]}:{line}: {other} stands behind {module}"
+
+
+def test_public_names_count_as_their_modules():
+    tree = ast.parse("from asr import __version__, load\nimport asr.errors\n")
+    assert imported(tree) == [("asr.recognize.recognizer", 1), ("asr.errors", 2)]
+
+
+def test_no_module_has_the_name_of_a_function_in_it():
+    for module, tree in TREES.items():
+        assert defined(tree).get(module.rpartition(".")[2]) not in (ast.FunctionDef, ast.AsyncFunctionDef), module
+
+
+def test_a_public_name_is_defined_in_one_module_only():
+    homes = defaultdict(list)
+    for module, tree in TREES.items():
+        for name in defined(tree):
+            if not name.startswith("_"):
+                homes[name].append(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1 and name not in EXCEPTIONS} == {}
+
+
+def test_no_two_modules_share_a_file_name():
+    places = defaultdict(list)
+    for path in FILES.values():
+        if not path.name.startswith("__"):
+            places[path.name].append(path)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_module_paths_in_markdown_exist():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/*/README.md")]:
+        for path in re.findall(r"(?<![\w/.-])(?:asr|tools|tests|egs)/[\w/]+\.py", page.read_text(encoding="utf-8")):
+            assert (ROOT / path).is_file(), f"{page}: {path}"
 
 
 def test_the_package_does_not_import_recipes_examples_or_tools():
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {n.split(".")[0] for n in names} & {"recipes", "egs", "tools", "tests"}, path
+            assert not {n.split(".")[0] for n in names} & {"recipes", "egs", "tools", "tests"}, module

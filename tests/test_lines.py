@@ -9,17 +9,20 @@ import pytest
 import soundfile
 from small import TOKENIZER
 
-from asr import cli, detect, layouts, manifest
-from asr.config import TextConfig
+from asr.cli import main
+from asr.config.sections import TextConfig
+from asr.corpora import detection, layouts
+from asr.data import manifest
+from asr.decode.lexicon import read_word_list
 from asr.decode.ngram import read_arpa
-from asr.decode.phrases import read_phrases
-from asr.decode.words import read_lexicon
-from asr.lines import file_lines, split_fields, split_lines
-from asr.scoring import read_transcripts
-from asr.text import normalise, read_symbols
-from asr.tokenizers import read_lexicon as read_pronunciations
-from asr.train.language import read_texts
-from asr.train.ngram import read_sentences
+from asr.decode.phrase_search import read_phrases
+from asr.files import file_lines, split_fields, split_lines
+from asr.lm.ngram_training import read_sentences
+from asr.scoring.wer import read_transcripts
+from asr.text.normalisation import normalise
+from asr.text.phones import read_pronunciations
+from asr.text.tokenizer import read_symbols
+from asr.train.language_task import read_texts
 
 INSIDE = ["\u00a0", "\u3000", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2009"]
 """White space of Unicode, and what ``str.splitlines`` takes for ends of lines."""
@@ -58,7 +61,7 @@ def test_texts_for_ngrams_keep_words_whole(tmp_path: Path, word: str) -> None:
 
 def test_lexicons_keep_words_whole(tmp_path: Path, word: str) -> None:
     path = save(tmp_path / "lexicon", f";;; comment\r\n{word}  N UW\r\nA AH # letter\n")
-    assert read_lexicon(path) == [word, "A"]
+    assert read_word_list(path) == [word, "A"]
     assert list(read_pronunciations(path, TextConfig())) == [normalise(word, TextConfig()), "A"]
 
 
@@ -94,19 +97,19 @@ def test_a_byte_order_mark_before_metadata_csv(tmp_path: Path) -> None:
     (tmp_path / "wavs").mkdir()
     soundfile.write(tmp_path / "wavs" / "LJ1.wav", np.zeros(8000), 16000)
     save(tmp_path / "metadata.csv", "\ufeffLJ1|One.|one\n")
-    assert [item.id for item in detect.detect(tmp_path).items] == ["LJ1"]
+    assert [item.id for item in detection.detect_layout(tmp_path).items] == ["LJ1"]
 
 
 def test_a_byte_order_mark_before_json_lines(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(8000), 16000)
     line = '{"id": "a", "audio": "a.wav", "text": "A", "duration_s": 0.5}\n'
-    (utterance,) = manifest.read(save(tmp_path / "m.jsonl", f"\ufeff{line}"))
+    (utterance,) = manifest.read_manifest(save(tmp_path / "m.jsonl", f"\ufeff{line}"))
     assert utterance.id == "a"
-    assert [item.id for item in detect.detect(tmp_path).items] == ["a"]
+    assert [item.id for item in detection.detect_layout(tmp_path).items] == ["a"]
 
 
 def test_a_byte_order_mark_before_the_words_of_align(tmp_path: Path) -> None:
-    assert cli._words(str(save(tmp_path / "words.txt", "\ufeffONE TWO\n"))) == "ONE TWO\n"
+    assert main._words(str(save(tmp_path / "words.txt", "\ufeffONE TWO\n"))) == "ONE TWO\n"
 
 
 def test_a_byte_order_mark_before_an_arpa_file(tmp_path: Path) -> None:

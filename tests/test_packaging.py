@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_distribution_has_a_name_of_its_own_and_the_command_keeps_its_name():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == "recurrent-asr"
-    assert project["scripts"] == {"asr": "asr.cli:main"}
+    assert project["scripts"] == {"asr": "asr.cli.main:run_command"}
 
 
 def test_no_advice_installs_the_package_of_somebody_else():
@@ -80,7 +80,7 @@ def test_recipes_are_part_of_what_is_installed_and_run_from_there(tmp_path):
             [sys.executable, *command], cwd=work, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
-    printed = run("-c", "import sys; from asr.cli import main; sys.exit(main(['recipes']))")
+    printed = run("-c", "import sys; from asr.cli.main import run_command; sys.exit(run_command(['recipes']))")
     prepare = site / "asr" / "recipes" / "yesno" / "prepare.py"
     assert f"python '{prepare}' data/yesno" in printed.splitlines()
     assert "--source PATH" in run(prepare, "--help")

@@ -8,7 +8,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from asr import cli, terminal
+from asr import terminal
+from asr.cli import main
 
 
 class Tty(io.StringIO):
@@ -39,7 +40,7 @@ def test_a_terminal_gets_no_escapes_and_a_file_keeps_the_text(monkeypatch):
 
 
 def test_messages_have_no_escapes_and_bars_move_all_the_same(monkeypatch, capsys):
-    assert cli.main(["info", "a\x1b[31mb"]) == 2
+    assert main.run_command(["info", "a\x1b[31mb"]) == 2
     assert capsys.readouterr().err.startswith(r"error: a\x1b[31mb: ")
     stream = Tty()
     monkeypatch.setattr(sys, "stderr", stream)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asr
-from asr import transcript
+from asr import formats
 from asr.formats import FORMATS as TABLE
 from asr.transcript import Transcript, Word
 
@@ -96,7 +96,7 @@ def test_subtitles_read_back(made: Transcript) -> None:
     assert [word for c in cues for line in c.lines for word in line.split()] == [w.text for w in made.words]
     at = 0
     starts = {round(w.start_s * 1000) for w in made.words}
-    last = {round(c[0].start_s * 1000): round(c[-1].end_s * 1000) for c in transcript.group_cues(made.words)}
+    last = {round(c[0].start_s * 1000): round(c[-1].end_s * 1000) for c in formats.group_cues(made.words)}
     for c, after in itertools.zip_longest(cues, cues[1:]):
         assert at <= c.start_ms < c.end_ms
         assert c.start_ms in starts
@@ -223,13 +223,13 @@ def test_a_word_longer_than_a_line_is_not_cut() -> None:
     assert all(len(c.lines) <= 2 for c in cues)
 
 
-@pytest.mark.parametrize(("pause", "cues"), [(0.0, 1), (transcript.PAUSE_S, 1), (transcript.PAUSE_S + 0.01, 2)])
+@pytest.mark.parametrize(("pause", "cues"), [(0.0, 1), (formats.PAUSE_S, 1), (formats.PAUSE_S + 0.01, 2)])
 def test_a_pause_begins_a_cue(pause: float, cues: int) -> None:
-    assert len(transcript.group_cues(spoken(("A", 0.0, 1.0), ("B", 1.0 + pause, 3.0)).words)) == cues
+    assert len(formats.group_cues(spoken(("A", 0.0, 1.0), ("B", 1.0 + pause, 3.0)).words)) == cues
 
 
 def test_a_cue_stays_seven_seconds_at_most() -> None:
-    cues = transcript.group_cues(evenly(["A"] * 20, seconds=1.0).words)
+    cues = formats.group_cues(evenly(["A"] * 20, seconds=1.0).words)
     assert [len(c) for c in cues] == [7, 7, 6]
 
 

@@ -40,13 +40,14 @@ import torch
 from torch import Tensor, nn
 
 import asr
-from asr import audio
-from asr import config as configs
-from asr.config import Config
-from asr.data import Batch
+from asr.audio import read
+from asr.config import sections
+from asr.config.sections import Config
+from asr.data.batches import Batch
 from asr.models.cells import RecurrentLayer
-from asr.recognizer import Item, Recognizer
-from asr.train import acoustic, loop, process
+from asr.recognize.recognizer import Recognizer
+from asr.recognize.recording import Recording
+from asr.train import acoustic_task, loop, losses, process
 
 
 def transcribe(args: argparse.Namespace) -> int:
@@ -71,7 +72,7 @@ def pocketsphinx_time(files: list[str]) -> float:
     import pocketsphinx
 
     decoder = pocketsphinx.Decoder(samprate=16000, loglevel="FATAL")
-    samples = [(32767 * audio.load(path, 16000).clip(-1, 1)).astype("<i2").tobytes() for path in files]
+    samples = [(32767 * read.load_audio(path, 16000).clip(-1, 1)).astype("<i2").tobytes() for path in files]
     started = time.perf_counter()
     for content in samples:
         decoder.start_utt()
@@ -82,7 +83,7 @@ def pocketsphinx_time(files: list[str]) -> float:
 
 def run_batch(recognizer: Recognizer, files: list[str]) -> None:
     """Transcribe all files, raising the first error."""
-    for _, result in recognizer.transcribe_many(Item(path, path) for path in files):
+    for _, result in recognizer.transcribe_many(Recording(path, path) for path in files):
         if isinstance(result, asr.AsrError):
             raise result
 
@@ -106,7 +107,7 @@ class PackedLayer(nn.Module):
 
 def train(args: argparse.Namespace) -> int:
     """Print audio seconds per second of the real loop, the compute limit and the packed network."""
-    config = configs.load(args.config, args.overrides)
+    config = sections.load_config(args.config, args.overrides)
     with tempfile.TemporaryDirectory() as folder, process.stop_request() as stop:
         process.keep_freed_memory()
         config = dataclasses.replace(
@@ -117,12 +118,12 @@ def train(args: argparse.Namespace) -> int:
                 config.train, output=folder, epochs=args.repeat + 1, consistency=0.0, teacher="", init="", freeze=0
             ),
         )
-        task = acoustic.AcousticTask(config)
+        task = acoustic_task.AcousticTask(config)
         run = loop.Run(task, config, Path(folder))
         ready = [batch for batch in task.batches(task.plan(0), 0) if batch is not None]
         step_time(config, task, ready[:5])
         real, limit, packed, system, user, peak = [], [], [], [], [], []
-        packed_task = acoustic.AcousticTask(config)
+        packed_task = acoustic_task.AcousticTask(config)
         for index, layer in enumerate(packed_task.model.encoder.layers):
             assert isinstance(layer, RecurrentLayer)
             packed_task.model.encoder.layers[index] = PackedLayer(layer)
@@ -150,7 +151,7 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def step_time(config: Config, task: acoustic.AcousticTask, batches: Sequence[Batch]) -> float:
+def step_time(config: Config, task: acoustic_task.AcousticTask, batches: Sequence[Batch]) -> float:
     """Audio seconds per second of forward, loss, backward and update, the features being ready."""
     inputs = [(task.features(batch, training=True), batch) for batch in batches]
     optimiser = torch.optim.AdamW(task.network.parameters(), lr=config.optim.learning_rate)
@@ -158,7 +159,7 @@ def step_time(config: Config, task: acoustic.AcousticTask, batches: Sequence[Bat
     started = time.perf_counter()
     for (features, frames), batch in inputs:
         log_probs, lengths = task.network(features, frames)
-        loss = acoustic.ctc_loss(log_probs, lengths, batch).sum() / batch.token_lengths.sum()
+        loss = losses.ctc_loss(log_probs, lengths, batch).sum() / batch.token_lengths.sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(task.network.parameters(), config.optim.clip_norm)

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 import asr
-from asr import decode as decoders
-from asr import manifest, scoring
-from asr.decode import Hypothesis
+from asr.data import manifest
+from asr.decode import Hypothesis, beam_search, greedy
 from asr.decode.fusion import Fusion
+from asr.decode.lexicon import make_words
 from asr.decode.ngram import Ngram, read_arpa
-from asr.decode.words import make_words
-from asr.lm import load_recurrent
-from asr.recognizer import Recognizer
+from asr.lm.lm_directory import load_recurrent
+from asr.recognize.recognizer import Recognizer
+from asr.scoring.wer import score
 
 Utterances = list[np.ndarray]
 
@@ -41,7 +41,7 @@ class Result:
 def decode(args: argparse.Namespace) -> int:
     """Print a table: seconds, ratio to ours, WER, for each decoder and beam."""
     recognizer = asr.load(args.model, device="cpu", beam=1)
-    utterances = manifest.read(args.manifest)
+    utterances = manifest.read_manifest(args.manifest)
     batches = list(recognizer.posteriors(utterances))
     names = [name for ids, _, _ in batches for name in ids]
     matrices = [row[:n].numpy() for _, x, frames in batches for row, n in zip(x, frames.tolist(), strict=True)]
@@ -65,8 +65,8 @@ def decode(args: argparse.Namespace) -> int:
         recurrent(args, recognizer, matrices, references, audio_s)
     batch, lengths = padded(matrices)
     for how, run in (
-        ("all utterances in one call", lambda: decoders.greedy(batch, lengths)),
-        ("one by one", lambda: [decoders.greedy(matrix)[0] for matrix in matrices]),
+        ("all utterances in one call", lambda: greedy(batch, lengths)),
+        ("one by one", lambda: [greedy(matrix)[0] for matrix in matrices]),
     ):
         per_10_s = 1e4 * statistics.median(measure(run, args.repeat, recognizer).seconds) / audio_s
         print(f"greedy, {how}: {per_10_s:.3f} ms per 10 s of audio")
@@ -91,10 +91,10 @@ def show(
     batch, lengths = padded(matrices)
 
     def together(threads: int = 1) -> list[Hypothesis]:
-        return [nbest[0] for nbest in decoders.beam_search(batch, lengths, threads=threads, **options)]
+        return [nbest[0] for nbest in beam_search(batch, lengths, threads=threads, **options)]
 
     def alone() -> list[Hypothesis]:
-        return [decoders.beam_search(matrix, **options)[0][0] for matrix in matrices]
+        return [beam_search(matrix, **options)[0][0] for matrix in matrices]
 
     results: dict[str, Result | str] = {"this package": measure(together, args.repeat, recognizer)}
     if len(matrices) > 1:
@@ -133,10 +133,10 @@ def recurrent(
     }
 
     def together() -> list[Hypothesis]:
-        return [nbest[0] for nbest in decoders.beam_search(batch, lengths, lm=fusion, **limits)]
+        return [nbest[0] for nbest in beam_search(batch, lengths, lm=fusion, **limits)]
 
     def single() -> list[Hypothesis]:
-        return [decoders.beam_search(m, lm=alone, **limits)[0][0] for m in matrices]
+        return [beam_search(m, lm=alone, **limits)[0][0] for m in matrices]
 
     print("\nbeam 16, RNN LM")
     fast, slow = measure(together, args.repeat, recognizer), measure(single, 1, recognizer)
@@ -199,7 +199,7 @@ def measure(function: Callable[[], list[Hypothesis]], repeat: int, recognizer: R
 
 def wer(references: Sequence[str], texts: Sequence[str]) -> float:
     """Word error rate."""
-    return scoring.score(dict(enumerate_ids(references)), dict(enumerate_ids(texts))).wer
+    return score(dict(enumerate_ids(references)), dict(enumerate_ids(texts))).wer
 
 
 def enumerate_ids(texts: Sequence[str]) -> list[tuple[str, str]]:

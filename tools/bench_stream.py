@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 import asr
-from asr import audio
-from asr.endpoint import Endpoint
-from asr.recognizer import Recognizer
-from asr.stream import Stream, StreamBatch
+from asr.audio import read
+from asr.decode.endpoint import Endpoint
+from asr.recognize.recognizer import Recognizer
+from asr.recognize.stream import Stream, StreamBatch
 
 WARM_UP = 25
 """Blocks of a stream before its times count."""
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     decoding = {} if args.beam is None else {"beam": args.beam}
     recognizer = asr.load(args.model, device="cpu", **decoding)
-    sound = np.concatenate([audio.load(path, recognizer.sample_rate_hz) for path in args.files])
+    sound = np.concatenate([read.load_audio(path, recognizer.sample_rate_hz) for path in args.files])
     one_stream(recognizer, sound[: 10 * recognizer.sample_rate_hz], args)
     print(f"{torch.get_num_threads()} threads, beam {recognizer.decoder.options.beam}")
     print(f"one stream, blocks of {1000 * args.block:.0f} ms: {quantiles(one_stream(recognizer, sound, args))}")

@@ -16,25 +16,30 @@ import json
 import sys
 from pathlib import Path
 
-from asr import checkpoint, confidence, decoding, lm, options
+from asr.decode import confidence
 from asr.errors import AsrError
+from asr.lm import lm_directory
+from asr.models import model_directory
+from asr.recognize import option_sources, options
 
 ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
 FIGURES = ("wer", "cer", "ser", "errors", "words", "substitutions", "deletions", "insertions", "ci95")
 
 
-def bundle_lm(source: lm.LanguageDirectory, folder: Path) -> None:
+def bundle_lm(source: lm_directory.LanguageDirectory, folder: Path) -> None:
     """A language model's directory, without the paths of the training machine."""
     data = dataclasses.replace(source.config.data, train="", valid="", tokens="")
     train = dataclasses.replace(source.config.train, output="exp/lm")
-    lm.save_description(folder, dataclasses.replace(source.config, data=data, train=train), source.tokenizer)
-    checkpoint.save_weights(folder, source.network, source.card, half=True)
+    lm_directory.save_lm_description(
+        folder, dataclasses.replace(source.config, data=data, train=train), source.tokenizer
+    )
+    model_directory.save_weights(folder, source.network, source.card, half=True)
 
 
 def bundled_confidences(run: Path, folder: Path) -> dict[str, confidence.Calibration]:
     """A run's fitted confidences; those that hold for its options hold for the bundled ones, whose files differ."""
-    old, new = (options.conditions(decoding.load_options(place)) for place in (run, folder))
-    found = confidence.load(run)
+    old, new = (option_sources.conditions(options.load_options(place)) for place in (run, folder))
+    found = confidence.load_calibration(run)
     return {
         kind: dataclasses.replace(fit, fitted_for=new) if fit.fitted_for == old else fit for kind, fit in found.items()
     }
@@ -48,7 +53,7 @@ def main() -> int:
     parser.add_argument("--note", action="append", default=[], metavar="KEY: TEXT")
     args = parser.parse_args()
     try:
-        model = checkpoint.load_model(args.run)
+        model = model_directory.load_model(args.run)
         evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
         notes = dict(note.split(": ", 1) for note in args.note)
         card = notes | model.card | {"test": {key: evaluation[key] for key in FIGURES}}
@@ -58,19 +63,19 @@ def main() -> int:
         augment = dataclasses.replace(model.config.augment, splice="", noise_dir="", reverb_dir="")
         config = dataclasses.replace(model.config, data=data, train=train, augment=augment)
         folder = ASSETS / args.name
-        checkpoint.save_description(folder, config, model.tokenizer, model.stats)
-        checkpoint.save_weights(folder, model.network, card, half=True)
-        if (args.run / decoding.FILE).is_file():
-            saved = decoding.load_options(args.run)
-            decoding.save_options(folder, saved)
+        model_directory.save_model_description(folder, config, model.tokenizer, model.stats)
+        model_directory.save_weights(folder, model.network, card, half=True)
+        if (args.run / options.DECODING_FILE).is_file():
+            saved = options.load_options(args.run)
+            options.save_options(folder, saved)
             for name in filter(None, (saved.lm, saved.rescore)):
-                source = lm.load(name)
-                if isinstance(source, lm.LanguageDirectory):
-                    bundle_lm(source, folder / decoding.LM_FOLDER / ("lm" if name == saved.lm else "rescore"))
+                source = lm_directory.load_language_model(name)
+                if isinstance(source, lm_directory.LanguageDirectory):
+                    bundle_lm(source, folder / options.LM_FOLDER / ("lm" if name == saved.lm else "rescore"))
         fitted, threshold = bundled_confidences(args.run, folder), confidence.load_threshold(args.run)
         if fitted or threshold is not None:
-            confidence.save(folder, fitted, threshold)
-        print(checkpoint.describe(checkpoint.load_model(folder)))
+            confidence.save_calibration(folder, fitted, threshold)
+        print(model_directory.describe_model(model_directory.load_model(folder)))
     except (AsrError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 import asr
-from asr import plot
+from asr import plotting
 
 COLOURS = {"asr": "#1f77b4", "peer": "#b8bec6"}
 
@@ -44,11 +44,11 @@ def main() -> int:
     args = parser.parse_args()
     sections = list(yaml.safe_load(args.figures.read_text(encoding="utf-8")).values())
     try:
-        figure, axes = plot.page(1, len(sections))
+        figure, axes = plotting.page(1, len(sections))
         figure.set_size_inches(10, 2.9)
         for axis, section in zip(axes, sections, strict=True):
             draw(axis, section)
-        plot.save(figure, args.output)
+        plotting.save_page(figure, args.output)
     except asr.AsrError as error:
         sys.exit(f"error: {error}")
     return 0

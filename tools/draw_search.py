@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 import asr
-from asr import audio, plot
+from asr import plotting
+from asr.audio import read
 from asr.decode import BeamSearch
-from asr.text import Tokenizer
+from asr.text.tokenizer import Tokenizer
 
 CLOSE_S = 0.05
 """Peaks that are closer have their letters at two heights."""
@@ -42,15 +43,15 @@ def main() -> int:
     parser.add_argument("--beam", type=int, default=8)
     args = parser.parse_args()
     try:
-        plot.require()
+        plotting.require()
         recognizer = asr.load(beam=1)
-        log_probs, _ = recognizer.log_probs([audio.load(args.file, recognizer.sample_rate_hz)])
+        log_probs, _ = recognizer.log_probs([read.load_audio(args.file, recognizer.sample_rate_hz)])
     except asr.AsrError as error:
         sys.exit(f"error: {error}")
     tokenizer, frame_s = recognizer.model.tokenizer, recognizer.frame_s
     probs = log_probs[0].exp().numpy()
     time = (np.arange(len(probs)) + 0.5) * frame_s
-    figure, axes = plot.page(2, 1)
+    figure, axes = plotting.page(2, 1)
     figure.set_size_inches(10, 7)
     top, bottom = axes[:2]
     top.plot(time, probs[:, 0], color="0.75", linewidth=1, label="blank")
@@ -79,8 +80,8 @@ def main() -> int:
     bottom.set_title(
         f"the {args.beam} prefixes of the beam, far apart where the model is sure; named as they are at the end"
     )
-    plot.legend_below(bottom)
-    plot.save(figure, args.output)
+    plotting.legend_below(bottom)
+    plotting.save_page(figure, args.output)
     return 0
 
 

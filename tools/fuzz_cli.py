@@ -189,29 +189,32 @@ def _make_models(folder: Path) -> None:
     """A model directory, a recurrent language model, an ARPA file and a scored hypothesis."""
     import torch
 
-    from asr import checkpoint, cli, lm
-    from asr.config import Config, FeatureConfig, ModelConfig
-    from asr.features import FeatureStats
-    from asr.models.encoder import AcousticModel
-    from asr.models.language import LanguageConfig, LanguageNetwork, NetworkConfig
-    from asr.text import BLANK, CharTokenizer
+    from asr.cli.main import run_verb
+    from asr.config.language import LanguageConfig, NetworkConfig
+    from asr.config.sections import Config, FeatureConfig, ModelConfig
+    from asr.lm import lm_directory
+    from asr.lm.recurrent import LanguageNetwork
+    from asr.models import model_directory
+    from asr.models.acoustic import AcousticModel
+    from asr.models.features import FeatureStats
+    from asr.text.tokenizer import BLANK_SYMBOL, CharTokenizer
 
     torch.manual_seed(1)
     config = Config(features=FeatureConfig(mel_bins=16), model=ModelConfig(channels=4, layers=1, hidden=8))
-    tokenizer = CharTokenizer([BLANK, " ", "A", "B", "C"], config.text)
+    tokenizer = CharTokenizer([BLANK_SYMBOL, " ", "A", "B", "C"], config.text)
     stats = FeatureStats((-9.0,) * 16, (4.0,) * 16, 100)
     network = AcousticModel(config.model, 16, tokenizer.vocab_size)
-    checkpoint.save_description(folder / "model", config, tokenizer, stats)
-    checkpoint.save_weights(folder / "model", network, {"name": "tiny", "data": "none"})
+    model_directory.save_model_description(folder / "model", config, tokenizer, stats)
+    model_directory.save_weights(folder / "model", network, {"name": "tiny", "data": "none"})
     (folder / "model" / "decoding.yaml").write_text("beam: 4\nunknown_penalty: -2.0\n")
     language = LanguageConfig(model=NetworkConfig(hidden=8, embedding=4))
-    lm.save_description(folder / "lm", language, tokenizer)
-    checkpoint.save_weights(folder / "lm", LanguageNetwork(language.model, tokenizer.vocab_size), {"data": "none"})
+    lm_directory.save_lm_description(folder / "lm", language, tokenizer)
+    model_directory.save_weights(folder / "lm", LanguageNetwork(language.model, tokenizer.vocab_size), {"data": "none"})
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.chdir(folder):
-        cli.run(["train-ngram", "text.txt", "words.arpa", "--order", "2"])
-        cli.run(["train-ngram", "text.txt", "words.arpa.gz", "--order", "1"])
-        cli.run(["score", "ref.txt", "hyp.txt", "--json", "hyp.json"])
+        run_verb(["train-ngram", "text.txt", "words.arpa", "--order", "2"])
+        run_verb(["train-ngram", "text.txt", "words.arpa.gz", "--order", "1"])
+        run_verb(["score", "ref.txt", "hyp.txt", "--json", "hyp.json"])
 
 
 def _concerned(rng: random.Random, argv: list[str], folder: Path) -> Path:
@@ -302,9 +305,9 @@ DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
 
 @functools.cache
 def _options(verb: str) -> list[argparse.Action]:
-    from asr import cli
+    from asr.cli.main import build_parser
 
-    parser = cli.build_parser()
+    parser = build_parser()
     (verbs,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return [a for a in verbs.choices[verb]._actions if a.option_strings and a.dest != "help"]
 
@@ -358,7 +361,7 @@ def _spoil_arguments(rng: random.Random, argv: list[str]) -> None:
 
 def execute(argv: list[str], folder: Path) -> tuple[str, str]:
     """What becomes of a command line, run in ``folder`` within this process: outcome and message or traceback."""
-    from asr import cli
+    from asr.cli.main import run_verb
     from asr.errors import AsrError
 
     said, standard = io.StringIO(), (sys.stdin, os.environ.get("RANK"))
@@ -367,7 +370,7 @@ def execute(argv: list[str], folder: Path) -> tuple[str, str]:
     )
     try:
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-            status = cli.run(argv)
+            status = run_verb(argv)
         return ("done" if status in (0, 1) else "raised"), f"status {status}"
     except AsrError as error:
         return "refused", str(error)

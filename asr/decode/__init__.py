@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asr.decode.align import align, losses, mismatch
-from asr.decode.greedy import GreedySearch, greedy
+from asr.decode.alignment import align, losses, mismatch
+from asr.decode.greedy_search import GreedySearch, greedy
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.phrases import Phrase, PhraseSearch, score_phrases
+from asr.decode.phrase_search import Phrase, PhraseSearch, score_phrases
 
 if TYPE_CHECKING:
     from asr.decode.beam import BeamSearch, accept_all, beam_search

@@ -4,7 +4,7 @@ The search keeps the ``beam`` likeliest prefixes, each with the probability of a
 frame after the other and keeps no frames, so that a stream fed in any pieces gives what the whole matrix gives, to the
 last bit. With a beam that holds all prefixes, and the thresholds off, scores are exact.
 
-Language models join the search itself: a lexicon with its n-gram and hot words (``asr.decode.words``) inside the
+Language models join the search itself: a lexicon with its n-gram and hot words (``asr.decode.lexicon``) inside the
 kernel, any other model (``asr.decode.fusion``) for all prefixes of all utterances in one call per frame at most.
 
 The kernels (``asr.decode.kernel``) are compiled by numba at the first call, which takes some seconds once; later
@@ -25,7 +25,16 @@ import numpy.typing as npt
 from asr.decode import kernel, pools
 from asr.decode.fusion import Fusion, Rows
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.matrix import Lengths, Matrix, as_batch, check_joined, check_normalised, next_frames, number, positive
+from asr.decode.posteriors import (
+    Lengths,
+    Matrix,
+    as_batch,
+    check_joined,
+    check_normalised,
+    finite_number,
+    next_frames,
+    positive_int,
+)
 from asr.errors import DecodeError
 
 INITIAL_NODES = 4096
@@ -48,7 +57,7 @@ class BeamSearch:
             prefix ends in blank (so that a token on either side of it still counts twice) and none is opened.
             0 turns it off.
         beam_threshold: natural log, at least 0. Prefixes that score less than the best one by more are dropped.
-        words: lexicon, n-gram and hot words, from ``asr.decode.words.make_words``.
+        words: lexicon, n-gram and hot words, from ``asr.decode.lexicon.make_words``.
         lm: a language model over tokens with its weight.
 
     Raises:
@@ -65,8 +74,8 @@ class BeamSearch:
         words: kernel.Words | None = None,
         lm: Fusion | None = None,
     ) -> None:
-        self._width = positive("beam", beam)
-        if not number("beam_threshold", beam_threshold) >= 0:
+        self._width = positive_int("beam", beam)
+        if not finite_number("beam_threshold", beam_threshold) >= 0:
             raise DecodeError(f"expected beam_threshold as a natural logarithm of at least 0, got {beam_threshold}")
         blank_limit = _log_threshold("blank_threshold", blank_threshold)
         # Off is +inf and not 0 for the kernel: rounding makes a certain blank slightly more likely than 1.
@@ -102,7 +111,7 @@ class BeamSearch:
         self._rows = Rows(4 * self._width if self._fused else 0, self._width)
         self._rows.before = self._before
         self._block = np.empty((0, 0))
-        kernel.start(
+        kernel.start_beam(
             self._beam, self._places, self._nodes, self._table, self._counts, self._rows.owners, self._words,
             self._offset,
         )  # fmt: skip
@@ -135,8 +144,8 @@ class BeamSearch:
         if self._fused:
             fill_ends([self])
         length = int(self._nodes["depth"][self._entries()["node"]].max(initial=0))
-        found = Found(1, nbest, nbest * length)
-        found.counts[0] = kernel.write(
+        found = LiveBeams(1, nbest, nbest * length)
+        found.counts[0] = kernel.write_hypotheses(
             nbest, self._beam, self._places, self._nodes, self._segments, self._counts, self._rows.values,
             int(self._words.ids[kernel.SPACE]), self._offset, np.empty(self._width), np.empty(self._width, np.int64),
             found.tokens, found.bounds[0], found.scores[0], 0,
@@ -144,7 +153,7 @@ class BeamSearch:
         return found.hypotheses(length * nbest)[0]
 
     def _check_nbest(self, nbest: int) -> None:
-        if positive("nbest", nbest) > self._width:
+        if positive_int("nbest", nbest) > self._width:
             raise DecodeError(f"expected nbest of at most the beam ({self._width}), got {nbest}; use a wider beam")
 
     def finish(self, nbest: int = 1) -> list[Hypothesis]:
@@ -160,12 +169,14 @@ class BeamSearch:
             return Hypothesis(), 0
         best = self._entries()[:1]
         depth = int(self._nodes["depth"][best["node"][0]])
-        found = Found(1, 1, depth)
+        found = LiveBeams(1, 1, depth)
         found.counts[0], found.bounds[0] = 1, depth
         lm_score = self._nodes["bonus"][best["node"][0]]
         found.scores[0, 0] = math.log(best["total"][0]) + self._offset[0], lm_score
         kernel.trace(0, self._beam, self._places, self._nodes, self._segments, self._counts, found.tokens)
-        return found.hypotheses(depth)[0][0], int(pools.agreed(self._beam, self._places, self._nodes, self._counts))
+        return found.hypotheses(depth)[0][0], int(
+            pools.agreed_prefixes(self._beam, self._places, self._nodes, self._counts)
+        )
 
     def _take(self, log_probs: npt.NDArray[np.floating]) -> None:
         """Queue checked frames ``(T, V)`` for ``_run``."""
@@ -184,7 +195,7 @@ class BeamSearch:
                 self._queue = self._queue[size:]
                 if not len(self._block):
                     return True
-            done = kernel.advance(
+            done = kernel.advance_beams(
                 self._block, self._thresholds, self._beam, self._places, self._nodes, self._table, self._segments,
                 self._counts, self._rows.values, self._rows.limits, self._rows.owners, self._rows.pending, self._words,
                 self._lm is not None, self._offset,
@@ -211,7 +222,7 @@ class BeamSearch:
         log_probs = np.ascontiguousarray(joined, dtype=np.float64)
         if self._fused:
             self._rows.resize(log_probs.shape[1], self._words)
-        found = Found(len(matrices), nbest, nbest * len(log_probs))
+        found = LiveBeams(len(matrices), nbest, nbest * len(log_probs))
         progress = np.zeros(3, np.int64)
         while not kernel.decode_all(
             log_probs, starts, progress, found.tokens, found.bounds, found.scores, found.counts, self._thresholds,
@@ -244,7 +255,7 @@ class BeamSearch:
         return entries
 
 
-class Found:
+class LiveBeams:
     """Room for the hypotheses of several utterances, which kernels fill.
 
     ``tokens (4, n)`` has tokens, first frames, ends and largest log posteriors of all hypotheses, one behind the other;
@@ -284,10 +295,10 @@ def accept_all(searches: Sequence[BeamSearch], matrices: Sequence[Matrix]) -> No
     ]
     for search, matrix in zip(searches, frames, strict=True):
         search._take(matrix)
-    decode(searches)
+    decode_prefixes(searches)
 
 
-def decode(searches: Sequence[BeamSearch]) -> None:
+def decode_prefixes(searches: Sequence[BeamSearch]) -> None:
     """Run searches to the end of their queued frames, language models once for all that wait for them."""
     waiting = [search for search in searches if not search._run()]
     while waiting:
@@ -358,10 +369,10 @@ def beam_search(
         for each, matrix in zip(searches, matrices, strict=True):
             each.start()
             each._take(matrix)
-        decode(searches)
+        decode_prefixes(searches)
         fill_ends(searches)
         return [each.hypotheses(nbest) for each in searches]
-    groups = _groups(frames, BLOCK_VALUES // max(batch.shape[2], 4 * nbest), positive("threads", threads))
+    groups = _groups(frames, BLOCK_VALUES // max(batch.shape[2], 4 * nbest), positive_int("threads", threads))
     if threads == 1 or len(groups) == 1:
         return [found for group in groups for found in search._decode_all(matrices[group], nbest, group.start)]
 
@@ -387,6 +398,6 @@ def _groups(lengths: npt.NDArray[np.int64], frames: int, threads: int) -> list[s
 
 
 def _log_threshold(name: str, value: float) -> float:
-    if not number(name, value) <= 0:  # NaN too
+    if not finite_number(name, value) <= 0:  # NaN too
         raise DecodeError(f"expected {name} as a natural log-probability, at most 0 (0.999 is -0.001), got {value}")
     return float(value)

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode import kernel
-from asr.decode.matrix import number
+from asr.decode.posteriors import finite_number
 from asr.errors import DecodeError
-from asr.text import token_ids
+from asr.text.tokenizer import token_ids
 
 Pending = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Rows to fill, rows of the prefixes they continue (-1: the start), the tokens they continue them by."""
@@ -90,7 +90,7 @@ class Fusion:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= number("language model weight", self.weight) < math.inf:
+        if not 0 <= finite_number("language model weight", self.weight) < math.inf:
             raise DecodeError(f"expected a language model weight of at least 0, got {self.weight}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fusion:
@@ -117,9 +117,9 @@ class Fusion:
         for rows, (targets, _, _) in work:
             own = np.arange(first, first + targets.size)
             first += targets.size
-            rows.values[targets, kernel.BLANK] += self.weight * ends[own]
-            rows.values[targets, kernel.BLANK + 1 :] += self.weight * log_probs[own, kernel.BLANK + 1 :]
-            best = rows.values[targets, kernel.BLANK + 1 :].max(axis=1)
+            rows.values[targets, kernel.BLANK_ID] += self.weight * ends[own]
+            rows.values[targets, kernel.BLANK_ID + 1 :] += self.weight * log_probs[own, kernel.BLANK_ID + 1 :]
+            best = rows.values[targets, kernel.BLANK_ID + 1 :].max(axis=1)
             rows.limits[targets] = np.exp(np.clip(best, kernel.SMALLEST, -kernel.SMALLEST))
             self._keep(rows, targets, model.select(state, own))
 
@@ -147,7 +147,7 @@ def score_sequences(model: LanguageModel, sequences: Sequence[Sequence[int]]) ->
 
     Raises ``DecodeError`` for what are no token ids of the model.
     """
-    sequences = [token_ids(ids, model.vocab_size, least=kernel.BLANK + 1, error=DecodeError) for ids in sequences]
+    sequences = [token_ids(ids, model.vocab_size, least=kernel.BLANK_ID + 1, error=DecodeError) for ids in sequences]
     count = len(sequences)
     totals = np.zeros(count)
     if not count:

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 
-def main(path: str) -> None:
+def serve_parent(path: str) -> None:
     """Say what the model is, then score the words of each line of standard input; ends with it."""
     # Ctrl-C is meant for the parent, which may have results to save; its end closes our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -43,4 +43,4 @@ def _say(answer: Any) -> None:
 
 if __name__ == "__main__":
     sys.path[:] = json.loads(sys.argv[2])
-    main(sys.argv[1])
+    serve_parent(sys.argv[1])

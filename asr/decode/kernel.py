@@ -51,7 +51,7 @@ Records: TypeAlias = npt.NDArray[np.void]
 Numbers: TypeAlias = npt.NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-BLANK = 0
+BLANK_ID = 0
 ROOT = 0
 NONE = -1
 UNJOINED = -2
@@ -122,7 +122,7 @@ NEVER = -100 * math.log(10)
 
 
 class Words(NamedTuple):
-    """Lexicon, n-gram and hot words as flat arrays; ``asr.decode.words`` builds them. Natural logarithms.
+    """Lexicon, n-gram and hot words as flat arrays; ``asr.decode.lexicon`` builds them. Natural logarithms.
 
     The lexicon is a prefix tree with the root 0; the children of node ``n`` are ``first[n]`` to ``first[n + 1] - 1``.
     The n-gram is a tree of contexts with the empty one as 0; ``suffix`` leads to the longest shorter context.
@@ -196,12 +196,12 @@ class Work(NamedTuple):
     """By slot and token: whether the prefix's continuation by the token is in the beam."""
 
 
-def kernel(function: Function) -> Function:
+def compile_kernel(function: Function) -> Function:
     """Compile with numba, kept on disk where there is a writable place for it."""
     return _compile(function, {"nogil": True, "error_model": "numpy"})
 
 
-def inner(function: Function) -> Function:
+def compile_inner(function: Function) -> Function:
     """``kernel`` for what other kernels call for each frame or prefix and that allocates nothing: without numba's
     reference counts, whose atomic operations would take half of the time."""
     # Options that numba keeps for itself: a version that has them no more still compiles, to slower code.
@@ -214,7 +214,7 @@ def _compile(function: Function, options: dict[str, Any]) -> Function:
     return cast(Function, keep(numba.njit(**options)(function)))
 
 
-@inner
+@compile_inner
 def likelihood(log_value: float) -> float:
     """exp, within what masses can be multiplied by; 0 only for what is impossible."""
     if log_value == -math.inf:
@@ -222,7 +222,7 @@ def likelihood(log_value: float) -> float:
     return math.exp(min(max(log_value, SMALLEST), -SMALLEST))
 
 
-@inner
+@compile_inner
 def slot(nodes: Records, table: Numbers, parent: int, token: int) -> int:
     """Place of a prefix in the table, or the free place where it belongs."""
     mask = table.size - 1
@@ -232,7 +232,7 @@ def slot(nodes: Records, table: Numbers, parent: int, token: int) -> int:
     return at
 
 
-@inner
+@compile_inner
 def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
     """Log-probability of a word after a context, by back-off (Katz 1987), and the context it leads to."""
     total = 0.0
@@ -250,7 +250,7 @@ def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
         context = words.suffix[context]
 
 
-@inner
+@compile_inner
 def lexicon_child(words: Words, node: int, token: int) -> int:
     """The lexicon node that a token leads to, ``OFF`` if there is none."""
     if node != OFF:
@@ -261,7 +261,7 @@ def lexicon_child(words: Words, node: int, token: int) -> int:
     return OFF
 
 
-@inner
+@compile_inner
 def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     """What the end of the word at a lexicon place adds, and the context it leads to. Of words that are spelt the same
     the n-gram's favourite is taken."""
@@ -290,7 +290,7 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     return added, context
 
 
-@inner
+@compile_inner
 def enter(words: Words, source: Any, token: int, target: Any) -> None:
     """Set where a prefix stands that continues ``source`` by a token."""
     if words.first.size:
@@ -304,7 +304,7 @@ def enter(words: Words, source: Any, token: int, target: Any) -> None:
         target["hot"] = words.hot_next[source["hot"], token]
 
 
-@inner
+@compile_inner
 def fill_row(words: Words, node: Any, row: Numbers) -> None:
     """What each token, and in the blank's column the end of the utterance, adds to a prefix."""
     row[:] = 0.0
@@ -318,20 +318,20 @@ def fill_row(words: Words, node: Any, row: Numbers) -> None:
             if place == 0:
                 row += words.options[WORD_BONUS]
         ended, context = end_word(words, place, node["context"])
-        row[BLANK] = ended
+        row[BLANK_ID] = ended
         if words.slots.size and words.ids[END] != NONE:
-            row[BLANK] += weight * ngram(words, context, words.ids[END])[0]
+            row[BLANK_ID] += weight * ngram(words, context, words.ids[END])[0]
         if words.ids[SPACE] != NONE:
             row[words.ids[SPACE]] = ended
-    elif node["token"] == BLANK or node["token"] == words.ids[SPACE]:  # the next token begins a word
-        row[BLANK + 1 :] = words.options[WORD_BONUS]
+    elif node["token"] == BLANK_ID or node["token"] == words.ids[SPACE]:  # the next token begins a word
+        row[BLANK_ID + 1 :] = words.options[WORD_BONUS]
         if words.ids[SPACE] != NONE:
             row[words.ids[SPACE]] = 0.0
     if words.hot_gain.size:
         row += words.hot_gain[node["hot"]]
 
 
-@inner
+@compile_inner
 def give_rows(
     beam: Records, places: Numbers, nodes: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
     pending: Numbers, words: Words,
@@ -373,12 +373,12 @@ def give_rows(
             enter(words, nodes[nodes[pending[at]]["parent"]], nodes[pending[at]]["token"], nodes[pending[at]])
         fill_row(words, nodes[pending[at]], rows[row])
         best = -math.inf
-        for token in range(BLANK + 1, rows.shape[1]):
+        for token in range(BLANK_ID + 1, rows.shape[1]):
             best = max(best, rows[row, token])
         limits[row] = likelihood(best)
 
 
-@inner
+@compile_inner
 def index(nodes: Records, table: Numbers, counts: Numbers) -> None:
     """Fill the table anew after nodes have moved or the table has grown."""
     table[:] = NONE
@@ -386,7 +386,7 @@ def index(nodes: Records, table: Numbers, counts: Numbers) -> None:
         table[slot(nodes, table, nodes[node]["parent"], nodes[node]["token"])] = node
 
 
-@inner
+@compile_inner
 def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: int) -> int:
     """The node of a prefix, made if there is none; what language models make of it is left to the caller."""
     at = slot(nodes, table, parent, token)
@@ -405,7 +405,7 @@ def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: i
     return found
 
 
-@inner
+@compile_inner
 def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: bool) -> int:
     """The segment of the last token of an entry's path, for what follows it; -1 for the empty prefix."""
     if entry["node"] == ROOT:
@@ -430,7 +430,7 @@ def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: boo
     return at
 
 
-@inner
+@compile_inner
 def end_in_blank(entry: Any, log_prob: float, frame: int) -> None:
     """Let the best path of a prefix take a blank."""
     if entry["label_path"] > entry["blank_path"]:
@@ -443,7 +443,7 @@ def end_in_blank(entry: Any, log_prob: float, frame: int) -> None:
     entry["blank_path"] += log_prob
 
 
-@inner
+@compile_inner
 def rest(beam: Records, places: Numbers, counts: Numbers) -> None:
     """Let all prefixes take a blank that is certain."""
     for at in range(counts[ENTRIES]):
@@ -454,7 +454,7 @@ def rest(beam: Records, places: Numbers, counts: Numbers) -> None:
         entry["label_path"] = -math.inf
 
 
-@inner
+@compile_inner
 def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
     """Fill ``order`` with the likeliest tokens of a frame, best first, and return how many there are.
 
@@ -473,16 +473,16 @@ def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
             at -= ONE
         order[at] = token
     if count == 0:
-        best, order[0] = row[BLANK], BLANK
+        best, order[0] = row[BLANK_ID], BLANK_ID
         for token in range(ONE, unsigned(row.size)):
             if row[token] > best:
                 best, order[0] = row[token], token
-        count = unsigned(order[0] != BLANK)
+        count = unsigned(order[0] != BLANK_ID)
     found: int = signed(count)
     return found
 
 
-@inner
+@compile_inner
 def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int) -> int:
     """Insert a candidate into the sorted ones, the last falls out of a full list; equal scores keep their order."""
     at = unsigned(count if count < scores.size else count - 1)
@@ -496,7 +496,7 @@ def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int)
     return grown
 
 
-@inner
+@compile_inner
 def meet(
     row: Numbers, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers,
     work: Work, fused: bool,
@@ -505,7 +505,7 @@ def meet(
 
     ``labels`` and ``totals`` get the masses, ``joined`` the segments of the parents whose paths are the better ones.
     Lists prefixes whose parents are in the beam, and notes them in ``taken``; returns how many there are."""
-    blank = work.probs[BLANK] = likelihood(row[BLANK])
+    blank = work.probs[BLANK_ID] = likelihood(row[BLANK_ID])
     entries = unsigned(counts[ENTRIES])
     below = unsigned(0)
     for at in range(entries):
@@ -513,7 +513,7 @@ def meet(
         last = entry["token"]
         work.joined[at] = UNJOINED
         work.labels[at] = 0.0
-        if last != BLANK:  # else it is the empty prefix
+        if last != BLANK_ID:  # else it is the empty prefix
             prob = work.probs[last]
             if prob < 0.0:
                 prob = work.probs[last] = likelihood(row[last])
@@ -542,7 +542,7 @@ def meet(
     return count
 
 
-@inner
+@compile_inner
 def extend(
     row: Numbers, keep: float, rows: Numbers, limits: Numbers, beam: Records, places: Numbers,
     nodes: Records, counts: Numbers, work: Work, tokens: int, kept: int, fused: bool,
@@ -577,13 +577,13 @@ def extend(
     return kept
 
 
-@inner
+@compile_inner
 def renew(
     row: Numbers, rows: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
     segments: Records, counts: Numbers, work: Work, kept: int, fused: bool,
 ) -> None:  # fmt: skip
     """Make the chosen candidates the beam: new ones first, as they build on what the others are before the frame."""
-    frame, entries, blank = counts[FRAME], counts[ENTRIES], work.probs[BLANK]
+    frame, entries, blank = counts[FRAME], counts[ENTRIES], work.probs[BLANK_ID]
     free = unsigned(entries)
     new_ones, staying = unsigned(0), unsigned(0)
     for rank in range(unsigned(kept)):
@@ -627,9 +627,9 @@ def renew(
         entry["blank"] = entry["total"] * blank
         entry["label"] = work.labels[at]
         entry["total"] = work.scores[rank]
-        end_in_blank(entry, row[BLANK], frame)
+        end_in_blank(entry, row[BLANK_ID], frame)
         last = entry["token"]
-        if last == BLANK:
+        if last == BLANK_ID:
             entry["label_path"] = -math.inf
         elif work.joined[at] != UNJOINED:
             entry["label_path"] = work.paths[at] + row[last]
@@ -650,7 +650,7 @@ def renew(
     counts[ENTRIES] = kept
 
 
-@inner
+@compile_inner
 def step(
     row: Numbers, threshold: float, keep: float, rows: Numbers, limits: Numbers, beam: Records,
     places: Numbers, nodes: Records, table: Numbers, segments: Records, counts: Numbers, work: Work,
@@ -668,7 +668,7 @@ def step(
         work.probs[work.order[rank]] = likelihood(row[work.order[rank]])
     # What is likelier goes first, so that little needs to move in the sorted list.
     kept = 0
-    early = tokens > 0 and row[work.order[0]] > row[BLANK]
+    early = tokens > 0 and row[work.order[0]] > row[BLANK_ID]
     if early:
         kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
     for at in range(unsigned(counts[ENTRIES])):
@@ -683,7 +683,7 @@ def step(
     renew(row, rows, beam, places, nodes, table, segments, counts, work, kept, fused)
 
 
-@inner
+@compile_inner
 def rescale(beam: Records, places: Numbers, counts: Numbers, offset: Numbers) -> None:
     """Bring the best mass back to 1 where it has left 1e-100 to 1; ``offset`` remembers."""
     best = beam[places[0]]["total"]
@@ -696,8 +696,8 @@ def rescale(beam: Records, places: Numbers, counts: Numbers, offset: Numbers) ->
             entry["total"] /= best
 
 
-@inner
-def start(
+@compile_inner
+def start_beam(
     beam: Records, places: Numbers, nodes: Records, table: Numbers, counts: Numbers, owners: Numbers, words: Words,
     offset: Numbers,
 ) -> None:  # fmt: skip
@@ -707,7 +707,7 @@ def start(
     table[:] = NONE
     root = nodes[ROOT]
     root["parent"] = NOWHERE
-    root["token"] = BLANK  # which no token equals, so that nothing repeats the root
+    root["token"] = BLANK_ID  # which no token equals, so that nothing repeats the root
     root["depth"] = 0
     root["place"] = 0
     root["row"] = NONE
@@ -719,7 +719,7 @@ def start(
     owners[:] = NONE
     empty = beam[0]
     empty["node"] = ROOT
-    empty["token"] = BLANK
+    empty["token"] = BLANK_ID
     empty["total"] = empty["blank"] = 1.0
     empty["label"] = 0.0
     empty["blank_path"] = 0.0
@@ -733,7 +733,7 @@ def start(
     counts[PENDING] = 0 if owners.size else NONE
 
 
-@inner
+@compile_inner
 def trace(
     place: int, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, out: Numbers
 ) -> None:
@@ -760,8 +760,8 @@ def trace(
         before = segment["before"]
 
 
-@inner
-def decode(
+@compile_inner
+def decode_matrix(
     log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records,
     table: Numbers, segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
     pending: Numbers, words: Words, pause: bool, offset: Numbers, work: Work,
@@ -777,10 +777,10 @@ def decode(
         if counts[NODES] + width > nodes.size or counts[SEGMENTS] + 2 * width > segments.size:
             return frame
         row = log_probs[frame]
-        if row[BLANK] > blank_threshold:
+        if row[BLANK_ID] > blank_threshold:
             # A certain blank multiplies all masses alike: that goes into the offset, and after the first of a run of
             # such frames there is nothing else to do.
-            offset[0] += row[BLANK]
+            offset[0] += row[BLANK_ID]
             if not resting:
                 rest(beam, places, counts)
                 resting = True
@@ -798,7 +798,7 @@ def decode(
     return frames
 
 
-@kernel
+@compile_kernel
 def new_work(width: int, columns: int, fused: bool) -> Work:
     """Memory for one frame after the other."""
     return Work(
@@ -815,8 +815,8 @@ def new_work(width: int, columns: int, fused: bool) -> Work:
     )  # fmt: skip
 
 
-@inner
-def write(
+@compile_inner
+def write_hypotheses(
     nbest: int, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, rows: Numbers,
     space: int, offset: Numbers, ends: Numbers, order: Numbers, out: Numbers, bounds: Numbers, scores: Numbers,
     first: int,
@@ -830,7 +830,7 @@ def write(
     totals = scores[:, 0]
     for at in range(counts[ENTRIES]):
         entry = beam[places[at]]
-        ends[at] = rows[nodes[entry["node"]]["row"], BLANK] if fused else 0.0
+        ends[at] = rows[nodes[entry["node"]]["row"], BLANK_ID] if fused else 0.0
         score = math.log(entry["total"]) + offset[0] + ends[at]
         if score > (totals[nbest - 1] if found == nbest else -math.inf):
             found = insert(totals, order, found, score, at)
@@ -850,7 +850,7 @@ def write(
     return found
 
 
-@kernel
+@compile_kernel
 def decode_all(
     log_probs: Numbers, starts: Numbers, progress: Numbers, out: Numbers, bounds: Numbers, scores: Numbers,
     found: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
@@ -864,10 +864,10 @@ def decode_all(
     work = new_work(width, columns, fused)
     for utterance in range(progress[UTTERANCE], starts.size - 1):
         if progress[DONE] == 0:
-            start(beam, places, nodes, table, counts, owners, words, offset)
+            start_beam(beam, places, nodes, table, counts, owners, words, offset)
         frames = log_probs[starts[utterance] + progress[DONE] : starts[utterance + 1]]
         progress[UTTERANCE] = utterance
-        done = decode(
+        done = decode_matrix(
             frames, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
             words, False, offset, work,
         )  # fmt: skip
@@ -876,7 +876,7 @@ def decode_all(
             return False
         if fused:
             give_rows(beam, places, nodes, counts, rows, limits, owners, pending, words)
-        found[utterance] = write(
+        found[utterance] = write_hypotheses(
             nbest, beam, places, nodes, segments, counts, rows, words.ids[SPACE], offset, work.paths, work.codes, out,
             bounds[utterance], scores[utterance], progress[WRITTEN],
         )  # fmt: skip
@@ -886,8 +886,8 @@ def decode_all(
     return True
 
 
-@kernel
-def advance(
+@compile_kernel
+def advance_beams(
     log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
     segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers,
     words: Words, pause: bool, offset: Numbers,
@@ -897,7 +897,7 @@ def advance(
     width, columns = beam.size // 2, log_probs.shape[1]
     fused = owners.size > 0
     work = new_work(width, columns, fused)
-    return decode(
+    return decode_matrix(
         log_probs, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
         words, pause, offset, work,
     )  # fmt: skip

@@ -22,8 +22,7 @@ import numpy.typing as npt
 
 from asr.decode import kernel
 from asr.errors import DecodeError
-from asr.files import atomic
-from asr.lines import split_fields
+from asr.files import atomic, split_fields
 
 LN10 = math.log(10)
 LARGEST_BACKOFF = 1e6

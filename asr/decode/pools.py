@@ -5,19 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from asr.decode.kernel import (
-    ENTRIES,
-    NODES,
-    NONE,
-    ROOT,
-    SEGMENTS,
-    Numbers,
-    Records,
-    kernel,
-)
+from asr.decode.kernel import ENTRIES, NODES, NONE, ROOT, SEGMENTS, Numbers, Records, compile_kernel
 
 
-@kernel
+@compile_kernel
 def compact(
     beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, owners: Numbers
 ) -> None:
@@ -71,8 +62,8 @@ def compact(
         entry["blank_segment"] = moved[entry["blank_segment"]]
 
 
-@kernel
-def agreed(beam: Records, places: Numbers, nodes: Records, counts: Numbers) -> int:
+@compile_kernel
+def agreed_prefixes(beam: Records, places: Numbers, nodes: Records, counts: Numbers) -> int:
     """Tokens that all prefixes in the beam begin with: the depth of their lowest common ancestor."""
     common = beam[places[0]]["node"]
     for at in range(1, counts[ENTRIES]):

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from asr.models import scan
 
-State = Tensor | tuple[Tensor, Tensor]
+CellState = Tensor | tuple[Tensor, Tensor]
 
 ONEDNN = bool(torch.backends.mkldnn.enabled)
 FEW_STEPS = 4
@@ -112,7 +112,7 @@ class RecurrentLayer(nn.Module):
         self.backward_cell = make_cell(kind, inputs, hidden) if bidirectional else None
         self.output_dim = hidden * (2 if bidirectional else 1)
 
-    def forward(self, x: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, lengths: Tensor, state: CellState | None = None) -> tuple[Tensor, CellState]:
         """``(B, T, inputs)`` -> ``(B, T, output_dim)`` and the forward direction's state after the last frame.
 
         ``lengths`` ``(B,)`` are the valid frames; a row's valid outputs do not depend on what lies beyond them. The
@@ -124,7 +124,7 @@ class RecurrentLayer(nn.Module):
             output = torch.cat([output, reverse_within(backward, lengths)], dim=2)
         return output, following
 
-    def forward_chunk(self, x: Tensor, keep: int, state: State | None = None) -> tuple[Tensor, State]:
+    def forward_chunk(self, x: Tensor, keep: int, state: CellState | None = None) -> tuple[Tensor, CellState]:
         """A chunk of a stream with some right context: ``(B, T, inputs)``, the first ``keep`` frames being the chunk.
 
         Returns ``(B, T, output_dim)`` and the forward direction's state behind the chunk. The backward direction begins
@@ -139,7 +139,7 @@ class RecurrentLayer(nn.Module):
             output = torch.cat([output, backward.flip(1)], dim=2)
         return output, following
 
-    def _run(self, cell: nn.Module, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def _run(self, cell: nn.Module, x: Tensor, state: CellState | None) -> tuple[Tensor, CellState]:
         if not self.training or not self.weight_dropout:
             with plain_kernel() if x.shape[0] * x.shape[1] <= FEW_STEPS else contextlib.nullcontext():
                 output, following = cell(x, state)
@@ -149,7 +149,7 @@ class RecurrentLayer(nn.Module):
         return output, following
 
 
-def join_states(states: Sequence[State]) -> State:
+def join_states(states: Sequence[CellState]) -> CellState:
     """The state of several streams advanced together, from that of each."""
     first = states[0]
     if isinstance(first, tuple):
@@ -161,7 +161,7 @@ def join_states(states: Sequence[State]) -> State:
     return torch.cat(tensors, dim=first.ndim - 2)
 
 
-def split_state(state: State, count: int) -> list[State]:
+def split_state(state: CellState, count: int) -> list[CellState]:
     """The state of each of ``count`` streams, from that of all together."""
     if isinstance(state, tuple):
         return list(zip(*(torch.split(part, 1, dim=1) for part in state), strict=True))

@@ -49,7 +49,7 @@ def _scan(a: Tensor, b: Tensor) -> Tensor:
     return b
 
 
-def scan(a: Tensor, b: Tensor, start: Tensor | None = None) -> Tensor:
+def linear_scan(a: Tensor, b: Tensor, start: Tensor | None = None) -> Tensor:
     """``h_t = a_t h_{t-1} + b_t`` for all ``t``.
 
     Args:
@@ -84,7 +84,7 @@ class MinGRU(nn.Module):
         """``(B, T, inputs)`` -> ``(B, T, hidden)`` and the state ``(B, hidden)`` after the last frame."""
         update, candidate = self.gates(x).chunk(2, dim=2)
         update = torch.sigmoid(update)
-        states = scan(1 - update, update * candidate, state)
+        states = linear_scan(1 - update, update * candidate, state)
         return states, states[:, -1]
 
 
@@ -112,5 +112,5 @@ class GatedStateSpace(nn.Module):
         """``(B, T, inputs)`` -> ``(B, T, hidden)`` and the state ``(B, hidden)`` after the last frame."""
         drive, step, gate = self.projection(x).chunk(3, dim=2)
         decay = torch.exp(-functional.softplus(step) * self.log_rate.exp())
-        states = scan(decay, (1 - decay) * drive, state)
+        states = linear_scan(decay, (1 - decay) * drive, state)
         return (states + self.skip * drive) * functional.silu(gate), states[:, -1]

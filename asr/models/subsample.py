@@ -10,7 +10,7 @@ KERNEL = 3
 # Frames of silence-like context (zeros, the training mean) in front of the first frame of each convolution.
 LEFT = KERNEL - 1
 
-State = list[Tensor]
+SubsamplingState = list[Tensor]
 
 
 class Subsampling(nn.Module):
@@ -43,10 +43,10 @@ class Subsampling(nn.Module):
         """Output frames for ``frames`` input frames, any integer shape: ``ceil(frames / factor)``."""
         return (frames + self.factor - 1) // self.factor
 
-    def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, features: Tensor, state: SubsamplingState | None = None) -> tuple[Tensor, SubsamplingState]:
         """``(B, T, D)`` -> ``(B, T', output_dim)`` and the state to continue from (see the class)."""
         hidden = features[:, None]
-        following: State = []
+        following: SubsamplingState = []
         for index, (conv, stride) in enumerate(zip(self.convs, self.strides, strict=True)):
             if state is None:
                 hidden = functional.pad(hidden, (0, 0, LEFT, 0))

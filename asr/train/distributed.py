@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from asr.device import local_rank, processes
 from asr.errors import ConfigError
+from asr.models.device import local_rank, processes
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class World:
         """Whether this process writes the log and the files."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def share(self, items: Sequence[_T]) -> Sequence[_T]:
         """This process's part of ``items``: every ``size``-th, so that neighbours in length are spread evenly."""
         return items if self.size == 1 else items[self.rank :: self.size]
 
@@ -64,7 +64,7 @@ class World:
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, value: _T) -> list[_T]:
         """``value`` of every process, by rank, on every process. Pickled in between: for our own data only."""
         if self.size == 1:
             return [value]
@@ -85,7 +85,7 @@ def together() -> bool:
 
 
 @contextlib.contextmanager
-def join(device: torch.device) -> Iterator[World]:
+def join_world(device: torch.device) -> Iterator[World]:
     """Meet the processes that ``torchrun`` started (its variables RANK, WORLD_SIZE, LOCAL_RANK); else a world of one.
 
     NCCL on GPUs, each process on its own, and gloo on CPUs. Raises ``ConfigError`` where a process finds no GPU of

@@ -7,12 +7,12 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from asr import checkpoint
-from asr.checkpoint import Model
-from asr.config import Config
+from asr.config.sections import Config
 from asr.errors import ConfigError
-from asr.models.encoder import AcousticModel
-from asr.text import BLANK, Tokenizer
+from asr.models import model_directory
+from asr.models.acoustic import AcousticModel
+from asr.models.model_directory import Model
+from asr.text.tokenizer import BLANK_SYMBOL, Tokenizer
 
 # Keys that may differ from the model that training starts from: those that do not change the shape or the
 # meaning of the weights, and the running mean, which a trained network soon gets used to.
@@ -25,7 +25,7 @@ FREE = {
 }
 
 
-def load(config: Config) -> Model | None:
+def load_initial(config: Config) -> Model | None:
     """The model that training starts from, None without one; training keeps its feature statistics.
 
     Raises ``ModelError`` when it cannot be loaded and ``ConfigError`` when the network or the features of ``config``
@@ -33,7 +33,7 @@ def load(config: Config) -> Model | None:
     """
     if not config.train.init:
         return None
-    source = checkpoint.load_model(config.train.init)
+    source = model_directory.load_model(config.train.init)
     differing = []
     for section in ("features", "model"):
         ours, theirs = (dataclasses.asdict(getattr(c, section)) for c in (config, source.config))
@@ -57,7 +57,7 @@ def load_teacher(config: Config, tokenizer: Tokenizer) -> Model | None:
     """
     if not config.train.teacher:
         return None
-    teacher = checkpoint.load_model(config.train.teacher)
+    teacher = model_directory.load_model(config.train.teacher)
     name = f"train.teacher: {config.train.teacher}"
     if teacher.config.features != config.features:
         raise ConfigError(f"{name} has other features: expected the values of the section features to agree")
@@ -78,7 +78,7 @@ def copy_weights(source: Model, network: AcousticModel, tokenizer: Tokenizer) ->
     weights = source.network.state_dict()
     known = {symbol: index for index, symbol in enumerate(source.tokenizer.symbols)}
     if source.config.text.tokenizer != tokenizer.config.tokenizer:
-        known = {BLANK: 0}  # an A among words is another thing than an A among letters
+        known = {BLANK_SYMBOL: 0}  # an A among words is another thing than an A among letters
     pairs = [(index, known[symbol]) for index, symbol in enumerate(tokenizer.symbols) if symbol in known]
     ours, theirs = torch.tensor(pairs).T
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """The training loop: evaluate -> checkpoint -> step -> log, for whatever ``Task`` describes.
 
-A run directory is a model directory (see ``asr.checkpoint``) plus ``log.jsonl`` and checkpoints. A
+A run directory is a model directory (see ``asr.models.model_directory``) plus ``log.jsonl`` and checkpoints. A
 checkpoint holds everything the next step depends on, so that a resumed run continues bit for bit on the CPU with the
 same number of threads and processes, in the middle of an epoch as well. Under ``torchrun`` every process runs this
 same loop on its share of each batch (see ``asr.train.distributed``); the first writes the files.
@@ -27,16 +27,25 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import asr
-from asr import checkpoint, settings
-from asr.config import Config
+from asr.config import loader
+from asr.config.language import LanguageConfig
+from asr.config.sections import Config
 from asr.errors import TrainingError
 from asr.files import sweep
-from asr.models.language import LanguageConfig
-from asr.train import resume
+from asr.models import model_directory
+from asr.models.tensors import save_tensors
 from asr.train.distributed import World
 from asr.train.log import RunLog
 from asr.train.process import StopRequest, alone, keep_freed_memory, stop_request
-from asr.train.resume import CHECKPOINT, Progress, check_folder
+from asr.train.resume import (
+    CHECKPOINT,
+    PREVIOUS,
+    Progress,
+    check_folder,
+    generator_states,
+    read_checkpoint,
+    set_generators,
+)
 from asr.train.schedule import learning_rate
 
 LOG_EVERY_STEPS = 10
@@ -45,7 +54,7 @@ LARGEST_SCALE = 2.0**16
 SCALE_UP_STEPS = 1000
 
 
-class Batch(Protocol):
+class AnyBatch(Protocol):
     """What a step is taken on."""
 
     @property
@@ -220,7 +229,7 @@ class Run:
             kept = progress.epoch - (config.epochs - config.average_epochs)
             self.follow(1 / max(kept, 1))
 
-    def step(self, batch: Batch | None, steps: int) -> float:
+    def step(self, batch: AnyBatch | None, steps: int) -> float:
         """One optimiser step; returns the loss per token. One that cannot be taken is named, counted and skipped."""
         optim, progress, world = self.config.optim, self.progress, self.world
         share = (progress.epoch + progress.batch / steps) / self.config.train.epochs
@@ -273,7 +282,7 @@ class Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), share)
 
-    def overflow(self, batch: Batch | None, loss: float, norm: float) -> None:
+    def overflow(self, batch: AnyBatch | None, loss: float, norm: float) -> None:
         """Leave out a step whose loss or gradient is not finite: the loss scale was too large, or the batch is bad."""
         progress = self.progress
         if progress.loss_scale > 1:
@@ -309,7 +318,7 @@ class Run:
         if figures:
             self.write(**{f"valid_{name}": value for name, value in figures.items()})
         speed = f"  {progress.audio_s / max(progress.seconds, 1e-9):.0f} x real time" if progress.audio_s else ""
-        text = "".join(f"  {checkpoint.figure(name, value)}" for name, value in figures.items())
+        text = "".join(f"  {model_directory.figure(name, value)}" for name, value in figures.items())
         epochs = self.config.train.epochs
         left = progress.seconds * (epochs / max(progress.epoch, 1) - 1)
         remaining = f", about {left / 60:.0f} min left" if left >= 60 else ""
@@ -336,7 +345,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint, atomically; the one before it is kept."""
-        generators = self.world.gather(resume.generator_states())
+        generators = self.world.gather(generator_states())
         self.saved = time.monotonic()
         if not self.world.first:
             return
@@ -349,20 +358,20 @@ class Run:
             tensors |= {f"rng/{rank}/{name}": value for name, value in states.items()}
         metadata = {
             "progress": vars(self.progress),
-            "config": settings.to_dict(self.config),
+            "config": loader.to_dict(self.config),
             "data": self.task.data_key,
             "origin": self.task.origin,
         }
-        checkpoint.save_tensors(self.checkpoint, tensors, metadata, keep=self.checkpoint.with_name(resume.PREVIOUS))
+        save_tensors(self.checkpoint, tensors, metadata, keep=self.checkpoint.with_name(PREVIOUS))
 
     def load(self) -> None:
         """Restore what ``save`` wrote; every process reads the file. Raises ``ModelError`` for a damaged one."""
-        state = resume.read(self.checkpoint, self.network, self.average, self.optimiser, self.config.train.epochs)
+        state = read_checkpoint(self.checkpoint, self.network, self.average, self.optimiser, self.config.train.epochs)
         self.network.load_state_dict(state.network)
         if self.average is not None:
             self.average.load_state_dict(state.average)
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state.optimiser})
-        resume.set_generators(state.generators, self.world.rank)
+        set_generators(state.generators, self.world.rank)
         self.progress = state.progress
         self.task.origin = state.origin
         key = self.task.data_key
@@ -390,7 +399,7 @@ def card_head(origin: str, network: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in head.items() if value != ""}
 
 
-def checksum(items: Any) -> str:
+def training_checksum(items: Any) -> str:
     """SHA-256 of plain values: a task's ``data_key``."""
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 

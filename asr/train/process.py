@@ -17,13 +17,13 @@ from torch import nn
 
 from asr.errors import ConfigError, TrainingError
 
-Network = TypeVar("Network", bound=nn.Module)
+_Network = TypeVar("_Network", bound=nn.Module)
 
 LOCK = ".asr-lock"
 """File of a run directory that names the process that trains there; one that was killed leaves it behind."""
 
 
-def make_network(make: Callable[[], Network]) -> Network:
+def make_network(make: Callable[[], _Network]) -> _Network:
     """The network that ``make`` makes. Raises ``ConfigError`` for sizes for which there is no memory here."""
     try:
         return make()

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asr import checkpoint, settings
-from asr.config import Config
+from asr.config import loader
+from asr.config.language import LanguageConfig
+from asr.config.sections import Config
 from asr.errors import AsrError, ModelError, TrainingError
 from asr.files import PART
-from asr.models.language import LanguageConfig
+from asr.models.tensors import load_metadata, load_tensors
 from asr.train.log import LOG
 from asr.train.process import LOCK
 
@@ -90,7 +91,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class State:
+class SavedState:
     """A checkpoint that was read and looked through: what a run can be made of."""
 
     network: dict[str, Tensor]
@@ -121,12 +122,12 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
         _check_is_ours(folder)
         return
     try:
-        metadata = checkpoint.load_metadata(path)
+        metadata = load_metadata(path)
     except ModelError as error:
         raise damaged(path, str(error)) from error
     if not isinstance(metadata, dict) or not isinstance(metadata.get("config"), dict) or "progress" not in metadata:
         raise damaged(path, "not a training checkpoint")
-    changed = differences(metadata["config"], settings.to_dict(config))
+    changed = config_differences(metadata["config"], loader.to_dict(config))
     if changed:
         # A run that was made longer has more than its file says.
         epochs = next((each.split()[1] for each in changed if each.startswith("train.epochs: ")), "")
@@ -152,13 +153,13 @@ def _check_is_ours(folder: Path) -> None:
         )
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Keys whose values differ in a way that resuming cannot bridge, as ``key: old -> new``."""
     changed = []
     for key in old.keys() | new.keys():
         name, before, after = f"{prefix}{key}", old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            changed += differences(before, after, f"{name}.")
+            changed += config_differences(before, after, f"{name}.")
         elif before != after and name not in RESUMABLE_KEYS and not _is_longer(name, before, after):
             changed.append(f"{name}: {before!r} -> {after!r}")
     return sorted(changed)
@@ -173,7 +174,7 @@ def damaged(path: Path, reason: str) -> ModelError:
     """The error for a checkpoint that cannot be used; it offers the one before, where that is whole."""
     text, previous = f"{path}: cannot go on from it: {reason.removeprefix(f'{path}: ')}", path.with_name(PREVIOUS)
     try:
-        progress = Progress.from_dict(checkpoint.load_tensors(previous)[1]["progress"])
+        progress = Progress.from_dict(load_tensors(previous)[1]["progress"])
     except (AsrError, ValueError, TypeError, KeyError):
         return ModelError(f"{text}; there is no older one: another train.output starts anew")
     return ModelError(
@@ -182,16 +183,16 @@ def damaged(path: Path, reason: str) -> ModelError:
     )
 
 
-def read(
+def read_checkpoint(
     path: Path, network: nn.Module, average: nn.Module | None, optimiser: torch.optim.Optimizer, epochs: int
-) -> State:
+) -> SavedState:
     """Read a checkpoint for a run of this network and optimiser, which are left as they are.
 
     Raises ``ModelError`` that names the file and what is wrong in it: names, shapes or types of tensors that are not
     the run's, values that no run can reach.
     """
     try:
-        tensors, metadata = checkpoint.load_tensors(path)
+        tensors, metadata = load_tensors(path)
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}, "rng": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
@@ -210,7 +211,7 @@ def read(
             raise ValueError("data, origin: expected text")
     except (ModelError, ValueError, TypeError, KeyError) as error:
         raise damaged(path, str(error)) from error
-    return State(parts["network"], parts["average"], moments, parts["rng"], progress, data, origin)
+    return SavedState(parts["network"], parts["average"], moments, parts["rng"], progress, data, origin)
 
 
 def _check_same(part: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from asr.config import OptimConfig
+from asr.config.sections import OptimConfig
 
 
 def learning_rate(progress: float, config: OptimConfig) -> float:

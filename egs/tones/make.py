@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr import manifest
+from asr.data import manifest
 from asr.errors import AsrError
 
 RATE_HZ = 16000
@@ -128,7 +128,7 @@ def make_split(out: Path, split: str, count: int, seed: int) -> None:
         text = " ".join(word for _, _, word in times)
         utterances.append(manifest.Utterance(name, str(path), text, len(samples) / RATE_HZ, speaker.name))
         ctm += "".join(f"{name} 1 {start:.3f} {end - start:.3f} {word}\n" for start, end, word in times)
-    manifest.write(out / f"{split}.jsonl", utterances)
+    manifest.write_manifest(out / f"{split}.jsonl", utterances)
     (out / f"{split}.ctm").write_text(ctm, encoding="utf-8")
     print(f"{split}: {manifest.statistics(utterances)}")
 

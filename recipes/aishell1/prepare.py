@@ -18,22 +18,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asr import archive, corpus, layouts
-from asr.corpus import Item
+from asr.corpora import layouts, recipe, unpack
+from asr.corpora.recipe import Clip
 
 SETS = {"train": "train", "valid": "dev", "test": "test"}
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The official sets."""
     for packed in tqdm(sorted((folder / "wav").glob("*.tar.gz")), desc="unpacking speakers", disable=None):
         # The speaker's archive is deleted last: a run that was killed unpacks it again.
-        archive.unpack_into(packed, folder / "wav", max_bytes=1 << 30, max_members=2000)
+        unpack.unpack_into(packed, folder / "wav", max_bytes=1 << 30, max_members=2000)
         packed.unlink()
-    texts = corpus.read_table(folder / "transcript" / "aishell_transcript_v0.8.txt")
+    texts = recipe.read_table(folder / "transcript" / "aishell_transcript_v0.8.txt")
     return {
         name: [
-            layouts.as_spoken(Item(path.stem, path, texts[path.stem], path.parent.name), "zh")
+            layouts.as_spoken(Clip(path.stem, path, texts[path.stem], path.parent.name), "zh")
             for path in sorted((folder / "wav" / part).glob("*/*"))
             if path.stem in texts
         ]
@@ -42,4 +42,4 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

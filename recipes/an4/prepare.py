@@ -21,41 +21,41 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 from asr.errors import ManifestError
 
 SETS = ("train", "test")
 LINE = re.compile(r"^(?:<s>\s*)?(?P<text>.*?)\s*(?:</s>\s*)?\((?P<id>[^()\s]+)\)$")
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The official sets, in the official order."""
     return {name: list(read_set(folder, name)) for name in SETS}
 
 
-def read_set(folder: Path, name: str) -> Iterator[Item]:
+def read_set(folder: Path, name: str) -> Iterator[Clip]:
     """The utterances of ``train`` or ``test``. Raises ``ManifestError`` naming file and line."""
     transcripts = {}
     path = folder / "etc" / f"an4_{name}.transcription"
-    for number, line in enumerate(corpus.read_lines(path, "ascii"), start=1):
+    for number, line in enumerate(recipe.read_lines(path, "ascii"), start=1):
         match = LINE.match(line)
         if not match:
             raise ManifestError(f"{path}:{number}: expected 'WORDS (id)', got {line!r}")
         transcripts[match["id"]] = match["text"]
-    for relative in corpus.read_lines(folder / "etc" / f"an4_{name}.fileids", "ascii"):
+    for relative in recipe.read_lines(folder / "etc" / f"an4_{name}.fileids", "ascii"):
         key = Path(relative).name
         if key not in transcripts:
             raise ManifestError(f"{path}: no transcript of {relative}")
-        yield Item(key, folder / "wav" / f"{relative}.sph", transcripts[key], Path(relative).parent.name)
+        yield Clip(key, folder / "wav" / f"{relative}.sph", transcripts[key], Path(relative).parent.name)
 
 
 def contents(folder: Path) -> Iterator[str]:
     """The files that make the corpus."""
     for name in SETS:
         yield from (f"etc/an4_{name}.fileids", f"etc/an4_{name}.transcription")
-        yield from (f"wav/{line}.sph" for line in corpus.read_lines(folder / "etc" / f"an4_{name}.fileids", "ascii"))
+        yield from (f"wav/{line}.sph" for line in recipe.read_lines(folder / "etc" / f"an4_{name}.fileids", "ascii"))
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read, contents=contents))
+    sys.exit(recipe.run_recipe(__file__, read, contents=contents))

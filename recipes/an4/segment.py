@@ -19,10 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 import asr
-from asr import manifest
-from asr.arguments import whole
+from asr.config.arguments import whole
+from asr.data import manifest
+from asr.data.manifest import Utterance
 from asr.errors import AsrError
-from asr.manifest import Utterance
 from asr.transcript import Transcript
 
 MAX_WORDS = 3
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--seed", type=whole(0), default=1)
     args = parser.parse_args()
     try:
-        utterances = manifest.read(args.manifest)
+        utterances = manifest.read_manifest(args.manifest)
         recognizer = asr.load(args.model)
         rng = np.random.default_rng(args.seed)
         cut: list[Utterance] = []
@@ -71,7 +71,7 @@ def main() -> int:
             except AsrError as error:
                 tqdm.write(f"warning: {utterance.id}: not cut: {error}", file=sys.stderr)
                 failures += 1
-        manifest.write(args.output, utterances + cut)
+        manifest.write_manifest(args.output, utterances + cut)
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

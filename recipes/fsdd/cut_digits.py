@@ -21,10 +21,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 import asr
-from asr import manifest
-from asr.arguments import number
+from asr.config.arguments import number
+from asr.data import manifest
+from asr.data.manifest import Utterance
 from asr.errors import AsrError
-from asr.manifest import Utterance
 from asr.transcript import Transcript
 
 EDGE_S = 0.15
@@ -72,7 +72,7 @@ def main() -> int:
     failures = 0
     cut: list[Utterance | None] = []
     try:
-        utterances = [u for u in manifest.read(args.manifest) if DIGITS & set(u.text.split())]
+        utterances = [u for u in manifest.read_manifest(args.manifest) if DIGITS & set(u.text.split())]
         recognizer = asr.load(args.model)
         for utterance in tqdm(utterances, desc="aligning", disable=None, leave=False):
             if utterance.start_s or utterance.end_s is not None:
@@ -86,7 +86,7 @@ def main() -> int:
             else:
                 cut += runs(utterance, aligned, args.least_confidence)
         kept = [utterance for utterance in cut if utterance is not None]
-        manifest.write(args.output, kept)
+        manifest.write_manifest(args.output, kept)
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

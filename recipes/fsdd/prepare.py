@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr import audio, corpus, manifest
-from asr.corpus import Item
+from asr.audio.read import load_audio
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
+from asr.data import manifest
 
 DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
 RATE_HZ = 8000
@@ -37,20 +39,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--an4", metavar="MANIFEST", help="AN4's utterances, whose digits go into leave/SPEAKER/mixed")
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The sets of single digits, and the strings, whose audio is written."""
     everything = []
     for path in sorted((folder / "recordings").glob("*_*_*.wav")):
         digit, speaker, _ = path.stem.split("_")
-        everything.append(Item(path.stem, path, DIGITS[int(digit)], speaker))
+        everything.append(Clip(path.stem, path, DIGITS[int(digit)], speaker))
 
-    def pick(low: int, high: int) -> list[Item]:
+    def pick(low: int, high: int) -> list[Clip]:
         return [item for item in everything if low <= int(item.id.rsplit("_", 1)[1]) < high]
 
     sets = {"full": pick(5, 1000), "train": pick(10, 1000), "valid": pick(5, 10), "test": pick(0, 5)}
     others = [
-        Item(u.id, Path(u.audio), u.text, u.speaker, u.start_s, u.end_s)
-        for u in (manifest.read(args.an4) if args.an4 else ())
+        Clip(u.id, Path(u.audio), u.text, u.speaker, u.start_s, u.end_s)
+        for u in (manifest.read_manifest(args.an4) if args.an4 else ())
         if u.text and set(u.text.split()) <= set(DIGITS)
     ]
     for speaker in sorted({item.speaker for item in everything}):
@@ -67,7 +69,7 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
     return sets
 
 
-def connect(items: list[Item], name: str, out: Path) -> list[Item]:
+def connect(items: list[Clip], name: str, out: Path) -> list[Clip]:
     """Strings of digits of one speaker, each from different recordings, written to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{SEED} {name}")
@@ -78,11 +80,11 @@ def connect(items: list[Item], name: str, out: Path) -> list[Item]:
             parts = rng.sample(own, rng.randint(SHORTEST, LONGEST))
             pieces = [silence(rng)]
             for part in parts:
-                pieces += [audio.load(part.audio, RATE_HZ), silence(rng)]
+                pieces += [load_audio(part.audio, RATE_HZ), silence(rng)]
             path = out / f"{speaker}_{number}.wav"
             soundfile.write(path, np.concatenate(pieces), RATE_HZ, subtype="PCM_16")
             text = " ".join(part.text for part in parts)
-            strings.append(Item(f"{name}_{speaker}_{number}", path, text, speaker))
+            strings.append(Clip(f"{name}_{speaker}_{number}", path, text, speaker))
     return strings
 
 
@@ -93,4 +95,4 @@ def silence(rng: random.Random) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read, add_arguments=add_arguments))
+    sys.exit(recipe.run_recipe(__file__, read, add_arguments=add_arguments))

@@ -17,8 +17,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from asr import archive, corpus, layouts
-from asr.corpus import Item
+from asr.corpora import download, layouts, recipe
+from asr.corpora.recipe import Clip
 
 LM = "https://www.openslr.org/resources/11/"
 LM_FILES = {
@@ -44,12 +44,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The subsets that are there, and their training parts together."""
     for name in args.lm:
         file, megabytes = LM_FILES[name]
         if not (args.out / "lm" / file).exists():
-            archive.fetch(LM + file, args.out / "lm" / file, max_bytes=int(1.1e6 * megabytes))
+            download.fetch(LM + file, args.out / "lm" / file, max_bytes=int(1.1e6 * megabytes))
     sets = {name: layouts.librispeech(folder / name) for name in SUBSETS if (folder / name).is_dir()}
     everything = [item for name, items in sets.items() if name.startswith("train") for item in items]
     sets["train"] = [item for item in everything if item.speaker not in args.held_out]
@@ -59,4 +59,4 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read, add_arguments=add_arguments))
+    sys.exit(recipe.run_recipe(__file__, read, add_arguments=add_arguments))

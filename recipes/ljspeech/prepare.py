@@ -16,11 +16,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus, layouts
-from asr.corpus import Item
+from asr.corpora import layouts, recipe
+from asr.corpora.recipe import Clip
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The three sets, their texts as they are spoken."""
     items = [layouts.as_spoken(item) for item in layouts.ljspeech(folder / "metadata.csv")]
     sets = layouts.by_name(items, {"train": 0.9, "valid": 0.05, "test": 0.05})
@@ -28,4 +28,4 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

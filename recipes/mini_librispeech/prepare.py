@@ -14,16 +14,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus, layouts
-from asr.corpus import Item
+from asr.corpora import layouts, recipe
+from asr.corpora.recipe import Clip
 
 FOLDERS = {"train": "train-clean-5", "valid": "dev-clean-2"}
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The two subsets."""
     return {name: layouts.librispeech(folder / subset) for name, subset in FOLDERS.items()}
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

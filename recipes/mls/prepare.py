@@ -15,23 +15,23 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 
 SETS = {"train": "train", "valid": "dev", "test": "test"}
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The official sets."""
     sets = {}
     for name, part in SETS.items():
         items = []
-        for key, text in corpus.read_table(folder / part / "transcripts.txt").items():
+        for key, text in recipe.read_table(folder / part / "transcripts.txt").items():
             speaker, book, _ = key.split("_")
-            items.append(Item(key, folder / part / "audio" / speaker / book / key, text, speaker))
+            items.append(Clip(key, folder / part / "audio" / speaker / book / key, text, speaker))
         sets[name] = items
     return sets
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -15,22 +15,22 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The official sets: two are listed, the rest is for training."""
     listed = {"valid": "validation_list.txt", "test": "testing_list.txt"}
-    owner = {line: name for name, file in listed.items() for line in corpus.read_lines(folder / file)}
-    sets: dict[str, list[Item]] = {"train": [], "valid": [], "test": []}
+    owner = {line: name for name, file in listed.items() for line in recipe.read_lines(folder / file)}
+    sets: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
     for path in sorted(folder.glob("[!_]*/*_nohash_*")):
         word = path.parent.name
         key = f"{word}/{path.stem}.wav"
         speaker = path.stem.split("_")[0]
-        sets[owner.get(key, "train")].append(Item(f"{word}-{path.stem}", path, word, speaker))
+        sets[owner.get(key, "train")].append(Clip(f"{word}-{path.stem}", path, word, speaker))
     return sets
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

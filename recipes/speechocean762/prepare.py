@@ -17,24 +17,24 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 
 ADULT_YEARS = 16
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The official sets, and the test set by age."""
     sets = {}
     for name in ("train", "test"):
-        texts, audio, speakers = (corpus.read_table(folder / name / table) for table in ("text", "wav.scp", "utt2spk"))
-        corpus.same_keys(folder / name, text=texts, **{"wav.scp": audio, "utt2spk": speakers})
-        sets[name] = [Item(key, folder / audio[key], texts[key], speakers[key]) for key in texts]
-    ages = {speaker: int(years) for speaker, years in corpus.read_table(folder / "test" / "spk2age").items()}
+        texts, audio, speakers = (recipe.read_table(folder / name / table) for table in ("text", "wav.scp", "utt2spk"))
+        recipe.same_keys(folder / name, text=texts, **{"wav.scp": audio, "utt2spk": speakers})
+        sets[name] = [Clip(key, folder / audio[key], texts[key], speakers[key]) for key in texts]
+    ages = {speaker: int(years) for speaker, years in recipe.read_table(folder / "test" / "spk2age").items()}
     sets["test_children"] = [item for item in sets["test"] if ages[item.speaker] < ADULT_YEARS]
     sets["test_adults"] = [item for item in sets["test"] if ages[item.speaker] >= ADULT_YEARS]
     return sets
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -18,15 +18,15 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 from asr.errors import ManifestError
 
 SETS = {"train": "train", "valid": "dev", "test": "test"}
 IGNORED = "ignore_time_segment_in_scoring"
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The three official sets."""
     return {
         name: [item for path in sorted((folder / "legacy" / part / "stm").glob("*.stm")) for item in segments(path)]
@@ -34,10 +34,10 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
     }
 
 
-def segments(path: Path) -> list[Item]:
+def segments(path: Path) -> list[Clip]:
     """The segments of one talk. Raises ``ManifestError`` naming file and line."""
     items = []
-    for number, line in enumerate(corpus.read_lines(path), start=1):
+    for number, line in enumerate(recipe.read_lines(path), start=1):
         fields = line.split(maxsplit=6)
         try:
             talk, _, speaker, start_s, end_s = fields[0], *fields[1:3], float(fields[3]), float(fields[4])
@@ -46,7 +46,7 @@ def segments(path: Path) -> list[Item]:
         text = clean(fields[6] if len(fields) > 6 else "")
         if text and IGNORED not in line and end_s > start_s:
             key = f"{talk}-{round(100 * start_s):07}-{round(100 * end_s):07}"
-            items.append(Item(key, path.parent.parent / "sph" / talk, text, speaker, start_s, end_s))
+            items.append(Clip(key, path.parent.parent / "sph" / talk, text, speaker, start_s, end_s))
     return items
 
 
@@ -57,4 +57,4 @@ def clean(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -16,8 +16,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 
 CORE = frozenset(
     """
@@ -40,9 +40,9 @@ FOLDED = {
 FOLD = {old: new for new, group in FOLDED.items() for old in group.split()} | {"q": ""}
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """Training speakers, and those two groups of the test speakers."""
-    sets: dict[str, list[Item]] = {"train": [], "valid": [], "test": []}
+    sets: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
     for path in sorted(folder.glob("*/*/*/*")):
         if path.suffix.upper() != ".PHN" or path.stem.upper().startswith("SA"):
             continue
@@ -51,7 +51,7 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
         if path.parts[-4].upper() == "TRAIN":
             name = "train"
         if name:
-            item = Item(f"{speaker}-{path.stem.upper()}", sound(path), " ".join(phones(path)), speaker)
+            item = Clip(f"{speaker}-{path.stem.upper()}", sound(path), " ".join(phones(path)), speaker)
             sets[name].append(item)
     return sets
 
@@ -64,10 +64,10 @@ def sound(path: Path) -> Path:
 
 def phones(path: Path) -> list[str]:
     """The phones of a file, folded; neighbours that have become the same silence are one."""
-    folded = [FOLD.get(phone, phone) for phone in (line.split()[-1] for line in corpus.read_lines(path))]
+    folded = [FOLD.get(phone, phone) for phone in (line.split()[-1] for line in recipe.read_lines(path))]
     kept = [phone for phone in folded if phone]
     return [p for at, p in enumerate(kept) if p != "sil" or at == 0 or kept[at - 1] != "sil"]
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -18,19 +18,19 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from asr import corpus, layouts
-from asr.corpus import Item
+from asr.corpora import layouts, recipe
+from asr.corpora.recipe import Clip
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """Sets by speaker, and those of each speaker by sentence."""
     old = (folder / "wav48").is_dir()
     items = []
     for path in sorted((folder / "txt").glob("*/*.txt")):
         name = Path(path.parent.name, path.stem)
         sound = folder / "wav48" / name if old else folder / "wav48_silence_trimmed" / f"{name}_mic1"
-        text = " ".join(corpus.read_lines(path))
-        items.append(layouts.as_spoken(Item(path.stem, sound, text, path.parent.name)))
+        text = " ".join(recipe.read_lines(path))
+        items.append(layouts.as_spoken(Clip(path.stem, sound, text, path.parent.name)))
     sets = layouts.by_name(items, {"train": 0.8, "valid": 0.1, "test": 0.1})
     for speaker in sorted({item.speaker for item in items}):
         own = [replace(item, speaker="") for item in items if item.speaker == speaker]
@@ -40,4 +40,4 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -15,11 +15,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus, layouts
-from asr.corpus import Item
+from asr.corpora import layouts, recipe
+from asr.corpora.recipe import Clip
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The three sets."""
     items = []
     for path in sorted(folder.glob("*/etc/PROMPTS")):
@@ -27,11 +27,11 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
         name = submission.name.split("-")[0]
         speaker = submission.name if name.lower() == "anonymous" else name
         sound = submission / ("wav" if (submission / "wav").is_dir() else "flac")
-        for key, text in corpus.read_table(path).items():
+        for key, text in recipe.read_table(path).items():
             stem = key.rsplit("/", 1)[-1]
-            items.append(layouts.as_spoken(Item(f"{submission.name}-{stem}", sound / stem, text, speaker)))
+            items.append(layouts.as_spoken(Clip(f"{submission.name}-{stem}", sound / stem, text, speaker)))
     return layouts.by_name(items, {"train": 0.9, "valid": 0.05, "test": 0.05})
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -18,8 +18,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 
 FOLDERS = {
     "train": ("wsj0/si_tr_s", "wsj1/si_tr_s"),
@@ -29,11 +29,11 @@ FOLDERS = {
 LINE = re.compile(r"^(?P<text>.*?)\s*\((?P<id>\w+)[^()]*\)$")
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The usual sets; utterances marked as bad recordings are left out."""
     texts = {}
     for path in sorted(folder.rglob("*.dot")):
-        for line in corpus.read_lines(path, "latin-1"):
+        for line in recipe.read_lines(path, "latin-1"):
             match = LINE.match(line)
             if match and "[bad_recording]" not in line:
                 texts[match["id"].lower()] = clean(match["text"])
@@ -42,7 +42,7 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
         stems = {path.with_suffix("") for place in folders for path in (folder / place).glob("*/*1.*")}
         stems |= {path.with_suffix("") for place in folders for path in (folder / place).glob("*/*.w*")}
         sets[name] = [
-            Item(stem.name, stem, texts[stem.name], stem.name[:3]) for stem in sorted(stems) if stem.name in texts
+            Clip(stem.name, stem, texts[stem.name], stem.name[:3]) for stem in sorted(stems) if stem.name in texts
         ]
     return sets
 
@@ -60,4 +60,4 @@ def clean(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -14,16 +14,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from asr import corpus
-from asr.corpus import Item
+from asr.corpora import recipe
+from asr.corpora.recipe import Clip
 
 WORDS = {"0": "NO", "1": "YES"}
 
 
-def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
+def read(folder: Path, args: Namespace) -> dict[str, list[Clip]]:
     """The two halves."""
     items = [
-        Item(path.stem, path, " ".join(WORDS[digit] for digit in path.stem.split("_")), "only")
+        Clip(path.stem, path, " ".join(WORDS[digit] for digit in path.stem.split("_")), "only")
         for path in sorted(folder.glob("[01]_*"))
     ]
     half = len(items) // 2
@@ -31,4 +31,4 @@ def read(folder: Path, args: Namespace) -> dict[str, list[Item]]:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.main(__file__, read))
+    sys.exit(recipe.run_recipe(__file__, read))

@@ -1,0 +1,59 @@
+"""Which files are audio, and where they lie."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from asr.audio import pyav
+from asr.errors import AudioError
+from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES
+
+
+def find_audio_files(folder: str | os.PathLike[str], problems: list[str] | None = None) -> list[Path]:
+    """Audio files below ``folder``, sorted; hidden files and folders, and ``lost+found``, are left out.
+
+    They are told by their endings, in any case: ``AUDIO_SUFFIXES`` and, with PyAV, ``media.SUFFIXES``. What has such an
+    ending and is no regular file (a pipe would be waited for) is left out.
+
+    ``problems`` gets a message for each of these, for each film that needs PyAV, and for each folder below ``folder``
+    that cannot be listed. Raises ``AudioError`` if ``folder`` or, without ``problems``, a folder below it cannot be
+    listed.
+    """
+    told: list[str] = []
+
+    def fail(error: OSError) -> None:
+        message = f"{error.filename}: expected a folder that can be listed: {error.strerror}"
+        if problems is None or os.fspath(error.filename) == os.fspath(folder):
+            raise AudioError(message) from error
+        told.append(message)
+
+    films = () if pyav.pyav_is_installed() else FILM_SUFFIXES
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
+        for name in files:
+            path = Path(parent, name)
+            if name.startswith("."):  # "._a.wav" is macOS metadata, not audio
+                continue
+            if name.lower().endswith(films):
+                told.append(f"{path}: left out: films and other formats than libsndfile's need PyAV: pip install av")
+            elif not name.lower().endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
+                continue
+            elif _is_special(path):
+                told.append(f"{path}: left out: expected an audio file, got a pipe, socket or device")
+            else:
+                found.append(path)
+    if problems is not None:
+        problems += sorted(told)
+    return sorted(found)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether this is neither file nor folder; what is not there is none, and ``load`` names it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -1,0 +1,96 @@
+"""How growing text is shown: on a terminal, as lines, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from asr.audio.sources import WARN_WORDS, Block
+from asr.errors import AudioError
+from asr.recognize.stream import Stream, Update
+from asr.terminal import Terminated, printable
+from asr.transcript import Transcript, doubt
+
+
+class Display:
+    """Shows updates: lines of text that grow on a terminal, whole utterances elsewhere, or JSON lines."""
+
+    def __init__(self, out: TextIO, *, as_json: bool = False) -> None:
+        self.out = out
+        self.as_json = as_json
+        self.growing = out.isatty() and not as_json
+        self._shown: tuple[str, int] = ("", 0)
+        self._words, self._sum = 0, 0.0
+        """How many words there were, and the sum of their own confidences."""
+        self._warned = False
+
+    def update(self, update: Update) -> None:
+        """Show what a block has changed."""
+        for transcript in update.final:
+            self.final(transcript)
+        if (update.text, update.stable) == self._shown:
+            return
+        self._shown = (update.text, update.stable)
+        if self.as_json:
+            self._json(
+                {"type": "partial", "time_s": round(update.time_s, 3), "text": update.text, "stable": update.stable}
+            )
+        elif self.growing:
+            self._line(update.text, end="")
+
+    def final(self, transcript: Transcript, *, last: bool = False, shown: bool = True) -> None:
+        """Show an utterance that has ended, unless it is not to be ``shown``; ``last``: nothing comes behind it."""
+        self._shown = ("", 0)
+        if shown:
+            self._show(transcript)
+        self._warn(transcript, last=last)
+
+    def _show(self, transcript: Transcript) -> None:
+        if self.as_json:
+            self._json({"type": "final", **transcript.to_dict()})
+        elif transcript.text:
+            self._line(transcript.text, end="\n")
+
+    def _warn(self, transcript: Transcript, *, last: bool) -> None:
+        """Say once on standard error that the model may not know this speech, at the end or before it of many words."""
+        self._words += len(transcript.words)
+        self._sum += sum(word.own for word in transcript.words)
+        if self._warned or self._words < (1 if last else WARN_WORDS):
+            return
+        if line := doubt(transcript.source, self._words, self._sum, transcript.threshold):
+            print(f"warning: {line}", file=sys.stderr)
+            self._warned = True
+
+    def _line(self, text: str, end: str) -> None:
+        # Back to the line's start and clear it, on a terminal; the last 200 characters are what one line may show.
+        if self.growing:
+            getattr(self.out, "control", self.out.write)("\r\x1b[K")
+            text = printable(text)
+        self.out.write(f"{text if end else text[-200:]}{end}")
+        self.out.flush()
+
+    def _json(self, tree: dict[str, Any]) -> None:
+        self.out.write(json.dumps(tree, ensure_ascii=False) + "\n")
+        self.out.flush()
+
+
+def run_live(stream: Stream, blocks: Iterator[Block], display: Display) -> None:
+    """Feed a stream to its end, or until interrupted, and show its text.
+
+    When all that was heard is shown, raises ``AudioError`` for a bad block, and ``Terminated``.
+    """
+    ended: BaseException | None = None
+    try:
+        for block in blocks:
+            display.update(stream.accept(block))
+    except KeyboardInterrupt as interrupt:
+        print(file=sys.stderr)  # the end of a microphone, not an error: what was said so far is shown
+        ended = interrupt if isinstance(interrupt, Terminated) else None
+    except AudioError as error:
+        ended = error
+    last = stream.finish()
+    display.final(last, last=True, shown=bool(last.words) or stream.endpoint is None)
+    if ended is not None:
+        raise ended

@@ -1,0 +1,1 @@
+"""Configurations: YAML files, their sections and ranges, and what the machine allows."""

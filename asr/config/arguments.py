@@ -1,0 +1,93 @@
+"""Values of command-line arguments: numbers within their ranges, ``none`` for what can be switched off."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+MOST_CHARACTERS = 40
+"""Characters of a wrong value that a message shows."""
+LARGEST = 2**31 - 1
+NEGATIVE = re.compile(r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)$", re.IGNORECASE)
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes ``-inf`` and ``-1e-1`` for numbers, where argparse alone takes them for options that it does not know."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = NEGATIVE
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, above: bool = False, off: float | None = math.nan
+) -> Callable[[str], float | None]:
+    """A type for argparse: a number from ``low`` to ``high``, or above ``low`` with ``above``; never NaN.
+
+    ``off`` is what ``none`` stands for; NaN, its default, says that the option cannot be switched off. An infinity is
+    a number where ``off`` is one.
+    """
+    switch = off is None or not math.isnan(off)
+    expected = f"a number{_range(low, high, above)}{', or none' if switch else ''}"
+
+    def read(text: str) -> float | None:
+        if switch and text == "none":
+            return off
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if (value > low if above else value >= low) and value <= high and (math.isfinite(value) or value == off):
+            return value
+        raise _wrong(expected, text)
+
+    return read
+
+
+def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
+    """A type for argparse: a whole number from ``low`` to ``high``."""
+    expected = f"a whole number{_range(low, high, False)}"
+
+    def read(text: str) -> int:
+        # More digits than these are no number of ours, and Python refuses to read thousands of them.
+        if re.fullmatch(r"[+-]?[0-9]{1,20}", text) and low <= int(text) <= high:
+            return int(text)
+        raise _wrong(expected, text)
+
+    return read
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """A type for argparse: numbers with commas between them."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if all(map(math.isfinite, values)):
+        return values
+    raise _wrong("numbers with commas between them", text)
+
+
+def file_or_none(text: str) -> str:
+    """A type for argparse: a path, or ``none`` for none (a file of that name is ``./none``)."""
+    return "" if text == "none" else text
+
+
+def shorten(text: str) -> str:
+    """``text`` as a message quotes it, its end left out where it is long."""
+    return repr(text) if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]!r}… ({len(text)} characters)"
+
+
+def _range(low: float, high: float, above: bool) -> str:
+    if math.isinf(high) or high >= LARGEST:
+        return "" if math.isinf(low) else f" above {low:g}" if above else f" of {low:g} or more"
+    if math.isinf(low):
+        return f" of {high:g} or less"
+    return f" above {low:g}, {high:g} at most" if above else f" from {low:g} to {high:g}"
+
+
+def _wrong(expected: str, text: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"expected {expected}, got {shorten(text)}")

@@ -1,0 +1,1 @@
+"""Corpora: downloads, layouts, recipes, and projects from a folder of recordings."""

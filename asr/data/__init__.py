@@ -1,0 +1,1 @@
+"""Training data: manifests, their faults, distortion of the sound, batches."""

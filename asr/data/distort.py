@@ -1,0 +1,235 @@
+"""Training-time augmentation: what another speaker, room, microphone or line would have made of the same words.
+
+Waveforms are distorted in the order in which sound travels: speaker (speed), room (silence, reverberation, noise),
+line (band, codec, clipping), level. The speaker's vocal tract and the microphone's colour are changed on log-mel
+energies, where they are cheap, and SpecAugment masks the normalised features. Every draw comes from a generator
+passed in, so that a seed fixes all of it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from asr.audio import find, read
+from asr.audio.samples import resample
+from asr.config.sections import AugmentConfig
+from asr.errors import ConfigError
+
+MU = 255.0
+TRIM_DB = 30.0
+NOISE_SPARE_S = 0.01
+"""Read beyond a noise's end, so that rounding to samples never leaves too few."""
+TELEPHONE_HZ = (300.0, 3400.0)
+OPUS_HZ = (8000, 12000, 16000, 24000, 48000)
+OPUS_BITS = (8e3, 32e3)
+"""Bits per second that calls and voice messages are sent with."""
+
+
+def draw_speeds(count: int, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """``(count,)`` float64 of the configured speed factors, each drawn uniformly."""
+    return rng.choice(np.array(config.speeds), size=count)
+
+
+def change_speed(samples: np.ndarray, sample_rate_hz: int, speed: float) -> np.ndarray:
+    """Play ``samples`` ``(S,)`` ``speed`` times as fast, pitch and formants included (Ko et al. 2015)."""
+    if speed == 1:
+        return samples
+    return resample(samples, round(sample_rate_hz * speed), sample_rate_hz, quality="LQ")
+
+
+class Distorter:
+    """Room, line and level, drawn for each waveform. Raises ``ConfigError`` for a folder without audio."""
+
+    def __init__(self, config: AugmentConfig, sample_rate_hz: int) -> None:
+        self.config = config
+        self.rate_hz = sample_rate_hz
+        self.rooms = _recordings(config.reverb_dir, "augment.reverb_dir") if config.reverb_prob else []
+        self._durations: dict[Path, float] = {}
+        self.noises = _recordings(config.noise_dir, "augment.noise_dir") if config.noise_prob else []
+
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """``samples`` ``(S,)`` float32 -> ``(S',)`` float32, without the silence cut off or with that added.
+
+        Raises ``AudioError`` naming a noise or impulse response file that cannot be read.
+        """
+        config = self.config
+        # All chances are drawn first, so that switching one distortion on leaves the others as they were.
+        chance = rng.random(7)
+        streams = rng.spawn(8)
+        if chance[5] < config.trim_prob:
+            samples = trim(samples, self.rate_hz)
+        elif config.silence_s:
+            pad = streams[0].integers(round(config.silence_s * self.rate_hz) + 1, size=2)
+            samples = np.pad(samples, (int(pad[0]), int(pad[1])))
+        if chance[0] < config.reverb_prob:
+            samples = reverberate(samples, self._room(streams[1]))
+        if chance[1] < config.noise_prob:
+            snr_db = streams[2].uniform(*config.noise_snr_db)
+            samples = add_noise(samples, self._noise(len(samples), streams[2]), snr_db)
+        if chance[2] < config.telephone_prob:
+            samples = limit_band(samples, self.rate_hz, telephone=bool(streams[3].random() < 0.5))
+        if chance[3] < config.codec_prob:
+            samples = mu_law(samples)
+        if chance[6] < config.opus_prob:
+            low, high = np.log(OPUS_BITS)
+            samples = opus(samples, self.rate_hz, float(np.exp(streams[7].uniform(low, high))))
+        if chance[4] < config.clip_prob:
+            samples = clip(samples, share=float(10 ** streams[5].uniform(-3, np.log10(0.05))))
+        if config.gain_db:
+            samples = samples * np.float32(10 ** (streams[6].uniform(-config.gain_db, config.gain_db) / 20))
+        return samples
+
+    def _room(self, rng: np.random.Generator) -> np.ndarray:
+        if self.rooms:
+            return read.load_audio(self.rooms[rng.integers(len(self.rooms))], self.rate_hz, max_duration_s=60.0)
+        return simulate_room(
+            rng.uniform(*self.config.reverb_rt60_s), rng.uniform(*self.config.reverb_ratio_db), self.rate_hz, rng
+        )
+
+    def _noise(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        if not self.noises:
+            return coloured_noise(length, rng.uniform(0.0, 2.0), rng)
+        path = self.noises[rng.integers(len(self.noises))]
+        needed_s = length / self.rate_hz + NOISE_SPARE_S
+        duration_s = self._durations.get(path)
+        if duration_s is None:
+            duration_s = self._durations[path] = read.probe_audio(path).duration_s
+        if duration_s > needed_s:  # hours of noise: only what is needed is read
+            start_s = rng.uniform(0, duration_s - needed_s)
+            return read.load_audio(path, self.rate_hz, start_s=start_s, end_s=start_s + needed_s)[:length]
+        noise = read.load_audio(path, self.rate_hz)
+        return np.resize(np.roll(noise, -int(rng.integers(len(noise)))), length)
+
+
+def trim(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """``samples`` ``(S,)`` without what is silent at its ends: 10 ms blocks ``TRIM_DB`` below the loudest one."""
+    size = sample_rate_hz // 100
+    blocks = samples[: len(samples) // size * size].reshape(-1, size)
+    power = np.square(blocks, dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(power > power.max(initial=0) * 10 ** (-TRIM_DB / 10))
+    return samples[loud[0] * size : (loud[-1] + 1) * size] if len(loud) else samples
+
+
+def _recordings(folder: str, key: str) -> list[Path]:
+    if not folder:
+        return []
+    if not os.path.isdir(folder):
+        raise ConfigError(f"{key}: {folder}: no such folder")
+    found = find.find_audio_files(folder)
+    if not found:
+        raise ConfigError(f"{key}: {folder}: no audio file in it")
+    return found
+
+
+def simulate_room(rt60_s: float, ratio_db: float, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+    """An impulse response ``(R,)`` float32: the direct sound, then noise that decays by 60 dB in ``rt60_s``.
+
+    Polack's statistical model; the direct sound, first and of height 1, has ``ratio_db`` times the energy of the rest.
+    """
+    time = np.arange(1, max(2, round(rt60_s * sample_rate_hz))) / sample_rate_hz
+    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / rt60_s)
+    tail *= 10 ** (-ratio_db / 20) / np.sqrt(np.square(tail).sum())
+    return np.concatenate([[1.0], tail]).astype(np.float32)
+
+
+def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """``samples`` ``(S,)`` heard through an impulse response ``(R,)``, as long, as loud and not delayed."""
+    direct = int(np.abs(response).argmax())
+    size = 1 << (len(samples) + len(response) - 2).bit_length()
+    spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)
+    wet = np.fft.irfft(spectrum, size)[direct : direct + len(samples)]
+    energy = np.square(wet).sum()
+    louder: np.ndarray = wet * np.sqrt(np.square(samples, dtype=np.float64).sum() / max(energy, 1e-20))
+    return louder.astype(np.float32)
+
+
+def coloured_noise(length: int, slope: float, rng: np.random.Generator) -> np.ndarray:
+    """``(length,)`` float32 Gaussian noise whose power falls as ``1 / f ** slope``: 0 white, 1 pink, 2 brown."""
+    size = 1 << max(1, length - 1).bit_length()
+    spectrum = np.fft.rfft(rng.standard_normal(size, dtype=np.float32))
+    # Below 1/400 of the sampling rate (40 Hz at 16 kHz) it stays flat: what lies there is not heard, only loud.
+    frequencies = np.maximum(np.arange(len(spectrum)), size / 400)
+    noise: np.ndarray = np.fft.irfft(spectrum * frequencies ** (-slope / 2), size)[:length]
+    return noise.astype(np.float32)
+
+
+def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """``samples + noise``, both ``(S,)`` float32, with the noise ``snr_db`` below; silence stays silent."""
+    power = np.square(samples, dtype=np.float64).mean()
+    noise_power = np.square(noise, dtype=np.float64).mean()
+    if noise_power == 0:
+        return samples
+    return samples + noise * np.float32(np.sqrt(power / noise_power) * 10 ** (-snr_db / 20))
+
+
+def limit_band(samples: np.ndarray, sample_rate_hz: int, *, telephone: bool) -> np.ndarray:
+    """``samples`` ``(S,)`` as after sampling at 8 kHz or, with ``telephone``, within 300 to 3400 Hz."""
+    if telephone:
+        spectrum = np.fft.rfft(samples)
+        hz = np.fft.rfftfreq(len(samples), 1 / sample_rate_hz)
+        low, high = TELEPHONE_HZ
+        # Butterworth-like flanks of sixth order: a sharp edge would ring.
+        gain = 1 / np.sqrt((1 + (low / np.maximum(hz, 1)) ** 12) * (1 + (hz / high) ** 24))
+        limited: np.ndarray = np.fft.irfft(spectrum * gain, len(samples))
+        return limited.astype(np.float32)
+    if sample_rate_hz <= 8000:
+        return samples
+    narrow = resample(samples, sample_rate_hz, 8000, quality="LQ")
+    wide = resample(narrow, 8000, sample_rate_hz, quality="LQ")
+    return np.pad(wide, (0, max(0, len(samples) - len(wide))))[: len(samples)]
+
+
+def mu_law(samples: np.ndarray) -> np.ndarray:
+    """``samples`` ``(S,)`` through 8-bit mu-law quantisation and back (ITU-T G.711's curve, mu = 255)."""
+    limited = np.clip(samples, -1, 1)
+    compressed = np.sign(limited) * np.log1p(MU * np.abs(limited)) / np.log1p(MU)
+    steps: np.ndarray = np.round(compressed * 127) / 127
+    expanded: np.ndarray = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
+    return expanded.astype(np.float32)
+
+
+def opus(samples: np.ndarray, sample_rate_hz: int, bits_per_second: float) -> np.ndarray:
+    """``samples`` ``(S,)`` through the Opus codec (RFC 6716) and back, at 6 to 256 kbit/s."""
+    rate = next((rate for rate in OPUS_HZ if rate >= sample_rate_hz), OPUS_HZ[-1])
+    sent = resample(np.clip(samples, -1, 1), sample_rate_hz, rate)
+    container = io.BytesIO()
+    # libsndfile makes of the level 0 to 1 a rate of 256 to 6 kbit/s.
+    level = 1 - (bits_per_second - 6e3) / 250e3
+    soundfile.write(container, sent, rate, format="OGG", subtype="OPUS", compression_level=level)
+    container.seek(0)
+    heard = resample(soundfile.read(container, dtype="float32")[0], rate, sample_rate_hz)
+    return np.pad(heard[: len(samples)], (0, max(0, len(samples) - len(heard))))
+
+
+def clip(samples: np.ndarray, share: float) -> np.ndarray:
+    """``samples`` ``(S,)`` with the loudest ``share`` of them cut to one height."""
+    limit = np.quantile(np.abs(samples), 1 - share)
+    clipped: np.ndarray = np.clip(samples, -limit, limit)
+    return clipped
+
+
+def draw_colour(config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """``(3,)`` float32 for ``colour``: vocal tract factor, tilt and bow in dB."""
+    warp = rng.uniform(1 - config.warp, 1 + config.warp)
+    return np.array([warp, *rng.uniform(-config.tilt_db, config.tilt_db, 2)], dtype=np.float32)
+
+
+def draw_masks(frames: int, bins: int, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """SpecAugment masks (Park et al. 2019) of one utterance.
+
+    Returns ``(time_masks + freq_masks, 2)`` int64 rows of (first, one past last): first the masked frames, then the
+    masked bins. Time masks are no wider than ``time_mask_ratio`` of the utterance.
+    """
+    widest = min(config.time_mask_frames, int(frames * config.time_mask_ratio))
+    rows = []
+    for count, size, limit in ((config.time_masks, frames, widest), (config.freq_masks, bins, config.freq_mask_bins)):
+        for _ in range(count):
+            width = int(rng.integers(min(limit, size) + 1))
+            first = int(rng.integers(size - width + 1))
+            rows.append((first, first + width))
+    return np.array(rows, dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,1 @@
+"""Models on held-out speech: scores, tuned weights of language models, calibrated confidences."""

@@ -1,0 +1,156 @@
+"""Scoring a model on a manifest."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from asr.audio import read
+from asr.data import manifest
+from asr.data.manifest import Utterance
+from asr.errors import AudioError, ConfigError, ManifestError
+from asr.recognize.recognizer import Recognizer
+from asr.recognize.recording import Recording
+from asr.recognize.stream import StreamBatch, finish_streams
+from asr.scoring import wer
+from asr.transcript import Transcript
+
+STREAMS = 32
+"""Utterances streamed side by side."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A scored manifest. ``failures`` maps ids whose audio could not be transcribed, and so are not scored, to why."""
+
+    report: wer.Report
+    failures: dict[str, str]
+    audio_s: float
+    seconds: float
+
+    def summary(self) -> str:
+        """Rates and speed for people, and how many utterances are not in them."""
+        speed = f": {self.seconds / self.audio_s:.4f} x real time" if self.audio_s > 0 else ""
+        lines = [self.report.summary(), f"{self.audio_s:.1f} s of audio in {self.seconds:.2f} s{speed}"]
+        if self.failures:
+            lines.append(f"{len(self.failures)} utterances could not be transcribed and are not in these figures")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report's keys, and ``failures``, ``audio_s``, ``seconds`` and ``real_time_factor``, which is null
+        where there is no audio."""
+        speed = {
+            "audio_s": round(self.audio_s, 3),
+            "seconds": round(self.seconds, 3),
+            "real_time_factor": round(self.seconds / self.audio_s, 6) if self.audio_s > 0 else None,
+        }
+        return self.report.to_dict() | {"failures": self.failures} | speed
+
+
+def evaluate_model(
+    path: str | Path,
+    recognizer: Recognizer,
+    root: str | Path | None = None,
+    *,
+    rules: wer.Rules = wer.DEFAULT,
+) -> Evaluation:
+    """Transcribe every utterance of the manifest ``path`` and score it against its text.
+
+    References go through the model's text normalisation, as in training; a character the model does not know stays
+    and counts as an error. Raises ``ManifestError`` for malformed alternatives in a reference, before any work,
+    and when nothing could be transcribed.
+    """
+    utterances = manifest.read_manifest(path, root)
+    items = [Recording.of(u) for u in utterances]
+    references = _references(utterances, recognizer, rules)
+    return _scored(path, utterances, references, recognizer.transcribe_many(items), rules)
+
+
+def evaluate_stream(
+    path: str | Path,
+    recognizer: Recognizer,
+    root: str | Path | None = None,
+    *,
+    block_s: float = 0.1,
+    chunk_s: float | None = None,
+    right_s: float = 0.0,
+    rules: wer.Rules = wer.DEFAULT,
+) -> Evaluation:
+    """As ``evaluate``, each utterance fed to a stream in blocks of ``block_s`` (see ``asr.recognize.stream.Stream``).
+
+    Raises ``ConfigError`` for a block of no or endless length or a bidirectional model without ``chunk_s``.
+    """
+    if not 0 < block_s < math.inf:
+        raise ConfigError(f"block_s: expected a number above 0, got {block_s}")
+    utterances = manifest.read_manifest(path, root)
+    batch = StreamBatch(recognizer, chunk_s=chunk_s, right_s=right_s)
+    batch.open()  # a wrong option is refused before any work is done
+    references = _references(utterances, recognizer, rules)
+    return _scored(path, utterances, references, _streamed(utterances, batch, block_s), rules)
+
+
+def _references(utterances: Sequence[Utterance], recognizer: Recognizer, rules: wer.Rules) -> dict[str, str]:
+    """By id. Raises ``ManifestError`` for one that cannot be scored, before anything is transcribed."""
+    references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
+    wer.check_references(references, rules)
+    return references
+
+
+def _streamed(
+    utterances: Sequence[Utterance], batch: StreamBatch, block_s: float
+) -> Iterator[tuple[Recording, Transcript | AudioError]]:
+    """Transcripts of utterances that are streamed side by side."""
+    rate_hz = batch.recognizer.sample_rate_hz
+    size = max(1, round(block_s * rate_hz))
+    for at in range(0, len(utterances), STREAMS):
+        results: list[tuple[Recording, Transcript | AudioError]] = []
+        sounds = {}
+        for utterance in utterances[at : at + STREAMS]:
+            item = Recording.of(utterance)
+            try:
+                samples = read.load_audio(
+                    item.source, rate_hz, start_s=item.start_s, end_s=item.end_s, channel=item.channel
+                )
+            except AudioError as error:
+                results.append((item, error))
+            else:
+                sounds[batch.open(source=item.name)] = item, samples
+        longest = max((len(samples) for _, samples in sounds.values()), default=0)
+        for start in range(0, longest, size):
+            batch.accept({s: x[start : start + size] for s, (_, x) in sounds.items() if start < len(x)})
+        finals = finish_streams(list(sounds))
+        yield from results
+        yield from ((item, final) for (item, _), final in zip(sounds.values(), finals, strict=True))
+
+
+def _scored(
+    path: str | Path,
+    utterances: Sequence[Utterance],
+    references: dict[str, str],
+    results: Iterable[tuple[Recording, Transcript | AudioError]],
+    rules: wer.Rules,
+) -> Evaluation:
+    hypotheses: dict[str, str] = {}
+    failures: dict[str, str] = {}
+    audio_s = 0.0
+    started = time.perf_counter()
+    for item, result in tqdm(results, total=len(utterances), desc="evaluating", disable=None, leave=False):
+        if isinstance(result, AudioError):
+            failures[item.name] = str(result)
+        else:
+            hypotheses[item.name] = result.spoken_text
+            audio_s += result.duration_s
+    seconds = time.perf_counter() - started
+    if not hypotheses:
+        name, reason = next(iter(failures.items()))
+        raise ManifestError(f"{path}: none of {len(utterances)} utterances could be transcribed: {name}: {reason}")
+    scored = {name: references[name] for name in references if name in hypotheses}
+    speakers = {u.id: u.speaker for u in utterances}
+    report = wer.score(scored, hypotheses, rules, speakers)
+    return Evaluation(report, failures, audio_s, seconds)

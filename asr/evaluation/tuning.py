@@ -1,0 +1,179 @@
+"""Choosing decoding weights on held-out speech: the posteriors are computed once, the search runs for each setting."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from asr.data import manifest
+from asr.errors import ConfigError, ManifestError
+from asr.recognize.decoder import Decoder
+from asr.recognize.options import Decoding
+from asr.recognize.recognizer import Recognizer
+from asr.scoring import wer
+
+WEIGHTS = (0.2, 0.4, 0.6, 0.9, 1.3)
+BONUSES = (-2.0, 0.0, 1.0, 2.0, 4.0)
+SEARCH_BEAM = 16
+"""Weights are chosen at this beam, then the beam at these weights."""
+GREEDY, PRESENT = "greedy decoding", "the present setting"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting with its errors on the manifest."""
+
+    options: Decoding
+    errors: int
+    words: int
+    char_errors: int
+    name: str = ""
+    """What a setting that was not searched for is called."""
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """Word errors, then character errors: what is minimised."""
+        return self.errors, self.char_errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was tried and what came of it, for JSON; ``name`` is empty for a setting of the search."""
+        options = self.options
+        return {
+            "name": self.name,
+            "lm_weight": options.lm_weight,
+            "word_bonus": options.word_bonus,
+            "beam": options.beam,
+            "wer": self.errors / max(1, self.words),
+            "errors": self.errors,
+            "words": self.words,
+            "char_errors": self.char_errors,
+        }
+
+    def __str__(self) -> str:
+        options = self.options
+        weights = ",".join(f"{weight:.3g}" for weight in np.atleast_1d(options.lm_weight))
+        setting = f"lm_weight {weights:<5} word_bonus {options.word_bonus:<5.3g} beam {options.beam:<4}"
+        rate = f"WER {100 * self.errors / max(1, self.words):.2f} % ({self.errors}/{self.words})"
+        return f"{self.name or setting:<{len(setting)}} {rate}"
+
+
+def tune_decoding(
+    path: str | Path,
+    recognizer: Recognizer,
+    options: Decoding,
+    *,
+    present: Decoding | None = None,
+    beams: Sequence[int] = (8, 16, 32),
+    root: str | Path | None = None,
+) -> list[Trial]:
+    """Search LM weight and word bonus on a grid, then around its best point, then the narrowest beam that is as good.
+
+    Greedy decoding and the ``present`` setting are tried first: what the search finds has to be better.
+
+    The manifest must hold speakers that neither model has seen. Equal word errors are told apart by character errors,
+    equal ones by the order of trial: smaller weights come first.
+
+    Returns:
+        All trials in order, first ``GREEDY`` and, where it is another, ``PRESENT``; ``best_of`` gives the best.
+
+    Raises:
+        ManifestError: no utterance could be read.
+        ConfigError: several language models.
+        AsrError: as ``Decoder``.
+    """
+    if isinstance(options.lm, tuple):
+        raise ConfigError(
+            f"lm: expected one language model to tune, got {len(options.lm)}; tune each alone, then give all of them "
+            "with their weights"
+        )
+    posteriors, references = held_out(path, recognizer, root)
+    trials: list[Trial] = []
+    greedy = Decoding(language=options.language)
+    fixed = {GREEDY: greedy} | ({} if present in (None, greedy) else {PRESENT: present})
+    first = [_trial(setting, recognizer, posteriors, references, name) for name, setting in fixed.items() if setting]
+    seen: set[tuple[float, float, int]] = set()
+    # Words cannot be counted where no token stands between them.
+    spaces = recognizer.model.tokenizer.space_id is not None
+    weights: Sequence[float] = WEIGHTS if options.lm else (_weight(options),)
+    bonuses: Sequence[float] = BONUSES if spaces else (0.0,)
+    around_best = 2 * (3 if options.lm else 1) * (3 if spaces else 1)
+    total = len(weights) * len(bonuses) + around_best + len(set(beams))  # at most: what was tried is not tried again
+    bar = tqdm(total=total, desc="settings", unit="setting", disable=None, leave=False)
+
+    def run(weight: float, bonus: float, beam: int) -> None:
+        key = (round(weight, 6), round(bonus, 6), beam)
+        if key in seen or weight < 0:
+            bar.total = (bar.total or 1) - 1
+            return
+        seen.add(key)
+        trial = dataclasses.replace(options, lm_weight=key[0], word_bonus=key[1], beam=beam)
+        trials.append(_trial(trial, recognizer, posteriors, references))
+        bar.update()
+
+    with bar:
+        for weight, bonus in itertools.product(weights, bonuses):
+            run(weight, bonus, SEARCH_BEAM)
+        for scale in (1.25, 1.1):
+            best = best_of(trials).options
+            weight = _weight(best)
+            around = (weight / scale, weight, weight * scale) if options.lm else weights
+            step = 4 * (scale - 1) if spaces else 0.0
+            for weight, bonus in itertools.product(around, (-step, 0.0, step)):
+                run(weight, best.word_bonus + bonus, SEARCH_BEAM)
+        best = best_of(trials).options
+        for beam in sorted(beams):
+            run(_weight(best), best.word_bonus, beam)
+    return first + trials
+
+
+def _weight(options: Decoding) -> float:
+    """Of the one language model that is tuned."""
+    assert isinstance(options.lm_weight, float)
+    return options.lm_weight
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The trial with the fewest errors; of equal ones the present setting, then the narrowest beam, then the first."""
+    return min(trials, key=lambda trial: (trial.cost, trial.name != PRESENT, trial.options.beam))
+
+
+def held_out(
+    path: str | Path, recognizer: Recognizer, root: str | Path | None
+) -> tuple[list[tuple[list[str], torch.Tensor, torch.Tensor]], dict[str, str]]:
+    """Posteriors of a manifest in batches of (ids, log-probabilities, frames), and its references by id.
+
+    Raises ``ManifestError`` when no utterance could be read.
+    """
+    utterances = manifest.read_manifest(path, root)
+    references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
+    batches = []
+    bar = tqdm(recognizer.posteriors(utterances), total=len(utterances), desc="posteriors", disable=None, leave=False)
+    for names, log_probs, frames in bar:
+        batches.append((names, log_probs, frames))
+    if not batches:
+        raise ManifestError(f"{path}: none of {len(utterances)} utterances could be read")
+    return batches, references
+
+
+def _trial(
+    options: Decoding,
+    recognizer: Recognizer,
+    posteriors: Sequence[tuple[list[str], torch.Tensor, torch.Tensor]],
+    references: dict[str, str],
+    name: str = "",
+) -> Trial:
+    decoder = Decoder(options, recognizer.model.tokenizer)
+    hypotheses = {}
+    for names, log_probs, frames in posteriors:
+        for id, hypothesis in zip(names, decoder.decode(log_probs, frames), strict=True):
+            hypotheses[id] = decoder.text(hypothesis.tokens)
+    report = wer.score({id: references[id] for id in hypotheses}, hypotheses, wer.LITERAL)
+    return Trial(options, report.errors, report.words, report.char_errors, name)

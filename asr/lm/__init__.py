@@ -1,0 +1,1 @@
+"""Language models: recurrent networks and word n-grams, trained, stored and measured."""

@@ -1,0 +1,120 @@
+"""Language models as files: directories of recurrent ones, ARPA n-grams; perplexity, and texts that they write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr.config import loader
+from asr.config.language import LanguageConfig
+from asr.decode.kenlm_binary import KenlmNgram, is_kenlm
+from asr.decode.ngram import Ngram, read_arpa
+from asr.errors import ConfigError, ModelError
+from asr.files import atomic, file_sha256
+from asr.lm.recurrent import LanguageNetwork, RecurrentLM
+from asr.models.model_directory import build, load_card, load_weights
+from asr.models.tensors import load_tensors
+from asr.text import tokenizer_files
+from asr.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LanguageDirectory:
+    """A loaded directory of a recurrent language model, in evaluation mode."""
+
+    config: LanguageConfig
+    tokenizer: Tokenizer
+    network: LanguageNetwork
+    card: dict[str, Any]
+    path: Path
+
+    @property
+    def model(self) -> RecurrentLM:
+        """The model as the beam search takes it."""
+        return RecurrentLM(self.network)
+
+
+def save_lm_description(folder: Path, config: LanguageConfig, tokenizer: Tokenizer) -> None:
+    """Write what is known of a language model before training. Raises ``ModelError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "config.yaml") as path:
+            path.write_text(loader.dumps(config), encoding="utf-8")
+        tokenizer_files.save_tokenizer(folder, tokenizer)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot write the language model's directory: {error}") from error
+
+
+def files(path: str | Path) -> list[Path]:
+    """The files that a language model is made of: what ``load`` and a reader of its directory need, or the one file."""
+    folder = Path(path)
+    names = ("config.yaml", *tokenizer_files.FILES, "model.safetensors", "card.json")
+    return [folder / name for name in names if os.path.isfile(folder / name)] if os.path.isdir(folder) else [folder]
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a language model, a lexicon or a list of phrases, whole; an older one's files go. Raises ``OSError``."""
+    if os.path.exists(target) and source.resolve() == target.resolve():
+        return
+    if os.path.isdir(source):
+        target.mkdir(parents=True, exist_ok=True)
+        needed = {file.name for file in files(source)}
+        for name in needed:
+            copy(source / name, target / name)
+        for old in files(target):
+            if old.name not in needed:
+                old.unlink()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target) as path:
+        shutil.copyfile(source, path)
+
+
+def fingerprint(path: str | Path) -> str:
+    """A checksum of a language model's or lexicon's content: the same for a copy, whatever its path and card.
+
+    Raises ``ModelError`` for a file that cannot be read.
+    """
+    try:
+        if not os.path.isdir(path):
+            return f"sha256:{file_sha256(Path(path))}"
+        parts = [f"{file.name} {file_sha256(file)}" for file in files(path) if file.name != "card.json"]
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read: {error}") from error
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return f"sha256:{digest}"
+
+
+def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
+    """A directory that ``asr train-lm`` wrote, an ARPA file, or a binary file of KenLM.
+
+    Raises ``ModelError`` naming what is missing or damaged, ``DecodeError`` with the line of a malformed ARPA file.
+    """
+    folder = Path(path)
+    if not os.path.isdir(folder):
+        return KenlmNgram(folder) if is_kenlm(folder) else read_arpa(folder)
+    for name in ("config.yaml", "tokens.txt", "model.safetensors"):
+        if not os.path.isfile(folder / name):
+            raise ModelError(f"{folder}: not a language model: {name} is missing")
+    try:
+        config = loader.read_yaml(LanguageConfig, folder / "config.yaml")
+    except ConfigError as error:
+        raise ModelError(f"{error}; is this an acoustic model?") from error
+    tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
+    weights = folder / "model.safetensors"
+    network = build(lambda: LanguageNetwork(config.model, tokenizer.vocab_size), weights, config.model.layers)
+    load_weights(network, load_tensors(weights)[0], weights)
+    return LanguageDirectory(config, tokenizer, network.eval(), load_card(folder), folder)
+
+
+def load_recurrent(path: str | Path) -> LanguageDirectory:
+    """Like ``load``, where only a recurrent model will do. Raises ``ModelError`` for an n-gram too."""
+    if not os.path.isdir(path):
+        raise ModelError(f"{path}: expected the directory of a recurrent language model (asr train-lm)")
+    found = load_language_model(path)
+    assert isinstance(found, LanguageDirectory)
+    return found

@@ -1,0 +1,217 @@
+"""Log-mel filterbank features, one code path offline and streamed.
+
+Framing is uncentred: frame ``t`` covers samples ``t * hop .. t * hop + window - 1`` and nothing is padded, so the
+frames of a recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor
+(never one relative to the clip's maximum) and normalisation uses one mean and standard deviation per mel bin,
+measured on the training data, for the same reason. By option the mean follows the recording as it is heard, which
+takes away much of a microphone's colour and level and still depends on nothing that is to come.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asr.config.sections import FeatureConfig, count_frames
+from asr.errors import ModelError
+from asr.files import read_json
+from asr.models.mel import mel_filterbank
+
+# Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
+BLOCK_FRAMES = 16384
+# What an adapting mean forgets: after so many seconds a frame counts for 1/e.
+MEMORY_S = 20.0
+ADAPT_FRAMES = 64
+"""Frames of an adapting mean that are worked out by one product of matrices."""
+# A bin that never varied in training (band-limited audio) would otherwise divide by zero.
+MIN_STD = 1e-2
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """Mean and standard deviation of each mel bin over the training frames."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frames: int
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps({"frames": self.frames, "mean": self.mean, "std": self.std}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureStats:
+        """Read what ``save`` wrote. Raises ``ModelError`` naming the file."""
+        try:
+            tree = read_json(path)
+            stats = cls(tuple(map(float, tree["mean"])), tuple(map(float, tree["std"])), int(tree["frames"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: cannot read the feature statistics: {error}") from error
+        mean, std = np.array(stats.mean), np.array(stats.std)
+        if not len(mean) or len(mean) != len(std) or not np.isfinite([mean, std]).all() or std.min() <= 0:
+            raise ModelError(f"{path}: expected as many finite means as positive standard deviations")
+        return stats
+
+
+class LogMel(nn.Module):
+    """Waveforms to normalised log-mel frames, batched, on the device the module is moved to.
+
+    Without statistics (``stats=None``) the features are the plain log energies, whatever ``config.adapt_s`` says.
+    """
+
+    window: Tensor
+    bank: Tensor
+    mean: Tensor
+    inverse_std: Tensor
+    sums: Tensor
+
+    def __init__(self, config: FeatureConfig, stats: FeatureStats | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.fft_size = 1 << (config.window_samples - 1).bit_length()
+        bins = config.mel_bins
+        if stats is not None and len(stats.mean) != bins:
+            raise ModelError(f"feature statistics for {len(stats.mean)} mel bins do not fit a model of {bins}")
+        # Statistics are measured on what the training data is like, not on what is left of it.
+        self.adapts = config.adapt_s > 0 and stats is not None
+        mean = torch.tensor(stats.mean) if stats else torch.zeros(bins)
+        std = torch.tensor(stats.std).clamp(min=MIN_STD) if stats else torch.ones(bins)
+        window = torch.hann_window(config.window_samples, periodic=True)
+        # Not persistent: they follow from the configuration and stats.json, so model.safetensors need not hold them.
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", torch.from_numpy(mel_filterbank(config, self.fft_size)), persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("inverse_std", 1 / std, persistent=False)
+        lags = torch.arange(ADAPT_FRAMES)[:, None] - torch.arange(ADAPT_FRAMES)
+        decay = math.exp(-config.hop_s / MEMORY_S)
+        self.register_buffer("sums", torch.where(lags >= 0, decay ** lags.clamp(min=0), 0.0), persistent=False)
+
+    def forward(
+        self, samples: Tensor, lengths: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features of a padded batch.
+
+        Args:
+            samples: ``(B, S)`` float32 in [-1, 1].
+            lengths: ``(B,)`` int64, valid samples of each row.
+            change: applied to the natural log energies ``(B, T, D)`` before they are normalised; augmentation.
+
+        Returns:
+            ``(B, T, D)`` float32 features, zero (the training mean) past each utterance's end, and ``(B,)`` int64
+            frame counts; an utterance shorter than one window has 0 frames.
+        """
+        features, frames = self._normalised(samples, lengths, change)
+        if self.adapts:
+            features, _ = self._adapted(features, None)
+        valid = torch.arange(features.shape[1], device=samples.device) < frames[:, None]
+        return features.masked_fill(~valid[..., None], 0.0), frames
+
+    def following(self, samples: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features of whole frames that go on from earlier ones.
+
+        Args:
+            samples: ``(B, S)`` float32, from the first sample of the next frame to the last of the last one.
+            level: what the previous call returned, ``None`` at the start.
+
+        Returns:
+            ``(B, T, D)`` float32 and what the recordings have been like so far, ``(B, D + 1)``, empty where
+            ``config.adapt_s`` is 0.
+        """
+        lengths = torch.full((samples.shape[0],), samples.shape[1], device=samples.device)
+        features, _ = self._normalised(samples, lengths)
+        return self._adapted(features, level) if self.adapts else (features, samples.new_zeros(len(samples), 0))
+
+    def _normalised(
+        self, samples: Tensor, lengths: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` with the mean of the training data, past the utterances' ends too."""
+        hop, window = self.config.hop_samples, self.config.window_samples
+        frames = ((lengths - window) // hop + 1).clamp(min=0)
+        total = count_frames(samples.shape[1], self.config)
+        if total == 0:
+            return samples.new_zeros(samples.shape[0], 0, self.config.mel_bins), frames
+        windows = samples.unfold(1, window, hop)
+        blocks = [self._log_energies(block) for block in torch.split(windows, BLOCK_FRAMES, dim=1)]
+        features = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        if change is not None:
+            features = change(features)
+        return (features - self.mean) * self.inverse_std, frames
+
+    def _adapted(self, features: Tensor, level: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Take the recording's mean so far, the frame itself included, off normalised features ``(B, T, D)``.
+
+        The mean is that of the frames, each counting less with age, and of ``adapt_s`` seconds of the training mean,
+        which is zero here. ``level`` has the weighted sum of the frames and, last, of the weights.
+        """
+        batch, _, bins = features.shape
+        level = features.new_zeros(batch, bins + 1) if level is None else level
+        prior = self.config.adapt_s / self.config.hop_s
+        adapted = []
+        for block in torch.split(features, ADAPT_FRAMES, dim=1):
+            length = block.shape[1]
+            if not length:
+                break
+            ones = block.new_ones(batch, length, 1)
+            # Of the frames in the block, and of those before it, which are one frame older than the first of its rows.
+            earlier = self.sums[1, 0] * self.sums[:length, 0, None] * level[:, None]
+            totals = self.sums[:length, :length] @ torch.cat([block, ones], dim=2) + earlier
+            adapted.append(block - totals[..., :bins] / (prior + totals[..., bins:]))
+            level = totals[:, -1]
+        return (torch.cat(adapted, dim=1) if adapted else features), level
+
+    def stream(
+        self, samples: Tensor, state: tuple[Tensor, Tensor | None] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        """Features of the next block of streams advanced together.
+
+        Args:
+            samples: ``(B, S)`` float32, any ``S`` from 0.
+            state: what the previous call returned, ``None`` at the start.
+
+        Returns:
+            The frames that are complete now ``(B, T, D)``, equal to those of the whole recording, and the state:
+            the samples that later frames still need, ``(B, < window)``, and ``following``'s.
+        """
+        level = None
+        if state is not None:
+            rest, level = state
+            samples = torch.cat([rest, samples], dim=1)
+        features, level = self.following(samples, level)
+        return features, (samples[:, features.shape[1] * self.config.hop_samples :], level)
+
+    def _log_energies(self, windows: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(windows * self.window, n=self.fft_size)
+        power = spectrum.real.square() + spectrum.imag.square()
+        energies = power @ self.bank
+        log_energies: Tensor = energies.clamp(min=self.config.floor).log()
+        return log_energies
+
+
+def measure_stats(log_mel: LogMel, waveforms: Iterable[np.ndarray]) -> FeatureStats:
+    """Mean and standard deviation over all frames of ``waveforms`` (each ``(S,)`` float32), in float64.
+
+    ``log_mel`` must be without statistics. Raises ``ValueError`` when there is not a single frame.
+    """
+    total = np.zeros(log_mel.config.mel_bins)
+    squares = np.zeros_like(total)
+    frames = 0
+    for waveform in waveforms:
+        samples = torch.from_numpy(waveform)[None].to(log_mel.window.device)
+        with torch.inference_mode():
+            features = log_mel(samples, torch.tensor([len(waveform)], device=samples.device))[0][0]
+        values = features.double().cpu().numpy()
+        total += values.sum(axis=0)
+        squares += np.square(values).sum(axis=0)
+        frames += len(values)
+    if frames == 0:
+        raise ValueError("no frames to measure: every waveform is shorter than one window")
+    mean = total / frames
+    std = np.sqrt(np.maximum(squares / frames - mean**2, MIN_STD**2))
+    return FeatureStats(tuple(mean.tolist()), tuple(std.tolist()), frames)

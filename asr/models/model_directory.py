@@ -1,0 +1,259 @@
+"""Model directories and checkpoints: atomic, inspectable, and never a pickle.
+
+A model directory is a training's output and a deployment's input:
+
+    config.yaml         the resolved configuration
+    tokens.txt          one token a line, the line number is its id
+    stats.json          mean and standard deviation of the features
+    model.safetensors   the weights (float32 or float16)
+    card.json           what it was trained on, what it reaches, what it is for
+
+While training, ``checkpoint.safetensors`` beside them holds what resuming needs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from asr.config import loader, sections
+from asr.config.sections import Config
+from asr.errors import ModelError
+from asr.files import atomic, read_json
+from asr.models.acoustic import AcousticModel
+from asr.models.bundled import locate_model
+from asr.models.features import FeatureStats
+from asr.models.tensors import load_shapes, load_tensors, save_tensors
+from asr.text import tokenizer_files
+from asr.text.tokenizer import Tokenizer
+
+Network = TypeVar("Network", bound=nn.Module)
+RATES = ("wer", "cer", "ser")
+OF_WEIGHTS = (
+    "decoding.yaml", "lm", "confidence.json",
+    "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard",
+)  # fmt: skip
+"""What a model directory may hold that belongs to the very weights beside it: tuned options, and the run so far."""
+
+
+def build(make: Callable[[], Network], path: Path, layers: int) -> Network:
+    """The network that ``make`` makes, if the weights at ``path`` are those of such a one.
+
+    Names and shapes are compared with the file's header before any memory is taken: a configuration may ask for more
+    than there is. ``layers`` is how many the configuration asks for, each of which has weights.
+
+    Raises ``ModelError`` that lists what is missing, unexpected or of another shape.
+    """
+    shapes = load_shapes(path)
+    if layers > len(shapes):
+        raise ModelError(f"{path}: weights of another architecture: {len(shapes)} tensors, expected {layers} layers")
+    try:
+        with _NoDraws(), torch.device("meta"):
+            outline = make()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{path.with_name('config.yaml')}: no network can have these sizes: {error}") from error
+    _compare(path, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}, shapes)
+    return make()
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are instead of drawing values for them.
+
+    On "meta" torch draws by a decomposition in Python, and imports its compiler for it: a second at every load.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.normal_:
+            return args[0]
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _compare(source: Path, own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Require the names and shapes of ``own``."""
+    problems = [f"missing {name}" for name in own if name not in found]
+    problems += [f"unexpected {name[:100]}" for name in found if name not in own]
+    problems += [
+        f"{name} is {shape}, expected {own[name]}"
+        for name, shape in found.items()
+        if name in own and own[name] != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(f"{source}: weights of another architecture: {'; '.join(problems[:5])}{more}")
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy ``tensors`` into ``module``; ``ModelError`` lists what is missing, unexpected or of another shape."""
+    own, found = ({name: tuple(x.shape) for name, x in part.items()} for part in (module.state_dict(), tensors))
+    _compare(source, own, found)
+    module.load_state_dict(dict(tensors))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model directory. ``network`` is in evaluation mode, float32."""
+
+    config: Config
+    tokenizer: Tokenizer
+    stats: FeatureStats
+    network: AcousticModel
+    card: dict[str, Any]
+    path: Path
+
+
+def save_model_description(folder: Path, config: Config, tokenizer: Tokenizer, stats: FeatureStats) -> None:
+    """Write the parts of a model directory that are known before training. Raises ``ModelError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "config.yaml") as path:
+            path.write_text(loader.dumps(config), encoding="utf-8")
+        tokenizer_files.save_tokenizer(folder, tokenizer)
+        with atomic(folder / "stats.json") as path:
+            stats.save(path)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot write the model directory: {error}") from error
+
+
+def save_config(folder: Path, config: Any) -> None:
+    """Write ``config.yaml`` unless it says the same already. Raises ``ModelError``."""
+    path, text = folder / "config.yaml", loader.dumps(config)
+    try:
+        if os.path.isfile(path) and path.read_bytes() == text.encode("utf-8"):
+            return
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot write: {error}") from error
+
+
+def clear(folder: Path) -> None:
+    """Make room for another model: remove one's weights, tokens and all that belongs to them, and nothing else.
+
+    Raises ``ModelError`` for a file that cannot be removed.
+    """
+    try:
+        for name in ("model.safetensors", "card.json", "tokens.model", "lexicon.txt", *OF_WEIGHTS):
+            path = folder / name
+            if os.path.isdir(path) and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot replace the model there: {error}") from error
+
+
+def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, half: bool = False) -> None:
+    """Write ``model.safetensors`` and ``card.json``; ``half`` stores float16. Raises ``ModelError``."""
+    path = folder / "model.safetensors"
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: value.to(dtype) for name, value in network.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelError(f"{path}: not written: {name} holds values that are not finite as {dtype}")
+    save_tensors(path, tensors)
+    try:
+        with atomic(folder / "card.json") as path:
+            path.write_text(json.dumps(_finite(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{folder / 'card.json'}: cannot write: {error}") from error
+
+
+def _finite(value: Any) -> Any:
+    """Values for JSON, which has no NaN and no infinity: null in their place."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def load_model(model: str | Path | None = None) -> Model:
+    """Load a model directory or a bundled model by name; ``None`` is the default bundled one.
+
+    Raises ``ModelError`` naming the file that is missing, damaged, or does not fit the others, ``ConfigError`` for a
+    bad config.yaml.
+    """
+    folder = locate_model(model)
+    for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors"):
+        if not os.path.isfile(folder / name):
+            raise ModelError(f"{folder}: not a model directory: {name} is missing")
+    config = sections.load_config(folder / "config.yaml")
+    tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
+    stats = FeatureStats.load(folder / "stats.json")
+    if len(stats.mean) != config.features.mel_bins:
+        raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
+    weights, bins = folder / "model.safetensors", config.features.mel_bins
+    network = build(lambda: AcousticModel(config.model, bins, tokenizer.vocab_size), weights, config.model.layers)
+    tensors, _ = load_tensors(weights)
+    load_weights(network, tensors, weights)
+    return Model(config, tokenizer, stats, network.eval(), load_card(folder), folder)
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """The model card, empty where there is none. Raises ``ModelError`` when it is damaged."""
+    path = folder / "card.json"
+    if not os.path.isfile(path):
+        return {}
+    try:
+        card = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot read the model card: {error}") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return card
+
+
+def describe_model(model: Model) -> str:
+    """A few lines about a model for people: network, input, tokens, and what its card says."""
+    config, card = model.config.model, model.card
+    direction = "bidirectional" if config.bidirectional else "unidirectional"
+    if config.lookahead:
+        ahead_s = (config.layers - 1) * config.lookahead * model.config.features.hop_s * config.subsampling
+        direction += f" (looking {ahead_s:.2g} s ahead)"
+    parameters = sum(p.numel() for p in model.network.parameters())
+    rows = {
+        "model": f"{model.path}",
+        "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
+        f"{parameters / 1e6:.2f} million parameters",
+        "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
+        f"one output per {model.config.output_frame_s * 1000:g} ms",
+        "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",
+    }
+    rows |= {name: _one_line(value) for name, value in card.items()}
+    return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
+
+
+def list_symbols(tokenizer: Tokenizer) -> str:
+    """All characters, or the first few of longer symbols."""
+    if tokenizer.config.tokenizer == "char":
+        return repr("".join(tokenizer.symbols[1:]))
+    more = ", …" if tokenizer.vocab_size > 11 else ""
+    return f"{tokenizer.config.tokenizer} tokens {', '.join(tokenizer.symbols[1:11])}{more}"
+
+
+def figure(name: str, value: Any) -> str:
+    """A name and its value in words: error rates as percentages."""
+    if name.rpartition("_")[2] in RATES and isinstance(value, int | float):
+        return f"{name} {100 * value:.2f} %"
+    if name == "ci95" and isinstance(value, list | tuple) and len(value) == 2:
+        low, high = value
+        return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    return f"{name} {_one_line(value)}"
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(figure(key, item) for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

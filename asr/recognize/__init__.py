@@ -1,0 +1,1 @@
+"""From audio to transcripts: options, decoder, recordings of any length, streams, many files."""

@@ -1,0 +1,381 @@
+"""Transcribing many files: finding them, sharing them out, naming outputs, going on after an interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path, PurePath
+from typing import Any, TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from asr import formats
+from asr.audio import find, read
+from asr.audio.headers import HEAD_BYTES, STDIN_NAME, known
+from asr.config import cpus
+from asr.data import manifest
+from asr.errors import AsrError, AudioError, ConfigError
+from asr.files import write_json
+from asr.models.device import processes
+from asr.recognize import output_folder, recognizer
+from asr.recognize.recognizer import Recognizer
+from asr.recognize.recording import Recording
+from asr.transcript import Transcript, ctm_name
+
+STDIN = "-"
+CHUNK = 16
+"""Recordings that a process takes at a time."""
+
+Result = tuple[Recording, Transcript | AudioError]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording and, relative to the output folder and without suffix, where its transcript goes."""
+
+    item: Recording
+    output: Path
+
+    @property
+    def recording(self) -> output_folder.SourceEntry:
+        """What its transcript is of."""
+        return output_folder.SourceEntry(self.output, self.item.source)
+
+
+@dataclass
+class Outcome:
+    """What became of many recordings; ``failures`` has a message for each input that gave nothing, ``doubts`` one for
+    each whose text may have little to do with what was said (``Transcript.doubt``)."""
+
+    done: int = 0
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    audio_s: float = 0.0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        factor = round(self.seconds / self.audio_s, 6) if self.audio_s else None
+        tree = dataclasses.asdict(self) | {"failed": len(self.failures), "real_time_factor": factor}
+        return tree | {"audio_s": round(self.audio_s, 3), "seconds": round(self.seconds, 3)}
+
+
+def find_jobs(
+    inputs: Sequence[str],
+    *,
+    split_channels: bool = False,
+    raw_rate_hz: int | None = None,
+    max_duration_s: float | None = None,
+) -> tuple[list[Job], list[str]]:
+    """The recordings behind file names, folders (searched in depth), manifests (``.jsonl``) and ``-`` (standard input).
+
+    ``split_channels`` makes a job of each channel. Standard input that begins as an audio file does is one; else it
+    holds raw samples (16 bits, signed, little-endian, mono) at ``raw_rate_hz``. Pipes are read at once, no further than
+    ``max_duration_s``. Returns the jobs in order and a message for each input that holds none.
+    """
+    jobs: list[Job] = []
+    failures: list[str] = []
+    for name in inputs:
+        try:
+            jobs += _jobs(name, raw_rate_hz, max_duration_s, failures)
+        except AsrError as error:
+            failures.append(str(error))
+    if not split_channels:
+        return jobs, failures
+    split: list[Job] = []
+    for job in jobs:
+        try:
+            split += _channels(job)
+        except AudioError as error:
+            failures.append(message(job.item, error))
+    return split, failures
+
+
+def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, failures: list[str]) -> list[Job]:
+    if name == STDIN:
+        return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"))]
+    if os.path.isdir(name):
+        count = len(failures)
+        found = find.find_audio_files(name, failures)
+        if not found and len(failures) == count:
+            raise AudioError(f"{name}: no audio file in this folder")
+        return [Job(Recording(path, str(path)), path.relative_to(name)) for path in found]
+    if name.endswith(".jsonl"):
+        # Ids may hold anything; as names of files they must stay inside the folder.
+        utterances = manifest.read_manifest(name)
+        return [Job(Recording.of(u), Path(_file_name(u.id))) for u in utterances]
+    # A pipe can be read once, and only by this process.
+    return [Job(Recording(read.rewindable(name, max_duration_s), name), Path(Path(name).name))]
+
+
+def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Recording:
+    """An audio file by its first bytes, else samples at ``raw_rate_hz``."""
+    stream = read.standard_input()
+    head = stream.read(HEAD_BYTES)
+    if known(head):
+        return Recording(read.in_memory(stream, STDIN_NAME, max_duration_s, head), STDIN_NAME)
+    if not head:
+        raise AudioError(f"{STDIN_NAME}: expected audio, got nothing (0 bytes)")
+    if raw_rate_hz is None:
+        raise AudioError(
+            f"{STDIN_NAME}: expected an audio file, but its first bytes are those of none: {head[:8]!r}; "
+            "raw samples (16 bits, signed, little-endian, mono) need --raw-rate HZ"
+        )
+    samples = read.raw_samples(stream, STDIN_NAME, raw_rate_hz, max_duration_s, head)
+    return Recording(samples, STDIN_NAME, rate_hz=raw_rate_hz)
+
+
+def _file_name(id: str) -> str:
+    """An utterance's id as the name of a file; the suffix that ``with_suffix`` will replace comes behind it."""
+    return "".join("_" if c in '/\\\0:*?"<>|' else c for c in id) + ".id"
+
+
+def _channels(job: Job) -> list[Job]:
+    source = job.item.source
+    if isinstance(source, np.ndarray) or job.item.channel is not None:
+        return [job]
+    count = read.probe_audio(source).channels
+    if count == 1:
+        return [job]
+    jobs = []
+    for channel in range(count):
+        name = f"{job.item.name} (channel {channel + 1})"
+        output = job.output.with_name(f"{job.output.stem}.ch{channel + 1}{job.output.suffix or '.id'}")
+        jobs.append(Job(dataclasses.replace(job.item, name=name, channel=channel), output))
+    return jobs
+
+
+def transcribe_files(
+    engine: Recognizer | dict[str, Any],
+    inputs: Sequence[str],
+    *,
+    format: str = "txt",
+    output_dir: Path | None = None,
+    out: TextIO | None = None,
+    jobs: int = 1,
+    resume: bool = False,
+    force: bool = False,
+    split_channels: bool = False,
+    raw_rate_hz: int | None = None,
+) -> Outcome:
+    """Transcribe files, folders, manifests and standard input; write to ``output_dir`` or else to ``out`` (stdout).
+
+    Each transcript is written as soon as it is ready, whatever becomes of the others. In ``output_dir`` stands a
+    ``summary.json`` at the end. Under ``torchrun`` each process takes its share, and has a summary of its own.
+
+    Args:
+        engine: a recogniser, or what ``asr.load`` needs to make one (``{"model": ...}``), which ``jobs`` need.
+        inputs: see ``find_jobs``, as ``split_channels`` and ``raw_rate_hz``.
+        format: a key of ``asr.formats.FORMATS``.
+        jobs: processes that share the recordings, each with a model and its part of the CPUs (or ``OMP_NUM_THREADS``).
+        resume: leave out recordings whose file is in ``output_dir`` already.
+        force: write over files in ``output_dir`` whatever they are; else only what an earlier run wrote, and nobody
+            changed, is replaced (see ``asr.recognize.output_folder``).
+
+    Raises ``ConfigError`` for an unknown format, two inputs with one output file or name in a CTM, subtitles of
+    several recordings without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of
+    somebody else.
+    """
+    started = time.perf_counter()
+    rank, size = processes()
+    _check_request(engine, format, output_dir, jobs, resume, size)
+    longest_s = engine.max_duration_s if isinstance(engine, Recognizer) else engine.get("max_duration_s")
+    found, failures = find_jobs(
+        inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz, max_duration_s=longest_s
+    )
+    outcome = Outcome(failures=failures if rank == 0 else [])
+    if output_dir is None and not formats.FORMATS[format].shared and len(found) > 1:
+        raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")
+    if output_dir is None and format == "ctm":
+        _check_names(found)
+    summary = output_folder.SUMMARY if size == 1 else f"summary.{rank + 1}-of-{size}.json"
+    folder = None
+    work: list[tuple[Job, PurePath]] = [(job, job.output) for job in found]
+    if output_dir:
+        suffix = formats.FORMATS[format].suffix.removeprefix(".")
+        names = output_folder.names([(job.output, job.item.name) for job in found], suffix)
+        share = list(zip(found, names, strict=True))[rank::size]
+        folder = output_folder.Folder(output_dir)
+        work = [(job, path) for job, path in share if not (resume and folder.done(job.recording, path, suffix))]
+        outcome.skipped = len(share) - len(work)
+        if not force:
+            folder.check([(job.recording, path) for job, path in work], summary)
+    stream = out or sys.stdout
+    # On a terminal the texts themselves show the progress, and a bar would run through them.
+    shown = not (output_dir is None and stream.isatty())
+    silent = None if shown and len(work) > 1 else True
+    named = format == "txt" and len(found) > 1
+    with contextlib.closing(_results(engine, [job.item for job, _ in work], jobs, progress=shown)) as results:
+        bar = tqdm(results, total=len(work), desc="transcribing", unit="file", disable=silent)
+        for (item, result), (job, path) in zip(bar, work, strict=True):
+            try:
+                if isinstance(result, AudioError):
+                    raise result
+                body = _body(item, result, format)
+                if folder:
+                    folder.write(job.recording, path, body)
+            except (AsrError, OSError) as error:
+                outcome.failures.append(message(item, error))
+                continue
+            if not folder:
+                stream.write((encodable(f"{item.name}: ") if named else "") + body)
+                stream.flush()
+            if result.doubt:
+                outcome.doubts.append(result.doubt)
+            outcome.done += 1
+            outcome.audio_s += result.duration_s
+    outcome.seconds = time.perf_counter() - started
+    if output_dir:
+        _write_summary(output_dir / summary, outcome)
+    return outcome
+
+
+def _check_request(
+    engine: Recognizer | dict[str, Any], format: str, output_dir: Path | None, jobs: int, resume: bool, size: int
+) -> None:
+    """Raise ``ConfigError`` for arguments of ``transcribe_files`` that make no sense among ``size`` processes."""
+    if format not in formats.FORMATS:
+        raise ConfigError(f"format: expected one of {', '.join(formats.FORMATS)}, got {format!r}")
+    if jobs < 1:
+        raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
+    if jobs > 1 and isinstance(engine, Recognizer):
+        raise ConfigError("jobs: expected what asr.load needs, so that each process can load the model")
+    if output_dir is None and resume:
+        raise ConfigError("resume: expected an output folder, in which finished files are found")
+    if size > 1 and output_dir is None:
+        raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Raise ``ConfigError`` for two recordings that one CTM would call the same, and so make one of them."""
+    names: dict[tuple[str, int | None], str] = {}
+    for item in (job.item for job in jobs):
+        key = ctm_name(item.name), item.channel
+        if key in names:
+            raise ConfigError(f"{names[key]} and {item.name} would both be {key[0]!r} in one CTM: give --output-dir")
+        names[key] = item.name
+
+
+def _body(item: Recording, result: Transcript, format: str) -> str:
+    """What stands in the transcript's file."""
+    if item.channel is not None:
+        result = dataclasses.replace(result, channel=item.channel + 1)
+    return encodable(formats.FORMATS[format].write(result))
+
+
+def _results(
+    engine: Recognizer | dict[str, Any], items: Sequence[Recording], jobs: int, *, progress: bool
+) -> Generator[Result, None, None]:
+    if jobs > 1 and len(items) > 1:
+        assert isinstance(engine, dict)
+        yield from _parallel(engine, items, jobs)
+        return
+    if not items:
+        return
+    one = engine if isinstance(engine, Recognizer) else recognizer.load(**engine)
+    yield from one.transcribe_many(items, progress=progress)
+
+
+def _parallel(options: dict[str, Any], items: Sequence[Recording], jobs: int) -> Iterator[Result]:
+    """Results in order from ``jobs`` processes; what a process that died had in hand fails, and the rest goes on."""
+    recognizer.load(**options)  # what is wrong with the model is said here, not by a process that cannot start
+    threads = cpus.threads(jobs)
+    size = max(1, min(CHUNK, -(-len(items) // jobs)))
+    chunks = [items[at : at + size] for at in range(0, len(items), size)]
+    done = 0
+    while done < len(chunks):
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _load_worker, (options, threads))
+        try:
+            futures = [pool.submit(_run_worker, chunk) for chunk in chunks[done:]]
+            for future in futures:
+                yield from future.result()
+                done += 1
+        except BrokenProcessPool:
+            # Whose fault it was is not known. The first that is not done goes one by one, the rest anew together.
+            pool.shutdown()
+            yield from _alone(options, chunks[done], threads)
+            done += 1
+        except BaseException:  # interrupted, or nobody wants the rest: what is under way is not waited for
+            _end(pool)
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone(options: dict[str, Any], items: Sequence[Recording], threads: int) -> list[Result]:
+    """Each item in a process of its own, so that one that kills it fails alone."""
+    results: list[Result] = []
+    for item in items:
+        with ProcessPoolExecutor(1, get_context("spawn"), _load_worker, (options, threads)) as pool:
+            try:
+                results += pool.submit(_run_worker, [item]).result()
+            except BrokenProcessPool:
+                died = AudioError(f"{item.name}: the process that transcribed it died (out of memory?)")
+                results.append((item, died))
+            except BaseException:
+                _end(pool)
+                raise
+    return results
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End a pool's processes at once; ``shutdown`` alone would wait for what they have in hand."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+
+
+_worker: Recognizer | None = None
+
+
+def _load_worker(options: dict[str, Any], threads: int) -> None:
+    global _worker
+    import torch
+
+    # Ctrl-C reaches all processes of a terminal: the parent ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker = recognizer.load(**options)
+
+
+def _follow_parent() -> None:
+    """End this process when its parent has ended, however that happened: the sentinel is a pipe that breaks."""
+    if (parent := parent_process()) is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _run_worker(items: Sequence[Recording]) -> list[Result]:
+    assert _worker is not None
+    return list(_worker.transcribe_many(items))
+
+
+def _write_summary(path: Path, outcome: Outcome) -> None:
+    try:
+        write_json(path, outcome.to_dict())
+    except AsrError as error:
+        outcome.failures.append(str(error))
+
+
+def encodable(text: str) -> str:
+    """``text`` as UTF-8 can hold it: bytes of a file name that are no UTF-8 become ``\\udcXX``, JSON's own escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def message(item: Recording, error: AsrError | OSError) -> str:
+    """The error's text, with the recording's name in front unless it is there already."""
+    text = str(error)
+    return text if item.name in text else f"{item.name}: {text}"

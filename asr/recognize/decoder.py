@@ -1,0 +1,227 @@
+"""How a model's posteriors become text: options, the language models they name, and the decoder made of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from asr.decode import (
+    BeamSearch,
+    GreedySearch,
+    Hypothesis,
+    Phrase,
+    PhraseSearch,
+    accept_all,
+    beam_search,
+    greedy,
+    score_phrases,
+)
+from asr.decode.fusion import LanguageModel, score_sequences
+from asr.decode.kenlm_binary import KenlmNgram
+from asr.decode.lexicon import read_word_list
+from asr.decode.ngram import Ngram
+from asr.decode.phrase_search import answers, read_phrases
+from asr.recognize.language_models import Context, for_search, matching
+from asr.recognize.options import Decoding
+from asr.recognize.vocabulary import Vocabularies, Vocabulary, WordModels
+from asr.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from asr.decode import BeamSearch
+
+
+Search: TypeAlias = "GreedySearch | PhraseSearch | BeamSearch"
+
+
+class Decoder:
+    """Decodes batches of log-probabilities as ``options`` say, for the tokens of one acoustic model.
+
+    Raises ``DecodeError``, ``ModelError`` or ``ConfigError`` naming a language model, word or option that cannot be
+    used.
+    """
+
+    def __init__(self, options: Decoding, tokenizer: Tokenizer) -> None:
+        self.options = options
+        self.tokenizer = tokenizer
+        found = self._models = for_search(options.models, tokenizer, options.lm_adapt)
+        self.fusion, self.adapters = found.fusion, found.adapters
+        self.phrases: list[Phrase] = []
+        """The closed list that answers come from; empty where there is none."""
+        if options.phrases:
+            self.phrases = read_phrases(options.phrases, tokenizer, options.language)
+        self.phrase_of = {phrase.text: phrase for phrase in self.phrases}
+        """Phrases by their text, which is the ``phrase`` of hypotheses."""
+        self._listed = {way for phrase in self.phrases for way in phrase.spellings}
+        self.rescorer: Ngram | KenlmNgram | LanguageModel | None = None
+        if options.rescore and options.rescore_weight:
+            self.rescorer = matching(options.rescore, tokenizer)
+        models = WordModels(
+            read_word_list(options.lexicon) if options.lexicon else (),
+            found.ngram,
+            found.ngram_weight,
+            options.word_bonus,
+            options.unknown_penalty,
+        )
+        reader = self.rescorer if isinstance(self.rescorer, Ngram) else None
+        self._vocabularies = Vocabularies(tokenizer, models, options.language, (reader, options.rescore_weight))
+        self.vocabulary = self.vocabulary_with(options.hotwords)
+        """The words of the search, with the options' hot words."""
+
+    def vocabulary_with(self, hotwords: Mapping[str, float]) -> Vocabulary:
+        """The words of the search with other hot words. Raises ``DecodeError`` naming one that cannot be used."""
+        return self._vocabularies.make(hotwords)
+
+    def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
+        """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
+        return [found[0] for found in self.lists(log_probs, lengths)]
+
+    def lists(self, log_probs: torch.Tensor, lengths: torch.Tensor, count: int = 1) -> list[list[Hypothesis]]:
+        """As ``decode``, up to ``count`` hypotheses of each row, best first; greedy decoding has one."""
+        if self.phrases:
+            return self.answers(log_probs, lengths, self.phrase_scores(log_probs, lengths), count)
+        if self.options.beam == 1:
+            return [[hypothesis] for hypothesis in greedy(log_probs, lengths)]
+        if not self.adapters:
+            return self.nbest(log_probs, lengths, count)
+        found = []
+        for row in range(len(lengths)):
+            matrix = log_probs[row : row + 1, : int(lengths[row])]
+            found.append(self.nbest(matrix, lengths[row : row + 1], count)[0])
+            self._learn(found[-1][0])
+        return found
+
+    def phrase_scores(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> np.ndarray:
+        """Natural log-probabilities ``(B, P + 1)`` of the phrases and, last, of anything else.
+
+        Anything else is what greedy decoding gives, unless that is one of them, at the price of ``unknown_penalty``.
+        """
+        scores = score_phrases(log_probs, self.phrases, lengths)
+        other = np.full((len(scores), 1), -np.inf)
+        if self.options.unknown_penalty > -math.inf:
+            for row, free in enumerate(greedy(log_probs, lengths)):
+                if free.tokens in self._listed:
+                    continue
+                text = Phrase("", (free.tokens,))
+                matrix = log_probs[row, : int(lengths[row])]
+                other[row] = score_phrases(matrix, [text])[0] + self.options.unknown_penalty
+        return np.concatenate([scores, other], axis=1)
+
+    def answers(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, scores: np.ndarray, count: int = 1
+    ) -> list[list[Hypothesis]]:
+        """The phrases that are best by ``scores`` ``(B, P + 1)``, at most ``count`` of each row, with their times."""
+        return [
+            answers(log_probs[row, : int(length)], self.phrases, scores[row], count)
+            for row, length in enumerate(lengths)
+        ]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of a hypothesis' tokens."""
+        return " ".join(self.vocabulary.texts(tokens))
+
+    def continued(self, log_probs: torch.Tensor, context: Context, count: int = 1) -> tuple[list[Hypothesis], Context]:
+        """As ``lists`` for one utterance ``(T, V)`` of a recording, with what was said before it; and what was said
+        behind it, for the next one."""
+        search = self.search()
+        self.begin(search, self.vocabulary, context)
+        search.accept(log_probs)
+        found = self.finish(search, count)
+        return found, self.following(context, found[0], self.vocabulary)
+
+    def following(self, context: Context, hypothesis: Hypothesis, vocabulary: Vocabulary) -> Context:
+        """What was said behind an utterance; always nothing without ``lm_carry``."""
+        if not self.options.lm_carry:
+            return context
+        words = vocabulary.texts(hypothesis.tokens)
+        return self._models.following(context, hypothesis.tokens, words)
+
+    def begin(self, search: Search, vocabulary: Vocabulary, context: Context) -> None:
+        """Let a search forget its frames and go on with a vocabulary behind a context."""
+        if isinstance(search, BeamSearch):
+            search.begin(self._models.behind(vocabulary.arrays, context), context.state)
+        else:
+            search.start()
+
+    def search(self) -> Search:
+        """A search over one utterance whose frames come in pieces; ``finish`` ends it."""
+        options = self.options
+        if self.phrases:
+            return PhraseSearch(self._answer)
+        if options.beam == 1:
+            return GreedySearch()
+        return BeamSearch(
+            beam=options.beam,
+            token_threshold=options.token_threshold,
+            beam_threshold=options.beam_threshold,
+            blank_threshold=options.blank_threshold,
+            words=self.vocabulary.arrays,
+            lm=self.fusion,
+        )
+
+    def _answer(self, matrix: np.ndarray) -> list[Hypothesis]:
+        """The likeliest phrase of a whole utterance's log-probabilities ``(T, V)``."""
+        return self.lists(torch.from_numpy(matrix)[None], torch.tensor([len(matrix)]))[0]
+
+    def accept(self, searches: Sequence[Search], matrices: Sequence[torch.Tensor]) -> None:
+        """Feed each search its next frames ``(T, V)``, the language model being asked for all searches at once."""
+        if self.options.beam > 1:
+            accept_all([search for search in searches if isinstance(search, BeamSearch)], matrices)
+            return
+        for search, matrix in zip(searches, matrices, strict=True):
+            search.accept(matrix)
+
+    def finish(self, search: Search, count: int = 1) -> list[Hypothesis]:
+        """The final hypotheses of a search, at least one, rescored where that is asked for; the search begins anew."""
+        found = search.finish(1 if self.options.beam == 1 else self._depth(count))
+        if self.rescorer:
+            found = self._rescore([found])[0]
+        self._learn(found[0])
+        return found
+
+    def _learn(self, hypothesis: Hypothesis) -> None:
+        for adapter in self.adapters:
+            adapter.learn(hypothesis.tokens)
+
+    def _depth(self, count: int) -> int:
+        """Hypotheses to ask the search for."""
+        return min(max(count, self.options.nbest if self.rescorer else 1), self.options.beam)
+
+    def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor, count: int = 1) -> list[list[Hypothesis]]:
+        """Hypotheses of the beam search, rescored where that is asked for, best first."""
+        options = self.options
+        lists = beam_search(
+            log_probs,
+            lengths,
+            beam=options.beam,
+            token_threshold=options.token_threshold,
+            beam_threshold=options.beam_threshold,
+            blank_threshold=options.blank_threshold,
+            words=self.vocabulary.arrays,
+            lm=self.fusion,
+            nbest=self._depth(count),
+            threads=torch.get_num_threads(),
+        )
+        return self._rescore(lists) if self.rescorer else lists
+
+    def _rescore(self, lists: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        """Add the rescoring model's weighted score to each hypothesis and sort; all are scored in one batch."""
+        flat = [hypothesis for nbest in lists for hypothesis in nbest]
+        if isinstance(self.rescorer, Ngram | KenlmNgram):
+            scores = np.array([self.rescorer.score(self.vocabulary.texts(h.tokens)) for h in flat])
+        else:
+            assert self.rescorer is not None
+            scores = score_sequences(self.rescorer, [h.tokens for h in flat])
+        added = iter((self.options.rescore_weight * scores).tolist())
+        rescored = []
+        for nbest in lists:
+            new = [
+                dataclasses.replace(h, score=h.score + more, lm_score=h.lm_score + more)
+                for h, more in zip(nbest, added, strict=False)
+            ]
+            rescored.append(sorted(new, key=lambda h: -h.score))
+        return rescored

@@ -1,0 +1,178 @@
+"""Network, features and decoder of a model: what recognizers and streams share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from asr.audio.samples import as_mono
+from asr.decode import Hypothesis
+from asr.decode.confidence import NBEST, agreeing_share
+from asr.models import model_directory
+from asr.models.device import pick_device
+from asr.models.features import LogMel
+from asr.recognize.decoder import Decoder
+from asr.recognize.option_sources import confidences
+from asr.recognize.options import Decoding, load_options
+from asr.recognize.vocabulary import Vocabulary
+from asr.text.tokenizer import Tokenizer
+from asr.text.user_words import as_written
+from asr.transcript import Transcript, Word
+
+
+class Engine:
+    """A model ready to run: network, features, decoder, and what its confidences mean.
+
+    Args:
+        model: a loaded model directory.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        decoding: how to decode; by default as the model directory says, else greedily.
+
+    Raises ``DecodeError`` or ``ModelError`` naming a language model or word that cannot be used.
+    """
+
+    also: Sequence[Engine] = ()
+    """Further models that judge the same phrases."""
+
+    def __init__(self, model: model_directory.Model, *, device: str = "auto", decoding: Decoding | None = None) -> None:
+        self.model = model
+        self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
+        self.calibration, self.threshold, self.remark = confidences(model.path, self.decoder.options)
+        """See ``asr.recognize.option_sources.Confidences``."""
+        self.device = pick_device(device)
+        self.network = model.network.to(self.device)
+        self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate the model hears; other audio is resampled to it."""
+        return self.model.config.features.sample_rate_hz
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one row of log-probabilities to the next."""
+        return self.model.config.output_frame_s
+
+    def log_probs(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of waveforms at the model's rate, as one batch.
+
+        Args:
+            waveforms: one or more, each ``(S,)`` floats in [-1, 1] or integers.
+
+        Returns:
+            ``(B, T, V)`` float32 natural log-probabilities on the CPU, blank first, and ``(B,)`` valid frames.
+
+        Raises ``AudioError`` for what is no sound, as ``asr.audio.read.load_audio`` for arrays.
+        """
+        waveforms = [as_mono(w, f"waveform {i}", self.sample_rate_hz) for i, w in enumerate(waveforms)]
+        lengths = torch.tensor([len(w) for w in waveforms])
+        padded = torch.zeros(len(waveforms), int(lengths.max()))
+        for row, waveform in enumerate(waveforms):
+            padded[row, : len(waveform)] = torch.from_numpy(waveform)
+        with torch.inference_mode():
+            mel, frames = self.log_mel(padded.to(self.device), lengths.to(self.device))
+            log_probs, valid = self.network(mel, frames)
+        return log_probs.cpu(), valid.cpu()
+
+    @property
+    def depth(self) -> int:
+        """Hypotheses of a search that ``transcript`` needs."""
+        return NBEST if self.calibration is not None and self.calibration.share else 1
+
+    def transcript(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        duration_s: float,
+        source: str = "",
+        vocabulary: Vocabulary | None = None,
+    ) -> Transcript:
+        """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them.
+
+        ``vocabulary``: that of the search, where it has other hot words than the options.
+        """
+        best = hypotheses[0]
+        texts = (vocabulary or self.decoder.vocabulary).texts(best.tokens)
+        # The same phones may be those of several phrases: what was chosen counts, not what they are read as.
+        phrase = self.decoder.phrase_of.get(best.phrase)
+        if phrase and len(phrase.text.split()) == len(texts):
+            texts = phrase.text.split()
+        made = make_transcript(best, self.model.tokenizer, self.frame_s, duration_s, source, texts)
+        made = dataclasses.replace(made, threshold=self.threshold)
+        if phrase and sum(len(one.words) for one in phrase.said) == len(texts):
+            written = as_written(made.words, phrase.said)
+            spoken = tuple(" ".join(one.words) for one in phrase.said)
+            made = dataclasses.replace(made, text=" ".join(w.text for w in written), words=written, spoken=spoken)
+        if self.calibration is None:
+            return made
+        words = [
+            dataclasses.replace(word, confidence=self.calibration.apply(p, s), raw=word.confidence)
+            for word, (_, p, s) in zip(made.words, self.evidence(hypotheses, vocabulary), strict=True)
+        ]
+        return dataclasses.replace(made, words=tuple(words))
+
+    def evidence(
+        self, hypotheses: Sequence[Hypothesis], vocabulary: Vocabulary | None = None
+    ) -> list[tuple[str, float, float]]:
+        """What confidences are made of: each word of the best hypothesis, the posterior of its least certain token,
+        and the share of the hypotheses' probability that agrees (see ``asr.decode.confidence``)."""
+        vocabulary = vocabulary or self.decoder.vocabulary
+        lists = [spans(h, self.model.tokenizer, vocabulary.texts(h.tokens)) for h in hypotheses]
+        rivals = [
+            (h.score, [(x.text, x.start, x.end) for x in words]) for h, words in zip(hypotheses, lists, strict=True)
+        ]
+        return [
+            (x.text, x.confidence, agreeing_share((x.text, x.start, x.end), rivals) if len(rivals) > 1 else 1.0)
+            for x in lists[0]
+        ]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A word or token of a hypothesis in frames ``start`` to ``end - 1``."""
+
+    text: str
+    start: int
+    end: int
+    confidence: float
+
+    @classmethod
+    def of(cls, hypothesis: Hypothesis, positions: Sequence[int], text: str) -> Span:
+        """The tokens at ``positions`` as one word: from the first frame of the first to the last of the last, as
+        certain as the least certain."""
+        certainty = min(hypothesis.confidences[p] for p in positions)
+        return cls(text, hypothesis.frames[positions[0]], hypothesis.ends[positions[-1]], certainty)
+
+    def word(self, frame_s: float, duration_s: float) -> Word:
+        """The same in seconds; the last frame's window may reach beyond the end of the recording."""
+        return Word(
+            self.text, min(self.start * frame_s, duration_s), min(self.end * frame_s, duration_s), self.confidence
+        )
+
+
+def spans(hypothesis: Hypothesis, tokenizer: Tokenizer, texts: Sequence[str] | None = None) -> list[Span]:
+    """Words of a hypothesis, with the confidence of their least certain token; ``texts`` if they are known already."""
+    places = tokenizer.words(hypothesis.tokens)
+    if texts is None:
+        texts = [tokenizer.decode([hypothesis.tokens[p] for p in positions]) for positions in places]
+    return [Span.of(hypothesis, positions, text) for positions, text in zip(places, texts, strict=True)]
+
+
+def make_transcript(
+    hypothesis: Hypothesis,
+    tokenizer: Tokenizer,
+    frame_s: float,
+    duration_s: float,
+    source: str = "",
+    texts: Sequence[str] | None = None,
+) -> Transcript:
+    """Words with times and confidences from token ids with frames; ``texts`` of the words if they are known already.
+
+    A word lasts from the first frame of its first token to the last of its last one; its confidence is that of its
+    least certain token.
+    """
+    words = [span.word(frame_s, duration_s) for span in spans(hypothesis, tokenizer, texts)]
+    return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)

@@ -1,0 +1,147 @@
+"""The language models of a search: found by path or given as objects, held to the acoustic model's tokens, put together
+where there are several."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from asr.config.sections import TextConfig
+from asr.decode import kernel
+from asr.decode.fusion import Fusion, LanguageModel
+from asr.decode.kenlm_binary import KenlmNgram
+from asr.decode.mixtures import Mixture, mixed_ngrams
+from asr.decode.ngram import Ngram
+from asr.errors import DecodeError, ModelError
+from asr.lm import lm_directory
+from asr.lm.lm_directory import LanguageDirectory
+from asr.lm.recurrent import Adapter, RecurrentLM
+from asr.models.model_directory import list_symbols
+from asr.text.normalisation import normalise
+from asr.text.tokenizer import Tokenizer
+
+LM: TypeAlias = str | Ngram | LanguageDirectory | KenlmNgram | LanguageModel
+"""A language model: the directory of ``asr train-lm``, an ARPA file or a KenLM binary by its path, or what
+``asr.lm.lm_directory.load_language_model`` makes of it, or anything with the methods of
+``asr.decode.fusion.LanguageModel``."""
+LMs: TypeAlias = LM | tuple[LM, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What was said before an utterance, as language models remember it: the last ``words`` for an n-gram, as it writes
+    them, and the ``state`` of a model over tokens (of one sequence; None: nothing was said)."""
+
+    words: tuple[str, ...] = ()
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class SearchModels:
+    """What a search takes: one word n-gram with its weight, one model over tokens with its own, and what learns."""
+
+    ngram: Ngram | None = None
+    ngram_weight: float = 1.0
+    fusion: Fusion | None = None
+    adapters: tuple[Adapter, ...] = ()
+    text: TextConfig = field(default_factory=TextConfig)
+    """How the acoustic model writes words."""
+
+    def following(self, context: Context, tokens: Sequence[int], words: Sequence[str]) -> Context:
+        """The context behind an utterance, of which ``tokens`` and ``words`` were recognised; that before it where
+        there are none."""
+        if not tokens:
+            return context
+        kept: tuple[str, ...] = ()
+        if self.ngram is not None and self.ngram.order > 1:
+            kept = (*context.words, *(self._forms.get(word, word) for word in words))[1 - self.ngram.order :]
+        state = context.state
+        if self.fusion is not None:
+            model = self.fusion.model
+            state = model.start(1) if state is None else state
+            for token in (kernel.BLANK_ID, *tokens):  # the first stands for the end of the sentence before
+                _, state = model.advance(state, np.array([token]))
+        return Context(kept, state)
+
+    def behind(self, arrays: kernel.Words | None, context: Context) -> kernel.Words | None:
+        """A vocabulary's arrays for an utterance with something before it."""
+        if arrays is None or self.ngram is None or not context.words:
+            return arrays
+        ids = arrays.ids.copy()
+        ids[kernel.START] = self.ngram.context_after(context.words)
+        return arrays._replace(ids=ids)
+
+    @functools.cached_property
+    def _forms(self) -> dict[str, str]:
+        """The n-gram's words by how the acoustic model writes them."""
+        found: dict[str, str] = {}
+        for word in self.ngram.words if self.ngram is not None else ():
+            found.setdefault(normalise(word, self.text), word)
+        return found
+
+
+def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: float = 0.0) -> SearchModels:
+    """Language models with their weights, of which those over tokens learn at the rate ``adapt``.
+
+    Raises ``ModelError`` and ``DecodeError`` naming a model that cannot be used.
+    """
+    ngrams: list[tuple[Ngram, float]] = []
+    over_tokens: list[tuple[LanguageModel, float]] = []
+    adapters: list[Adapter] = []
+    for source, weight in models:
+        model = matching(source, tokenizer)
+        if isinstance(model, KenlmNgram):
+            raise DecodeError(f"{name_of(source)}: a KenLM binary can rescore only; the search needs its ARPA file")
+        if isinstance(model, Ngram):
+            ngrams.append((model, weight))
+            continue
+        if adapt:
+            if not isinstance(model, RecurrentLM):
+                raise DecodeError(f"lm_adapt: expected a recurrent language model, got {name_of(source)}")
+            adapters.append(Adapter(model.network, adapt))
+            model = adapters[-1].model
+        over_tokens.append((model, weight))
+    if adapt and not adapters:
+        raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
+    fusion = None
+    if over_tokens:
+        fusion = Fusion(*over_tokens[0]) if len(over_tokens) == 1 else Fusion(Mixture(over_tokens))
+    if len(ngrams) > 1:
+        ngrams = [(mixed_ngrams([ngram for ngram, _ in ngrams], [weight for _, weight in ngrams]), 1.0)]
+    ngram, weight = ngrams[0] if ngrams else (None, 1.0)
+    return SearchModels(ngram, weight, fusion, tuple(adapters), tokenizer.config)
+
+
+def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageModel:
+    """A language model for an acoustic model's tokens. Raises ``ModelError`` where there is none, ``DecodeError`` when
+    it has others."""
+    if isinstance(source, str):
+        if not os.path.exists(source):
+            raise ModelError(f"{source}: no such language model; expected a directory of asr train-lm or an ARPA file")
+        loaded: Ngram | KenlmNgram | LanguageDirectory | LanguageModel = lm_directory.load_language_model(source)
+    else:
+        loaded = source
+    name = name_of(source)
+    if isinstance(loaded, LanguageDirectory):
+        if loaded.tokenizer.symbols != tokenizer.symbols:
+            raise DecodeError(
+                f"{name}: the language model's tokens are {list_symbols(loaded.tokenizer)}, the acoustic model's "
+                f"{list_symbols(tokenizer)}; train it with text.tokenizer={tokenizer.config.tokenizer} "
+                "data.tokens=MODEL/tokens.txt"
+            )
+        return loaded.model
+    if not isinstance(loaded, Ngram | KenlmNgram) and loaded.vocab_size != tokenizer.vocab_size:
+        raise DecodeError(
+            f"{name}: the language model knows {loaded.vocab_size} tokens, the acoustic model {tokenizer.vocab_size}"
+        )
+    return loaded
+
+
+def name_of(source: LM) -> str:
+    """For messages: a path, or what kind of object it is."""
+    return source if isinstance(source, str) else type(source).__name__

@@ -1,0 +1,169 @@
+"""Which options of decoding are in force, where each comes from, and whether fitted confidences hold for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from asr.decode import confidence
+from asr.decode.confidence import Calibration
+from asr.lm import lm_directory
+from asr.recognize.language_models import name_of
+from asr.recognize.options import DEFAULT_BEAM, SEARCHING, WIDE, Decoding, load_options
+
+GIVEN, DIRECTORY, DEFAULT = "given", "model directory", "default"
+"""Where an option comes from."""
+RESETS = {
+    "lm": ("lm_weight", "lm_adapt", "lm_carry", "word_bonus", "lexicon", "unknown_penalty"),
+    "lexicon": ("unknown_penalty",),
+    "rescore": ("rescore_weight",),
+}
+"""Options that belong to the file that another option names: a model directory's values were chosen for its own file,
+so that they fall back to their defaults where another file is named."""
+PRUNING = {"token_threshold", "beam_threshold", "blank_threshold"}
+"""Options that make the search faster and seldom change a word."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Options of decoding, and for each where it comes from: ``GIVEN``, ``DIRECTORY`` or ``DEFAULT``."""
+
+    options: Decoding
+    origins: Mapping[str, str]
+
+    def describe(self, given: str = GIVEN) -> str:
+        """A line for each option: name, value, origin; ``given`` says in the user's words who named it."""
+        return "\n".join(
+            f"{name:<17}{_shown(getattr(self.options, name))}  ({given if origin == GIVEN else origin})"
+            for name, origin in self.origins.items()
+        )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{word}:{boost:g}" for word, boost in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) or "none" if isinstance(value, str | int) else name_of(value)
+
+
+def merge(folder: Path, **given: Any) -> Choice:
+    """The options of a model directory with those in ``given`` that are not None put over them.
+
+    An option changes itself alone, but for those of ``RESETS``: naming a file drops what the directory holds for its
+    own file. ``beam=1`` asks for greedy decoding, whatever the directory says; a language model or hot words without a
+    beam get one of 16. ``phrases`` and searching exclude each other: what is asked for replaces what the directory
+    says. Raises ``ConfigError`` as ``load_options`` and for a value out of range.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    alone = asked.get("beam") == 1 or asked.get("phrases")
+    saved = load_options(folder)
+    if alone or (saved.phrases and any(asked.get(name) for name in (*SEARCHING, "beam"))):
+        saved = Decoding(language=saved.language)
+    default = Decoding()
+    reset = {belonging for name in asked for belonging in RESETS.get(name, ())}
+    values = {
+        field.name: getattr(default if field.name in reset else saved, field.name)
+        for field in dataclasses.fields(Decoding)
+    }
+    origins = {name: DEFAULT if value == getattr(default, name) else DIRECTORY for name, value in values.items()}
+    if "beam" not in asked and saved.beam == 1 and any(asked.get(name) for name in WIDE):
+        values["beam"] = DEFAULT_BEAM
+    return Choice(Decoding(**values | asked), origins | dict.fromkeys(asked, GIVEN))
+
+
+def choose(folder: Path, **given: Any) -> Decoding:
+    """The options of ``merge`` alone."""
+    return merge(folder, **given).options
+
+
+def conditions(options: Decoding) -> dict[str, Any]:
+    """What the confidences of words depend on beside the model: every option that is in force and more than pruning.
+
+    Language models and lexicons are named by the checksum of their content, so that a copy is the same. Plain values
+    for JSON; infinite numbers are None.
+    """
+    if options.beam == 1:
+        return {"beam": 1}
+    idle = set(PRUNING)
+    idle |= set() if options.lm else {"lm_weight", "lm_adapt", "lm_carry"}
+    idle |= set() if options.hotwords else {"language"}
+    idle |= set() if options.rescore else {"rescore_weight", "nbest"}
+    idle |= set() if options.lm or options.lexicon else {"unknown_penalty"}
+    found: dict[str, Any] = {}
+    for name in (field.name for field in dataclasses.fields(Decoding) if field.name not in idle):
+        value = getattr(options, name)
+        if value == getattr(Decoding(), name) and name not in ("lm_weight", "rescore_weight"):
+            continue
+        if name in ("lm", "rescore", "lexicon"):
+            value = _fingerprint(value)
+        value = list(value) if isinstance(value, tuple) else value
+        found[name] = value if not isinstance(value, float) or math.isfinite(value) else None
+    return found
+
+
+def _fingerprint(place: Any) -> Any:
+    """The checksum of a file or directory, of each of several; anything else, also what is missing or a pipe, which can
+    be read once, has none and is like nothing else."""
+    if isinstance(place, tuple):
+        return [_fingerprint(one) for one in place]
+    if isinstance(place, lm_directory.LanguageDirectory):
+        place = place.path
+    if not isinstance(place, str | Path):
+        return f"{name_of(place)} {id(place)}"
+    if not (os.path.isfile(place) or os.path.isdir(place)):
+        return f"no checksum: {place}"
+    return lm_directory.fingerprint(place)
+
+
+class Confidences(NamedTuple):
+    """How sure a model directory takes its words to be.
+
+    ``calibration``: what is fitted to the confidences of words. ``threshold``: the mean of a text's own confidences,
+    before any calibration, below which the model may not know the kind of speech: a calibration knows right from wrong
+    in speech like its own alone. ``remark``: why a calibration was left out.
+    """
+
+    calibration: Calibration | None = None
+    threshold: float | None = None
+    remark: str = ""
+
+    def describe(self) -> str:
+        """A line for people, as those of ``Choice.describe``."""
+        doubt = "" if self.threshold is None else f", doubtful below {self.threshold:.2f}"
+        source = "the model's own" if self.calibration is None else "fitted to held-out speech"
+        return f"{'confidences':<17}{source}{doubt}"
+
+
+def confidences(folder: Path, options: Decoding) -> Confidences:
+    """What a model directory says of the confidences of words that are decoded so.
+
+    A calibration is left out, with a remark, where it was fitted for another language model or other options; one that
+    does not say for which is used. Phrases have neither. Raises ``ModelError`` for a damaged file.
+    """
+    # A phrase's confidence is its share of the probability of all of them, which is another thing.
+    if options.phrases:
+        return Confidences()
+    found = confidence.load_calibration(folder).get("greedy" if options.beam == 1 else "beam")
+    threshold = confidence.load_threshold(folder)
+    if found is None or found.fitted_for is None:
+        return Confidences(found, threshold)
+    here = conditions(options)
+    if found.fitted_for == here:
+        return Confidences(found, threshold)
+    other = ", ".join(
+        sorted(name for name in here.keys() | found.fitted_for if here.get(name) != found.fitted_for.get(name))
+    )
+    return Confidences(
+        None,
+        threshold,
+        f"{folder / confidence.CONFIDENCE_FILE}: not used, because it was fitted with other options ({other} differ); "
+        "word confidences are the model's own. asr calibrate fits them to the options that you give it",
+    )

@@ -1,0 +1,455 @@
+"""From audio to transcripts with a loaded model."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import itertools
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, Unpack, overload
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from asr import decode
+from asr.audio import read
+from asr.audio.samples import resample
+from asr.config import loader, sections
+from asr.data.manifest import Utterance
+from asr.decode import Hypothesis
+from asr.decode.endpoint import Endpoint
+from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
+from asr.models import model_directory
+from asr.recognize import long_audio
+from asr.recognize.engine import Engine, Span
+from asr.recognize.language_models import Context
+from asr.recognize.option_sources import choose
+from asr.recognize.options import Decoding, DecodingOptions
+from asr.recognize.recording import Heard, Recording, source_name
+from asr.recognize.stream import Stream
+from asr.text.user_words import reading
+from asr.transcript import Transcript, Word
+
+# Audio decoded together before it is sorted by length and cut into batches.
+WINDOW_S = 600.0
+WINDOW_ITEMS = 64
+# Padded audio of one forward pass: beyond this a larger batch is no faster on a CPU and only takes memory.
+BATCH_S = 90.0
+
+
+AudioSource: TypeAlias = "str | os.PathLike[str] | BinaryIO | np.ndarray | Utterance | Recording"
+"""What can be transcribed."""
+
+
+class Recognizer(Engine):
+    """A model ready to transcribe.
+
+    Args:
+        model: a loaded model directory.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        decoding: how to decode; by default as the model directory says, else greedily.
+        max_duration_s: refuse longer recordings; by default there is no limit.
+        also: further recognizers, with any tokens and features, whose opinion of the same phrases counts as much
+            (``decoding.phrases``; the mean of the logarithms).
+
+    Recordings beyond ``asr.recognize.long_audio.LONG_S`` are read and recognised in pieces, in constant memory.
+
+    Raises ``DecodeError`` or ``ModelError`` naming a language model or word that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: model_directory.Model,
+        *,
+        device: str = "auto",
+        decoding: Decoding | None = None,
+        max_duration_s: float | None = None,
+        also: Sequence[Recognizer] = (),
+    ) -> None:
+        if max_duration_s is not None and not loader.as_number(max_duration_s, "max_duration_s") > 0:
+            raise ConfigError(f"max_duration_s: expected > 0 or None, got {max_duration_s}")
+        super().__init__(model, device=device, decoding=decoding)
+        self.max_duration_s = max_duration_s
+        self.also: tuple[Recognizer, ...] = tuple(also)
+        for other in self.also:
+            name, options = other.model.path, (self.decoder.options, other.decoder.options)
+            if not self.decoder.phrases or options[0] != options[1]:
+                raise ConfigError(
+                    f"{name}: expected the same phrases, speeds and unknown_penalty for several models, whose scores "
+                    f"are put together; got {options[0]} and {options[1]}"
+                )
+            # The same file, but what a model's alphabet makes equal counts once.
+            lines = [[phrase.line for phrase in r.decoder.phrases] for r in (self, other)]
+            if lines[0] != lines[1]:
+                odd = sorted(set(lines[0]) ^ set(lines[1]))
+                raise ConfigError(
+                    f"{name}: expected phrases that differ for all models; one takes {odd[0]!r} for another"
+                )
+
+    def stream(
+        self,
+        *,
+        sample_rate_hz: int | None = None,
+        endpoint: Endpoint | None = None,
+        chunk_s: float | None = None,
+        right_s: float = 0.0,
+        source: str = "stream",
+    ) -> Stream:
+        """A live stream that this recognizer listens to; the arguments are those of ``asr.Stream``."""
+        return Stream(
+            self, sample_rate_hz=sample_rate_hz, endpoint=endpoint, chunk_s=chunk_s, right_s=right_s, source=source
+        )
+
+    @overload
+    def transcribe(
+        self, source: list[Any] | tuple[Any, ...], *, sample_rate_hz: int | None = None
+    ) -> list[Transcript]: ...
+
+    @overload
+    def transcribe(self, source: AudioSource, *, sample_rate_hz: int | None = None) -> Transcript: ...
+
+    def transcribe(self, source: Any, *, sample_rate_hz: int | None = None) -> Transcript | list[Transcript]:
+        """Transcribe a recording, or a list of them, in batches, to a list.
+
+        Args:
+            source: a path, a binary file object, an array ``(S,)`` or ``(S, C)`` (float in [-1, 1] or integer), a
+                manifest's utterance, or a list of any of these.
+            sample_rate_hz: the rate of arrays; by default it is taken to be the model's. Files know their own.
+
+        Raises ``AudioError`` naming the file when it cannot be read or is shorter than one analysis window: the first
+        of a list. ``transcribe_many`` gives errors in their places, and the others' transcripts.
+        """
+        if isinstance(source, list | tuple):
+            found = []
+            for _, result in self.transcribe_many(source, sample_rate_hz=sample_rate_hz):
+                if isinstance(result, AudioError):
+                    raise result
+                found.append(result)
+            return found
+        item = self._item(source, sample_rate_hz)
+        try:
+            samples = self._load(item, long_audio.LONG_S)
+        except TooLongError:
+            return self._transcribe_long(item)
+        return self._transcripts([samples], [item.name or source_name(item.source)])[0]
+
+    def align(self, source: AudioSource, words: str, *, sample_rate_hz: int | None = None) -> Transcript:
+        """When each word and token of a recording was said, its words being known.
+
+        Args:
+            source: as for ``transcribe``.
+            words: what was said, as anybody writes it: what the model cannot spell is written out as it is spoken in
+                the language of the options (``asr.text.user_words``). Words of the result are written as here.
+            sample_rate_hz: as for ``transcribe``.
+
+        The result's ``left_out`` names words that cannot be spelt, and its ``mismatch`` tells whether this is what was
+        said at all: beyond ``asr.decode.alignment.MISMATCH`` it hardly is.
+
+        Raises ``AudioError`` as ``transcribe``, ``TextError`` for a text without a word that the model can spell, and
+        ``DecodeError`` for more words than the recording has room for.
+        """
+        item = self._item(source, sample_rate_hz)
+        name = item.name or source_name(item.source)
+        said = reading(words, self.model.tokenizer, self.decoder.options.language, name)
+        tokens, places = said.tokens(self.model.tokenizer)
+        try:
+            samples = self._load(item, long_audio.LONG_S)
+        except TooLongError:
+            parts, heard = self._posteriors(item)
+            matrix = torch.cat(list(parts))
+            duration_s = heard.samples / self.sample_rate_hz
+        else:
+            matrix = self.log_probs([samples])[0][0]
+            duration_s = len(samples) / self.sample_rate_hz
+        try:
+            hypothesis = decode.align(matrix, tokens)
+        except DecodeError as error:
+            raise DecodeError(f"{name or 'audio'}: {error}") from error
+        texts = [word.written for word in said.words]
+        spans = [Span.of(hypothesis, place, text) for place, text in zip(places, texts, strict=True)]
+        middles = [(before.end + after.start) // 2 for before, after in itertools.pairwise(spans)]
+        return Transcript(
+            " ".join(texts),
+            tuple(span.word(self.frame_s, duration_s) for span in spans),
+            duration_s,
+            name,
+            tokens=self._tokens(hypothesis, duration_s),
+            spoken=tuple(" ".join(word.words) for word in said.words),
+            left_out=said.left_out,
+            gaps=said.gaps,
+            mismatch=decode.mismatch(matrix, hypothesis),
+            losses=tuple(decode.losses(matrix, hypothesis, middles)),
+        )
+
+    def transcribe_many(
+        self, sources: Iterable[AudioSource], *, sample_rate_hz: int | None = None, progress: bool = False
+    ) -> Iterator[tuple[Recording, Transcript | AudioError]]:
+        """Transcribe recordings in batches, in order; one that fails gives its error in its place.
+
+        Args:
+            sources: each as for ``transcribe``, or an ``Item``, which names and cuts a recording.
+            sample_rate_hz: the rate of arrays that are no items.
+            progress: a bar on a terminal shows how far a long recording has come.
+
+        Yields each recording as an item, and its transcript or error.
+        """
+        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
+            raise AudioError(f"expected several recordings, got {sources!r}"[:200])
+        window: list[tuple[Recording, np.ndarray | AudioError]] = []
+        window_s = 0.0
+        for source in sources:
+            item = Recording.of(source, sample_rate_hz)
+            try:
+                item = self._item(item)
+                samples = self._load(item, long_audio.LONG_S)
+            except TooLongError:
+                yield from self._window(window)
+                window, window_s = [], 0.0
+                try:
+                    yield item, self._transcribe_long(item, progress=progress)
+                except AudioError as error:
+                    yield item, error
+            except AudioError as error:
+                window.append((item, error))
+            else:
+                window.append((item, samples))
+                window_s += len(samples) / self.sample_rate_hz
+            if window_s >= WINDOW_S or len(window) >= WINDOW_ITEMS:
+                yield from self._window(window)
+                window, window_s = [], 0.0
+        yield from self._window(window)
+
+    def posteriors(self, utterances: Sequence[Utterance]) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+        """Ids, log-probabilities and valid frames of a manifest's utterances, in batches; unreadable ones are left
+        out."""
+        waveforms: dict[int, np.ndarray] = {}
+        for index, utterance in enumerate(utterances):
+            with contextlib.suppress(AudioError):
+                waveforms[index] = self._load(Recording.of(utterance))
+        for batch in self._batches(waveforms):
+            log_probs, frames = self.log_probs([waveforms[index] for index in batch])
+            yield [utterances[index].id for index in batch], log_probs, frames
+
+    def _tokens(self, hypothesis: Hypothesis, duration_s: float) -> tuple[Word, ...]:
+        tokenizer = self.model.tokenizer
+        spoken = zip(hypothesis.tokens, hypothesis.frames, hypothesis.ends, hypothesis.confidences, strict=True)
+        return tuple(
+            Span(tokenizer.symbol(token), start, end, p).word(self.frame_s, duration_s)
+            for token, start, end, p in spoken
+            if token != tokenizer.space_id
+        )
+
+    def _load(self, item: Recording, longest_s: float | None = None) -> np.ndarray:
+        """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either."""
+        rate = self.sample_rate_hz
+        limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
+        try:
+            samples = read.load_audio(
+                item.source,
+                rate,
+                source_rate_hz=item.rate_hz,
+                start_s=item.start_s,
+                end_s=item.end_s,
+                channel=item.channel,
+                max_duration_s=min(limits_s, default=None),
+            )
+        except TooLongError as error:
+            if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
+                raise AudioError(str(error)) from error
+            raise
+        self._check_length(item, len(samples))
+        return samples
+
+    def _item(self, source: Any, rate_hz: int | None = None) -> Recording:
+        """A recording that can be read again where it turns out to be long, a pipe among it."""
+        item = Recording.of(source, rate_hz)
+        try:
+            again = read.rewindable(item.source, self.max_duration_s)
+        except TooLongError as error:  # than max_duration_s: not for another way of reading it
+            raise AudioError(str(error)) from error
+        return item if again is item.source else dataclasses.replace(item, source=again)
+
+    def _check_length(self, item: Recording, samples: int) -> None:
+        if sections.count_frames(samples, self.model.config.features) == 0:
+            window_s = self.model.config.features.window_s
+            name = source_name(item.source) or item.name or "audio"
+            raise AudioError(
+                f"{name}: expected at least {window_s:g} s of audio, got {samples / self.sample_rate_hz:.4f} s"
+            )
+
+    def _posteriors(self, item: Recording) -> tuple[Iterator[torch.Tensor], Heard]:
+        """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of what has been heard."""
+        heard = Heard()
+
+        def counted() -> Iterator[np.ndarray]:
+            blocks = read.stream_audio(
+                item.source,
+                self.sample_rate_hz,
+                source_rate_hz=item.rate_hz,
+                start_s=item.start_s,
+                end_s=item.end_s,
+                channel=item.channel,
+                max_duration_s=self.max_duration_s,
+            )
+            for block in blocks:
+                heard.samples += len(block)
+                yield block
+            self._check_length(item, heard.samples)
+
+        return long_audio.posteriors(counted(), self.network, self.log_mel, self.log_probs), heard
+
+    def _transcribe_long(self, item: Recording, *, progress: bool = False) -> Transcript:
+        """A recording in constant memory: see ``asr.recognize.long_audio``. Raises ``AudioError`` where it should be
+        one phrase."""
+        name = item.name or source_name(item.source)
+        if self.decoder.phrases:
+            limit = f"at most {long_audio.LONG_S:g} s"
+            raise AudioError(f"{name or 'audio'}: expected one phrase, {limit}, got more; asr stream cuts at pauses")
+        parts, heard = self._posteriors(item)
+        words: list[Word] = []
+        context = Context()
+        group: list[tuple[int, torch.Tensor]] = []
+        shown = progress and sys.stderr.isatty()
+        total = _seconds(item) if shown else None
+        with tqdm(total=total, desc=name, unit="s", disable=not shown, leave=False) as bar:
+            for start, rows in long_audio.utterances(parts, self.frame_s):
+                group.append((start, rows))
+                if sum(len(rows) for _, rows in group) * self.frame_s >= WINDOW_S or len(group) == WINDOW_ITEMS:
+                    more, context = self._words(group, context)
+                    words += more
+                    group = []
+                bar.update(round((start + len(rows)) * self.frame_s) - bar.n)
+            words += self._words(group, context)[0]
+        duration_s = heard.samples / self.sample_rate_hz
+        # The last frame's window may reach a little beyond the end.
+        words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for w in words]
+        return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
+
+    def _words(self, group: Sequence[tuple[int, torch.Tensor]], context: Context) -> tuple[list[Word], Context]:
+        """The words of utterances ``(first row, rows)``, decoded as one batch, or one after the other where language
+        models remember what was said before, ``context``; and what was said behind them."""
+        found: list[list[Hypothesis]] = []
+        if self.decoder.options.lm_carry:
+            for _, rows in group:
+                hypotheses, context = self.decoder.continued(rows, context, self.depth)
+                found.append(hypotheses)
+        elif group:
+            padded = torch.nn.utils.rnn.pad_sequence([rows for _, rows in group], batch_first=True)
+            found = self.decoder.lists(padded, torch.tensor([len(rows) for _, rows in group]), self.depth)
+        words: list[Word] = []
+        for (start, _), hypotheses in zip(group, found, strict=True):
+            words += self.transcript([h.shifted(start) for h in hypotheses], math.inf).words
+        return words, context
+
+    def _window(
+        self, window: list[tuple[Recording, np.ndarray | AudioError]]
+    ) -> Iterator[tuple[Recording, Transcript | AudioError]]:
+        results: dict[int, Transcript | AudioError] = {}
+        waveforms: dict[int, np.ndarray] = {}
+        for index, (_, samples) in enumerate(window):
+            if isinstance(samples, AudioError):
+                results[index] = samples
+            else:
+                waveforms[index] = samples
+        for batch in self._batches(waveforms):
+            names = [window[index][0].name or source_name(window[index][0].source) for index in batch]
+            transcripts = self._transcripts([waveforms[index] for index in batch], names)
+            results.update(zip(batch, transcripts, strict=True))
+        for index, (item, _) in enumerate(window):
+            yield item, results[index]
+
+    def _batches(self, waveforms: dict[int, np.ndarray]) -> list[list[int]]:
+        limit = BATCH_S * self.sample_rate_hz
+        batches: list[list[int]] = []
+        for index in sorted(waveforms, key=lambda i: len(waveforms[i])):
+            if not batches or len(waveforms[index]) * (len(batches[-1]) + 1) > limit:
+                batches.append([])
+            batches[-1].append(index)
+        return batches
+
+    def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
+        log_probs, frames = self.log_probs(waveforms)
+        if self.decoder.phrases:
+            found = self.decoder.answers(log_probs, frames, self._phrase_scores(waveforms, (log_probs, frames)))
+        else:
+            found = self.decoder.lists(log_probs, frames, self.depth)
+        return [
+            self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name)
+            for hypotheses, waveform, name in zip(found, waveforms, names, strict=True)
+        ]
+
+    def phrase_scores(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        """What each of ``decoder.phrases`` has for it, by all models and at all speeds.
+
+        Args:
+            waveforms: each ``(S,)`` float32 in [-1, 1] at the model's rate.
+
+        Returns:
+            ``(B, P + 1)`` float64, last anything else: the mean over the models of the logarithm of the mean
+            probability over the speeds.
+        """
+        return self._phrase_scores(waveforms, self.log_probs(waveforms))
+
+    def _phrase_scores(self, waveforms: Sequence[np.ndarray], heard: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+        """``phrase_scores``, with what ``log_probs`` has given for the waveforms."""
+        scores = [self._at_all_speeds(waveforms, heard)]
+        for other in self.also:
+            rates = self.sample_rate_hz, other.sample_rate_hz
+            resampled = [resample(samples, *rates) if rates[0] != rates[1] else samples for samples in waveforms]
+            scores.append(other._at_all_speeds(resampled, other.log_probs(resampled)))
+        mean: np.ndarray = np.mean(scores, axis=0)
+        return mean
+
+    def _at_all_speeds(self, waveforms: Sequence[np.ndarray], heard: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+        rate = self.sample_rate_hz
+        speeds = self.decoder.options.speeds
+        scores = []
+        for speed in speeds:
+            posteriors = heard
+            if speed != 1:
+                posteriors = self.log_probs([resample(x, round(rate * speed), rate) for x in waveforms])
+            scores.append(self.decoder.phrase_scores(*posteriors))
+        summed: np.ndarray = np.logaddexp.reduce(scores, axis=0)
+        return summed - math.log(len(speeds))
+
+
+def _seconds(item: Recording) -> float | None:
+    """How long a recording is said to be, for a progress bar; None where that is not known without decoding it."""
+    if item.end_s is not None:
+        return round(item.end_s - item.start_s)
+    if isinstance(item.source, str | os.PathLike):
+        with contextlib.suppress(AudioError):
+            return round(read.probe_audio(item.source).duration_s - item.start_s)
+    return None
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    max_duration_s: float | None = None,
+    also: str | Path | Sequence[str | Path] = (),
+    **decoding: Unpack[DecodingOptions],
+) -> Recognizer:
+    """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
+
+    ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.recognize.options.Decoding``,
+    such as
+    ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds; a language model may be given as an
+    object as well. ``also``: further models that judge the same ``phrases="commands.txt"``. Raises ``ModelError``
+    naming what is missing or damaged, and ``ConfigError`` or ``DecodeError`` for a wrong option.
+    """
+    loader.check_names(decoding, [*inspect.signature(load).parameters, *DecodingOptions.__annotations__], "option ")
+    loaded = model_directory.load_model(model)
+    options = choose(loaded.path, **decoding)
+    also = [also] if isinstance(also, str | Path) else also
+    if also and not options.phrases:
+        raise ConfigError(f"also: expected phrases, the scores of which add up over {1 + len(also)} models")
+    others = [Recognizer(model_directory.load_model(other), device=device, decoding=options) for other in also]
+    return Recognizer(loaded, device=device, decoding=options, max_duration_s=max_duration_s, also=others)

@@ -1,0 +1,370 @@
+"""Live recognition: samples in as they come, text out while it is being said.
+
+A stream gives what the whole recording gives: resampler, features, convolutions, recurrent layers and search carry
+their state from block to block, and how the samples are cut into blocks changes nothing. ``StreamBatch`` advances
+many streams with one pass through the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+import torch
+
+from asr.audio.headers import check_rate
+from asr.audio.samples import as_mono
+from asr.config import loader, sections
+from asr.decode.endpoint import Endpoint, Endpointer
+from asr.decode.posteriors import BLANK
+from asr.errors import AudioError, ConfigError
+from asr.models.acoustic import Latency, ModelState, join_model_states, split_model_state
+from asr.recognize.engine import Engine
+from asr.recognize.language_models import Context
+from asr.transcript import Transcript, Word
+
+# Frames of features that one pass through the network takes at most: what a long block needs is bounded.
+PASS_FRAMES = 2048
+SILENCE_S = 60.0
+"""Silence at an utterance's start that is kept, so that hot words can still change."""
+LONGEST_CHUNK_S = 3600
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a block of samples has changed.
+
+    ``final``: utterances that have ended. ``text``: the best guess at the one under way, of which the first ``stable``
+    characters will not change any more (a language model's end of sentence apart). ``time_s``: the position in the
+    stream that ``text`` reaches.
+    """
+
+    final: tuple[Transcript, ...]
+    text: str
+    stable: int
+    time_s: float
+
+
+class Stream:
+    """One stream. ``accept`` blocks, then ``finish``; or let a ``StreamBatch`` do both for many.
+
+    Args:
+        recognizer: a model and how to decode: what ``asr.load`` gives.
+        sample_rate_hz: the rate of the samples to come; by default the model's.
+        endpoint: rules that cut the stream into utterances; ``None`` takes it for one, whose text is then that of
+            ``Recognizer.transcribe``.
+        chunk_s, right_s: for a bidirectional model, which works in chunks of so many seconds with so much right
+            context, and answers after both; a unidirectional model needs neither.
+        source: a name for transcripts and messages.
+
+    Raises:
+        ConfigError: a bidirectional model without ``chunk_s``; several models or speeds, which hear whole recordings.
+        AudioError: an impossible rate.
+    """
+
+    def __init__(
+        self,
+        recognizer: Engine,
+        *,
+        sample_rate_hz: int | None = None,
+        endpoint: Endpoint | None = None,
+        chunk_s: float | None = None,
+        right_s: float = 0.0,
+        source: str = "stream",
+    ) -> None:
+        self.recognizer = recognizer
+        speeds = recognizer.decoder.options.speeds
+        if recognizer.also or speeds != (1.0,):
+            raise ConfigError(
+                f"{source}: expected one model and speed 1 for a stream, got {1 + len(recognizer.also)} models and "
+                f"speeds {list(speeds)}, which need whole recordings"
+            )
+        self.source = source
+        self.endpoint = endpoint
+        self.latency = _latency(recognizer, chunk_s, right_s)
+        self.rate_hz = recognizer.sample_rate_hz if sample_rate_hz is None else sample_rate_hz
+        check_rate(self.rate_hz, f"{source}: sample_rate_hz")
+        if not isinstance(endpoint, Endpoint | None):
+            raise ConfigError(f"{source}: endpoint: expected an Endpoint or None, got {endpoint!r}"[:200])
+        self._search = recognizer.decoder.search()
+        self._vocabulary = self._next_vocabulary = recognizer.decoder.vocabulary
+        """With the hot words of the utterance under way, and of the next one."""
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything and begin a new stream."""
+        model_hz = self.recognizer.sample_rate_hz
+        self._resampler = (
+            None if self.rate_hz == model_hz else soxr.ResampleStream(self.rate_hz, model_hz, 1, "float32", "HQ")
+        )
+        self._samples = np.zeros(0, np.float32)
+        self._received = 0
+        self._fed = 0
+        """Frames of features that the network has got."""
+        self._state: ModelState | None = None
+        self._level: torch.Tensor | None = None
+        """What the features know of the recording so far; there where ``_state`` is."""
+        self._context = Context()
+        """What was said in the utterances before, for language models that go on."""
+        self._begin()
+        self._offset = 0
+        """Frame of log-probabilities at which the utterance under way begins."""
+        self._endpointer = None if self.endpoint is None else Endpointer(self.endpoint, self.recognizer.frame_s)
+        self._finished = False
+
+    def _begin(self) -> None:
+        """Begin an utterance."""
+        self._vocabulary = self._next_vocabulary
+        self.recognizer.decoder.begin(self._search, self._vocabulary, self._context)
+        self._silence: list[torch.Tensor] | None = [] if self.recognizer.decoder.options.beam > 1 else None
+        """Its log-probabilities as long as it is nothing but silence; None from its first sound on."""
+
+    def set_hotwords(self, hotwords: Mapping[str, float]) -> None:
+        """Take other hot words from now on: boosts (natural logarithms) of words and phrases, instead of those before.
+
+        They count for the utterance under way where nothing but silence has been heard of it, of at most
+        ``SILENCE_S``; else from the next one on. For a prefix of a text carries what hot words have earned it so far:
+        changed in the middle of an utterance, its text would be that of neither list and depend on the blocks. As it
+        is, each utterance is what ``Recognizer`` makes of it with the list that it has. ``start`` keeps the new list.
+
+        It takes as long as loading the lexicon or n-gram where a hot word is not among its words, since these are then
+        arranged anew, and no time to speak of elsewhere.
+
+        Raises ``ConfigError`` where the recognizer decodes without a beam, ``DecodeError`` naming a hot word that
+        cannot be used; the words before stay then.
+        """
+        decoder = self.recognizer.decoder
+        if decoder.options.beam == 1:
+            raise ConfigError(f"{self.source}: hot words: expected a beam above 1, got a search that takes none")
+        self._next_vocabulary = decoder.vocabulary_with(hotwords)
+        if self._silence is not None:
+            silence = self._silence
+            self._begin()
+            for rows in silence:
+                self._search.accept(rows)
+            self._silence = silence
+
+    def note(self, log_probs: torch.Tensor) -> None:
+        """Remember rows ``(T, V)`` that the search has taken, while they are silence."""
+        if self._silence is None:
+            return
+        self._silence.append(log_probs)
+        heard_s = self._search.frames * self.recognizer.frame_s
+        if heard_s > SILENCE_S or bool((log_probs.argmax(dim=1) != BLANK).any()):
+            self._silence = None
+
+    @property
+    def time_s(self) -> float:
+        """Seconds that the search has heard."""
+        return (self._offset + self._search.frames) * self.recognizer.frame_s
+
+    def accept(self, samples: npt.ArrayLike) -> Update:
+        """Take the next samples ``(n,)``, mono; floats in [-1, 1] or integers, any number of them.
+
+        Raises ``AudioError`` for another shape or type, for NaN and infinity, and behind ``finish``.
+        """
+        self.push(samples)
+        return advance_streams([self])[0]
+
+    def finish(self) -> Transcript:
+        """End the stream: the transcript of the utterance under way, empty if nothing was said since the last one."""
+        return finish_streams([self])[0]
+
+    def push(self, samples: npt.ArrayLike) -> None:
+        """Take samples without computing anything yet; ``advance`` does."""
+        if self._finished:
+            raise AudioError(f"{self.source}: the stream has been finished; start() begins another")
+        block = as_mono(samples, self.source, self.rate_hz, self._received)
+        self._received += len(block)
+        if self._resampler is not None:
+            block = self._resampler.resample_chunk(block)
+        self._samples = np.concatenate([self._samples, block])
+
+    def close(self) -> None:
+        """No more samples will come: get the resampler's last ones."""
+        if not self._finished and self._resampler is not None:
+            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            self._samples = np.concatenate([self._samples, rest])
+        self._finished = True
+
+    def ready(self) -> int:
+        """Frames of features for the next pass: all at the end; else so many that none waits for a later one."""
+        config = self.recognizer.model.config
+        frames = sections.count_frames(len(self._samples), config.features)
+        if not self._finished:
+            # An output frame sees the features up to the first of its own; what comes behind that can wait.
+            factor = config.model.subsampling
+            frames = max(0, (self._fed + frames - 1) // factor * factor + 1 - self._fed) if frames else 0
+        return min(frames, PASS_FRAMES)
+
+    def is_last(self, frames: int) -> bool:
+        """Whether nothing comes behind the next ``frames`` frames."""
+        config = self.recognizer.model.config.features
+        return self._finished and sections.count_frames(len(self._samples), config) == frames
+
+    def take(self, frames: int) -> npt.NDArray[np.float32]:
+        """The samples that the next ``frames`` frames are made of; those that no later one needs are dropped."""
+        if not frames:
+            return np.zeros(0, np.float32)
+        config = self.recognizer.model.config.features
+        taken = self._samples[: (frames - 1) * config.hop_samples + config.window_samples]
+        self._samples = self._samples[frames * config.hop_samples :]
+        self._fed += frames
+        return taken
+
+    def cut(self, log_probs: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+        """Log-probabilities ``(T, V)`` cut at endpoints: parts, and whether an utterance ends behind each."""
+        return [(log_probs, False)] if self._endpointer is None else self._endpointer.cut(log_probs)
+
+    def end_utterance(self) -> Transcript:
+        """The transcript of the utterance under way; the next one begins here. Times count from the stream's start."""
+        frames = self._search.frames
+        recognizer = self.recognizer
+        decoder = recognizer.decoder
+        found = [h.shifted(self._offset) for h in decoder.finish(self._search, recognizer.depth)]
+        self._context = decoder.following(self._context, found[0], self._vocabulary)
+        vocabulary = self._vocabulary
+        self._begin()
+        self._offset += frames
+        duration_s = min(self._received / self.rate_hz, self._offset * recognizer.frame_s)
+        if self._finished:
+            duration_s = self._received / self.rate_hz
+        return recognizer.transcript(found, duration_s, self.source, vocabulary)
+
+    def update(self, final: Sequence[Transcript]) -> Update:
+        """What is known now."""
+        hypothesis, stable = self._search.partial()
+        text, settled = self._vocabulary.partial(hypothesis.tokens, stable)
+        return Update(tuple(final), text, settled, self.time_s)
+
+
+def advance_streams(streams: Sequence[Stream]) -> list[Update]:
+    """Decode what has been pushed to streams of one recognizer, those with equally much to do in one pass."""
+    final: list[list[Transcript]] = [[] for _ in streams]
+    for indices in iter(lambda: _next_group(streams), []):
+        matrices = _forward([streams[i] for i in indices])
+        # An endpoint splits a stream's frames; the first parts of all go to the search together, then the second ones.
+        queues = {i: streams[i].cut(matrix) for i, matrix in zip(indices, matrices, strict=True)}
+        while queues:
+            decoder = streams[indices[0]].recognizer.decoder
+            decoder.accept([streams[i]._search for i in queues], [parts[0][0] for parts in queues.values()])
+            for i in list(queues):
+                rows, ends = queues[i].pop(0)
+                streams[i].note(rows)
+                if ends:
+                    ended = streams[i].end_utterance()
+                    if ended.words:
+                        final[i].append(ended)
+                if not queues[i]:
+                    del queues[i]
+    return [stream.update(done) for stream, done in zip(streams, final, strict=True)]
+
+
+def finish_streams(streams: Sequence[Stream]) -> list[Transcript]:
+    """End streams of one recognizer, together; ``Stream.finish`` of each."""
+    for stream in streams:
+        stream.close()
+    before = [update.final for update in advance_streams(streams)]
+    transcripts = []
+    for stream, done in zip(streams, before, strict=True):
+        last = stream.end_utterance()
+        words: tuple[Word, ...] = sum((t.words for t in done), ()) + last.words
+        spoken = sum((t.spoken for t in done), ()) + last.spoken
+        transcripts.append(dataclasses.replace(last, text=" ".join(w.text for w in words), words=words, spoken=spoken))
+    return transcripts
+
+
+class StreamBatch:
+    """Many streams of one recognizer, advanced together.
+
+    ``options`` are those of ``Stream``, for all streams.
+    """
+
+    def __init__(
+        self,
+        recognizer: Engine,
+        *,
+        endpoint: Endpoint | None = None,
+        chunk_s: float | None = None,
+        right_s: float = 0,
+    ) -> None:
+        self.recognizer = recognizer
+        self.endpoint = endpoint
+        self.chunk_s, self.right_s = chunk_s, right_s
+
+    def open(self, *, sample_rate_hz: int | None = None, source: str = "stream") -> Stream:
+        """A new stream."""
+        return Stream(
+            self.recognizer,
+            sample_rate_hz=sample_rate_hz,
+            endpoint=self.endpoint,
+            chunk_s=self.chunk_s,
+            right_s=self.right_s,
+            source=source,
+        )
+
+    def accept(self, blocks: Mapping[Stream, npt.ArrayLike]) -> dict[Stream, Update | AudioError]:
+        """Give each stream its block and advance all; a block that is no sound gives its error, and harms no other."""
+        results: dict[Stream, Update | AudioError] = {}
+        good = []
+        for stream, samples in blocks.items():
+            try:
+                stream.push(samples)
+            except AudioError as error:
+                results[stream] = error
+            else:
+                good.append(stream)
+        results.update(zip(good, advance_streams(good), strict=True))
+        return results
+
+
+def _next_group(streams: Sequence[Stream]) -> list[int]:
+    """Streams that can take the same next step: as many frames, from states of the same shape."""
+    groups: dict[object, list[int]] = {}
+    for index, stream in enumerate(streams):
+        ready, state = stream.ready(), stream._state
+        last = stream.is_last(ready)
+        if ready or (last and state is not None and state.pending):
+            groups.setdefault((ready, None if state is None else state.shape, last), []).append(index)
+    return max(groups.values(), key=len, default=[])
+
+
+def _forward(streams: Sequence[Stream]) -> list[torch.Tensor]:
+    """Log-probabilities ``(T, V)`` on the CPU of the next frames of features, as many for each of the streams."""
+    recognizer = streams[0].recognizer
+    frames = streams[0].ready()
+    last = streams[0].is_last(frames)
+    samples = torch.from_numpy(np.stack([stream.take(frames) for stream in streams])).to(recognizer.device)
+    with torch.inference_mode():
+        levels = [stream._level for stream in streams if stream._level is not None]
+        mel, level = recognizer.log_mel.following(samples, torch.stack(levels) if levels else None)
+        states = [stream._state for stream in streams]
+        joined = None if states[0] is None else join_model_states([state for state in states if state is not None])
+        log_probs, state = recognizer.network.stream(mel, joined, latency=streams[0].latency, last=last)
+    for stream, own, own_level in zip(streams, split_model_state(state, len(streams)), level, strict=True):
+        stream._state, stream._level = own, own_level
+    return list(log_probs.cpu())
+
+
+def _latency(recognizer: Engine, chunk_s: float | None, right_s: float) -> Latency | None:
+    """Chunk and right context in subsampled frames, rounded up."""
+    config = recognizer.model.config
+    if not config.model.bidirectional:
+        return None
+    if chunk_s is None:
+        raise ConfigError(
+            "a bidirectional model hears the end before it answers: give chunk_s (such as 0.64) and right_s, "
+            "or use a unidirectional model"
+        )
+    frame_s = config.features.hop_s * config.model.subsampling
+    chunk_s, right_s = loader.as_number(chunk_s, "chunk_s"), loader.as_number(right_s, "right_s")
+    if not (0 < chunk_s <= LONGEST_CHUNK_S and 0 <= right_s <= LONGEST_CHUNK_S):
+        raise ConfigError(
+            f"expected chunk_s above 0 and right_s of 0 or more, {LONGEST_CHUNK_S} at most, got {chunk_s} and {right_s}"
+        )
+    return Latency(math.ceil(chunk_s / frame_s), math.ceil(right_s / frame_s))

@@ -1,0 +1,1 @@
+"""Word error rates of transcripts, and whether one result is better than another; no torch here."""

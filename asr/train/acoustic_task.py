@@ -1,0 +1,324 @@
+"""Training an acoustic model with CTC (Graves et al. 2006)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from asr.config.sections import Config
+from asr.data import manifest, preflight
+from asr.data.batches import Batch, Dataset, Example
+from asr.data.manifest import Utterance
+from asr.decode.greedy_search import greedy
+from asr.errors import AudioError, ConfigError, TrainingError
+from asr.models import model_directory, spec_augment
+from asr.models.acoustic import AcousticModel
+from asr.models.device import pick_device
+from asr.models.features import FeatureStats, LogMel, measure_stats
+from asr.scoring import wer as wer_module
+from asr.scoring.wer import LITERAL, NOTHING_YET, score
+from asr.text import tokenizer_files
+from asr.train import distributed, finetune, loop
+from asr.train.distributed import World
+from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
+from asr.train.process import make_network
+from asr.train.resume import CHECKPOINT, Progress
+
+# Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
+STATS_S = 10 * 3600.0
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def warn(message: str) -> None:
+    """Print a warning above the progress bar."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def train_acoustic(config: Config, *, resume: bool = False) -> Progress:
+    """Train as ``config`` says; the model directory is ``config.train.output``.
+
+    With ``resume``, continue from its checkpoint if there is one. Under ``torchrun``, this process trains together
+    with the others (see ``asr.train.distributed``). Raises ``ConfigError``, ``ManifestError``,
+    ``TextError`` or ``TrainingError``, each naming what is wrong.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.train.seed)
+    folder = Path(config.train.output)
+    device = pick_device(config.train.device)
+    with distributed.join_world(device) as world, loop.hold(folder, config, world, resume=resume):
+        task = AcousticTask(config, world)
+        if world.first and task.resuming:
+            model_directory.save_config(folder, config)
+        elif world.first:
+            model_directory.save_model_description(folder, config, task.tokenizer, task.stats)
+        progress = loop.fit(task, config, folder, world)
+        if task.valid_data.utterances and progress.best >= NOTHING_YET:
+            task.warn(advice(progress.best, manifest.statistics(task.train_data.utterances).hours))
+        return progress
+
+
+def advice(wer: float, hours: float) -> str:
+    """What to do about a model that has learnt next to nothing from so many hours of speech."""
+    return (
+        f"the model recognises next to nothing yet (validation WER {100 * wer:.0f} %). It was trained on {hours:.2f} h "
+        "of speech. From random weights, 0.7 h of letters, digits and names (the recipe an4) give a WER of 6 %; free "
+        "speech takes far more. Record more, train for more epochs (--resume train.epochs=N), or go on from a trained "
+        "model, for which minutes of speech do (train.init=an4)"
+    )
+
+
+class AcousticTask:
+    """An acoustic model with its training and validation data (see ``loop.Task``)."""
+
+    criterion = "wer"
+
+    def __init__(self, config: Config, world: World | None = None) -> None:
+        self.config = config
+        self.world = world or World(device=pick_device(config.train.device))
+        self.device = self.world.device
+        self.folder = Path(config.train.output)
+        self.resuming = os.path.exists(self.folder / CHECKPOINT)
+        if not config.data.train:
+            raise ConfigError("data.train: expected the path of a manifest, got nothing")
+        train_set = manifest.read_manifests([config.data.train, *config.data.more])
+        valid_set = manifest.read_manifest(config.data.valid) if config.data.valid else []
+        if not valid_set:
+            self.warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
+        self.warn_shared_speakers(train_set, valid_set)
+        if self.resuming:
+            # The ids of the run so far, whatever has become of the manifest.
+            self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
+        else:
+            self.tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in train_set], config.text)
+        self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
+        self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
+        self.source = None if self.resuming else finetune.load_initial(config)
+        self.teacher = finetune.load_teacher(config, self.tokenizer)
+        self.origin = loop.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
+        self.stats = self._prepare()
+        self.glance()
+        self.report_left_out(self.train_data, self.train_paths)
+        self.report_left_out(self.valid_data, config.data.valid)
+        self.log_mel = LogMel(config.features, self.stats).to(self.device)
+        sizes = config.features.mel_bins, self.tokenizer.vocab_size
+        model = make_network(lambda: AcousticModel(config.model, *sizes))
+        if self.source is not None:
+            new = finetune.copy_weights(self.source, model, self.tokenizer)
+            if new:
+                self.warn(f"train.init: {config.train.init} does not know {', '.join(map(repr, new))}: learnt anew")
+        if self.teacher is not None:
+            self.teacher.network.to(self.device).requires_grad_(False)
+        self.model = model.to(self.device)
+        self.rate_factors = finetune.rate_factors(model, config)
+        self.network: nn.Module = self.model
+        if config.train.compile:
+            for part in (model.subsampling, model.encoder):
+                part.compile(dynamic=True)
+
+    @property
+    def train_paths(self) -> str:
+        """The manifests of the training data, for messages."""
+        return ", ".join([self.config.data.train, *self.config.data.more])
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Checksum of the training utterances that are used: ids, labels, durations."""
+        data = self.train_data
+        return loop.training_checksum(
+            [[u.id, label, u.duration_s] for u, label in zip(data.utterances, data.labels, strict=True)]
+        )
+
+    def warn(self, message: str) -> None:
+        """Print a warning that every process would print."""
+        if self.world.first:
+            warn(message)
+
+    def _prepare(self) -> FeatureStats:
+        """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
+        for data, path in ((self.train_data, self.train_paths), (self.valid_data, self.config.data.valid)):
+            failures = {}
+            description = f"reading {len(data.utterances)} utterances"
+            quiet = None if self.world.first else True
+            for index, utterance in enumerate(tqdm(data.utterances, desc=description, disable=quiet, leave=False)):
+                if data.cache_full:
+                    break  # the rest is read, and reported, batch by batch
+                if reason := data.check(index):
+                    failures[utterance.id] = reason
+            # What one process cannot read is left out by all: they must agree on the batches.
+            for others in self.world.gather(failures):
+                failures |= others
+            data.exclude(failures)
+            if not data.utterances and path:
+                name, reason = next(iter(data.left_out.items()))
+                raise TrainingError(f"{path}: no usable utterance is left; the first, {name}: {reason}")
+        if self.resuming:
+            return FeatureStats.load(self.folder / "stats.json")
+        if self.source is not None:
+            if self.teacher is not None and self.source.stats != self.teacher.stats:
+                self.warn("train.teacher: its features are normalised otherwise than those of train.init")
+            return self.source.stats
+        if self.teacher is not None:
+            return self.teacher.stats
+        plain = LogMel(self.config.features).to(self.device)
+        stats = None
+        if self.world.first:
+            try:
+                stats = measure_stats(plain, self._waveforms())
+            except ValueError as error:
+                raise TrainingError(f"{self.train_paths}: {error}") from error
+        measured = self.world.gather(stats)[0]
+        assert measured is not None
+        return measured
+
+    def _waveforms(self) -> Iterator[np.ndarray]:
+        data = self.train_data
+        total_s = 0.0
+        order = np.random.default_rng(self.config.train.seed).permutation(len(data.utterances))
+        for index in tqdm(order.tolist(), desc="feature statistics", disable=None, leave=False):
+            total_s += data.utterances[index].duration_s
+            try:
+                yield data.samples(index)
+            except AudioError as error:
+                warn(f"{data.utterances[index].id}: {error}")
+            if total_s > STATS_S:
+                return
+
+    def plan(self, epoch: int) -> list[list[Example]]:
+        return self.train_data.plan(epoch)
+
+    def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
+        return self.train_data.batches([self.world.share(part) for part in plan], epoch)
+
+    def features(self, batch: Batch, *, training: bool) -> tuple[Tensor, Tensor]:
+        """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
+        if training:
+            features, frames = self._distorted(batch)
+            return self._masked(features, batch.masks[0]), frames
+        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+        return features, frames
+
+    def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
+        return spec_augment.apply_masks(features, masks.to(self.device), self.config.augment.time_masks)
+
+    def _distorted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features for training before any of them are masked."""
+        setting = self.config.augment
+        change = None
+        if setting.warp or setting.tilt_db:
+            change = functools.partial(spec_augment.colour, colours=batch.colours, config=self.config.features)
+        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device), change)
+        return features, frames
+
+    def loss(self, batch: Batch) -> Tensor:
+        """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
+        with torch.no_grad():
+            whole, frames = self._distorted(batch)
+            features = torch.cat([self._masked(whole, masks) for masks in batch.masks] or [whole])
+        views = len(features) // len(whole)
+        share, smoothing = self.config.model.intermediate_ctc, self.config.optim.label_smoothing
+        half = HALF.get(self.config.train.precision)
+        middle = None
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            if share:
+                log_probs, middle, lengths = self.model.forward_deep(features, frames.repeat(views))
+            else:
+                log_probs, lengths = self.network(features, frames.repeat(views))
+        loss = ctc_loss(log_probs, lengths, batch).sum()
+        if middle is not None:
+            loss = torch.lerp(loss, ctc_loss(middle, lengths, batch).sum(), share)
+        if self.teacher is not None:
+            with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=half is not None):
+                taught, _ = self.teacher.network(whole, frames)  # it sees what the masks hide from the learner
+            delay = round(self.config.train.teacher_delay_s / self.config.output_frame_s)
+            taught_loss = distillation_loss(log_probs, taught.repeat(views, 1, 1), lengths, delay).sum()
+            loss = torch.lerp(loss, taught_loss, self.config.train.teacher_share)
+        if smoothing:
+            loss = torch.lerp(loss, uniform_loss(log_probs, lengths).sum(), smoothing)
+        if views == 2:
+            swapped = log_probs.detach().roll(len(frames), dims=0)
+            loss = loss + self.config.train.consistency * distillation_loss(log_probs, swapped, lengths, 0).sum()
+        return loss / views
+
+    def audio_s(self, batch: Batch) -> float:
+        return batch.total_samples / self.config.features.sample_rate_hz
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Loss, WER and CER of greedy decoding on the validation set; nothing where there is none."""
+        if not self.valid_data.utterances:
+            return {}
+        hypotheses: dict[str, str] = {}
+        loss_sum, token_sum = 0.0, 0
+        plan = [self.world.share(part) for part in self.valid_data.plan(0)]
+        for batch in self.valid_data.batches(plan, 0):
+            if batch is None:
+                continue
+            with torch.inference_mode():
+                features, frames = self.features(batch, training=False)
+                log_probs, lengths = network(features, frames)
+                loss_sum += float(ctc_loss(log_probs, lengths, batch).sum())
+            token_sum += batch.total_tokens
+            for name, hypothesis in zip(batch.ids, greedy(log_probs.cpu(), lengths.cpu()), strict=True):
+                hypotheses[name] = self.tokenizer.decode(hypothesis.tokens)
+        for others in self.world.gather(hypotheses):
+            hypotheses |= others
+        loss_sum, tokens = self.world.sum(loss_sum, token_sum)
+        texts = {u.id: u.text for u in self.valid_data.utterances}
+        references = {name: self.tokenizer.reference(texts[name]) for name in hypotheses}
+        report = score(references, hypotheses, LITERAL)
+        return {"loss": loss_sum / max(tokens, 1), "wer": report.wer, "cer": report.cer}
+
+    def rank(self, figures: dict[str, float]) -> tuple[float, float]:
+        """The WER, and the CER as long as next to no word is right (see ``asr.scoring.wer.rank``)."""
+        return wer_module.rank(figures["wer"], figures["cer"])
+
+    def warn_shared_speakers(self, train_set: list[Utterance], valid_set: list[Utterance]) -> None:
+        """Validation on speakers that were trained on flatters the model: say so."""
+        shared = {u.speaker for u in train_set if u.speaker} & {u.speaker for u in valid_set}
+        if shared:
+            self.warn(f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}")
+
+    def glance(self) -> None:
+        """Warn of what the training manifest tells without reading audio; ``asr check`` tells it all."""
+        data, path = self.train_data, self.train_paths
+        report = preflight.glance(path, data.utterances, data.labels, self.config)
+        for kind, count in Counter(finding.kind for finding in report.findings).items():
+            first = next(finding for finding in report.findings if finding.kind == kind)
+            title = preflight.FAULT_KINDS[kind][1]
+            self.warn(f"{path}: {title}: {count}, such as {first.id}: {first.message}; asr check lists them")
+
+    def report_left_out(self, data: Dataset, path: str) -> None:
+        """Name every utterance that is not used, with its reason and their count."""
+        for name, reason in data.left_out.items():
+            self.warn(f"{path}: {name}: left out: {reason}")
+        if data.left_out:
+            self.warn(f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used")
+
+    def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
+        model_directory.save_weights(self.folder, network, self.card(figures, progress))
+
+    def card(self, figures: dict[str, float], progress: dict[str, float]) -> dict[str, Any]:
+        """What this model is and where it comes from, for ``card.json``."""
+        data = self.train_data
+        statistics = manifest.statistics(data.utterances)
+        return loop.card_head(self.origin, self.network) | {
+            "training_data": {
+                "manifest": self.train_paths,
+                "utterances": statistics.utterances,
+                "hours": round(statistics.hours, 3),
+                "speakers": statistics.speakers,
+                "left_out": len(data.left_out),
+            },
+            "training": {**progress, "seed": self.config.train.seed, "torch": torch.__version__},
+            "validation": figures,
+        }

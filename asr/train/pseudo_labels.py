@@ -1,0 +1,241 @@
+"""Labelling recordings with what a model hears in them, so that it can learn from speech that nobody wrote down.
+
+Training on a model's own sure transcripts (self-training, Scudder 1965; of whole recognisers Kahn et al. 2020) adapts
+it to a speaker, a microphone or a subject. What it was not sure of is left out: a wrong label teaches the wrong thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tqdm import tqdm
+
+from asr.config import loader
+from asr.data import manifest
+from asr.data.manifest import Utterance
+from asr.errors import AsrError, AudioError, ConfigError, ManifestError
+from asr.files import atomic, check_output, file_sha256
+from asr.recognize import batch
+from asr.recognize.options import PLACES
+from asr.recognize.recognizer import Recognizer
+from asr.recognize.recording import Recording
+
+Place: TypeAlias = str
+"""Real path, start, end and channel of a recording."""
+
+
+@dataclass
+class Labels:
+    """What became of the recordings: utterances with text, those that were not sure or empty, failures, and the
+    ``Transcript.doubt`` of those whose speech the model may not know."""
+
+    kept: list[Utterance] = field(default_factory=list)
+    doubtful: list[Utterance] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+
+def label_recordings(
+    inputs: Sequence[str],
+    recognizer: Recognizer,
+    output: str | Path,
+    *,
+    least_confidence: float = 0.9,
+    speaker: str = "",
+    resume: bool = False,
+    force: bool = False,
+) -> Labels:
+    """Transcribe recordings and write those that the model is sure of as a manifest to train on.
+
+    Each transcript goes to ``OUTPUT.part`` as soon as it is there; the manifest is made of it at the end.
+
+    Args:
+        inputs: audio files, folders, and manifests, whose texts are not looked at.
+        output: the manifest.
+        least_confidence: of the least certain word of a transcript (0 to 1). Posteriors are surer than they should
+            be: ``asr calibrate`` mends that where there is speech with text.
+        speaker: of recordings that name none.
+        resume: go on from ``OUTPUT.part``, if there is one.
+        force: write over an ``output`` that is there already; a manifest may have been corrected by hand.
+
+    Raises ``OutputError`` for such an output; ``ConfigError`` for a confidence out of range, what an earlier run has
+    left without ``resume`` or of other models, a file that cannot be written, or where no recording was understood
+    surely enough.
+    """
+    if not 0 <= least_confidence <= 1:
+        raise ConfigError(f"least_confidence: expected 0 to 1, got {least_confidence}")
+    same = os.path.exists(output) and any(os.path.exists(name) and Path(name).samefile(output) for name in inputs)
+    if same or os.path.isdir(output):
+        raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
+    check_output(Path(output), force=force)
+    found = Labels()
+    recordings = _recordings(inputs, found.failures)
+    part = Path(f"{output}.part")
+    header = _header(recognizer)
+    if os.path.exists(part) and not resume:
+        raise ConfigError(f"{part}: an earlier run left this; --resume goes on from it, or remove it")
+    heard = _read(part, header)
+    waiting = {u.id: place for place, u in recordings.items() if place not in heard}
+    results = recognizer.transcribe_many(Recording.of(recordings[place]) for place in waiting.values())
+    _write(part, [header, *heard.values()], "w")
+    for item, result in tqdm(results, total=len(waiting), desc="labelling", disable=None, leave=False):
+        if isinstance(result, AudioError):
+            found.failures.append(batch.message(item, result))
+            continue
+        place = waiting[item.name]
+        least = min((word.confidence for word in result.words), default=0.0)
+        heard[place] = {
+            "place": place,
+            "text": result.spoken_text,
+            "confidence": least,
+            "duration_s": result.duration_s,
+            "doubt": result.doubt,
+        }
+        _write(part, [heard[place]], "a")
+    for place, utterance in recordings.items():
+        if (record := heard.get(place)) is None:
+            continue
+        labelled = dataclasses.replace(
+            utterance,
+            text=record["text"],
+            # The exact length of a part of a recording is its manifest's.
+            duration_s=utterance.duration_s if utterance.end_s is not None else record["duration_s"],
+            speaker=utterance.speaker or speaker,
+        )
+        if record.get("doubt"):
+            found.doubts.append(record["doubt"])
+        sure = bool(labelled.text) and record["confidence"] >= least_confidence
+        (found.kept if sure else found.doubtful).append(labelled)
+    if not found.kept:
+        raise ConfigError(
+            f"{output}: of {len(recordings)} recordings none has a text that is sure to {least_confidence:g}; "
+            f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. "
+            f"{f'{len(found.doubts)} are doubtful as a whole: {found.doubts[0]}. ' if found.doubts else ''}"
+            f"What was heard is kept in {part}: --resume with another --least-confidence goes on from it"
+        )
+    manifest.write_manifest(output, found.kept)
+    part.unlink()
+    return found
+
+
+def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utterance]:
+    """The recordings behind the inputs, each once and with an id of its own; the length of whole files is not known
+    yet."""
+    ids: set[str] = set()
+    found: dict[Place, Utterance] = {}
+    for name in inputs:
+        try:
+            if name.endswith(".jsonl"):
+                group = manifest.read_manifest(name)
+            else:
+                jobs, failed = batch.find_jobs([name])
+                failures += failed
+                if any(not isinstance(job.item.source, str | Path) for job in jobs):
+                    raise ConfigError(f"{name}: expected files, since a manifest names the audio of its utterances")
+                group = [u for job in jobs if (u := _utterance(job, failures))]
+        except AsrError as error:
+            failures.append(str(error))
+            continue
+        for utterance in group:
+            if (place := _place(utterance)) in found:
+                continue
+            numbered = (utterance.id if not n else f"{utterance.id}-{n + 1}" for n in itertools.count())
+            id = next(id for id in numbered if id not in ids)
+            ids.add(id)
+            found[place] = dataclasses.replace(utterance, id=id)
+    return found
+
+
+def _utterance(job: batch.Job, failures: list[str]) -> Utterance | None:
+    name = str(job.item.source)
+    if batch.encodable(name) != name:
+        failures.append(f"{name!r}: expected a file name in UTF-8, which a manifest can hold")
+        return None
+    try:
+        return Utterance(str(job.output.with_suffix("")), name, "", 1.0)
+    except ManifestError as error:
+        failures.append(f"{name!r}: {error}")
+        return None
+
+
+def _place(utterance: Utterance) -> Place:
+    """What tells a recording from all others."""
+    end = "" if utterance.end_s is None else utterance.end_s
+    channel = "" if utterance.channel is None else f" {utterance.channel}"
+    return f"{os.path.realpath(utterance.audio)} {utterance.start_s} {end}{channel}"
+
+
+def _header(recognizer: Recognizer) -> dict[str, Any]:
+    """What the transcripts depend on: models and options by name, weights and files by content."""
+    options = recognizer.decoder.options
+    models = [str(r.model.path.absolute()) for r in (recognizer, *recognizer.also)]
+    files = [*models, *(value for name in PLACES if (value := getattr(options, name)))]
+    tree = {
+        "models": models,
+        "decoding": loader.to_dict(options),
+        "content": [_digests(Path(file)) for file in files],
+    }
+    same: dict[str, Any] = json.loads(json.dumps(tree))  # tuples as JSON gives them back
+    return same
+
+
+def _digests(path: Path) -> list[str]:
+    """Checksums of a file, or of what a model directory is made of; its logs are not."""
+    files = [path] if os.path.isfile(path) else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt"))
+    return [file_sha256(file) for file in files]
+
+
+def _write(part: Path, records: Iterable[dict[str, Any]], mode: str) -> None:
+    """Put records into the file of what has been heard. Raises ``ConfigError``."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        if mode == "a":
+            with part.open("a", encoding="utf-8") as file:
+                file.write(lines)
+        else:
+            with atomic(part) as new:
+                new.write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{part}: cannot write: {error}") from error
+
+
+def _read(part: Path, header: dict[str, Any]) -> dict[Place, dict[str, Any]]:
+    """What an earlier run of the same models has heard; a last line that was cut short is heard again.
+
+    Raises ``ConfigError`` for what other models have heard, and for a file that is none of ours.
+    """
+    if not os.path.exists(part):
+        return {}
+    records: list[Any] = []
+    try:
+        for line in part.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                records.append(json.loads(line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{part}: cannot read what an earlier run has heard: {error}") from error
+    if not records or records[0] != header:
+        kept = records[0].get("models") if records and isinstance(records[0], dict) else "something else"
+        raise ConfigError(
+            f"{part}: expected what {', '.join(header['models'])} heard with the same options, weights and files, got "
+            f"{kept}; remove it to begin anew"
+        )
+    return {record["place"]: record for record in records[1:] if _is_heard(record)}
+
+
+def _is_heard(record: Any) -> bool:
+    """Whether a line is one that ``label`` wrote; what another one was about is heard again."""
+    numbers = ("confidence", "duration_s")
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), str) for name in ("place", "text"))
+        and all(type(record.get(name)) in (int, float) and 0 <= record[name] < 1e9 for name in numbers)
+    )

@@ -1,0 +1,96 @@
+"""Where the compiled kernels of the search are kept (asr/decode/compiled.py)."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULE = """
+from asr.decode.compiled import keep
+import numba
+
+@keep
+@numba.njit
+def double(x):
+    return 2 * x
+
+print(double(21), sum(double.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(**environment)`` runs a kernel of its own in a new process, with a cache folder of its own."""
+    module = tmp_path / "module" / "kernels.py"
+    module.parent.mkdir()
+    module.write_text(MODULE)
+
+    def start(path=module, **environment):
+        known = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+        known |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+        return subprocess.run([sys.executable, path], env=known, capture_output=True, text=True, check=True)
+
+    return start
+
+
+def test_compiled_kernels_go_to_the_users_cache_folder_and_not_beside_the_module(run, tmp_path):
+    assert run().stdout == "42 0\n"
+    assert list((tmp_path / "cache").rglob("*.nbc"))
+    assert not list((tmp_path / "module").rglob("*.nb?"))
+    assert run().stdout == "42 1\n"
+
+
+def test_the_user_may_name_another_folder(run, tmp_path):
+    run(NUMBA_CACHE_DIR=str(tmp_path / "named"))
+    assert list((tmp_path / "named").rglob("*.nbc"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_two_installs_keep_their_kernels_apart(run, tmp_path):
+    other = tmp_path / "other" / "kernels.py"
+    other.parent.mkdir()
+    other.write_text(MODULE.replace("2 * x", "x + x  # another source, another stamp"))
+    for path in (tmp_path / "module" / "kernels.py", other):
+        assert run(path).stdout == "42 0\n"
+    for path in (tmp_path / "module" / "kernels.py", other):
+        assert run(path).stdout == "42 1\n"
+
+
+def test_without_a_folder_that_can_be_written_the_search_runs_and_a_note_says_why_it_starts_slowly(run, tmp_path):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    ran = run(XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert ran.stdout == "42 0\n"
+    assert ran.stderr.count("note: ") == 1
+    assert "NUMBA_CACHE_DIR" in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["_SourceFileBackedLocatorMixin", "CompileResultCacheImpl"])
+def test_a_numba_that_keeps_kernels_otherwise_compiles_anew_and_a_note_says_so(run, tmp_path, name):
+    path = tmp_path / "newer" / "kernels.py"
+    path.parent.mkdir()
+    path.write_text(f"import numba, numba.core.caching\ndel numba.core.caching.{name}\n{MODULE}")
+    ran = run(path)
+    assert ran.stdout == "42 0\n"
+    assert ran.stderr.count("note: ") == 1
+    assert f"note: numba {version('numba')} is not one of" in ran.stderr
+
+
+@pytest.mark.parametrize("kind", ["*.nbi", "*.nbc"])
+def test_a_damaged_cache_is_compiled_anew(run, tmp_path, kind):
+    run()
+    for path in (tmp_path / "cache").rglob(kind):
+        path.write_bytes(path.read_bytes()[:40])
+    assert run().stdout == "42 0\n"
+    assert run().stdout == "42 1\n"
+
+
+def test_the_kernels_of_the_search_are_kept_so():
+    pytest.importorskip("numba")
+    from asr.decode import kernel
+    from asr.decode.compiled import _cache_class
+
+    assert isinstance(kernel.step._cache, _cache_class())

@@ -1,0 +1,131 @@
+"""The model that comes with the package: loads without an argument, hears the sample, reaches what its card says."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import asr
+from asr.cli import main
+from asr.evaluation.model_scores import evaluate_model, evaluate_stream
+from asr.models import bundled
+from asr.recognize.recognizer import load
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = (ROOT / "egs" / "sample.txt").read_text(encoding="utf-8").strip()
+
+
+def test_it_transcribes_the_sample():
+    transcript = asr.load(device="cpu").transcribe(ROOT / "egs" / "sample.wav")
+    assert transcript.text == REFERENCE
+    times = [time for word in transcript.words for time in (word.start_s, word.end_s)]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1] <= transcript.duration_s
+    assert all(0.5 < word.confidence <= 1 for word in transcript.words)
+
+
+def test_commands_use_it_without_being_told(capsys):
+    assert main.run_command(["transcribe", str(ROOT / "egs" / "sample.wav")]) == 0
+    assert capsys.readouterr().out == REFERENCE + "\n"
+    assert main.run_command(["info"]) == 0
+    assert "letters, digits, names, dates" in capsys.readouterr().out
+
+
+def test_the_demo_shows_text_times_confidences_and_wer(capsys):
+    runpy.run_path(str(ROOT / "egs" / "demo.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert f"transcript  {REFERENCE}" in out
+    assert "WER 0.00 %" in out
+    assert "confidence" in out
+
+
+def test_the_example_prints_words_and_goes_on_after_a_bad_file(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["transcribe.py", "no_such_file.wav", str(ROOT / "egs" / "sample.wav")])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "egs" / "transcribe.py"), run_name="__main__")
+    printed = capsys.readouterr()
+    assert stop.value.code == 1
+    assert "no_such_file.wav: no such file" in printed.err
+    assert [line.split()[-1] for line in printed.out.splitlines()[1:]] == REFERENCE.split()
+
+
+@pytest.mark.parametrize(("name", "size"), [(None, 12e6), ("stream", 14e6)])
+def test_it_is_small_and_holds_no_path_of_the_machine_that_made_it(name, size):
+    folder = bundled.locate_model(name)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= size
+    for path in folder.rglob("*.yaml"):
+        for section in yaml.safe_load(path.read_text()).values():
+            values = section.values() if isinstance(section, dict) else [section]
+            assert not [v for v in values if isinstance(v, str) and v.startswith(("/", "data/"))], path
+
+
+@pytest.mark.parametrize("name", [None, "stream"])
+def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path, name):
+    archive = asr_data("an4_sphere.tar.gz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["prepare.py", "--source", str(archive), str(tmp_path)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "recipes" / "an4" / "prepare.py"), run_name="__main__")
+    assert stop.value.code == 0
+    recognizer = load(name, device="cpu")
+    manifest = tmp_path / "test.jsonl"
+    result = evaluate_stream(manifest, recognizer, block_s=0.1) if name else evaluate_model(manifest, recognizer)
+    card = recognizer.model.card["test"]
+    assert (result.report.words, len(result.report.utterances), result.failures) == (773, 130, {})
+    # Other CPUs round otherwise: a word may fall to the other side.
+    assert result.report.errors == pytest.approx(card["errors"], abs=2)
+    assert card["wer"] == card["errors"] / card["words"]
+
+
+def test_the_streaming_model_hears_the_sample_as_it_comes(capsys, monkeypatch):
+    recognizer = asr.load("stream", device="cpu")
+    assert not recognizer.model.config.model.bidirectional
+    sample = ROOT / "egs" / "sample.wav"
+    assert recognizer.transcribe(sample).text == REFERENCE
+    assert main.run_command(["stream", str(sample)]) == 0
+    assert capsys.readouterr().out == REFERENCE + "\n"
+    assert not run_example(monkeypatch, "stream.py", sample)
+    assert capsys.readouterr().out.strip().endswith(REFERENCE)
+
+
+def run_example(monkeypatch, name, *arguments):
+    """Run an example as a command; its exit status."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    try:
+        runpy.run_path(str(ROOT / "egs" / name), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_the_alignment_example_prints_letters_and_writes_a_textgrid(capsys, monkeypatch, tmp_path):
+    grid = tmp_path / "sample.TextGrid"
+    assert not run_example(monkeypatch, "align.py", ROOT / "egs" / "sample.wav", REFERENCE, grid)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[5] for line in lines] == REFERENCE.split()
+    assert grid.read_text().count("text = ") > 2 * len(REFERENCE.split())
+    assert "no such file" in run_example(monkeypatch, "align.py", "nowhere.wav", "A")
+
+
+def test_the_decoding_example_shows_every_way(capsys, monkeypatch, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("ENTER FOUR FIVE NINE TWO\nRUBOUT ONE TWO THREE\n" * 3)
+    command = [ROOT / "egs" / "sample.wav", "--text", text, "--hotword", "FOUR:3"]
+    assert not run_example(monkeypatch, "decode_with_lm.py", *command)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(line.endswith(REFERENCE) for line in lines)
+    assert "no such file" in run_example(monkeypatch, "decode_with_lm.py", "nowhere.wav")
+
+
+@pytest.mark.parametrize(("options", "suffix", "mark"), [([], ".srt", ",180 -->"), (["--vtt"], ".vtt", ".180 -->")])
+def test_the_subtitles_example_writes_next_to_the_file(capsys, monkeypatch, tmp_path, options, suffix, mark):
+    talk = tmp_path / "talk.wav"
+    talk.write_bytes((ROOT / "egs" / "sample.wav").read_bytes())
+    assert run_example(monkeypatch, "subtitles.py", tmp_path / "gone.wav", talk, *options) == 1
+    assert "gone.wav: no such file" in capsys.readouterr().err
+    written = talk.with_suffix(suffix).read_text()
+    assert mark in written
+    assert REFERENCE in written.replace("\n", " ")
