@@ -10,13 +10,11 @@ import sys
 import soundfile
 
 import asr
-from asr.decode.endpoint import Endpoint
-from asr.recognize.stream import Stream
 
 if len(sys.argv) != 2:
     sys.exit(f"usage: python {sys.argv[0]} FILE")
 with soundfile.SoundFile(sys.argv[1]) as file:
-    live = Stream(asr.load("stream"), sample_rate_hz=file.samplerate, endpoint=Endpoint(silence_s=0.6))
+    live = asr.load("stream").stream(sample_rate_hz=file.samplerate, endpoint=asr.Endpoint(silence_s=0.6))
     for block in file.blocks(file.samplerate // 10, always_2d=True):
         update = live.accept(block)  # a tenth of a second
         for utterance in update.final:

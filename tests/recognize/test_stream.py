@@ -375,3 +375,14 @@ def test_an_empty_stream_is_an_empty_transcript(tmp_path):
     for beam in (1, 4):
         found = Stream(make_recognizer(tmp_path, beam=beam)).finish()
         assert (found.text, found.words, found.duration_s) == ("", (), 0.0)
+
+
+def test_a_recognizer_opens_its_own_streams(tmp_path):
+    recognizer = make_recognizer(tmp_path)
+    samples = sound(2.0, rate=8000)
+    live = recognizer.stream(sample_rate_hz=8000, endpoint=Endpoint(silence_s=0.5), source="desk")
+    live.accept(samples)
+    assert live.source == "desk"
+    assert live.finish().text == recognizer.transcribe(samples, sample_rate_hz=8000).text
+    with pytest.raises(ConfigError, match="chunk_s"):
+        make_recognizer(tmp_path, bidirectional=True).stream()
