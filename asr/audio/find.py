@@ -51,7 +51,7 @@ def find_audio_files(folder: str | os.PathLike[str], problems: list[str] | None 
 
 
 def _is_special(path: Path) -> bool:
-    """Whether this is neither file nor folder; what is not there is none, and ``load`` names it."""
+    """Whether this is neither file nor folder; what is not there is none, and ``load_audio`` names it."""
     try:
         mode = os.stat(path).st_mode
     except OSError:

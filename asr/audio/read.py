@@ -69,7 +69,7 @@ class AudioInfo:
 def probe_audio(source: str | os.PathLike[str] | BinaryIO) -> AudioInfo:
     """Describe an audio file without decoding it (one that does not state its length is decoded and counted).
 
-    Raises ``AudioError`` as ``load`` does, save for damage that only decoding shows.
+    Raises ``AudioError`` as ``load_audio`` does, save for damage that only decoding shows.
     """
     with _open(source, _name(source)) as file:
         if file.samples is None:
@@ -112,7 +112,8 @@ def load_audio(
 def load_blocks(source: str | os.PathLike[str] | BinaryIO, channel: int | None = None) -> Iterator[tuple[int, Samples]]:
     """Read a file from its start in blocks of bounded size: (its own rate in Hz, mono float32 ``(n,)``).
 
-    Channels are averaged or one ``channel`` is taken; nothing is resampled. Raises ``AudioError`` as ``load`` does,
+    Channels are averaged or one ``channel`` is taken; nothing is resampled. Raises ``AudioError`` as ``load_audio``
+    does,
     where the damage is met; a file without samples gives no block.
     """
     with _open(source, name := _name(source)) as file:
@@ -131,9 +132,9 @@ def stream_audio(
     channel: int | None = None,
     max_duration_s: float | None = None,
 ) -> Iterator[Samples]:
-    """``load`` in blocks of bounded size, for recordings of any length; consecutive, never empty.
+    """``load_audio`` in blocks of bounded size, for recordings of any length; consecutive, never empty.
 
-    A segment begins and ends at the nearest sample of the file. Raises as ``load`` does, where the damage is met.
+    A segment begins and ends at the nearest sample of the file. Raises as ``load_audio`` does, where the damage is met.
     """
     with _open_any(source, sample_rate_hz, source_rate_hz, channel, max_duration_s) as audio:
         yield from _stream(audio, sample_rate_hz, start_s, end_s, max_duration_s)
@@ -165,7 +166,7 @@ def _stream(
 def rewindable(source: Any, max_duration_s: float | None = None) -> Any:
     """A pipe, whether path or file object, as a file in memory under its own name; anything else as it is.
 
-    What reads a recording more than once begins with this. Raises ``AudioError`` as ``load``.
+    What reads a recording more than once begins with this. Raises ``AudioError`` as ``load_audio``.
     """
     if isinstance(source, str | os.PathLike):
         try:

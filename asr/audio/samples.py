@@ -30,7 +30,7 @@ class Array(Protocol):
 def as_mono(samples: npt.ArrayLike, name: str, rate_hz: int, at: int = 0) -> Samples:
     """A block of a live source as mono float32 ``(n,)``: floats in [-1, 1] or integers, ``(n,)`` or ``(n, C)``.
 
-    ``at`` is the block's first sample, for messages. Raises ``AudioError`` as ``load`` does for arrays.
+    ``at`` is the block's first sample, for messages. Raises ``AudioError`` as ``load_audio`` does for arrays.
     """
     block = scaled(as_columns(samples, name))
     if not len(block):
@@ -80,7 +80,7 @@ def mono_block(block: npt.NDArray[Any], name: str, rate_hz: int, at: int, channe
 
 
 def as_columns(source: Any, name: str) -> npt.NDArray[Any]:
-    """A numpy or torch array as ``(S, C)``, of a type that ``_scaled`` knows."""
+    """A numpy or torch array as ``(S, C)``, of a type that ``scaled`` knows."""
     if hasattr(source, "detach"):  # a torch tensor, perhaps on a GPU, with a gradient or in bfloat16
         source = source.detach().cpu()
         source = source.float() if source.is_floating_point() else source

@@ -64,7 +64,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
 
 
 def run_verb(argv: Sequence[str] | None = None) -> int:
-    """As ``main``, but that errors are raised."""
+    """As ``run_command``, but that errors are raised."""
     try:
         args = parse_arguments(argv)
     except SystemExit:  # --help, or wrong arguments

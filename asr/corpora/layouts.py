@@ -1,6 +1,7 @@
 """How corpora lay out recordings and transcripts: what recipes and ``asr init`` read.
 
-Each reader gives ``Item``s: utterances whose durations are not known yet; ``measure`` makes utterances of them.
+Each reader gives ``Clip``s: utterances whose durations are not known yet; ``measure_durations`` makes utterances of
+them.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ OVERRUN_S = 0.5
 
 @dataclass(frozen=True)
 class Clip:
-    """What a recipe knows of one utterance; its duration is measured by ``main``.
+    """What a recipe knows of one utterance; its duration is measured by ``run_recipe``.
 
     ``audio`` may lack its extension: see ``find_audio``. ``start_s`` and ``end_s`` as in a manifest.
     """
@@ -68,7 +69,7 @@ class Clip:
     channel: int | None = None
     """Counted from 0; None: the mean of all."""
     fault: str = ""
-    """Why it cannot be used: ``measure`` leaves it out by name."""
+    """Why it cannot be used: ``measure_durations`` leaves it out by name."""
     recording: str = ""
     """What Kaldi and RTTM files call the recording, where that is not the name of its file."""
 
@@ -97,7 +98,7 @@ def same_keys(folder: Path, **tables: Mapping[str, object]) -> None:
 
 
 Length: TypeAlias = "tuple[Path, float, int] | AudioError"
-"""The file that an ``Item`` names, its seconds and channels, or why they cannot be had."""
+"""The file that an ``Clip`` names, its seconds and channels, or why they cannot be had."""
 
 
 def probe_length(items: Sequence[Clip], workers: int = 8) -> dict[Path, Length]:
@@ -122,7 +123,7 @@ def measure_durations(
 ) -> tuple[list[Utterance], dict[str, str]]:
     """Items as utterances, in their order, and what is wrong with the others, by id.
 
-    ``lengths``: from ``probe``, where it was called for more items than these.
+    ``lengths``: from ``probe_length``, where it was called for more items than these.
     """
     known = probe_length(items) if lengths is None else lengths
     utterances: list[Utterance] = []

@@ -62,7 +62,7 @@ ALWAYS = {"model": ("cell", "bidirectional", "layers", "hidden", "dropout"), "da
 
 @dataclass(frozen=True)
 class Project:
-    """What ``start`` wrote and why; ``lines`` says it to people. ``reports`` are the preflight's, by set."""
+    """What ``start_project`` wrote and why; ``lines`` says it to people. ``reports`` are the preflight's, by set."""
 
     config: Path
     sets: dict[str, list[Utterance]]
@@ -98,7 +98,8 @@ def start_project(
     ``language``: whose rules write numbers and abbreviations out (``asr.text.written_out``), empty to keep the texts
     as they are.
     ``init``: a trained model to start from; the configuration then has its features and its network.
-    ``force``: also where ``out`` has files of these names that an earlier ``start`` did not write; ``OutputError``
+    ``force``: also where ``out`` has files of these names that an earlier ``start_project`` did not write;
+    ``OutputError``
     otherwise, and always for files that the layout was read from.
     Raises ``ManifestError`` where the layout is not understood or no utterance can be used, ``ConfigError`` for what is
     no language.

@@ -73,7 +73,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Corpus:
-    """``corpus.yaml``: what a corpus is, for ``asr recipes`` and for ``main``."""
+    """``corpus.yaml``: what a corpus is, for ``asr recipes`` and for ``run_recipe``."""
 
     title: str
     language: str

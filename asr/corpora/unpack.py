@@ -51,7 +51,7 @@ def unpack_archive(archive: Path, target: Path, *, max_bytes: int, max_members: 
 
 
 def unpack_into(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> Path:
-    """``unpack`` beside what ``target`` holds already; files of the same name are replaced."""
+    """``unpack_archive`` beside what ``target`` holds already; files of the same name are replaced."""
     fresh = target.with_name(f".{target.name}.fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)

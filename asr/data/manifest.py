@@ -160,7 +160,7 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> list[Utte
 def read_manifests(paths: Sequence[str | Path]) -> list[Utterance]:
     """The utterances of several manifests, one after the other.
 
-    Raises ``ManifestError`` as ``read``, and for an id that is in two of them.
+    Raises ``ManifestError`` as ``read_manifest``, and for an id that is in two of them.
     """
     utterances: list[Utterance] = []
     source: dict[str, str | Path] = {}
@@ -177,7 +177,7 @@ def read_manifests(paths: Sequence[str | Path]) -> list[Utterance]:
 def scan_manifest(path: str | Path, root: str | Path | None = None) -> Iterator[tuple[int, Utterance | ManifestError]]:
     """Every line of a manifest that is not blank: its number from 1 and its utterance, or what is wrong with it.
 
-    As ``read``, but a bad line does not hide the lines behind it, and an id may come twice.
+    As ``read_manifest``, but a bad line does not hide the lines behind it, and an id may come twice.
     Raises ``ManifestError`` for a file that cannot be read at all.
     """
     folder = os.path.dirname(os.path.abspath(path))
@@ -196,7 +196,7 @@ def scan_manifest(path: str | Path, root: str | Path | None = None) -> Iterator[
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance], relative_to: str | Path | None = None) -> None:
-    """Write a manifest that ``read`` gives back, replacing ``path`` only once everything is on disk.
+    """Write a manifest that ``read_manifest`` gives back, replacing ``path`` only once everything is on disk.
 
     Audio below the manifest's folder, or below ``relative_to`` (the corpus folder, say), is written relative to the
     manifest, so that both can be moved together; other audio is written as an absolute path. Paths that are relative
@@ -213,7 +213,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance], relative_t
 
 
 def records(path: str | Path, utterances: Iterable[Utterance], relative_to: str | Path | None = None) -> Iterator[str]:
-    """The lines of the manifest that ``write`` puts into ``path``. Raises ``ManifestError`` as it does."""
+    """The lines of the manifest that ``write_manifest`` puts into ``path``. Raises ``ManifestError`` as it does."""
     folder = os.path.dirname(os.path.abspath(path))
     bases = [folder] if relative_to is None else [folder, os.path.abspath(relative_to)]
     seen: set[str] = set()

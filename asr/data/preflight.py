@@ -1,7 +1,7 @@
 """Preflight: everything that is wrong with a manifest and its audio, named, before training meets it.
 
 Errors stop training, are left out of it, or teach the model something false; warnings are worth a look. The rules
-and their thresholds are the constants below and the table ``KINDS``.
+and their thresholds are the constants below and the table ``FAULT_KINDS``.
 
 One bad line or file never hides another. Every file is read once, in blocks, at its own rate and with its channels
 averaged; the segments cut out of one recording are measured in that one pass.
@@ -71,7 +71,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: which of ``KINDS``, with which utterance, on which line of the manifest."""
+    """One thing that is wrong: which of ``FAULT_KINDS``, with which utterance, on which line of the manifest."""
 
     kind: str
     id: str
@@ -81,7 +81,7 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """What ``check`` found.
+    """What ``check_manifest`` found.
 
     ``series`` are the quantities drawn as histograms, one value per utterance that has it; ``characters`` counts the
     normalised transcripts' characters, ``rates_hz`` the sample rates of the utterances' files.
@@ -98,7 +98,8 @@ class CheckReport:
     """Whether a configuration was given."""
 
     def severity(self, kind: str) -> str:
-        """That of ``KINDS``; what would not fit the default model is a warning where no configuration was given."""
+        """That of ``FAULT_KINDS``; what would not fit the default model is a warning where no configuration was
+        given."""
         return WARNING if kind in OF_A_MODEL and not self.configured else FAULT_KINDS[kind][0]
 
     def add(self, kind: str, entry: _Entry, message: str) -> None:
@@ -160,7 +161,7 @@ class _Entry:
 def check_manifest(
     path: str | Path, config: Config | None = None, root: str | Path | None = None, workers: int = 0
 ) -> CheckReport:
-    """Look for everything of ``KINDS`` in the manifest ``path``; ``root`` as in ``manifest.read``.
+    """Look for everything of ``FAULT_KINDS`` in the manifest ``path``; ``root`` as in ``manifest.read``.
 
     ``config`` (None: the default one, see ``OF_A_MODEL``) gives text rules, features, subsampling, speeds and the
     longest utterance. The alphabet is ``text.alphabet`` or, as in training, the characters of ``data.train`` and
@@ -179,7 +180,8 @@ def check_manifest(
 def check_utterances(
     name: str, utterances: Sequence[Utterance], config: Config, training: Sequence[str]
 ) -> CheckReport:
-    """``check`` of utterances that are not in a file yet; ``training`` are the texts that the alphabet is made of."""
+    """``check_manifest`` of utterances that are not in a file yet; ``training`` are the texts that the alphabet is
+    made of."""
     report = CheckReport(name)
     _check(report, enumerate(utterances, 1), config, lambda _: _alphabet(training, config), 0)
     return report

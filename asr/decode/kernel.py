@@ -202,7 +202,8 @@ def compile_kernel(function: Function) -> Function:
 
 
 def compile_inner(function: Function) -> Function:
-    """``kernel`` for what other kernels call for each frame or prefix and that allocates nothing: without numba's
+    """``compile_kernel`` for what other kernels call for each frame or prefix and that allocates nothing: without
+    numba's
     reference counts, whose atomic operations would take half of the time."""
     # Options that numba keeps for itself: a version that has them no more still compiles, to slower code.
     fast = {"_nrt": False, "forceinline": True}
@@ -766,7 +767,7 @@ def decode_matrix(
     table: Numbers, segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
     pending: Numbers, words: Words, pause: bool, offset: Numbers, work: Work,
 ) -> int:  # fmt: skip
-    """``advance`` with the memory it works in."""
+    """``advance_beams`` with the memory it works in."""
     frames: int = log_probs.shape[0]
     width = beam.size // 2
     token_threshold, blank_threshold, keep = thresholds[0], thresholds[1], math.exp(-thresholds[2])
@@ -858,7 +859,8 @@ def decode_all(
     words: Words, offset: Numbers,
 ) -> bool:  # fmt: skip
     """Decode utterances, ``starts[i]`` to ``starts[i + 1] - 1`` of the frames, each from the start to its hypotheses
-    (see ``write``); return whether all are done. If not, the pools are full: ``progress`` says where to go on."""
+    (see ``write_hypotheses``); return whether all are done. If not, the pools are full: ``progress`` says where to go
+    on."""
     width, columns, nbest = beam.size // 2, log_probs.shape[1], scores.shape[1]
     fused = owners.size > 0
     work = new_work(width, columns, fused)

@@ -82,7 +82,8 @@ def evaluate_stream(
     right_s: float = 0.0,
     rules: wer.Rules = wer.DEFAULT,
 ) -> Evaluation:
-    """As ``evaluate``, each utterance fed to a stream in blocks of ``block_s`` (see ``asr.recognize.stream.Stream``).
+    """As ``evaluate_model``, each utterance fed to a stream in blocks of ``block_s`` (see
+    ``asr.recognize.stream.Stream``).
 
     Raises ``ConfigError`` for a block of no or endless length or a bidirectional model without ``chunk_s``.
     """

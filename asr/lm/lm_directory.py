@@ -50,7 +50,8 @@ def save_lm_description(folder: Path, config: LanguageConfig, tokenizer: Tokeniz
 
 
 def files(path: str | Path) -> list[Path]:
-    """The files that a language model is made of: what ``load`` and a reader of its directory need, or the one file."""
+    """The files that a language model is made of: what ``load_language_model`` and a reader of its directory need, or
+    the one file."""
     folder = Path(path)
     names = ("config.yaml", *tokenizer_files.FILES, "model.safetensors", "card.json")
     return [folder / name for name in names if os.path.isfile(folder / name)] if os.path.isdir(folder) else [folder]
@@ -112,7 +113,7 @@ def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNg
 
 
 def load_recurrent(path: str | Path) -> LanguageDirectory:
-    """Like ``load``, where only a recurrent model will do. Raises ``ModelError`` for an n-gram too."""
+    """Like ``load_language_model``, where only a recurrent model will do. Raises ``ModelError`` for an n-gram too."""
     if not os.path.isdir(path):
         raise ModelError(f"{path}: expected the directory of a recurrent language model (asr train-lm)")
     found = load_language_model(path)

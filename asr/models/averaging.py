@@ -84,7 +84,7 @@ def _replace(folder: Path, model: model_directory.Model, card: dict[str, Any]) -
 
 
 def _is_plain_average(folder: Path) -> bool:
-    """Whether a folder holds what ``average`` writes and nothing that was tuned for it since."""
+    """Whether a folder holds what ``average_models`` writes and nothing that was tuned for it since."""
     if not os.path.isdir(folder) or any(os.path.exists(folder / name) for name in model_directory.OF_WEIGHTS):
         return False
     try:

@@ -193,7 +193,7 @@ class Recognizer(Engine):
         """Transcribe recordings in batches, in order; one that fails gives its error in its place.
 
         Args:
-            sources: each as for ``transcribe``, or an ``Item``, which names and cuts a recording.
+            sources: each as for ``transcribe``, or an ``Recording``, which names and cuts a recording.
             sample_rate_hz: the rate of arrays that are no items.
             progress: a bar on a terminal shows how far a long recording has come.
 

@@ -176,7 +176,7 @@ class Stream:
         return finish_streams([self])[0]
 
     def push(self, samples: npt.ArrayLike) -> None:
-        """Take samples without computing anything yet; ``advance`` does."""
+        """Take samples without computing anything yet; ``advance_streams`` does."""
         if self._finished:
             raise AudioError(f"{self.source}: the stream has been finished; start() begins another")
         block = as_mono(samples, self.source, self.rate_hz, self._received)

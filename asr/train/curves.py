@@ -97,7 +97,7 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
 
     One run alone shows the gradient norms of the parts of its network as well. The x axis is epochs, or steps as
     long as one of the runs has not finished its first epoch.
-    Raises ``PlotError`` as ``read_log`` and ``save`` do.
+    Raises ``PlotError`` as ``read_log`` and ``save_page`` do.
     """
     figure, axes = page(2, 2)
     logs = [read_log(run) for run in runs]

@@ -232,7 +232,7 @@ def _read(part: Path, header: dict[str, Any]) -> dict[Place, dict[str, Any]]:
 
 
 def _is_heard(record: Any) -> bool:
-    """Whether a line is one that ``label`` wrote; what another one was about is heard again."""
+    """Whether a line is one that ``label_recordings`` wrote; what another one was about is heard again."""
     numbers = ("confidence", "duration_s")
     return (
         isinstance(record, dict)
