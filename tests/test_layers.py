@@ -14,7 +14,7 @@ import asr
 ROOT = Path(__file__).parents[1]
 ORDER = """
 errors terminal files transcript subtitles formats plotting
-config: arguments cpus loader sections language
+config: arguments cpus loader ranges keys sections language
 audio: headers pyav find samples read levels sources
 text: normalisation written_out tokenizer bpe word_tokens phones user_words tokenizer_files
 scoring: alternatives transcript_files wer comparison

@@ -21,6 +21,7 @@ def add_language_commands(commands: Any) -> None:
     train = commands.add_parser("train-lm", help="train a recurrent language model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/lm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=2 train.epochs=20")
+    add_keys(train)
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     train.set_defaults(run=_train_lm, extends="overrides", awake=True)
 
@@ -250,9 +251,56 @@ def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+class _Alone(argparse.Action):
+    """An option that stands alone: what the command otherwise needs need not be given."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+        for action in parser._actions:
+            action.required = False
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a training's configuration; ``show_keys`` does what they ask for."""
+    parser.add_argument(
+        "--keys",
+        action=_Alone,
+        nargs=0,
+        const=True,
+        default=False,
+        help="print every key of CONF with its type, range, default and comment, and do nothing else",
+    )
+    parser.add_argument(
+        "--schema",
+        action=_Alone,
+        type=Path,
+        metavar="FILE",
+        help="write a JSON schema of CONF, by which editors complete and check it, and do nothing else",
+    )
+
+
+def show_keys(args: argparse.Namespace, config: type, verb: str) -> int:
+    """Print the keys of a verb's configuration (``--keys``), write their schema (``--schema``), or both."""
+    from asr.config import keys
+
+    if args.config is not None or args.overrides or args.resume:
+        raise AsrError("--keys, --schema: expected no CONF, key=value or --resume beside them: they train nothing")
+    if args.schema:
+        check_report(args.schema)
+        write_json(args.schema, keys.json_schema(config, f"Configuration of asr {verb}"))
+    if args.keys:
+        print(keys.describe_keys(config))
+    return OK
+
+
 def _train_lm(args: argparse.Namespace) -> int:
     from asr.config import loader
     from asr.config.language import LanguageConfig
+
+    if args.keys or args.schema:
+        return show_keys(args, LanguageConfig, "train-lm")
     from asr.train import language_task
 
     config = loader.read_yaml(LanguageConfig, args.config, args.overrides)

@@ -271,6 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
+    language_verbs.add_keys(train)
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     train.set_defaults(run=_train, extends="overrides", awake=True)
 
@@ -551,6 +552,9 @@ def _label(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from asr.config import sections
+
+    if args.keys or args.schema:
+        return language_verbs.show_keys(args, sections.Config, "train")
     from asr.models.device import processes
     from asr.train import acoustic_task, distributed
 

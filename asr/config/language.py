@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from asr.config.ranges import Count, OneOf, Positive, ShareBelowOne, check_ranges
 from asr.config.sections import OptimConfig, TextConfig, TrainConfig
-from asr.errors import ConfigError
 
 LM_CELLS = ("rnn", "rnn_relu", "gru", "lstm")
 
@@ -14,21 +15,19 @@ LM_CELLS = ("rnn", "rnn_relu", "gru", "lstm")
 class NetworkConfig:
     """The network: embedding, recurrent layers, output tied to the embedding."""
 
-    cell: str = "lstm"
-    layers: int = 1
-    hidden: int = 256
-    embedding: int = 128
-    dropout: float = 0.3
-    """Of embeddings and of the outputs of the layers."""
+    cell: Annotated[str, OneOf(LM_CELLS)] = "lstm"
+    """Kind of recurrent layer."""
+    layers: Positive = 1
+    """Recurrent layers."""
+    hidden: Positive = 256
+    """Units of one layer."""
+    embedding: Positive = 128
+    """Size of a token's embedding."""
+    dropout: ShareBelowOne = 0.3
+    """Share that is dropped of embeddings and of the outputs of the layers."""
 
     def __post_init__(self) -> None:
-        if self.cell not in LM_CELLS:
-            raise ConfigError(f"model.cell: expected one of {LM_CELLS}, got {self.cell!r}")
-        for name in ("layers", "hidden", "embedding"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}: expected > 0, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        check_ranges(self, "model")
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,20 @@ class TextDataConfig:
     """Texts and batching. A text is a file with a sentence a line, or a manifest (``.jsonl``)."""
 
     train: str = ""
+    """Text to train on."""
     valid: str = ""
+    """Held-out text that chooses the weights to keep; empty keeps the last."""
     tokens: str = ""
     """``tokens.txt`` of the acoustic model that the language model is for; empty takes the training text's characters,
     which are the same when both learn from the same transcripts."""
-    batch: int = 32
+    batch: Positive = 32
     """Sentences, or streams of text, side by side."""
-    bptt: int = 0
+    bptt: Count = 0
     """Tokens that gradients reach back, the state being carried on (truncated backpropagation through time): for
     running text. 0: each sentence by itself, from an empty state, as utterances are decoded."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ConfigError(f"data.batch: expected > 0, got {self.batch}")
-        if self.bptt < 0:
-            raise ConfigError(f"data.bptt: expected >= 0, got {self.bptt}")
+        check_ranges(self, "data")
 
 
 @dataclass(frozen=True)
