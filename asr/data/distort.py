@@ -140,12 +140,21 @@ def simulate_room(rt60_s: float, ratio_db: float, sample_rate_hz: int, rng: np.r
 def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     """``samples`` ``(S,)`` heard through an impulse response ``(R,)``, as long, as loud and not delayed."""
     direct = int(np.abs(response).argmax())
-    size = 1 << (len(samples) + len(response) - 2).bit_length()
-    spectrum = np.fft.rfft(samples, size) * np.fft.rfft(response, size)
-    wet = np.fft.irfft(spectrum, size)[direct : direct + len(samples)]
-    energy = np.square(wet).sum()
+    wet = convolve(samples, response)[direct : direct + len(samples)]
+    energy = np.square(wet, dtype=np.float64).sum()
     louder: np.ndarray = wet * np.sqrt(np.square(samples, dtype=np.float64).sum() / max(energy, 1e-20))
     return louder.astype(np.float32)
+
+
+def convolve(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """``np.convolve`` of ``samples`` ``(S,)`` and ``response`` ``(R,)`` by FFT: ``(S + R - 1,)``, float32 stays."""
+    from scipy import fft  # takes 0.2 s to import
+
+    length = len(samples) + len(response) - 1
+    size = fft.next_fast_len(length, real=True)
+    spectrum = fft.rfft(samples, size) * fft.rfft(response, size)
+    wet: np.ndarray = fft.irfft(spectrum, size)[:length]
+    return wet
 
 
 def coloured_noise(length: int, slope: float, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,11 @@ from asr.text.tokenizer import min_frames, token_ids
 
 MAX_CELLS = 1 << 31
 """Frames times states of the largest trellis: one byte each."""
+JITTER = 1e-7
+"""Nats by which log-probabilities are changed to find out whether the best path is the only one: float32 rounds by as
+much."""
+FLOOR = -1e6
+"""Nats that torchaudio gets for anything less likely: at -inf it reads outside its memory."""
 MISMATCH = 2.5
 """Nats per token beyond which a text is taken to be another than what was said (docs/decisions.md)."""
 STRETCH = 100
@@ -52,7 +59,7 @@ def align(log_probs: Matrix, tokens: Sequence[int]) -> Hypothesis:
     labels[1::2] = tokens
     if frames * len(labels) > MAX_CELLS:
         raise DecodeError(f"{frames} frames and {len(tokens)} tokens are too long to align at once: cut them")
-    path, score = _viterbi(matrix, labels)
+    path, score = _best_path(matrix, labels)
     if score == -np.inf:
         raise DecodeError("these tokens have probability 0 here: every path meets a log-probability of -inf")
     starts = np.searchsorted(path, np.arange(1, len(labels), 2))
@@ -122,6 +129,48 @@ def _losses(log_probs: Matrix, aligned: Hypothesis) -> tuple[npt.NDArray[np.floa
 def _parts(lost: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], bounds: npt.NDArray[np.int64]) -> list[Loss]:
     parts = zip(np.split(lost, bounds), np.split(counts, bounds, axis=1), strict=True)
     return [(float(part.sum()), int(tokens[0].sum()), int(tokens[1].sum())) for part, tokens in parts]
+
+
+def _best_path(matrix: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], float]:
+    """What ``_viterbi`` gives, by torchaudio where that imports and where one path only is the best.
+
+    Where two ways into a state are equally likely, torchaudio may miss both. Therefore it aligns twice, with opposite
+    small changes. Two paths that are equally likely cannot both times come out alike.
+    """
+    forced_align = _torchaudio() if len(labels) > 1 else None
+    if forced_align is not None:
+        used, columns = np.unique(labels, return_inverse=True)
+        likely, targets = np.maximum(matrix[:, used], FLOOR), columns[None, 1::2]
+        jitter = np.random.default_rng(0).uniform(-JITTER, JITTER, likely.shape)
+        one, other = forced_align(likely + jitter, targets), forced_align(likely - jitter, targets)
+        cells = likely[np.arange(len(one)), one]
+        if np.array_equal(one, other) and cells.min() > FLOOR:
+            said = one != BLANK
+            begins = said & (one != np.concatenate([[BLANK], one[:-1]]))
+            # Added one after the other, as the search does.
+            return 2 * begins.cumsum() - said, float(cells.cumsum()[-1])
+    return _viterbi(matrix, labels)
+
+
+@functools.cache
+def _torchaudio() -> Callable[[npt.NDArray[np.float64], npt.NDArray[np.int64]], npt.NDArray[Any]] | None:
+    """Log-probabilities ``(T, V)`` and tokens ``(1, L)`` -> the label ``(T,)`` of each frame, by torchaudio.
+
+    None where torchaudio does not import, as beside a torch without CUDA.
+    """
+    try:
+        import torch
+        from torchaudio.functional import forced_align
+
+        forced_align(torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.int64))  # its extension may be missing
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+    def labels(log_probs: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        path, _ = forced_align(torch.from_numpy(log_probs)[None], torch.from_numpy(np.ascontiguousarray(tokens)))
+        return path[0].numpy()  # type: ignore[no-any-return]
+
+    return labels
 
 
 def _viterbi(matrix: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], float]:

@@ -320,7 +320,7 @@ def score(
     known = speakers or {}
     said = {id: rules.text(text, reference=True) for id, text in references.items()}
     heard = {id: rules.text(hypotheses[id]) for id in references}
-    aligned = {id: _align(id, said[id], heard[id], rules) for id in references}
+    aligned = _align(said, heard, rules)
     # What is compared by characters is the reading that the words were compared with.
     readings = [" ".join(pair.reference for pair in pairs if _said(pair)) for pairs in aligned.values()]
     spaced = _char_errors(readings, list(heard.values()))
@@ -465,15 +465,25 @@ def _some(ids: Sequence[str]) -> str:
     return ", ".join(map(repr, ids[:5])) + (", …" if len(ids) > 5 else "")
 
 
-def _align(id: str, reference: str, hypothesis: str, rules: Rules) -> list[Aligned]:
-    graph = _graph(id, reference, rules)
-    try:
-        if not graph.plain or rules.costs != LEVENSHTEIN:
-            return align_words(graph, hypothesis.split(), rules.costs)
-    except ManifestError as error:
-        raise ManifestError(f"utterance {id}: {error}") from error
-    # Alike with all costs one, and fast.
-    return list(_pairs(jiwer.process_words(reference, hypothesis)))
+def _align(references: Mapping[str, str], hypotheses: Mapping[str, str], rules: Rules) -> dict[str, list[Aligned]]:
+    """Words against words, by utterance id, in the order of ``references``."""
+    aligned: dict[str, list[Aligned]] = {}
+    plain = []
+    for id, reference in references.items():
+        graph = _graph(id, reference, rules)
+        aligned[id] = []
+        if graph.plain and rules.costs == LEVENSHTEIN:
+            plain.append(id)
+            continue
+        try:
+            aligned[id] = align_words(graph, hypotheses[id].split(), rules.costs)
+        except ManifestError as error:
+            raise ManifestError(f"utterance {id}: {error}") from error
+    if plain:
+        # Alike with all costs one, and fast.
+        found = jiwer.process_words([references[id] for id in plain], [hypotheses[id] for id in plain])
+        aligned |= zip(plain, _pairs(found), strict=True)
+    return aligned
 
 
 def _graph(id: str, reference: str, rules: Rules) -> Reference:
@@ -493,14 +503,16 @@ def _char_errors(references: list[str], hypotheses: list[str]) -> Iterator[int]:
         yield found.substitutions + found.deletions + found.insertions
 
 
-def _pairs(output: jiwer.WordOutput) -> Iterator[Aligned]:
-    """jiwer's chunks word by word: ``""`` opposite deletions and insertions."""
-    references, hypotheses = output.references[0], output.hypotheses[0]
-    for chunk in output.alignments[0]:
-        old = references[chunk.ref_start_idx : chunk.ref_end_idx]
-        new = hypotheses[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for i, (r, h) in enumerate(zip(old or [""] * len(new), new or [""] * len(old), strict=True)):
-            yield Aligned(r, h, chunk.ref_start_idx + (i if old else 0))
+def _pairs(output: jiwer.WordOutput) -> Iterator[list[Aligned]]:
+    """jiwer's chunks of each utterance word by word: ``""`` opposite deletions and insertions."""
+    for references, hypotheses, chunks in zip(output.references, output.hypotheses, output.alignments, strict=True):
+        pairs = []
+        for chunk in chunks:
+            old = references[chunk.ref_start_idx : chunk.ref_end_idx]
+            new = hypotheses[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            for i, (r, h) in enumerate(zip(old or [""] * len(new), new or [""] * len(old), strict=True)):
+                pairs.append(Aligned(r, h, chunk.ref_start_idx + (i if old else 0)))
+        yield pairs
 
 
 def _width(text: str) -> int:

@@ -16,6 +16,7 @@ from asr.data.distort import (
     change_speed,
     clip,
     coloured_noise,
+    convolve,
     draw_colour,
     draw_masks,
     draw_speeds,
@@ -246,6 +247,15 @@ def test_a_room_decays_as_asked_and_keeps_level_and_place():
     assert np.abs(wet).argmax() == 1000
     assert len(wet) == len(samples)
     assert np.square(wet).sum() == pytest.approx(np.square(samples).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 400), (400, 1), (16000, 8000), (16001, 7993), (100003, 8000)])
+def test_convolution_is_that_of_numpy(sizes):
+    samples, response = (rng().standard_normal(size).astype(np.float32) for size in sizes)
+    expected = np.convolve(samples.astype(np.float64), response.astype(np.float64))
+    found = convolve(samples, response)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_the_telephone_keeps_its_band():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from small import make_recognizer, sound
 import asr
 from asr.cli import main
 from asr.config.sections import TextConfig
-from asr.decode import Hypothesis, align, greedy, losses, mismatch
+from asr.decode import Hypothesis, align, alignment, greedy, losses, mismatch
 from asr.decode.alignment import MISMATCH, per_token
 from asr.errors import DecodeError, TextError
 from asr.text.phones import PhoneTokenizer
+from asr.text.tokenizer import min_frames
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "egs" / "sample.wav"
@@ -57,6 +59,85 @@ def test_it_is_the_best_of_all_paths(seed, frames, vocabulary, data):
     assert list(zip(found.frames, found.ends, strict=True)) == spans
     for token, start, end, confidence in zip(tokens, found.frames, found.ends, found.confidences, strict=True):
         assert confidence == pytest.approx(np.exp(matrix[start:end, token].max()))
+
+
+needs_torchaudio = pytest.mark.skipif(alignment._torchaudio() is None, reason="torchaudio does not import here")
+
+
+@st.composite
+def alignable(draw):
+    """A matrix and tokens that fit into it: short and long, often without a frame to spare, with and without ties."""
+    vocabulary = draw(st.integers(2, 6))
+    tokens = draw(st.lists(st.integers(1, vocabulary - 1), max_size=draw(st.sampled_from([1, 4, 60]))))
+    frames = max(1, min_frames(tokens) + draw(st.sampled_from([0, 0, 1, 5, 100])))
+    matrix = random_matrix(draw(st.integers(0, 10**6)), frames, vocabulary)
+    values = draw(st.sampled_from(["float64", "float32", "few", "none", "impossible"]))
+    if values == "float32":
+        matrix = matrix.astype(np.float32)
+    elif values == "few":
+        matrix = normalised(np.round(matrix))
+    elif values == "none":
+        matrix = normalised(np.zeros_like(matrix))
+    elif values == "impossible":
+        matrix = normalised(np.where(matrix < -4, -np.inf, matrix))
+    return matrix, tokens
+
+
+def normalised(matrix):
+    return matrix - np.log(np.exp(matrix).sum(-1, keepdims=True))
+
+
+def outcome(matrix, tokens):
+    try:
+        return align(matrix, tokens)
+    except DecodeError as error:
+        return str(error)
+
+
+@needs_torchaudio
+@settings(max_examples=400, deadline=None)
+@given(case=alignable())
+def test_torchaudio_and_the_numpy_search_give_the_same(case):
+    with pytest.MonkeyPatch.context() as patch:
+        found = outcome(*case)
+        patch.setattr(alignment, "_torchaudio", lambda: None)
+        assert found == outcome(*case)
+
+
+@needs_torchaudio
+def test_torchaudio_aligns_where_one_path_is_the_best(monkeypatch):
+    matrix = random_matrix(5, 300, 6)
+    tokens = np.random.default_rng(5).integers(1, 6, 100).tolist()
+    expected = align(matrix, tokens)
+    monkeypatch.setattr(alignment, "_viterbi", None)
+    assert align(matrix, tokens) == expected
+
+
+@needs_torchaudio
+def test_of_equally_likely_paths_the_numpy_search_chooses():
+    # torchaudio alone finds a path of -7 here: blank and token before the last token are equally likely.
+    matrix = normalised(np.array([[-2.0, -2, -2], [-1, -2, -1], [-3, -3, -3]]))
+    assert align(matrix, [2, 1]).score == pytest.approx(alignment._viterbi(matrix, np.array([0, 2, 0, 1, 0]))[1])
+
+
+def test_without_torchaudio_the_numpy_search_aligns(monkeypatch):
+    expected = align(random_matrix(5, 30, 6), [1, 2, 2, 3])
+    monkeypatch.setitem(sys.modules, "torchaudio.functional", None)
+    alignment._torchaudio.cache_clear()
+    assert alignment._torchaudio() is None
+    assert align(random_matrix(5, 30, 6), [1, 2, 2, 3]) == expected
+    alignment._torchaudio.cache_clear()
+
+
+def test_torchaudio_is_imported_when_something_is_aligned_and_not_before():
+    code = "import sys, asr.decode, asr.recognize.recognizer; print('torchaudio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_no_tokens_are_the_path_of_blanks():
+    matrix = random_matrix(5, 30, 6)
+    found = align(matrix, [])
+    assert (found.tokens, found.score) == ((), pytest.approx(matrix[:, 0].sum()))
 
 
 def test_the_greedy_path_is_its_own_alignment():
