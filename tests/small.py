@@ -6,7 +6,7 @@ import torch
 from asr.config import loader
 from asr.config.sections import Config, TextConfig
 from asr.models.acoustic import AcousticModel
-from asr.models.features import FeatureStats
+from asr.models.description import FeatureStats
 from asr.models.model_directory import Model
 from asr.recognize.options import Decoding
 from asr.recognize.recognizer import Recognizer

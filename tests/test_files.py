@@ -21,7 +21,7 @@ from asr.decode import confidence
 from asr.decode.ngram import read_arpa, write_arpa
 from asr.errors import AsrError, ModelError, OutputError
 from asr.files import write_json, write_text
-from asr.models import model_directory
+from asr.models import description
 from asr.models.averaging import average_models
 from asr.models.tensors import save_tensors
 
@@ -176,7 +176,7 @@ def test_forced_averaging_leaves_nothing_that_belongs_to_other_weights(pair, tmp
 def test_an_average_replaces_an_earlier_one_unless_it_was_tuned(pair, tmp_path):
     average_models(pair, tmp_path / "mean")
     average_models(pair, tmp_path / "mean", [1, 3])
-    assert [part["share"] for part in model_directory.load_card(tmp_path / "mean")["average_of"]] == [0.25, 0.75]
+    assert [part["share"] for part in description.load_card(tmp_path / "mean")["average_of"]] == [0.25, 0.75]
     (tmp_path / "mean" / "decoding.yaml").write_text("beam: 8\n")
     with pytest.raises(OutputError, match="mean: expected a new output"):
         average_models(pair, tmp_path / "mean")

@@ -19,7 +19,7 @@ audio: headers pyav find samples read levels sources
 text: normalisation written_out tokenizer bpe word_tokens phones user_words tokenizer_files
 scoring: alternatives transcript_files wer comparison
 data: distort manifest splice batches preflight
-models: bundled device mel scan subsample tensors cells acoustic features model_directory averaging
+models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: spec_augment
 corpora: download text_files layouts kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram pools fusion

@@ -19,7 +19,7 @@ from pathlib import Path
 from asr.decode import confidence
 from asr.errors import AsrError
 from asr.lm import lm_directory
-from asr.models import model_directory
+from asr.models import description, model_directory
 from asr.recognize import option_sources, options
 
 ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
@@ -75,7 +75,7 @@ def main() -> int:
         fitted, threshold = bundled_confidences(args.run, folder), confidence.load_threshold(args.run)
         if fitted or threshold is not None:
             confidence.save_calibration(folder, fitted, threshold)
-        print(model_directory.describe_model(model_directory.load_model(folder)))
+        print(description.describe_model(description.read_description(folder)))
     except (AsrError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

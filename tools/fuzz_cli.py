@@ -196,7 +196,7 @@ def _make_models(folder: Path) -> None:
     from asr.lm.recurrent import LanguageNetwork
     from asr.models import model_directory
     from asr.models.acoustic import AcousticModel
-    from asr.models.features import FeatureStats
+    from asr.models.description import FeatureStats
     from asr.text.tokenizer import BLANK_SYMBOL, CharTokenizer
 
     torch.manual_seed(1)

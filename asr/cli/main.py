@@ -660,19 +660,19 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _average(args: argparse.Namespace) -> int:
     from asr.models.averaging import average_models
-    from asr.models.model_directory import describe_model, load_model
+    from asr.models.description import describe_model, read_description
 
     average_models(args.models, args.output, args.weights, force=args.force)
-    print(describe_model(load_model(args.output)))
+    print(describe_model(read_description(args.output)))
     return OK
 
 
 def _info(args: argparse.Namespace) -> int:
-    from asr.models import model_directory
+    from asr.models import description
     from asr.recognize import option_sources
 
-    model = model_directory.load_model(args.model)
-    print(model_directory.describe_model(model))
+    model = description.read_description(args.model)
+    print(description.describe_model(model))
     choice = option_sources.merge(model.path)
     table = f"{choice.describe()}\n{option_sources.confidences(model.path, choice.options).describe()}"
     print("decoding:\n" + textwrap.indent(table, "  "))

@@ -387,3 +387,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def count_frames(samples: int, config: FeatureConfig) -> int:
     """Whole windows in ``samples`` samples: 0 when shorter than one window."""
     return max(0, 1 + (samples - config.window_samples) // config.hop_samples)
+
+
+def output_frames(samples: int, config: Config) -> int:
+    """Frames of log-probabilities that the model gives for ``samples`` samples."""
+    return config.model.output_frames(count_frames(samples, config.features))

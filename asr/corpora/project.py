@@ -29,7 +29,7 @@ from asr.data.manifest import Utterance
 from asr.data.preflight import ERROR, CheckReport
 from asr.errors import AudioError, ManifestError, OutputError, TextError
 from asr.files import write_together
-from asr.models import model_directory
+from asr.models.description import read_description
 from asr.text.written_out import language_code, spoken
 
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
@@ -268,7 +268,7 @@ def choose_model_size(
     training = TrainConfig(output=str(out / "model"), consistency=0.2, epochs=epochs, ema=0.998, init=init)
     augmentation = AugmentConfig(warp=0.12, tilt_db=4.0, time_masks=4)
     if init:
-        source = model_directory.load_model(init)
+        source = read_description(init)
         lines.append(f"the model goes on from {init}: its features, its network, {source.config.text.tokenizer} tokens")
         return Config(
             text=source.config.text,

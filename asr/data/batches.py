@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from asr.audio import read
-from asr.config import sections
-from asr.config.sections import Config
+from asr.config.sections import Config, count_frames, output_frames
 from asr.data import distort, manifest, splice
 from asr.data.manifest import Utterance
 from asr.errors import AudioError
@@ -70,11 +69,6 @@ class Batch:
     def total_tokens(self) -> int:
         """Tokens of all labels."""
         return len(self.tokens)
-
-
-def output_frames(samples: int, config: Config) -> int:
-    """Frames of log-probabilities that the model gives for ``samples`` samples."""
-    return config.model.output_frames(sections.count_frames(samples, config.features))
 
 
 class Dataset:
@@ -235,7 +229,7 @@ class Dataset:
             masks: list[np.ndarray] = []
             colours = np.zeros(3, dtype=np.float32)
             if self.training:
-                frames = sections.count_frames(len(samples), config.features)
+                frames = count_frames(len(samples), config.features)
                 for stream in streams:
                     rng = self._rng(epoch, stream, example.index)
                     masks.append(distort.draw_masks(frames, config.features.mel_bins, config.augment, rng))

@@ -23,8 +23,7 @@ from asr import plotting
 from asr.audio import read
 from asr.audio.levels import SILENT_PEAK, Meter, measure_levels
 from asr.config import cpus
-from asr.config.sections import Config
-from asr.data.batches import output_frames
+from asr.config.sections import Config, output_frames
 from asr.data.manifest import SLACK_S, Utterance, scan_manifest
 from asr.errors import ConfigError, ManifestError, TextError
 from asr.text import normalisation, tokenizer_files

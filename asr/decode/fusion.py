@@ -2,6 +2,8 @@
 
 A :class:`LanguageModel` sees all new prefixes of all utterances in one call and never a prefix twice while any search
 still holds its row. Its state is its own affair: the search only selects and joins.
+
+The kernel is imported when first used: to know the protocol must not cost numba.
 """
 
 from __future__ import annotations
@@ -9,15 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.decode import kernel
 from asr.decode.posteriors import finite_number
 from asr.errors import DecodeError
 from asr.text.tokenizer import token_ids
+
+if TYPE_CHECKING:
+    from asr.decode import kernel
 
 Pending = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Rows to fill, rows of the prefixes they continue (-1: the start), the tokens they continue them by."""
@@ -57,6 +61,8 @@ class Rows:
     """
 
     def __init__(self, count: int, width: int) -> None:
+        from asr.decode import kernel
+
         self.values = np.empty((count, 0))
         self.limits = np.empty(count)
         self.owners = np.full(count, kernel.NONE, np.int64)
@@ -69,6 +75,9 @@ class Rows:
 
     def resize(self, columns: int, words: kernel.Words) -> None:
         """Make room for ``columns`` tokens. Raises ``DecodeError`` when ``words`` were made for another number."""
+
+        from asr.decode import kernel
+
         made_for = int(words.ids[kernel.COLUMNS])
         if made_for not in (0, columns):
             raise DecodeError(
@@ -99,6 +108,9 @@ class Fusion:
 
     def fill(self, work: Sequence[tuple[Rows, Pending]]) -> None:
         """Advance the model for the pending prefixes of several searches in one call and add to their rows."""
+
+        from asr.decode import kernel
+
         work = [item for item in work if item[1][0].size]
         if not work:
             return
@@ -131,6 +143,9 @@ class Fusion:
 
     def _keep(self, rows: Rows, targets: npt.NDArray[np.int64], state: Any) -> None:
         """Add the new states; those whose rows are no longer in use are dropped now and then."""
+
+        from asr.decode import kernel
+
         if rows.states > 2 * rows.owners.size:
             live = np.flatnonzero(rows.owners != kernel.NONE)
             live = live[~np.isin(live, targets)]
@@ -147,6 +162,9 @@ def score_sequences(model: LanguageModel, sequences: Sequence[Sequence[int]]) ->
 
     Raises ``DecodeError`` for what are no token ids of the model.
     """
+
+    from asr.decode import kernel
+
     sequences = [token_ids(ids, model.vocab_size, least=kernel.BLANK_ID + 1, error=DecodeError) for ids in sequences]
     count = len(sequences)
     totals = np.zeros(count)

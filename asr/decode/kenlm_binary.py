@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.decode import kenlm_child, kernel
+from asr.decode import kenlm_child
 from asr.decode.ngram import LN10, as_words
 from asr.errors import ModelError
 
@@ -74,6 +74,9 @@ class KenlmNgram:
 
     def score(self, sentence: str | Sequence[str]) -> float:
         """Natural logarithm of the probability of a sentence, its end included."""
+
+        from asr.decode import kernel
+
         return sum(kernel.NEVER if score is None else score for score in self.word_scores(sentence))
 
     def _full_scores(self, words: Sequence[str]) -> list[tuple[float, bool]]:

@@ -2,6 +2,7 @@
 
 An n-gram is a tree of contexts: node 0 is the empty one, a node's children extend it by a word on the right. The
 search's kernel reads the same arrays (``asr.decode.kernel.ngram``).
+The kernel is imported when first used: to know the class must not cost numba.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.decode import kernel
 from asr.errors import DecodeError
 from asr.files import atomic, split_fields
+
+if TYPE_CHECKING:
+    from asr.decode import kernel
 
 LN10 = math.log(10)
 LARGEST_BACKOFF = 1e6
@@ -82,6 +85,9 @@ class Ngram:
 
     def context_after(self, words: Sequence[str]) -> int:
         """The context of what goes on behind ``words``, as a search counts contexts."""
+
+        from asr.decode import kernel
+
         place = 0
         for word in words:
             place = kernel.ngram(self._lookup, place, self.entry_of(word))[1]
@@ -107,6 +113,9 @@ class Ngram:
 
     def _back_off(self, key: tuple[str, ...]) -> float:
         """Log-probability of the last word of an n-gram that is not listed, from shorter ones."""
+
+        from asr.decode import kernel
+
         if key in self.entries:
             return self.entries[key][0]
         if len(key) == 1:
@@ -116,6 +125,9 @@ class Ngram:
     @cached_property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The n-gram's part of ``kernel.Words``."""
+
+        from asr.decode import kernel
+
         contexts = self._contexts
         parent, last, suffix = (np.full(len(contexts), kernel.NONE, np.int32) for _ in range(3))
         log_prob, backoff = np.zeros(len(contexts)), np.zeros(len(contexts))
@@ -140,10 +152,15 @@ class Ngram:
 
     @cached_property
     def _lookup(self) -> kernel.Words:
+        from asr.decode import kernel
+
         return kernel.NO_WORDS._replace(**self.arrays)
 
     def log_prob(self, context: Sequence[str], word: int | str) -> float:
         """Natural log-probability of a word after the words of ``context``, of which the last ``order - 1`` count."""
+
+        from asr.decode import kernel
+
         place = 0
         for before in context[max(0, len(context) - self.order + 1) :]:
             place = kernel.ngram(self._lookup, place, self.id_of(before))[1]
@@ -154,6 +171,9 @@ class Ngram:
 
         ``sentence``: its words, or one string with spaces between them.
         """
+
+        from asr.decode import kernel
+
         total, place = 0.0, self.start if start else 0
         ids = [self.id_of(word) for word in as_words(sentence)] + [self.end] * (end and self.end >= 0)
         for word in ids:
@@ -170,6 +190,9 @@ class Ngram:
         vocabulary the probabilities sum to 1. ``start``: whether ``sentence`` begins one. Raises ``DecodeError`` for a
         ``count`` below 1.
         """
+
+        from asr.decode import kernel
+
         if count < 1:
             raise DecodeError(f"count: expected 1 or more, got {count}")
         place = self.start if start else 0
@@ -193,6 +216,9 @@ class Ngram:
         A word that the n-gram does not know is scored as ``<unk>``. Without ``<unk>`` it has None, and what follows
         it does not see it or what was before it.
         """
+
+        from asr.decode import kernel
+
         found: list[float | None] = []
         place = self.start
         for word in [*map(self.id_of, as_words(sentence)), *[self.end] * (self.end >= 0)]:

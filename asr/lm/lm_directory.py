@@ -7,19 +7,22 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asr.config import loader
 from asr.config.language import LanguageConfig
+from asr.decode.fusion import LanguageModel
 from asr.decode.kenlm_binary import KenlmNgram, is_kenlm
 from asr.decode.ngram import Ngram, read_arpa
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic, file_sha256
-from asr.lm.recurrent import LanguageNetwork, RecurrentLM
-from asr.models.model_directory import build, load_card, load_weights
+from asr.models.description import load_card
 from asr.models.tensors import load_tensors
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from asr.lm.recurrent import LanguageNetwork, RecurrentLM
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,20 @@ class LanguageDirectory:
     @property
     def model(self) -> RecurrentLM:
         """The model as the beam search takes it."""
+        from asr.lm.recurrent import RecurrentLM
+
         return RecurrentLM(self.network)
+
+
+LM: TypeAlias = str | Ngram | LanguageDirectory | KenlmNgram | LanguageModel
+"""A language model: the directory of ``asr train-lm``, an ARPA file or a KenLM binary by its path, or what
+``load_language_model`` makes of it, or anything with the methods of ``asr.decode.fusion.LanguageModel``."""
+LMs: TypeAlias = LM | tuple[LM, ...]
+
+
+def name_of(source: LM) -> str:
+    """For messages: a path, or what kind of object it is."""
+    return source if isinstance(source, str) else type(source).__name__
 
 
 def save_lm_description(folder: Path, config: LanguageConfig, tokenizer: Tokenizer) -> None:
@@ -95,6 +111,9 @@ def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNg
 
     Raises ``ModelError`` naming what is missing or damaged, ``DecodeError`` with the line of a malformed ARPA file.
     """
+    from asr.lm.recurrent import LanguageNetwork  # here, because a checksum needs no torch
+    from asr.models.model_directory import build, load_weights
+
     folder = Path(path)
     if not os.path.isdir(folder):
         return KenlmNgram(folder) if is_kenlm(folder) else read_arpa(folder)

@@ -18,7 +18,7 @@ from typing import Any
 
 from asr.errors import ModelError
 from asr.files import PART, check_output
-from asr.models import model_directory
+from asr.models import description, model_directory
 
 
 def average_models(
@@ -88,7 +88,7 @@ def _is_plain_average(folder: Path) -> bool:
     if not os.path.isdir(folder) or any(os.path.exists(folder / name) for name in model_directory.OF_WEIGHTS):
         return False
     try:
-        return "average_of" in model_directory.load_card(folder)
+        return "average_of" in description.load_card(folder)
     except ModelError:
         return False
 

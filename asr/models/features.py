@@ -9,11 +9,8 @@ takes away much of a microphone's colour and level and still depends on nothing 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from torch import Tensor, nn
 
 from asr.config.sections import FeatureConfig, count_frames
 from asr.errors import ModelError
-from asr.files import read_json
+from asr.models.description import FeatureStats
 from asr.models.mel import mel_filterbank
 
 # Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
@@ -32,32 +29,6 @@ ADAPT_FRAMES = 64
 """Frames of an adapting mean that are worked out by one product of matrices."""
 # A bin that never varied in training (band-limited audio) would otherwise divide by zero.
 MIN_STD = 1e-2
-
-
-@dataclass(frozen=True)
-class FeatureStats:
-    """Mean and standard deviation of each mel bin over the training frames."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    frames: int
-
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps({"frames": self.frames, "mean": self.mean, "std": self.std}) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> FeatureStats:
-        """Read what ``save`` wrote. Raises ``ModelError`` naming the file."""
-        try:
-            tree = read_json(path)
-            stats = cls(tuple(map(float, tree["mean"])), tuple(map(float, tree["std"])), int(tree["frames"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path}: cannot read the feature statistics: {error}") from error
-        mean, std = np.array(stats.mean), np.array(stats.std)
-        if not len(mean) or len(mean) != len(std) or not np.isfinite([mean, std]).all() or std.min() <= 0:
-            raise ModelError(f"{path}: expected as many finite means as positive standard deviations")
-        return stats
 
 
 class LogMel(nn.Module):

@@ -26,19 +26,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from asr.config import loader, sections
+from asr.config import loader
 from asr.config.sections import Config
 from asr.errors import ModelError
-from asr.files import atomic, read_json
+from asr.files import atomic
 from asr.models.acoustic import AcousticModel
-from asr.models.bundled import locate_model
-from asr.models.features import FeatureStats
+from asr.models.description import FeatureStats, read_description
 from asr.models.tensors import load_shapes, load_tensors, save_tensors
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
 Network = TypeVar("Network", bound=nn.Module)
-RATES = ("wer", "cer", "ser")
 OF_WEIGHTS = (
     "decoding.yaml", "lm", "confidence.json",
     "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard",
@@ -185,75 +183,10 @@ def load_model(model: str | Path | None = None) -> Model:
     Raises ``ModelError`` naming the file that is missing, damaged, or does not fit the others, ``ConfigError`` for a
     bad config.yaml.
     """
-    folder = locate_model(model)
-    for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors"):
-        if not os.path.isfile(folder / name):
-            raise ModelError(f"{folder}: not a model directory: {name} is missing")
-    config = sections.load_config(folder / "config.yaml")
-    tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
-    stats = FeatureStats.load(folder / "stats.json")
-    if len(stats.mean) != config.features.mel_bins:
-        raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
+    found = read_description(model)
+    config, tokenizer, folder = found.config, found.tokenizer, found.path
     weights, bins = folder / "model.safetensors", config.features.mel_bins
     network = build(lambda: AcousticModel(config.model, bins, tokenizer.vocab_size), weights, config.model.layers)
     tensors, _ = load_tensors(weights)
     load_weights(network, tensors, weights)
-    return Model(config, tokenizer, stats, network.eval(), load_card(folder), folder)
-
-
-def load_card(folder: Path) -> dict[str, Any]:
-    """The model card, empty where there is none. Raises ``ModelError`` when it is damaged."""
-    path = folder / "card.json"
-    if not os.path.isfile(path):
-        return {}
-    try:
-        card = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot read the model card: {error}") from error
-    if not isinstance(card, dict):
-        raise ModelError(f"{path}: expected a JSON object")
-    return card
-
-
-def describe_model(model: Model) -> str:
-    """A few lines about a model for people: network, input, tokens, and what its card says."""
-    config, card = model.config.model, model.card
-    direction = "bidirectional" if config.bidirectional else "unidirectional"
-    if config.lookahead:
-        ahead_s = (config.layers - 1) * config.lookahead * model.config.features.hop_s * config.subsampling
-        direction += f" (looking {ahead_s:.2g} s ahead)"
-    parameters = sum(p.numel() for p in model.network.parameters())
-    rows = {
-        "model": f"{model.path}",
-        "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
-        f"{parameters / 1e6:.2f} million parameters",
-        "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
-        f"one output per {model.config.output_frame_s * 1000:g} ms",
-        "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",
-    }
-    rows |= {name: _one_line(value) for name, value in card.items()}
-    return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
-
-
-def list_symbols(tokenizer: Tokenizer) -> str:
-    """All characters, or the first few of longer symbols."""
-    if tokenizer.config.tokenizer == "char":
-        return repr("".join(tokenizer.symbols[1:]))
-    more = ", …" if tokenizer.vocab_size > 11 else ""
-    return f"{tokenizer.config.tokenizer} tokens {', '.join(tokenizer.symbols[1:11])}{more}"
-
-
-def figure(name: str, value: Any) -> str:
-    """A name and its value in words: error rates as percentages."""
-    if name.rpartition("_")[2] in RATES and isinstance(value, int | float):
-        return f"{name} {100 * value:.2f} %"
-    if name == "ci95" and isinstance(value, list | tuple) and len(value) == 2:
-        low, high = value
-        return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-    return f"{name} {_one_line(value)}"
-
-
-def _one_line(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(figure(key, item) for key, item in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return Model(config, tokenizer, found.stats, network.eval(), found.card, folder)

@@ -7,14 +7,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-from torch import Tensor
 
 from asr.errors import ModelError
 from asr.files import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself limits it."""
@@ -27,6 +28,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None
 
     Raises ``ModelError`` naming the file when it cannot be written (disk full, read-only); an older file stays.
     """
+    import safetensors.torch  # here, because reading a header needs no torch
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic(path, keep) as temporary:
@@ -45,6 +48,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     The file is opened once: a training may put a new one in its place at any moment, and safetensors' own reader, which
     opens it twice, would mix the two.
     """
+    import safetensors.torch
+
     with _reading(path):
         data = path.read_bytes()
         tensors = safetensors.torch.load(data)
@@ -64,6 +69,8 @@ def load_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     with _reading(path):
         tree = json.loads(_header(path))
+        with safetensors.safe_open(path, framework="numpy"):  # compares the header with the file's length
+            pass
         return {name: tuple(entry["shape"]) for name, entry in tree.items() if name != "__metadata__"}
 
 

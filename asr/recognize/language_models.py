@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +19,11 @@ from asr.decode.mixtures import Mixture, mixed_ngrams
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, ModelError
 from asr.lm import lm_directory
-from asr.lm.lm_directory import LanguageDirectory
+from asr.lm.lm_directory import LM, LanguageDirectory, name_of
 from asr.lm.recurrent import Adapter, RecurrentLM
-from asr.models.model_directory import list_symbols
+from asr.models.description import list_symbols
 from asr.text.normalisation import normalise
 from asr.text.tokenizer import Tokenizer
-
-LM: TypeAlias = str | Ngram | LanguageDirectory | KenlmNgram | LanguageModel
-"""A language model: the directory of ``asr train-lm``, an ARPA file or a KenLM binary by its path, or what
-``asr.lm.lm_directory.load_language_model`` makes of it, or anything with the methods of
-``asr.decode.fusion.LanguageModel``."""
-LMs: TypeAlias = LM | tuple[LM, ...]
 
 
 @dataclass(frozen=True)
@@ -140,8 +134,3 @@ def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageM
             f"{name}: the language model knows {loaded.vocab_size} tokens, the acoustic model {tokenizer.vocab_size}"
         )
     return loaded
-
-
-def name_of(source: LM) -> str:
-    """For messages: a path, or what kind of object it is."""
-    return source if isinstance(source, str) else type(source).__name__

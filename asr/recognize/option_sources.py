@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from asr.decode import confidence
 from asr.decode.confidence import Calibration
 from asr.lm import lm_directory
-from asr.recognize.language_models import name_of
+from asr.lm.lm_directory import name_of
 from asr.recognize.options import DEFAULT_BEAM, SEARCHING, WIDE, Decoding, load_options
 
 GIVEN, DIRECTORY, DEFAULT = "given", "model directory", "default"

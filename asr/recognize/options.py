@@ -19,7 +19,7 @@ from asr.decode.ngram import Ngram, write_arpa
 from asr.errors import ConfigError, ModelError
 from asr.files import PART, atomic
 from asr.lm import lm_directory
-from asr.recognize.language_models import LM, LMs, name_of
+from asr.lm.lm_directory import LM, LMs, name_of
 from asr.text.user_words import NO_LANGUAGE
 from asr.text.written_out import language_code
 

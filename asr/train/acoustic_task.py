@@ -23,8 +23,9 @@ from asr.decode.greedy_search import greedy
 from asr.errors import AudioError, ConfigError, TrainingError
 from asr.models import model_directory, spec_augment
 from asr.models.acoustic import AcousticModel
+from asr.models.description import FeatureStats
 from asr.models.device import pick_device
-from asr.models.features import FeatureStats, LogMel, measure_stats
+from asr.models.features import LogMel, measure_stats
 from asr.scoring import wer as wer_module
 from asr.scoring.wer import LITERAL, NOTHING_YET, score
 from asr.text import tokenizer_files

@@ -32,7 +32,7 @@ from asr.config.language import LanguageConfig
 from asr.config.sections import Config
 from asr.errors import TrainingError
 from asr.files import sweep
-from asr.models import model_directory
+from asr.models import description
 from asr.models.tensors import save_tensors
 from asr.train.distributed import World
 from asr.train.log import RunLog
@@ -318,7 +318,7 @@ class Run:
         if figures:
             self.write(**{f"valid_{name}": value for name, value in figures.items()})
         speed = f"  {progress.audio_s / max(progress.seconds, 1e-9):.0f} x real time" if progress.audio_s else ""
-        text = "".join(f"  {model_directory.figure(name, value)}" for name, value in figures.items())
+        text = "".join(f"  {description.figure(name, value)}" for name, value in figures.items())
         epochs = self.config.train.epochs
         left = progress.seconds * (epochs / max(progress.epoch, 1) - 1)
         remaining = f", about {left / 60:.0f} min left" if left >= 60 else ""

@@ -13,7 +13,8 @@ from corpus import RATE_HZ, make_config, make_utterances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.data.batches import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Dataset, Example, output_frames, prefetch
+from asr.config.sections import output_frames
+from asr.data.batches import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Dataset, Example, prefetch
 from asr.data.distort import change_speed
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.splice import join_pieces

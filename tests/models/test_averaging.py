@@ -8,7 +8,7 @@ from test_model_directory import make_model
 
 from asr.cli.main import run_command
 from asr.errors import ModelError
-from asr.models import model_directory
+from asr.models import description, model_directory
 from asr.models.averaging import average_models
 
 
@@ -111,7 +111,7 @@ def test_an_average_begins_where_its_models_did(pair, tmp_path, capsys):
     for folder in pair:
         set_origin(folder, "aaaa")
     average_models(pair, tmp_path / "mean")
-    assert model_directory.load_card(tmp_path / "mean")["origin"] == "aaaa"
+    assert description.load_card(tmp_path / "mean")["origin"] == "aaaa"
     assert capsys.readouterr().err == ""
 
 
@@ -120,7 +120,7 @@ def test_a_card_without_a_beginning_is_warned_of(pair, tmp_path, capsys):
     average_models(pair, tmp_path / "mean")
     assert "warning: " in (text := capsys.readouterr().err)
     assert f"{pair[0]}: its card does not say which weights it began with" in text
-    assert "origin" not in model_directory.load_card(tmp_path / "mean")
+    assert "origin" not in description.load_card(tmp_path / "mean")
 
 
 def test_an_average_that_cannot_be_written_leaves_the_one_before(pair, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from asr.config.sections import FeatureConfig, count_frames
 from asr.errors import ModelError
-from asr.models.features import MEMORY_S, FeatureStats, LogMel, measure_stats
+from asr.models.description import FeatureStats
+from asr.models.features import MEMORY_S, LogMel, measure_stats
 from asr.models.mel import mel_filterbank
 
 CONFIG = FeatureConfig()

@@ -25,9 +25,9 @@ from asr import files
 from asr.config.sections import ModelConfig
 from asr.decode import confidence
 from asr.errors import AsrError, ConfigError, ModelError
-from asr.models import model_directory
+from asr.models import description, model_directory
 from asr.models.acoustic import AcousticModel
-from asr.models.features import FeatureStats
+from asr.models.description import FeatureStats
 from asr.models.tensors import load_metadata, load_shapes, load_tensors, save_tensors
 from asr.recognize import decoder
 from asr.recognize.options import load_options
@@ -116,7 +116,7 @@ def test_loaded_tensors_can_be_changed_without_changing_the_file(tmp_path):
 
 def test_a_saved_model_describes_itself(tmp_path):
     make_model(tmp_path, card={"validation": {"wer": 0.123456}})
-    text = model_directory.describe_model(model_directory.load_model(tmp_path))
+    text = description.describe_model(description.read_description(tmp_path))
     assert "1 x 12 bidirectional lstm" in text
     assert "8000 Hz" in text
     assert "wer 12.35 %" in text
@@ -310,7 +310,7 @@ def test_numbers_that_cannot_be_are_named_with_file_and_key(tmp_path, name, numb
 
 def test_a_card_has_null_where_a_figure_is_not_finite(tmp_path):
     make_model(tmp_path, card={"validation": {"loss": float("inf"), "wer": [float("nan"), 1.0]}})
-    assert model_directory.load_card(tmp_path) == {"validation": {"loss": None, "wer": [None, 1.0]}}
+    assert description.load_card(tmp_path) == {"validation": {"loss": None, "wer": [None, 1.0]}}
 
 
 def test_lists_of_tokens_have_a_largest_size(tmp_path, monkeypatch):

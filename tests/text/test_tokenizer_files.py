@@ -14,7 +14,7 @@ import asr
 from asr.config.sections import TextConfig
 from asr.data import manifest
 from asr.errors import ConfigError, ModelError, TextError
-from asr.models import model_directory
+from asr.models import description, model_directory
 from asr.text import tokenizer_files
 from asr.text.bpe import BpeTokenizer
 from asr.text.phones import PhoneTokenizer, letter_to_sound, read_pronunciations
@@ -237,7 +237,7 @@ def test_a_model_of_each_kind_learns_and_transcribes(kind: str, words: bool, tmp
     acoustic_task.train_acoustic(config)
     model = model_directory.load_model(corpus / "run")
     assert not isinstance(model.tokenizer, CharTokenizer)
-    assert kind in model_directory.describe_model(model)
+    assert kind in description.describe_model(description.read_description(corpus / "run"))
     recognizer = asr.load(corpus / "run", device="cpu", beam=4)
     first = manifest.read_manifest(corpus / "train.jsonl")[0]
     result = recognizer.transcribe(first.audio)

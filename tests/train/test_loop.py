@@ -30,7 +30,7 @@ from asr.data import manifest
 from asr.data.batches import Batch, Dataset
 from asr.decode.greedy_search import greedy
 from asr.errors import AsrError, ConfigError, ManifestError, ModelError, TextError, TrainingError
-from asr.models import model_directory, spec_augment
+from asr.models import description, model_directory, spec_augment
 from asr.models.features import LogMel
 from asr.models.tensors import load_metadata, load_tensors, save_tensors
 from asr.scoring import wer
@@ -621,20 +621,20 @@ def test_a_model_that_recognises_nothing_yet_is_told_with_what_to_do(corpus, tmp
 def test_the_card_names_the_first_weights_and_keeps_the_name(corpus, tmp_path):
     config = run_config(corpus, tmp_path, train={"epochs": 1})
     acoustic_task.train_acoustic(config)
-    origin = model_directory.load_card(tmp_path / "run")["origin"]
+    origin = description.load_card(tmp_path / "run")["origin"]
     assert re.fullmatch("[0-9a-f]{16}", origin)
     longer = dataclasses.replace(config.train, epochs=2)
     acoustic_task.train_acoustic(dataclasses.replace(config, train=longer), resume=True)
-    card = model_directory.load_card(tmp_path / "run")
+    card = description.load_card(tmp_path / "run")
     assert (card["training"]["epoch"], card["origin"]) in ((1, origin), (2, origin))
     assert load_metadata(tmp_path / "run" / resume.CHECKPOINT)["origin"] == origin
     acoustic_task.train_acoustic(run_config(corpus, tmp_path, train={"epochs": 1, "output": str(tmp_path / "other")}))
-    assert model_directory.load_card(tmp_path / "other")["origin"] != origin
+    assert description.load_card(tmp_path / "other")["origin"] != origin
     tuned = run_config(
         corpus, tmp_path, train={"epochs": 1, "output": str(tmp_path / "on"), "init": str(tmp_path / "run")}
     )
     acoustic_task.train_acoustic(tuned)
-    assert model_directory.load_card(tmp_path / "on")["origin"] == origin
+    assert description.load_card(tmp_path / "on")["origin"] == origin
 
 
 # Resuming
@@ -1127,7 +1127,7 @@ def test_unreadable_files_are_named_and_the_rest_is_trained_on(corpus, tmp_path,
     for name, file in bad.items():
         assert any(name in line and file in line for line in error.splitlines())
     assert "3 utterances left out, 21 used" in error
-    assert model_directory.load_card(tmp_path / "run")["training_data"]["left_out"] == 3
+    assert description.load_card(tmp_path / "run")["training_data"]["left_out"] == 3
 
 
 def test_labels_that_cannot_fit_are_named_before_training(corpus, tmp_path, capsys):

@@ -1,0 +1,138 @@
+"""What a model directory says about its model, without its weights: ``asr info`` and ``asr init`` need no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr.config import sections
+from asr.config.sections import Config
+from asr.errors import ModelError
+from asr.files import read_json
+from asr.models.bundled import locate_model
+from asr.models.tensors import load_shapes
+from asr.text import tokenizer_files
+from asr.text.tokenizer import Tokenizer
+
+RATES = ("wer", "cer", "ser")
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """Mean and standard deviation of each mel bin over the training frames."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frames: int
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps({"frames": self.frames, "mean": self.mean, "std": self.std}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureStats:
+        """Read what ``save`` wrote. Raises ``ModelError`` naming the file."""
+        try:
+            tree = read_json(path)
+            stats = cls(tuple(map(float, tree["mean"])), tuple(map(float, tree["std"])), int(tree["frames"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: cannot read the feature statistics: {error}") from error
+        mean, std = np.array(stats.mean), np.array(stats.std)
+        if not len(mean) or len(mean) != len(std) or not np.isfinite([mean, std]).all() or std.min() <= 0:
+            raise ModelError(f"{path}: expected as many finite means as positive standard deviations")
+        return stats
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model directory without its weights. ``parameters``: how many numbers the weights are."""
+
+    config: Config
+    tokenizer: Tokenizer
+    stats: FeatureStats
+    parameters: int
+    card: dict[str, Any]
+    path: Path
+
+
+def read_description(model: str | Path | None = None) -> Description:
+    """Read a model directory (``model`` as in ``load_model``); of the weights only the header, which has their shapes.
+
+    Raises ``ModelError`` naming the file that is missing or damaged, ``ConfigError`` for a bad config.yaml. Whether
+    the weights fit the configuration is for ``load_model`` to say.
+    """
+    folder = locate_model(model)
+    for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors"):
+        if not os.path.isfile(folder / name):
+            raise ModelError(f"{folder}: not a model directory: {name} is missing")
+    config = sections.load_config(folder / "config.yaml")
+    tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
+    stats = FeatureStats.load(folder / "stats.json")
+    if len(stats.mean) != config.features.mel_bins:
+        raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
+    shapes = load_shapes(folder / "model.safetensors")
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    return Description(config, tokenizer, stats, parameters, load_card(folder), folder)
+
+
+def load_card(folder: Path) -> dict[str, Any]:
+    """The model card, empty where there is none. Raises ``ModelError`` when it is damaged."""
+    path = folder / "card.json"
+    if not os.path.isfile(path):
+        return {}
+    try:
+        card = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot read the model card: {error}") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return card
+
+
+def describe_model(model: Description) -> str:
+    """A few lines about a model for people: network, input, tokens, and what its card says."""
+    config, card = model.config.model, model.card
+    direction = "bidirectional" if config.bidirectional else "unidirectional"
+    if config.lookahead:
+        ahead_s = (config.layers - 1) * config.lookahead * model.config.features.hop_s * config.subsampling
+        direction += f" (looking {ahead_s:.2g} s ahead)"
+    rows = {
+        "model": f"{model.path}",
+        "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
+        f"{model.parameters / 1e6:.2f} million parameters",
+        "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
+        f"one output per {model.config.output_frame_s * 1000:g} ms",
+        "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",
+    }
+    rows |= {name: _one_line(value) for name, value in card.items()}
+    return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
+
+
+def list_symbols(tokenizer: Tokenizer) -> str:
+    """All characters, or the first few of longer symbols."""
+    if tokenizer.config.tokenizer == "char":
+        return repr("".join(tokenizer.symbols[1:]))
+    more = ", …" if tokenizer.vocab_size > 11 else ""
+    return f"{tokenizer.config.tokenizer} tokens {', '.join(tokenizer.symbols[1:11])}{more}"
+
+
+def figure(name: str, value: Any) -> str:
+    """A name and its value in words: error rates as percentages."""
+    if name.rpartition("_")[2] in RATES and isinstance(value, int | float):
+        return f"{name} {100 * value:.2f} %"
+    if name == "ci95" and isinstance(value, list | tuple) and len(value) == 2:
+        low, high = value
+        return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    return f"{name} {_one_line(value)}"
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(figure(key, item) for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
