@@ -1,4 +1,4 @@
-"""What recognition returns, and how it is written (``asr.formats`` is the table of formats, and reads them)."""
+"""``Transcript`` and ``Word``, the results of recognition (``asr.formats`` writes and reads them)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are audio, and where they lie."""
+"""Finds audio files in folders; the one list of audio suffixes."""
 
 from __future__ import annotations
 

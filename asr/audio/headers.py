@@ -1,7 +1,7 @@
-"""What audio headers promise, checked against the bytes that are there.
+"""Checks audio headers against the bytes that the file really holds.
 
 libsndfile shortens the length of a WAV, SPHERE, CAF or W64 file that was cut off, reads only the first of several
-chained Ogg streams, and guesses the length of an MP3 that does not state it, all without a word. Every error is an
+chained Ogg streams, and guesses the length of an MP3 that does not state it. It reports none of this. Every error is an
 ``AudioError`` that names the file.
 """
 
@@ -29,9 +29,9 @@ _STREAMED_BYTES = 0x7FFF0000  # writers that cannot seek back (sox, ffmpeg, arec
 class Reader:
     """A binary file as libsndfile and the header checks need it.
 
-    Reads are full unless the file ends, seeks before its start (damaged headers ask for them) do nothing, and
-    exceptions are kept: in libsndfile's callbacks they would be printed and lost. It has no name, because soundfile
-    takes a file called ``*.raw`` for headerless, whatever it holds.
+    Reads are full unless the file ends. Seeks before its start, which damaged headers ask for, do nothing. Exceptions
+    are kept: in libsndfile's callbacks they would be printed and lost. It has no name, because soundfile takes any file
+    called ``*.raw`` for headerless audio.
     """
 
     def __init__(self, file: Any) -> None:
@@ -57,7 +57,7 @@ class Reader:
 
 
 class _Patched(Reader):
-    """A file some bytes of which read otherwise; the file itself is neither changed nor copied."""
+    """A file in which some bytes are replaced on reading; the file itself is neither changed nor copied."""
 
     def __init__(self, file: Any, at: int, content: bytes) -> None:
         super().__init__(file)
@@ -163,7 +163,7 @@ def check_header(raw: Reader, name: str) -> tuple[Reader, int | None]:
     raw.seek(0)
     head = raw.read(4096)
     if size == 0:
-        raise AudioError(f"{name}: expected audio, got an empty file (0 bytes)")
+        raise AudioError(f"{name}: expected audio, got an empty file (0 bytes); copy or record it again")
     _check_foreign(head, name)
     promised = None
     if head.startswith((b"RIFF", b"RIFX", b"RF64", b"BW64")):
@@ -225,7 +225,9 @@ def _check_riff(raw: Reader, size: int, name: str) -> Reader:
         if kind == b"fmt " and len(head) >= 22:
             channels, rate_hz, _, frame = struct.unpack(f"{order}HIIH", head[10:22])
             if channels == 0:
-                raise AudioError(f"{name}: expected at least one channel, the header says 0")
+                raise AudioError(
+                    f"{name}: expected at least one channel, got 0 in the header; copy or convert it again"
+                )
             check_rate(rate_hz, f"{name}: the file's sample rate")
         if kind == b"data":
             break
@@ -300,8 +302,8 @@ def _check_ogg(raw: Reader, size: int, head: bytes, name: str) -> None:
         raise AudioError(f"{name}: truncated: its last Ogg page is cut off; copy it again")
     if page[14:18] != head[14:18]:
         raise AudioError(
-            f"{name}: holds several Ogg streams, of which only the first could be read; "
-            f"join them: ffmpeg -i {argument(name)} out.wav"
+            f"{name}: holds several Ogg streams, and only the first can be read; join them: ffmpeg -i "
+            f"{argument(name)} out.wav"
         )
 
 

@@ -1,4 +1,4 @@
-"""Figures of recordings, or of segments cut out of them, gathered in one pass in blocks at the file's own rate."""
+"""Measures recordings and segments in one pass: level, peak, clipping and length, at the file's own rate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with loss afterwards leaves no flat tops and is not seen; nor is one of a single
 
 
 class Meter:
-    """Figures of one utterance, gathered from the blocks of its file."""
+    """Level, peak, clipping and length of one utterance, from the blocks of its file."""
 
     def __init__(self, start_s: float, end_s: float | None) -> None:
         self.start_s, self.end_s = start_s, end_s

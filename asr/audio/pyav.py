@@ -43,8 +43,8 @@ def is_film(raw: Any) -> bool:
 class MediaSound:
     """The first sound track of a container, with the part of ``soundfile.SoundFile`` that reading needs.
 
-    Raises ``AudioError`` naming the file when there is none or it cannot be decoded. ``frames`` is unknown: what
-    headers of films say of their length is not exact.
+    Raises ``AudioError`` naming the file when there is none or it cannot be decoded. ``frames`` is unknown, because
+    headers of films do not state the length exactly.
     """
 
     format = "MEDIA"
@@ -71,15 +71,19 @@ class MediaSound:
 
         tracks = self._container.streams.audio
         if not tracks:
-            raise AudioError(f"{self.name}: expected sound, got a film without a sound track")
+            raise AudioError(
+                f"{self.name}: expected sound, got a film without a sound track; check that this is the right file"
+            )
         track = tracks[0]
         if track.codec_context is None:
-            raise AudioError(f"{self.name}: expected sound, got a track whose coding FFmpeg does not decode")
+            raise AudioError(
+                f"{self.name}: expected sound, got a track in a coding that FFmpeg does not decode; convert it to WAV"
+            )
         self.samplerate = int(track.rate or 0)
         self.channels = int(track.channels or 0)
         self.subtype = str(track.codec_context.name).upper()
         if not self.channels:
-            raise AudioError(f"{self.name}: expected sound, got a track without channels")
+            raise AudioError(f"{self.name}: expected sound, got a track without channels; copy the file again")
         self._resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
         self._blocks = self._decode(track)
         self._rest = np.zeros((0, self.channels), np.float32)

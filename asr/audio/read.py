@@ -4,9 +4,9 @@ libsndfile decodes (WAV, FLAC, Ogg Vorbis and Opus, MP3, NIST SPHERE, AIFF, AU, 
 with a band-limited filter. The rate always comes from the file; it is never assumed. Every error is an ``AudioError``
 that names the file.
 
-libsndfile hides some damage, which is caught here for the formats of ``AUDIO_SUFFIXES``: a header that promises more
-than the file holds (it shortens the length), lost Ogg pages (it conceals them), MP3 without a length in its header (it
-guesses, and drops what lies beyond its guess). A streamed WAV or FLAC that leaves its length open is read to its end.
+libsndfile hides some damage. This module finds it for the formats of ``AUDIO_SUFFIXES``: a header that promises more
+than the file holds (libsndfile shortens the length), lost Ogg pages (it conceals them), an MP3 without a length in its
+header (it guesses, and drops the audio after its guess). A streamed WAV or FLAC of open length is read to its end.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Source: TypeAlias = str | os.PathLike[str] | BinaryIO | Array
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file holds, at its own rate; ``samples`` counts one channel."""
+    """Rate, channels and length of a file; ``samples`` counts one channel."""
 
     sample_rate_hz: int
     channels: int
@@ -189,7 +189,7 @@ def _rewindable(pipe: Any, name: str, max_duration_s: float | None) -> Any:
 def standard_input() -> BinaryIO:
     """Standard input as bytes. Raises ``AudioError`` where it is closed."""
     if sys.stdin is None:
-        raise AudioError(f"{STDIN_NAME}: expected audio, but it is closed")
+        raise AudioError(f"{STDIN_NAME}: expected audio, but it is closed; pipe or redirect a file into it")
     return sys.stdin.buffer
 
 
@@ -205,7 +205,7 @@ def in_memory(pipe: Any, name: str, max_duration_s: float | None = None, head: b
         raise AudioError(f"{name}: cannot be read: {reader.error}") from reader.error
     if head and not known(head):
         raise AudioError(
-            f"{name}: cannot be decoded: expected an audio file, but its first bytes are those of none: {head[:8]!r}; "
+            f"{name}: cannot be decoded: expected an audio file, got unknown first bytes {head[:8]!r}; "
             f"convert it to WAV: ffmpeg -i {argument(name)} out.wav"
         )
     limit_s = math.inf if max_duration_s is None else max_duration_s
@@ -239,10 +239,9 @@ def _drained(pipe: Any, name: str, head: bytes, limit_bytes: float, limit_s: flo
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A ``SoundFile`` that reads straight on.
-
-    soundfile seeks to where it already is after every read of a seekable file. That resets the MP3 decoder (audible
-    glitches at each block) and fails on a FLAC of unknown length; a file that says it cannot seek is spared.
+    """A ``SoundFile`` that reads on without seeking. soundfile seeks to where it already is after every read of a
+    seekable file. That resets the MP3 decoder (audible glitches at each block) and fails on a FLAC of unknown length; a
+    file that says it cannot seek is spared.
     """
 
     def seekable(self) -> bool:
@@ -305,7 +304,7 @@ def _check_segment(audio: _Opened, start_s: float, end_s: float | None, max_dura
     if max_duration_s is not None and not max_duration_s > 0:
         raise AudioError(f"{name}: max_duration_s: expected > 0 or None, got {max_duration_s}")
     if audio.samples is not None and audio.samples <= 0:
-        raise AudioError(f"{name}: expected audio, got no samples")
+        raise AudioError(f"{name}: expected audio, got no samples; copy or record it again")
     duration_s = math.inf if audio.samples is None else audio.samples / audio.rate_hz
     latest_s = start_s if end_s is None else end_s - END_TOLERANCE_S
     if start_s >= duration_s or latest_s > duration_s:
@@ -372,8 +371,8 @@ def _check_end(audio: _Opened, at: int) -> None:
         # libsndfile stops at the length that it guessed; the decoder has then read up to the next frame.
         if audio.raw.read(2) == audio.mpeg_sync:
             raise AudioError(
-                f"{audio.name}: this MP3 states no length and has a variable bit rate, so that its end cannot be "
-                f"decoded; write the header anew: ffmpeg -i {argument(audio.name)} -c copy out.mp3"
+                f"{audio.name}: this MP3 has a variable bit rate and states no length, so its end cannot be "
+                f"decoded; rewrite its header: ffmpeg -i {argument(audio.name)} -c copy out.mp3"
             )
         return
     # An MP3's stated length may or may not count the frame that states it.
@@ -501,7 +500,7 @@ def _check_log(sound: Any, name: str) -> None:
     if sound.format in ("AIFF", "AU", "SVX", "VOC", "WVE", "MAT4") and re.search(
         r"\d+ \(?should be \d+|eems to be (a )?truncated|not equal to frame count", sound.extra_info
     ):
-        raise AudioError(f"{name}: truncated: the header promises more samples than are there; copy it again")
+        raise AudioError(f"{name}: truncated: the file has fewer samples than its header promises; copy it again")
 
 
 def _check_holes(audio: _Opened) -> None:

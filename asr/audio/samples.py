@@ -22,7 +22,7 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 
 
 class Array(Protocol):
-    """What numpy can look into: numpy arrays, torch tensors."""
+    """Any array that numpy can read: numpy arrays, torch tensors."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]: ...
 
@@ -67,7 +67,7 @@ def mono_block(block: npt.NDArray[Any], name: str, rate_hz: int, at: int, channe
         index = int(np.argmin(bad <= LOUDEST))
         place = f"{name}: sample {at + index} ({(at + index) / rate_hz:.3f} s)"
         if not np.isfinite(bad[index]):
-            raise AudioError(f"{place} is not a finite number; write the audio anew without NaN and infinity")
+            raise AudioError(f"{place} is not a finite number; remove NaN and infinity from the samples")
         raise AudioError(
             f"{place} is {bad[index]:g}; expected floats in [-1, 1]: divide 16-bit values by 32768 "
             "(integer arrays are scaled here)"

@@ -1,4 +1,4 @@
-"""Where live sound comes from, and how its text is shown: files, raw samples on standard input, microphones."""
+"""Live sources of sound: files, raw samples on standard input, microphones."""
 
 from __future__ import annotations
 
@@ -81,18 +81,17 @@ def pipe_blocks(stream: BinaryIO, rate_hz: int | None, block_s: float) -> tuple[
         content = in_memory(stream, STDIN_NAME, head=head)
         return file_blocks(content, block_s, name=STDIN_NAME)
     if rate_hz is None:
-        got = f"its first bytes are those of none: {head[:8]!r}" if head else "it holds nothing (0 bytes)"
+        got = f"unknown first bytes {head[:8]!r}" if head else "nothing (0 bytes)"
         raise AudioError(
-            f"{STDIN_NAME}: expected an audio file, but {got}; "
+            f"{STDIN_NAME}: expected an audio file, got {got}; "
             "raw samples (16 bits, signed, little-endian, mono) need --rate HZ"
         )
     return rate_hz, pcm_blocks(_Behind(head, stream), rate_hz, block_s)
 
 
 class _Behind:
-    """A pipe of which ``head`` has been read already, at its place again; no more than ``length`` bytes in all.
-
-    Where the pipe ends before ``length`` bytes, the reader is told by an ``AudioError``.
+    """A pipe whose first bytes, ``head``, were read already and are given again; at most ``length`` bytes in all.
+    Raises ``AudioError`` where the pipe ends before ``length`` bytes.
     """
 
     def __init__(self, head: bytes, stream: BinaryIO, length: int | None = None) -> None:
@@ -152,7 +151,7 @@ def microphone_blocks(device: str | None, rate_hz: int, block_s: float) -> Itera
                 yield heard.get()
     except (sounddevice.PortAudioError, ValueError) as error:
         raise ConfigError(
-            f"microphone {device or '(default)'}: {error}; asr stream --devices lists what is there"
+            f"microphone {device or '(default)'}: {error}; list the microphones with asr stream --devices"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Values of command-line arguments: numbers within their ranges, ``none`` for what can be switched off."""
+"""Values of command-line arguments: numbers within their ranges, and ``none`` to switch an option off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEGATIVE = re.compile(r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)$", re.I
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes ``-inf`` and ``-1e-1`` for numbers, where argparse alone takes them for options that it does not know."""
+    """Reads ``-inf`` and ``-1e-1`` as numbers; argparse alone takes them for unknown options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

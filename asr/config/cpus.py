@@ -1,4 +1,4 @@
-"""How many processors there are for this process, and threads that leave them to others while they wait."""
+"""Counts the processors that this process may use; lets waiting threads yield them."""
 
 from __future__ import annotations
 

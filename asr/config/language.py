@@ -53,7 +53,7 @@ class TextDataConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """Everything that determines a language model and its training; saved, resolved, in its directory."""
+    """The whole configuration of a language model and its training; saved in its directory with all defaults."""
 
     text: TextConfig = field(default_factory=TextConfig)
     model: NetworkConfig = field(default_factory=NetworkConfig)

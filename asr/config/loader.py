@@ -1,8 +1,8 @@
 """YAML files <-> frozen dataclasses.
 
-Strict on purpose: an unknown key is an error that names the nearest known one, a value of the wrong type is an
-error that names the key, and nothing is read from the environment. ``key=value`` overrides address nested keys
-with dots (``model.layers=4``); the value is parsed as YAML.
+Strict on purpose. An unknown key is an error that names the nearest known one. A value of the wrong type is an error
+that names the key. Nothing is read from the environment. ``key=value`` overrides address nested keys with dots
+(``model.layers=4``); the value is parsed as YAML.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read: write the value again", mark)
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not supported; write the value again", mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -47,7 +49,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value} occurs twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value} occurs twice; remove one of them", key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -1,4 +1,4 @@
-"""What a folder of recordings and transcripts is laid out like: the first half of ``asr init``."""
+"""Detects how a folder of recordings and transcripts is laid out: the first half of ``asr init``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LEAST_FILES = 2
 
 @dataclass
 class Detection:
-    """What was understood: ``kind`` in words, utterances by set (``""``: it names none), remarks, what is left out."""
+    """The detected layout: ``kind`` in words, utterances by set (``""``: no set named), remarks, files left out."""
 
     kind: str
     sets: dict[str, list[Clip]]
@@ -74,7 +74,7 @@ def detect_layout(folder: Path, without: Path | None = None) -> Detection:
     Raises ``ManifestError`` with what was looked for where nothing fits, and for a layout that is there but broken.
     """
     if not os.path.isdir(folder):
-        raise ManifestError(f"{folder}: expected a folder of recordings with transcripts")
+        raise ManifestError(f"{folder}: expected a folder of recordings with transcripts; check the path")
     listing = _list(folder, without)
     refused = dict(listing.left_out)
     for reader in (_kaldi, _librispeech, _ljspeech, _common_voice, _tables, _beside, _subtitles):
@@ -92,10 +92,10 @@ def detect_layout(folder: Path, without: Path | None = None) -> Detection:
             refused.update(found.left_out)
     first = next(iter(refused.items()), None)
     raise ManifestError(
-        f"{folder}: {len(listing.of(AUDIO))} audio files, and no transcripts that are understood; expected a .txt, "
+        f"{folder}: {len(listing.of(AUDIO))} audio files, but no transcripts in a known layout; expected a .txt, "
         ".lab, .srt or .vtt file of the same name for each, a table (CSV, TSV, JSON lines) with a column of paths and "
         "one of texts, Kaldi's text and wav.scp, or LJSpeech's metadata.csv"
-        + (f"; {len(refused)} files were looked at in vain, the first: {first[0]}: {first[1]}" if first else "")
+        + (f"; {len(refused)} files could not be used, the first: {first[0]}: {first[1]}" if first else "")
     )
 
 

@@ -69,11 +69,13 @@ def fetch(url: str, target: Path, *, max_bytes: int, sha256: str | None = None) 
             if attempt == ATTEMPTS or part.stat().st_size <= done:
                 size = part.stat().st_size
                 _discard(part, unless_resumable=True)
-                raise ArchiveError(f"{url}: cut short at {size} bytes; try again")
+                raise ArchiveError(f"{url}: the download stopped at {size} bytes; try again")
         found = file_sha256(part)
         if sha256 and found != sha256:
             _discard(part)
-            raise ArchiveError(f"{url}: SHA-256 is {found}, expected {sha256}")
+            raise ArchiveError(
+                f"{url}: expected SHA-256 {sha256}, got {found}; try again or download it by other means"
+            )
         part.replace(target)
         _discard(part)
     except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as error:
@@ -112,7 +114,7 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
         total = span[2] if span else int(answer.headers.get("Content-Length") or 0)
         if total > max_bytes:
             _discard(part)
-            raise ArchiveError(f"{url}: {total} bytes, expected at most {max_bytes}")
+            raise ArchiveError(f"{url}: expected at most {max_bytes} bytes, got {total}; check the address")
         bar = tqdm(total=total if sized else None, initial=done, unit="B", unit_scale=True, desc=name, disable=None)
         if not done:
             mark.unlink(missing_ok=True)
@@ -125,7 +127,7 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
                     done += len(block)
                     if done > max_bytes:
                         _discard(part)
-                        raise ArchiveError(f"{url}: more than {max_bytes} bytes came, stopped")
+                        raise ArchiveError(f"{url}: expected at most {max_bytes} bytes, got more; check the address")
                     file.write(block)
                     bar.update(len(block))
             except (http.client.IncompleteRead, ConnectionError, TimeoutError):
@@ -170,7 +172,7 @@ def _ask(url: str, done: int, version: str) -> Any:
 
 
 class _Deadline:
-    """Hangs up connections that are not done in time: a timeout of a socket begins anew with each byte that comes."""
+    """Closes connections that take too long: a socket's own timeout restarts with each byte that arrives."""
 
     def __init__(self) -> None:
         self.over = False
@@ -213,7 +215,7 @@ class _Deadline:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http and https only, never from https to http, and leaves what a redirect says besides unread."""
+    """Follows redirects to http and https only, never from https to http; ignores the body of a redirect."""
 
     def redirect_request(
         self, request: Any, answer: Any, code: int, message: str, headers: Any, address: str
@@ -229,7 +231,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _version(answer: Any) -> str:
-    """What tells this state of the file from others; nothing where the server names none that holds for all bytes."""
+    """The server's identifier of this version of the file; empty where it gives none that covers all bytes."""
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     return "" if version.startswith("W/") else str(version)
 

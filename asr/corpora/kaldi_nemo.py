@@ -37,7 +37,7 @@ def to_kaldi(utterances: Sequence[Utterance], folder: str | Path) -> None:
         text[key], utt2spk[key] = " ".join(utterance.text.split()), speaker
         if found := KALDI_SYMBOLS.search(f"{key} {text[key]}"):
             raise ManifestError(
-                f"utterance {utterance.id}: Kaldi keeps {found[0]} for itself, expected an id and a text without it, "
+                f"utterance {utterance.id}: {found[0]} is reserved by Kaldi; expected an id and a text without it, "
                 f"got {text[key][:60]!r}"
             )
         path, channel = os.path.abspath(utterance.audio), utterance.channel
@@ -67,7 +67,9 @@ def _names(utterances: Sequence[Utterance]) -> list[tuple[str, str]]:
     for utterance in utterances:
         for name in filter(None, (utterance.speaker, utterance.id)):
             if name.split() != [name]:
-                raise ManifestError(f"utterance {utterance.id}: Kaldi's names have no spaces, got {name!r}")
+                raise ManifestError(
+                    f"utterance {utterance.id}: expected a name without spaces for Kaldi, got {name!r}; rename it"
+                )
     plain = []
     for utterance in utterances:
         speaker = utterance.speaker or utterance.id
@@ -82,8 +84,8 @@ def _names(utterances: Sequence[Utterance]) -> list[tuple[str, str]]:
         written = "".join(c if c > "-" else "_" for c in speaker)
         if spelled.setdefault(written, speaker) != speaker:
             raise ManifestError(
-                f"speakers {spelled[written]!r} and {speaker!r}: Kaldi sorts by speaker and by id alike, and to that "
-                f"end both would be written {written!r}; rename one of them"
+                f"speakers {spelled[written]!r} and {speaker!r}: both would be written {written!r}, since Kaldi "
+                "sorts by speaker and id alike; rename one of them"
             )
         key = f"{written}-{utterance.id}"
         if key in names:
@@ -124,7 +126,10 @@ def to_nemo(utterances: Sequence[Utterance], path: str | Path) -> None:
     lines = []
     for utterance in utterances:
         if utterance.channel is not None:
-            raise ManifestError(f"utterance {utterance.id}: NeMo's manifests take no channel, got {utterance.channel}")
+            raise ManifestError(
+                f"utterance {utterance.id}: NeMo's manifests have no channel, got "
+                f"{utterance.channel}; write the channel to a file of its own"
+            )
         row: dict[str, object] = {"audio_filepath": utterance.audio, "duration": utterance.duration_s}
         if utterance.start_s or utterance.end_s is not None:
             row["offset"] = utterance.start_s

@@ -1,7 +1,6 @@
 """How corpora lay out recordings and transcripts: what recipes and ``asr init`` read.
 
-Each reader gives ``Clip``s: utterances whose durations are not known yet; ``measure_durations`` makes utterances of
-them.
+Each reader gives ``Clip``s: utterances without durations. ``measure_durations`` adds the durations.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ OVERRUN_S = 0.5
 
 @dataclass(frozen=True)
 class Clip:
-    """What a recipe knows of one utterance; its duration is measured by ``run_recipe``.
+    """What a recipe knows about one utterance; ``run_recipe`` measures its duration.
 
     ``audio`` may lack its extension: see ``find_audio``. ``start_s`` and ``end_s`` as in a manifest.
     """
@@ -195,7 +194,10 @@ def kaldi(folder: Path, root: Path | None = None) -> list[Clip]:
     speakers = read_table(folder / "utt2spk") if os.path.isfile(folder / "utt2spk") else {}
     for name, path in recordings.items():
         if path.endswith("|"):
-            raise ManifestError(f"{folder / 'wav.scp'}: {name!r} is the output of a command, which is not run: {path}")
+            raise ManifestError(
+                f"{folder / 'wav.scp'}: {name!r} is the output of a command, and commands are "
+                f"not run; write the audio to a file and name it: {path}"
+            )
     if root is None:
         first = next(iter(recordings.values()), "")
         above = (folder, *folder.absolute().parents[:3])

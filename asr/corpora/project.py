@@ -1,4 +1,4 @@
-"""From a folder of recordings and transcripts to a training that runs: manifests and a configuration (``asr init``)."""
+"""Makes manifests and a training configuration from a folder of recordings and transcripts (``asr init``)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ALWAYS = {"model": ("cell", "bidirectional", "layers", "hidden", "dropout"), "da
 
 @dataclass(frozen=True)
 class Project:
-    """What ``start_project`` wrote and why; ``lines`` says it to people. ``reports`` are the preflight's, by set."""
+    """What ``start_project`` wrote and why; ``lines`` is the summary. ``reports`` are the preflight's, by set."""
 
     config: Path
     sets: dict[str, list[Utterance]]
@@ -152,8 +152,8 @@ def _check_output(out: Path, replace: bool) -> None:
     there = [name for name in (*detection.PROJECT, "train.yaml") if os.path.lexists(out / name)]
     if there and not replace:
         raise OutputError(
-            f"{out}: expected an empty folder or a project of asr init, got {', '.join(there)}, which asr init did not "
-            "write; --output takes another folder, --force replaces them"
+            f"{out}: expected an empty folder or a project of asr init, got {', '.join(there)}, which asr init "
+            "did not write; choose another folder with --output, or replace them with --force"
         )
 
 
@@ -162,7 +162,10 @@ def _check_sources(out: Path, found: Detection) -> None:
     written = {os.path.realpath(out / name) for name in detection.PROJECT}
     for path in found.files:
         if path.name in detection.PROJECT and os.path.realpath(path) in written:
-            raise OutputError(f"{path}: belongs to the recordings and would be replaced; --output takes another folder")
+            raise OutputError(
+                f"{path}: is one of the recordings' own files and would be replaced; choose "
+                "another folder with --output"
+            )
 
 
 def _checked(
@@ -333,7 +336,6 @@ def _yaml(chosen: Config) -> str:
         changed = {key: value for key, value in section.items() if value != default[key] or key in named}
         if changed:
             tree[name] = changed
-    return (
-        f"{detection.PROJECT_MARK}. asr train runs it as it is; docs/training.md tells what each key means.\n"
-        + loader.dump(tree)
+    return f"{detection.PROJECT_MARK}. asr train runs it as it is; docs/training.md explains each key.\n" + loader.dump(
+        tree
     )

@@ -1,9 +1,9 @@
-"""From a public archive to manifests: what the recipes share.
+"""From a public archive to manifests: the code that all recipes share.
 
-A recipe is a folder ``recipes/<name>/`` with ``corpus.yaml``, which states what the corpus is and where it is had (see
-``Corpus``), and ``prepare.py``, which reads its layout and ends in ``sys.exit(run_recipe(__file__, read))``. All else
-is here: download with checksum and resumption, safe unpacking, finding a local copy, durations, held-out speakers,
-manifests and figures. ``docs/new_recipe.md`` shows one being written.
+A recipe is a folder ``recipes/<name>/`` with ``corpus.yaml``, which says what the corpus is and where to get it (see
+``Corpus``), and ``prepare.py``, which reads its layout and ends in ``sys.exit(run_recipe(__file__, read))``. This
+module does the rest: download with checksum and resumption, safe unpacking, finding a local copy, durations, held-out
+speakers, manifests and figures. ``docs/new_recipe.md`` shows how to write a recipe.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Corpus:
     homepage: str
     status: str
     contains: str
-    """A path, ``*`` allowed, that tells the corpus's folder from others, such as ``etc/an4_train.fileids``."""
+    """A path, ``*`` allowed, that only this corpus's folder has, such as ``etc/an4_train.fileids``."""
     archives: tuple[Archive, ...] = ()
     """What can be downloaded; nothing for a corpus that must be licensed, or asked for."""
     how_to_get: str = ""
@@ -98,7 +98,7 @@ class Corpus:
         if self.status not in STATUSES:
             raise ConfigError(f"status: expected one of {', '.join(STATUSES)}, got {self.status!r}")
         if not self.archives and not self.how_to_get:
-            raise ConfigError("expected archives or how_to_get, got neither")
+            raise ConfigError("expected archives or how_to_get, got neither; add one of them")
 
     @property
     def megabytes(self) -> float:
@@ -119,7 +119,9 @@ def recipes(folder: Path) -> dict[str, Corpus]:
     paths = sorted(folder.glob("*/corpus.yaml")) if os.path.isdir(folder) else []
     found = {path.parent.name: load_corpus(path.parent) for path in paths}
     if not found:
-        raise ConfigError(f"{folder}: expected recipes (folders with a corpus.yaml), found none")
+        raise ConfigError(
+            f"{folder}: expected recipes (folders with a corpus.yaml), found none; pass the recipes' folder"
+        )
     return found
 
 
@@ -148,7 +150,7 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
     wanted = [Archive(source, megabytes=1e6) for source in sources if not os.path.isdir(source)]
     folders = [Path(source) for source in sources if os.path.isdir(source)]
     if len(folders) > 1 or (folders and wanted):
-        raise ManifestError("--source: expected one folder, or archives; several folders are not joined")
+        raise ManifestError("--source: expected one folder or several archives, got several folders; pass one folder")
     if folders:
         return locate_recipe(folders[0], corpus.contains)
     if sources:
@@ -179,8 +181,8 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
             file = download.fetch(item.url, out / item.name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
         elif item.sha256 and os.path.isfile(file) and (found := files.file_sha256(file)) != item.sha256:
             raise ManifestError(
-                f"{file}: SHA-256 is {found}, expected {item.sha256}; an archive that was packed anew can be unpacked "
-                "by hand and its folder passed with --source"
+                f"{file}: SHA-256 is {found}, expected {item.sha256}; download it again; if the archive was "
+                "packed anew, unpack it by hand and pass its folder with --source"
             )
         unpack.unpack_into(file, raw / item.into, max_bytes=item.max_unpacked_bytes, max_members=item.members)
         mark.touch()
@@ -196,7 +198,10 @@ def locate_recipe(folder: Path, contains: str) -> Path:
         for path in sorted(folder.glob(pattern)) if pattern else [folder]:
             if os.path.isdir(path) and next(path.glob(contains), None) is not None:
                 return path
-    raise ManifestError(f"{folder}: expected a folder that holds {contains}, in it or up to two folders below it")
+    raise ManifestError(
+        f"{folder}: expected a folder that holds {contains}, itself or up to two levels down; "
+        "pass the corpus's folder with --source"
+    )
 
 
 @terminal.shown()

@@ -1,4 +1,4 @@
-"""Text files of corpora and of people: the encodings that are read, and the ones that are named; tables."""
+"""Reads text files and tables in several encodings; names the encodings that it cannot read."""
 
 from __future__ import annotations
 

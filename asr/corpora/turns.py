@@ -1,4 +1,4 @@
-"""Who speaks when in a recording: turns of speakers, from RTTM files."""
+"""Reads speaker turns (who speaks when) from RTTM files."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def unpack_archive(archive: Path, target: Path, *, max_bytes: int, max_members: 
     device, the same path twice, more than ``max_members`` members or ``max_bytes`` unpacked bytes, a damaged file.
     """
     if os.path.exists(target):
-        raise ArchiveError(f"{target}: exists already")
+        raise ArchiveError(f"{target}: exists already; remove it or choose another folder")
     staging = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(staging, ignore_errors=True)
     try:

@@ -1,7 +1,7 @@
-"""Utterances to batches: which go together, how they are read, and what training does to them.
+"""Makes batches of utterances: groups them by length, reads them ahead, and distorts them for training.
 
-Everything random is drawn from a generator seeded by (seed, epoch, utterance), so that a batch does not depend on
-how many batches were prepared before it, on threads, or on where a run was resumed.
+All random draws come from a generator seeded by (seed, epoch, utterance). So a batch does not depend on earlier
+batches, on threads, or on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ class Dataset:
     """Utterances with their token ids, read as batches.
 
     ``labels[i]`` are the token ids of ``utterances[i]``. ``left_out`` maps the id of every utterance that cannot be
-    used to the reason: audio shorter than one window, a label that needs more frames than the audio has (CTC needs
-    one per token and one more per adjacent repeat), or audio longer than ``data.max_utterance_s``. ``warn`` is told
-    of audio that fails later.
+    used to the reason: audio shorter than one window, a label that needs more frames than the audio has (CTC needs one
+    per token and one more per adjacent repeat), or audio longer than ``data.max_utterance_s``. ``warn`` is called with
+    a message for audio that fails later.
     """
 
     def __init__(

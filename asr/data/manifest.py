@@ -1,12 +1,12 @@
-"""Manifests: which audio says what, one JSON object a line (JSONL).
+"""Manifests: audio files and their texts, one JSON object a line (JSONL).
 
     {"id": "fash-cen1", "audio": "wav/cen1.wav", "text": "OH ONE", "duration_s": 1.52, "speaker": "fash"}
 
-``id``, ``audio``, ``text`` and ``duration_s`` are required; ``text`` may be empty (audio that is only to be
-transcribed, or that holds no speech). ``speaker`` is optional. ``start_s`` and ``end_s`` cut an utterance out of a
-longer recording; ``channel``, counted from 0, is the one that it is on (without: the mean of all). Relative audio
-paths are taken from the manifest's own folder. No audio is opened here.
-Control characters are refused, since a newline in a name becomes a line of somebody else's table.
+``id``, ``audio``, ``text`` and ``duration_s`` are required; ``text`` may be empty (audio to transcribe, or audio
+without speech). ``speaker`` is optional. ``start_s`` and ``end_s`` cut an utterance out of a longer recording;
+``channel``, counted from 0, is the utterance's channel (default: the mean of all). Relative audio paths are taken from
+the manifest's own folder. No audio is opened here. Control characters are refused, since a newline in a name would
+break a table written from it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> list[Utte
             raise utterance
         first = seen.setdefault(utterance.id, number)
         if first != number:
-            raise ManifestError(f"{path}:{number}: id {utterance.id!r} is already that of line {first}")
+            raise ManifestError(
+                f"{path}:{number}: id {utterance.id!r} is already used in line {first}; give each utterance its own id"
+            )
         utterances.append(utterance)
     if not utterances:
         raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
@@ -238,7 +240,8 @@ def split_by_speaker(
     nameless = [u.id for u in utterances if not u.speaker]
     if nameless:
         raise ManifestError(
-            f"cannot split by speaker: {len(nameless)} of {len(utterances)} utterances name none, first {nameless[0]!r}"
+            f"cannot split by speaker: {len(nameless)} of {len(utterances)} utterances have no speaker, the "
+            f"first is {nameless[0]!r}; add the key speaker"
         )
     speakers = sorted({u.speaker for u in utterances})
     count = held_out if isinstance(held_out, int) else len(set(held_out))

@@ -1,7 +1,7 @@
-"""Preflight: everything that is wrong with a manifest and its audio, named, before training meets it.
+"""Preflight: finds and names every fault of a manifest and its audio before training (``asr check``).
 
-Errors stop training, are left out of it, or teach the model something false; warnings are worth a look. The rules
-and their thresholds are the constants below and the table ``FAULT_KINDS``.
+An error stops training, makes it leave out an utterance, or teaches the model something false. A warning deserves a
+look. The rules and their thresholds are the constants below and the table ``FAULT_KINDS``.
 
 One bad line or file never hides another. Every file is read once, in blocks, at its own rate and with its channels
 averaged; the segments cut out of one recording are measured in that one pass.
@@ -70,7 +70,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: which of ``FAULT_KINDS``, with which utterance, on which line of the manifest."""
+    """One fault: its kind (of ``FAULT_KINDS``), its utterance, and its line of the manifest."""
 
     kind: str
     id: str
@@ -82,8 +82,8 @@ class Finding:
 class CheckReport:
     """What ``check_manifest`` found.
 
-    ``series`` are the quantities drawn as histograms, one value per utterance that has it; ``characters`` counts the
-    normalised transcripts' characters, ``rates_hz`` the sample rates of the utterances' files.
+    ``series`` are the quantities of the histograms, one value per utterance; ``characters`` counts the normalised
+    transcripts' characters, ``rates_hz`` the sample rates of the utterances' files.
     """
 
     manifest: str
@@ -222,7 +222,7 @@ def _check(
 
 
 def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence[int]], config: Config) -> CheckReport:
-    """What the manifest alone tells, no audio read: outlying speaking rates, and one segment with two texts or twice.
+    """Faults that the manifest shows without its audio: odd speaking rates, segments with two texts or given twice.
 
     ``labels`` are the token ids of ``utterances``; the line that a finding names is the utterance's place among them.
     """
@@ -251,7 +251,7 @@ def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> T
         return _alphabet(texts, config)
     except (ManifestError, TextError) as error:
         raise ConfigError(
-            f"the alphabet cannot be had: {error}; set text.alphabet, or let data.train name the training manifest"
+            f"cannot make the alphabet: {error}; set text.alphabet, or let data.train name the training manifest"
         ) from error
 
 

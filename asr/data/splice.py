@@ -1,8 +1,8 @@
 """New training utterances from pieces of recordings of one speaker.
 
-A small corpus says few things, and a recurrent network learns them by heart: what follows what. Pieces in random order
-keep how each word sounds and leave nothing to learn of their order (the on-the-fly aligned data augmentation of Lam et
-al. 2021, with the speaker kept). Pieces are cut by ``recipes/an4/segment.py`` or ``asr segment``.
+A small corpus has few sentences, and a recurrent network learns their word order by heart. Pieces in random order keep
+the sound of each word and remove the order (on-the-fly aligned data augmentation, Lam et al. 2021, here with one
+speaker per utterance). Pieces are cut by ``recipes/an4/segment.py`` or ``asr segment``.
 """
 
 from __future__ import annotations

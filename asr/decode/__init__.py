@@ -1,6 +1,6 @@
 """Decoders: log-probability matrices in, hypotheses out.
 
-The beam search is imported when first asked for: greedy decoding must not pay for importing numba.
+The beam search is imported at first use, so that greedy decoding does not import numba.
 """
 
 from __future__ import annotations

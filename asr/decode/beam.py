@@ -1,8 +1,8 @@
 """CTC prefix beam search (Graves 2012, chapter 7; Hannun et al. 2014): whole matrices, or frames as they come.
 
-The search keeps the ``beam`` likeliest prefixes, each with the probability of all its paths so far. It works on one
-frame after the other and keeps no frames, so that a stream fed in any pieces gives what the whole matrix gives, to the
-last bit. With a beam that holds all prefixes, and the thresholds off, scores are exact.
+The search keeps the ``beam`` likeliest prefixes, each with the probability of all its paths so far. It works frame by
+frame and keeps no frames. So a stream in any pieces gives exactly the result of the whole matrix. With a beam that
+holds all prefixes, and the thresholds off, scores are exact.
 
 Language models join the search itself: a lexicon with its n-gram and hot words (``asr.decode.lexicon``) inside the
 kernel, any other model (``asr.decode.fusion``) for all prefixes of all utterances in one call per frame at most.
@@ -46,8 +46,8 @@ BLOCK_VALUES = 1 << 18
 class BeamSearch:
     """Prefix beam search over one utterance whose frames may come in pieces.
 
-    ``accept`` any number of times, look at ``hypotheses`` whenever wanted, ``finish`` to get the final ones and begin
-    anew. ``copy.deepcopy`` branches a search. Memory follows what the prefixes in the beam hold, not the frames seen.
+    Call ``accept`` any number of times and ``hypotheses`` at any time. ``finish`` gives the final ones and starts
+    again. ``copy.deepcopy`` branches a search. Memory depends on the prefixes in the beam, not on the number of frames.
 
     Args:
         beam: prefixes kept after each frame, at least 1.
@@ -84,7 +84,7 @@ class BeamSearch:
         if not isinstance(lm, Fusion | None):
             raise DecodeError(f"lm: expected asr.decode.fusion.Fusion, got {lm!r}"[:200])
         if not isinstance(words, kernel.Words | None):
-            raise DecodeError(f"words: expected what make_words gives, got {words!r}"[:200])
+            raise DecodeError(f"words: expected the result of make_words, got {words!r}"[:200])
         self._lm = lm if lm is not None and lm.weight else None
         self.begin(words)
 
@@ -256,10 +256,9 @@ class BeamSearch:
 
 
 class LiveBeams:
-    """Room for the hypotheses of several utterances, which kernels fill.
-
-    ``tokens (4, n)`` has tokens, first frames, ends and largest log posteriors of all hypotheses, one behind the other;
-    ``bounds (utterances, nbest)`` where each ends, ``scores (utterances, nbest, 2)`` total and language model scores.
+    """Arrays for the hypotheses of several utterances; kernels fill them. ``tokens (4, n)``: tokens, first frames, ends
+    and largest log posteriors of all hypotheses, one after another. ``bounds (utterances, nbest)``: where each
+    hypothesis ends. ``scores (utterances, nbest, 2)``: total and language model scores.
     """
 
     def __init__(self, utterances: int, nbest: int, tokens: int) -> None:

@@ -1,8 +1,8 @@
-"""How sure a word is, as a probability that can be believed: features of it, calibration, and how far it is off.
+"""Confidences of words: their features, their calibration, and measures of calibration error.
 
-A recogniser's posteriors are too sure of themselves. A logistic regression (Platt 1999) from the posterior of a word's
-least certain token, and from the share of the beam's probability that agrees on the word (Evermann & Woodland 2000, on
-N-best lists), to whether the word was right, fitted on held-out speech, mends that.
+A recogniser's posteriors are overconfident. A logistic regression (Platt 1999), fitted on held-out speech, corrects
+them: it predicts whether a word is right. Its features are the posterior of the word's least certain token, and the
+share of the beam's probability that agrees on the word (Evermann & Woodland 2000, on N-best lists).
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def fit_calibration(posteriors: npt.ArrayLike, shares: npt.ArrayLike, right: npt
     y = np.asarray(right, np.float64)
     if len(y) < 20 or not 0 < y.sum() < len(y):
         raise ManifestError(
-            f"expected at least 20 words, some right and some wrong, got {int(y.sum())} right of {len(y)}: more speech"
+            f"expected at least 20 words, some right and some wrong, got {int(y.sum())} right of {len(y)}; use "
+            f"more speech"
         )
     x = np.stack([logit(posteriors), logit(shares), np.ones(len(y))], axis=1)
     used = np.array([True, bool(np.ptp(x[:, 1]) > 0), True])

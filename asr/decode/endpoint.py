@@ -14,9 +14,8 @@ from asr.errors import ConfigError
 
 @dataclass(frozen=True)
 class Endpoint:
-    """When an utterance of a stream is taken to have ended. Silence is what the model gives blanks for.
-
-    The text before an endpoint is final, and the search begins anew behind it; the network's state goes on.
+    """Rules for the end of an utterance in a stream. Frames in which the model gives blanks count as silence. The text
+    before an endpoint is final, and a new search starts after it; the network keeps its state.
     """
 
     silence_s: float = 0.8

@@ -1,9 +1,9 @@
 """Shallow fusion of token language models into the beam search (Gulcehre et al. 2015; Graves & Jaitly 2014).
 
 A :class:`LanguageModel` sees all new prefixes of all utterances in one call and never a prefix twice while any search
-still holds its row. Its state is its own affair: the search only selects and joins.
+still holds its row. The search treats its state as opaque: it only selects and joins rows.
 
-The kernel is imported when first used: to know the protocol must not cost numba.
+The kernel is imported at first use, so that the protocol alone does not import numba.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ class LanguageModel(Protocol):
 
 
 class Rows:
-    """What language models make of the prefixes of one search: a row of ``V`` values for each (see the kernel).
-
-    ``state`` is the language model's, ``places`` where in it each row's prefix is.
+    """Language model scores of the prefixes of one search: a row of ``V`` values for each (see the kernel). ``state``
+    is the language model's state; ``places`` is the position of each row's prefix in it.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -81,8 +80,8 @@ class Rows:
         made_for = int(words.ids[kernel.COLUMNS])
         if made_for not in (0, columns):
             raise DecodeError(
-                f"expected a matrix of {made_for} columns, for which lexicon and hot words were made, got {columns} "
-                "columns; make them for the tokens of this model"
+                f"expected a matrix of {made_for} columns, as the lexicon and hot words have, got {columns} "
+                f"columns; make them for the tokens of this model"
             )
         if self.values.shape[1] != columns:
             self.values = np.empty((len(self.owners), columns))
@@ -90,9 +89,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Fusion:
-    """A language model in the search with its ``weight``, at least 0; with 0 it is not asked at all.
-
-    Raises ``DecodeError`` for a weight that is negative or not finite.
+    """A language model in the search with its ``weight``, at least 0; a model with weight 0 is not called. Raises
+    ``DecodeError`` for a weight that is negative or not finite.
     """
 
     model: LanguageModel

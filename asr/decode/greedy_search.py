@@ -34,7 +34,7 @@ def greedy(log_probs: Matrix, lengths: Lengths = None) -> list[Hypothesis]:
 class GreedySearch:
     """Best-path decoding of frames as they come, with the interface of ``asr.decode.BeamSearch``.
 
-    What stands in front of a blank is settled at once: a look at the text costs no more in a long stream.
+    Tokens before a blank are final, so reading the text costs no more in a long stream.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class GreedySearch:
     def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
         """The best path so far, the only one there is. Raises ``DecodeError`` for another ``nbest`` than 1."""
         if nbest != 1:
-            raise DecodeError(f"expected nbest 1 of greedy decoding, got {nbest}; use a beam")
+            raise DecodeError(f"expected nbest 1 for greedy decoding, got {nbest}; use a beam")
         return [self._joined(self._best, self._peaks)]
 
     def partial(self) -> tuple[Hypothesis, int]:

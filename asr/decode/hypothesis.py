@@ -1,4 +1,4 @@
-"""What every decoder gives back."""
+"""``Hypothesis``, the result of every decoder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Binary files of KenLM, for rescoring and perplexity.
 
-KenLM maps its binaries into memory without checks, so that a damaged or hostile one ends the process that reads it,
-when it is loaded or at some word later on. Therefore another process has it (``asr.decode.kenlm_child``); where that
-process ends, an error names the file.
+KenLM maps its binaries into memory without checks. A damaged or hostile file can end the process that reads it, at
+loading or at a later word. So a separate process reads it (``asr.decode.kenlm_child``); if that process ends, an error
+names the file.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class KenlmNgram:
             answer = self._ask(json.dumps(list(words)))
         scores = [(float(log_prob), not oov) for log_prob, oov in answer]
         if not all(math.isfinite(log_prob) for log_prob, _ in scores):
-            raise self._damaged("kenlm gives a probability that is no number")
+            raise self._damaged("kenlm gives a probability that is not a number")
         self._known.update((word, known) for word, (_, known) in zip(words, scores, strict=True))
         return scores
 

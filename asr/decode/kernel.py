@@ -23,11 +23,11 @@ addressing, a power of two of slots, -1 where free.
 first, and behind them the free ones. A frame first works out all scores from the masses before it, then writes new
 prefixes into free slots, then renews those that stay where they are. Nothing is copied.
 
-**Language models.** What a model makes of a prefix depends on the prefix alone: each node holds its ``bonus``, the
+**Language models.** A model's score of a prefix depends on the prefix alone: each node holds its ``bonus``, the
 weighted sum of all models, and the ``factor`` by which its last token changed it. Masses have the factors of all their
 tokens in them. ``rows`` holds for each prefix in the beam what each token would add in logarithms, and in the column of
-the blank what the end of the utterance would; ``limits`` the factor of the best of them. Rows of a lexicon, its
-n-gram and hot words are filled here (``Words``); for other models the search pauses until the caller has filled them.
+the blank what the end of the utterance would; ``limits`` the factor of the best of them. Rows of a lexicon, its n-gram
+and hot words are filled here (``Words``); for other models the search pauses until the caller has filled them.
 
 **Times.** Beside its masses each prefix carries its single best path for either ending, whose finished tokens are a
 chain of segments and whose last token is still open. Storing times in the trie would mix frames of different paths.
@@ -125,8 +125,8 @@ class Words(NamedTuple):
     """Lexicon, n-gram and hot words as flat arrays; ``asr.decode.lexicon`` builds them. Natural logarithms.
 
     The lexicon is a prefix tree with the root 0; the children of node ``n`` are ``first[n]`` to ``first[n + 1] - 1``.
-    The n-gram is a tree of contexts with the empty one as 0; ``suffix`` leads to the longest shorter context.
-    Hot words are an automaton over tokens. Arrays without items stand for a part that is not there.
+    The n-gram is a tree of contexts with the empty one as 0; ``suffix`` leads to the longest shorter context. Hot words
+    are an automaton over tokens. An empty array means that the part is absent.
     """
 
     first: Numbers
@@ -172,7 +172,7 @@ NO_WORDS = Words(
 
 
 class Work(NamedTuple):
-    """What a frame is worked out in; nothing in it outlives the frame."""
+    """Working arrays of one frame; nothing in them outlives the frame."""
 
     probs: Numbers
     """By token, not as logarithms; below 0 where nothing has asked yet."""

@@ -2,11 +2,11 @@
 
 A lexicon is a prefix tree of words over tokens. With it each prefix stands at one place of the tree, and the n-gram's
 opinion of a word is known when the word ends; until then the prefix carries the best unigram among the words that it
-may become (lookahead), so that pruning sees words coming. Lookahead cancels out: a finished hypothesis has the
-n-gram's score exactly. Where tokens are phones a word may have several spellings and a spelling several words: the
-search takes the one that the n-gram likes best after the words before, and :func:`read` chooses once more, with what
-follows in view. Hot words are an Aho-Corasick automaton over tokens (Aho & Corasick 1975): a prefix earns a
-hot word's boost letter by letter and loses what it has earned when it leaves the word.
+may become (lookahead), so that pruning sees words coming. Lookahead cancels out: a finished hypothesis has the n-gram's
+score exactly. Where tokens are phones a word may have several spellings and a spelling several words: the search takes
+the word that the n-gram prefers after the earlier words, and :func:`read` chooses again with the later words in view.
+Hot words are an Aho-Corasick automaton over tokens (Aho & Corasick 1975): a prefix earns a hot word's boost letter by
+letter and loses what it has earned when it leaves the word.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make_words(
             a weight or boost that is not finite, an unknown-word penalty above 0.
     """
     if space is None:
-        raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
+        raise DecodeError("expected a vocabulary with a space token, got one without; words need a separator")
     columns, hotwords = positive_int("columns", columns), hotwords or {}
     (space,) = token_ids([space], columns, least=kernel.BLANK_ID + 1, error=DecodeError)
     if isinstance(lexicon, str):
@@ -84,7 +84,9 @@ def make_words(
     if not spelt and ngram is not None:
         spelt = dict(_spellable(ngram.words, spell, columns, space))
         if not spelt:
-            raise DecodeError("none of the n-gram's words can be spelt with the model's tokens; is its case another?")
+            raise DecodeError(
+                "none of the n-gram's words can be spelt with the model's tokens; check upper and lower case"
+            )
     parts: dict[str, Any] = {}
     if spelt:
         for phrase in hotwords:
@@ -109,7 +111,7 @@ def hot_arrays(
     Arguments and errors are those of ``make_words``.
     """
     if space is None:
-        raise DecodeError("expected a vocabulary with a space token, which separates words; it has none")
+        raise DecodeError("expected a vocabulary with a space token, got one without; words need a separator")
     if not isinstance(hotwords, Mapping):
         raise DecodeError(f"hot words: expected words with boosts, such as {{'GORDON': 5.0}}, got {hotwords!r}"[:200])
     phrases = []
@@ -128,7 +130,7 @@ def _spellings(word: str, spell: Speller, columns: int) -> list[list[int]]:
     except TextError as error:
         raise DecodeError(f"{word!r}: cannot be spelt with the model's tokens: {error}") from error
     if not all(found):
-        raise DecodeError(f"{word!r}: expected a word, got one without any token")
+        raise DecodeError(f"{word!r}: expected a word with at least one token, got none; remove it")
     return found
 
 

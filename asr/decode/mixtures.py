@@ -28,7 +28,10 @@ class Mixture:
     def __init__(self, models: Sequence[tuple[LanguageModel, float]]) -> None:
         sizes = {model.vocab_size for model, _ in models}
         if len(sizes) != 1:
-            raise DecodeError(f"expected language models of one vocabulary, got {sorted(sizes)} tokens")
+            raise DecodeError(
+                f"expected language models with the same vocabulary, got {sorted(sizes)} tokens; "
+                f"train them with the same tokens"
+            )
         self.models = [model for model, _ in models]
         self.weights = [weight for _, weight in models]
 

@@ -338,13 +338,13 @@ def _parse(path: str | Path, file: TextIO) -> Ngram:
             raise DecodeError(f"{path}:{number}: {missing[0]!r} is not among the unigrams")
         entries[key] = values
         seen += 1
-    raise DecodeError(f"{path}:{number}: expected \\end\\, got the end of the file; was it cut?")
+    raise DecodeError(f"{path}:{number}: expected \\end\\, got the end of the file; copy it again, it was cut off")
 
 
 def _header(path: str | Path, lines: Iterator[tuple[int, str]]) -> list[int]:
     """The counts of each order. Whatever precedes ``\\data\\`` is a comment; a blank line ends the counts."""
     if not any(line == "\\data\\" for _, line in lines):
-        raise DecodeError(f"{path}: expected \\data\\, got the end of the file; is this an ARPA file?")
+        raise DecodeError(f"{path}: expected \\data\\, got the end of the file; give an ARPA file")
     counts: list[int] = []
     number = 0
     for number, line in lines:

@@ -1,10 +1,9 @@
 """A closed list of phrases: the probability of each, and the likeliest as the answer.
 
-Where a recording is one of a list of phrases, commands or digits or names, nothing needs to be searched for: the
-probability of each phrase is the sum over all its CTC paths (the forward variable of Graves et al. 2006), and those of
-several models, or of the recording played at several speeds, can be put together phrase by phrase whatever the
-models' tokens are. A prefix beam search keeps what looks best frame by frame and may lose the phrase that is best as a
-whole.
+Where each recording is one of a list of phrases (commands, digits, names), no search is needed. The probability of a
+phrase is the sum over all its CTC paths (the forward variable of Graves et al. 2006). Scores of several models, or of
+several playing speeds, are combined phrase by phrase, even where the models' tokens differ. A prefix beam search keeps
+the best prefixes frame by frame and may lose the phrase that is best as a whole.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase as a hypothesis is written, the token ids of every way to spell it, its line in the list, and how each
-    of the line's words is said."""
+    """A phrase as in a hypothesis, token ids of each spelling, its line in the list, the spoken form of each word."""
 
     text: str
     spellings: tuple[tuple[int, ...], ...]
@@ -179,8 +177,8 @@ def _placed(matrix: Matrix, phrase: Phrase) -> Hypothesis:
 class PhraseSearch:
     """Frames as they come, with the interface of ``asr.decode.BeamSearch``; the answer is given at the end.
 
-    ``answer`` makes hypotheses of the log-probabilities ``(T, V)`` of a whole utterance. It is not asked where blank is
-    the likeliest in every frame: between the phrases of a stream there is silence, which is none of them.
+    ``answer`` makes hypotheses of the log-probabilities ``(T, V)`` of a whole utterance. It is not called where blank
+    is the likeliest in every frame: silence between the phrases of a stream is no phrase.
     """
 
     def __init__(self, answer: Callable[[npt.NDArray[np.floating]], list[Hypothesis]]) -> None:
@@ -202,7 +200,7 @@ class PhraseSearch:
     def hypotheses(self, nbest: int = 1) -> list[Hypothesis]:
         """The likeliest phrase of what has come so far. Raises ``DecodeError`` for another ``nbest`` than 1."""
         if nbest != 1:
-            raise DecodeError(f"expected nbest 1 of a search for phrases, got {nbest}")
+            raise DecodeError(f"expected nbest 1 for a search for phrases, got {nbest}; leave nbest out")
         matrix = np.concatenate(self._rows) if self.frames else np.zeros((0, 1))
         return self._answer(matrix) if (matrix.argmax(axis=1) != BLANK).any() else [Hypothesis()]
 

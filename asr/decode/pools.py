@@ -1,5 +1,6 @@
-"""The pools that the search works in: how what nothing builds on any more is dropped, what all prefixes in the beam
-have in common. Numba kernels that no other kernel calls (see ``asr.decode.kernel``)."""
+"""Memory pools of the search: dropping unused nodes, and finding what all prefixes in the beam share.
+
+Numba kernels that no other kernel calls (see ``asr.decode.kernel``)."""
 
 from __future__ import annotations
 

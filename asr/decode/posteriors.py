@@ -1,4 +1,4 @@
-"""What decoders accept: batches of log-probabilities, checked before any search starts.
+"""Checks batches of log-probabilities before a decoder starts.
 
 Guessing whether a matrix holds logits, probabilities or their logarithms turns a wrong call into a bad transcript.
 Here every frame that is decoded must sum to one, and the error names the first one that does not.

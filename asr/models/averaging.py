@@ -1,8 +1,8 @@
 """One model out of several: the mean of their weights (Wortsman et al. 2022, arXiv:2203.05482 and arXiv:2109.01903).
 
-For models that were trained on from one another, as a robust model from the one that it began with. The mean of the two
-keeps much of what either is good at, and costs no more than one of them. Models of different beginnings cannot be
-averaged: nothing makes their units mean the same.
+Average a model with one that was trained from it, such as a robust model with its starting point. The mean keeps much
+of what each model is good at and costs no more than one of them. Models that started from different random weights
+cannot be averaged, because their units mean different things.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ def _common_origin(models: Sequence[model_directory.Model]) -> str:
     if len(named) > 1:
         first, second = (origins[origin] for origin in named[:2])
         raise ModelError(
-            f"{first}: cannot be averaged with {second}: they began with different random weights, so that their units "
-            "mean different things; expected models that were trained on from one another (train.init)"
+            f"{first}: cannot be averaged with {second}: they started from different random weights; average a "
+            "model only with one that was trained from it (train.init)"
         )
     if "" in origins:
         message = f"{origins['']}: its card does not say which weights it began with"
-        print(f"warning: {message}; if the models were not trained on from one another, their mean is no model",
+        print(f"warning: {message}; average a model only with one that was trained from it, or the mean is useless",
               file=sys.stderr)  # fmt: skip
         return ""
     return named[0]
@@ -121,6 +121,8 @@ def _check_same(model: model_directory.Model, other: model_directory.Model) -> N
             if got != expected and "dropout" not in field.name:
                 raise ModelError(f"{refused}: {part}.{field.name} is {got}, expected {expected}")
     if model.tokenizer.symbols != other.tokenizer.symbols:
-        raise ModelError(f"{refused}: tokens.txt differs")
+        raise ModelError(f"{refused}: tokens.txt differs; average models with the same tokens")
     if (model.stats.mean, model.stats.std) != (other.stats.mean, other.stats.std):
-        raise ModelError(f"{refused}: stats.json differs; were they trained on from one another?")
+        raise ModelError(
+            f"{refused}: stats.json differs; average a model only with one that was trained from it (train.init)"
+        )

@@ -131,7 +131,7 @@ def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Re
         raise AudioError(f"{STDIN_NAME}: expected audio, got nothing (0 bytes)")
     if raw_rate_hz is None:
         raise AudioError(
-            f"{STDIN_NAME}: expected an audio file, but its first bytes are those of none: {head[:8]!r}; "
+            f"{STDIN_NAME}: expected an audio file, got unknown first bytes {head[:8]!r}; "
             "raw samples (16 bits, signed, little-endian, mono) need --raw-rate HZ"
         )
     samples = read.raw_samples(stream, STDIN_NAME, raw_rate_hz, max_duration_s, head)

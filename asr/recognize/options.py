@@ -1,4 +1,4 @@
-"""Options of decoding: what a model directory holds, what the caller names, and which wins."""
+"""Options of decoding, from a model directory and from the caller; the caller's options win."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ PLACES = ("lm", "lexicon", "rescore", "phrases")
 class Decoding:
     """Options of decoding; a model directory may hold them, tuned for it, as ``decoding.yaml``.
 
-    ``phrases`` and ``speeds`` need no search and allow none; ``unknown_penalty`` goes with either. Everything else but
-    ``beam`` needs a beam above 1. Logarithms are natural.
+    ``phrases`` and ``speeds`` need no search and cannot be combined with one. ``unknown_penalty`` works with both. All
+    other options but ``beam`` need a beam above 1. Logarithms are natural.
     """
 
     beam: int = 1
@@ -95,7 +95,7 @@ class Decoding:
         asked = [name for name in SEARCHING if getattr(self, name)] + ["beam"] * (self.beam > 1)
         if self.phrases and asked:
             raise ConfigError(
-                f"{', '.join(asked)}: expected nothing beside phrases, the likeliest of which is found without a search"
+                f"phrases: expected no search options beside them, got {', '.join(asked)}; leave those out"
             )
         asked = [name for name in WIDE if getattr(self, name)]
         if self.beam == 1 and asked:
@@ -104,12 +104,13 @@ class Decoding:
             raise ConfigError(f"speeds: expected one or more from 0.5 to 2, got {list(self.speeds)}")
         if self.speeds != (1.0,) and not self.phrases:
             raise ConfigError(
-                f"speeds: expected phrases, the scores of which they share, got {list(self.speeds)} alone"
+                f"speeds: expected phrases as well, got speeds {list(self.speeds)} alone; give phrases or leave "
+                "speeds out"
             )
         if self.phrases and not self.unknown_penalty <= 0:
             raise ConfigError(f"unknown_penalty: expected at most 0, got {self.unknown_penalty}")
         if self.lm_carry and not self.lm:
-            raise ConfigError("lm_carry: expected a language model (lm), whose context goes on")
+            raise ConfigError("lm_carry: expected a language model (lm), got none; give lm or leave lm_carry out")
         for name in ("lm_adapt", "rescore_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")

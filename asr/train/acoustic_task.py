@@ -117,7 +117,10 @@ class AcousticTask:
         if self.source is not None:
             new = finetune.copy_weights(self.source, model, self.tokenizer)
             if new:
-                self.warn(f"train.init: {config.train.init} does not know {', '.join(map(repr, new))}: learnt anew")
+                self.warn(
+                    f"train.init: {config.train.init} has no tokens {', '.join(map(repr, new))}: their "
+                    "weights start at random"
+                )
         if self.teacher is not None:
             self.teacher.network.to(self.device).requires_grad_(False)
         self.model = model.to(self.device)
@@ -167,7 +170,7 @@ class AcousticTask:
             return FeatureStats.load(self.folder / "stats.json")
         if self.source is not None:
             if self.teacher is not None and self.source.stats != self.teacher.stats:
-                self.warn("train.teacher: its features are normalised otherwise than those of train.init")
+                self.warn("train.teacher: its features are normalised differently from those of train.init")
             return self.source.stats
         if self.teacher is not None:
             return self.teacher.stats
@@ -290,7 +293,7 @@ class AcousticTask:
             self.warn(f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}")
 
     def glance(self) -> None:
-        """Warn of what the training manifest tells without reading audio; ``asr check`` tells it all."""
+        """Warn of faults that the training manifest shows without reading audio; ``asr check`` finds all of them."""
         data, path = self.train_data, self.train_paths
         report = preflight.glance(path, data.utterances, data.labels, self.config)
         for kind, count in Counter(finding.kind for finding in report.findings).items():

@@ -85,7 +85,7 @@ def read_log(run: str | Path) -> Curves:
                 values.setdefault(key, {})[step] = value
     shown = {key: np.array(sorted(curve.items())) for key, curve in values.items() if key not in ("step", "epoch")}
     if not shown:
-        raise PlotError(f"{path}: expected lines of figures, got none; has the run made its first steps?")
+        raise PlotError(f"{path}: expected logged figures, got none; train for at least 10 steps, then plot again")
     known = np.array(sorted(ends.items()))
     # Epochs only ever grow; anything else (logs put together by hand) cannot be drawn against them.
     growing = np.concatenate([[True], known[1:, 1] > np.maximum.accumulate(known[:, 1])[:-1]])

@@ -1,9 +1,9 @@
 """Several processes that train one model: under ``torchrun`` each takes its share of every batch.
 
-Gradients are sums over all examples of a batch, whoever computed them, divided by all its tokens, so that one process
-and many take the same steps, batches that do not divide evenly included. That is why this is not torch's
-``DistributedDataParallel``, which averages the processes' means: a process with one short utterance would count as
-much as one with ten, and one whose audio cannot be read would have to invent some.
+Gradients are sums over all examples of a batch, over all processes, divided by all its tokens. One process and many
+take the same steps, even where batches do not divide evenly. That is why this is not torch's
+``DistributedDataParallel``, which averages the processes' means: a process with one short utterance would count as much
+as one with ten, and one whose audio cannot be read would have to invent some.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training, and which of them this is. Everything is the identity for a world of one.
-
-    Every method is a meeting of all processes, except ``share``: all must call it, in the same order.
+    """The processes of a training, and which of them this is. With one process every method is the identity. All
+    processes must call each method but ``share``, in the same order.
     """
 
     rank: int = 0
@@ -107,8 +106,8 @@ def join_world(device: torch.device) -> Iterator[World]:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)}: expected where the processes meet, since RANK and WORLD_SIZE are set; "
-            "start processes with torchrun, which sets all of them, or unset RANK and WORLD_SIZE"
+            f"{', '.join(missing)}: expected values, since RANK and WORLD_SIZE are set; start processes with "
+            "torchrun, which sets all of them, or unset RANK and WORLD_SIZE"
         )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

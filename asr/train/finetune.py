@@ -44,7 +44,7 @@ def load_initial(config: Config) -> Model | None:
         ]
     if differing:
         raise ConfigError(
-            f"train.init: {config.train.init} is another network ({'; '.join(differing)}); expected the same values"
+            f"train.init: {config.train.init} is another network ({'; '.join(differing)}); set the same values"
         )
     return source
 
@@ -60,7 +60,7 @@ def load_teacher(config: Config, tokenizer: Tokenizer) -> Model | None:
     teacher = model_directory.load_model(config.train.teacher)
     name = f"train.teacher: {config.train.teacher}"
     if teacher.config.features != config.features:
-        raise ConfigError(f"{name} has other features: expected the values of the section features to agree")
+        raise ConfigError(f"{name} has other features; set the same values in the section features")
     if teacher.config.output_frame_s != config.output_frame_s:
         raise ConfigError(
             f"{name} gives a frame each {teacher.config.output_frame_s:g} s, expected {config.output_frame_s:g} s"

@@ -42,7 +42,7 @@ def train_language(config: LanguageConfig, *, resume: bool = False) -> Progress:
     line named) or ``TrainingError``.
     """
     if processes()[1] > 1:
-        raise TrainingError("expected one process, got torchrun: language models train in one")
+        raise TrainingError("expected one process, got several: language models train in one; start without torchrun")
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
@@ -72,7 +72,7 @@ class TextBatch:
 
 
 class Trainee(nn.Module):
-    """The network with the state that the last batch has left behind: a buffer, so that checkpoints hold it."""
+    """The network with the state after the last batch, kept in a buffer so that checkpoints hold it."""
 
     def __init__(self, network: LanguageNetwork, rows: int) -> None:
         super().__init__()

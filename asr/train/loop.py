@@ -55,7 +55,7 @@ SCALE_UP_STEPS = 1000
 
 
 class AnyBatch(Protocol):
-    """What a step is taken on."""
+    """One batch of a training step."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class AnyBatch(Protocol):
 
 
 class Task(Protocol):
-    """What is trained: its network, batches, loss, validation and how its model directory is written."""
+    """A task to train: its network, batches, loss, validation, and how its model directory is written."""
 
     network: nn.Module
     rate_factors: dict[str, float]
@@ -79,7 +79,7 @@ class Task(Protocol):
 
     @property
     def data_key(self) -> str:
-        """A checksum of what is trained on, which tells whether a resumed run still has the same."""
+        """A checksum of the training data; a resumed run compares it."""
 
     def plan(self, epoch: int) -> Sequence[Any]:
         """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
@@ -221,7 +221,7 @@ class Run:
                 if asked or overdue:
                     self.save()
                 if asked:
-                    raise KeyboardInterrupt(f"stopped at step {progress.step}; --resume goes on from there")
+                    raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
         progress.epoch += 1
         progress.batch = 0
         if config.average_epochs and self.average is not None:
@@ -377,8 +377,9 @@ class Run:
         key = self.task.data_key
         if state.data not in (None, key):
             self.say(
-                f"warning: {self.config.data.train} has changed since {self.checkpoint} was written: this run will "
-                "not end as an uninterrupted one; the epoch under way goes on with other batches"
+                f"warning: {self.config.data.train} has changed since {self.checkpoint} was written: the "
+                "current epoch continues with other batches, and the result will differ from an "
+                "uninterrupted run"
             )
 
 
@@ -388,7 +389,7 @@ def new_origin() -> str:
 
 
 def card_head(origin: str, network: nn.Module) -> dict[str, Any]:
-    """What every model card begins with; models of one ``origin`` were trained on from the same first weights."""
+    """The first keys of every model card; models with the same ``origin`` started from the same weights."""
     head = {
         "format": 1,
         "package": f"asr {asr.__version__}",

@@ -85,9 +85,9 @@ def keep_freed_memory() -> None:
 def alone(folder: Path) -> Iterator[None]:
     """Hold a run directory against other trainings. Raises ``TrainingError`` where another process holds it.
 
-    The lock is the kernel's and goes with the process, however that ends; the file ``LOCK`` tells others who holds it,
-    and that the folder is a training's. Where there are no locks (Windows, some network file systems) nothing is held.
-    A folder that was made for this and in which nothing was written is removed again.
+    The lock is the kernel's and goes with the process, however that ends; the file ``LOCK`` names the process that
+    holds it, and that the folder is a training's. Where there are no locks (Windows, some network file systems) nothing
+    is held. A folder that was made for this and in which nothing was written is removed again.
     """
     made = not os.path.exists(folder)
     try:

@@ -1,7 +1,8 @@
-"""Labelling recordings with what a model hears in them, so that it can learn from speech that nobody wrote down.
+"""Labels recordings without transcripts with a model's own output, to train on (``asr label``).
 
-Training on a model's own sure transcripts (self-training, Scudder 1965; of whole recognisers Kahn et al. 2020) adapts
-it to a speaker, a microphone or a subject. What it was not sure of is left out: a wrong label teaches the wrong thing.
+Training on a model's own confident transcripts (self-training: Scudder 1965; for recognisers Kahn et al. 2020) adapts
+it to a speaker, a microphone or a subject. Uncertain transcripts are left out, because a wrong label teaches the wrong
+thing.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ Place: TypeAlias = str
 
 @dataclass
 class Labels:
-    """What became of the recordings: utterances with text, those that were not sure or empty, failures, and the
-    ``Transcript.doubt`` of those whose speech the model may not know."""
+    """The result: utterances with text, uncertain or empty ones, and failures.
+
+    ``doubts``: the ``Transcript.doubt`` of recordings whose kind of speech the model may not know.
+    """
 
     kept: list[Utterance] = field(default_factory=list)
     doubtful: list[Utterance] = field(default_factory=list)
@@ -81,7 +84,7 @@ def label_recordings(
     part = Path(f"{output}.part")
     header = _header(recognizer)
     if os.path.exists(part) and not resume:
-        raise ConfigError(f"{part}: an earlier run left this; --resume goes on from it, or remove it")
+        raise ConfigError(f"{part}: an interrupted run left this file; continue it with --resume, or remove the file")
     heard = _read(part, header)
     waiting = {u.id: place for place, u in recordings.items() if place not in heard}
     results = recognizer.transcribe_many(Recording.of(recordings[place]) for place in waiting.values())
@@ -116,10 +119,11 @@ def label_recordings(
         (found.kept if sure else found.doubtful).append(labelled)
     if not found.kept:
         raise ConfigError(
-            f"{output}: of {len(recordings)} recordings none has a text that is sure to {least_confidence:g}; "
+            f"{output}: none of {len(recordings)} recordings has a text with a confidence of "
+            f"{least_confidence:g} or more; "
             f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. "
             f"{f'{len(found.doubts)} are doubtful as a whole: {found.doubts[0]}. ' if found.doubts else ''}"
-            f"What was heard is kept in {part}: --resume with another --least-confidence goes on from it"
+            f"The transcripts are kept in {part}: use them with --resume and another --least-confidence"
         )
     manifest.write_manifest(output, found.kept)
     part.unlink()
@@ -167,7 +171,7 @@ def _utterance(job: batch.Job, failures: list[str]) -> Utterance | None:
 
 
 def _place(utterance: Utterance) -> Place:
-    """What tells a recording from all others."""
+    """The key that identifies a recording."""
     end = "" if utterance.end_s is None else utterance.end_s
     channel = "" if utterance.channel is None else f" {utterance.channel}"
     return f"{os.path.realpath(utterance.audio)} {utterance.start_s} {end}{channel}"
@@ -221,12 +225,12 @@ def _read(part: Path, header: dict[str, Any]) -> dict[Place, dict[str, Any]]:
             with contextlib.suppress(ValueError, RecursionError):
                 records.append(json.loads(line))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{part}: cannot read what an earlier run has heard: {error}") from error
+        raise ConfigError(f"{part}: cannot read the transcripts of an earlier run: {error}") from error
     if not records or records[0] != header:
         kept = records[0].get("models") if records and isinstance(records[0], dict) else "something else"
         raise ConfigError(
-            f"{part}: expected what {', '.join(header['models'])} heard with the same options, weights and files, got "
-            f"{kept}; remove it to begin anew"
+            f"{part}: expected transcripts of {', '.join(header['models'])} with the same options, weights and "
+            f"files, got {kept}; remove it to start again"
         )
     return {record["place"]: record for record in records[1:] if _is_heard(record)}
 

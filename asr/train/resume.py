@@ -1,7 +1,7 @@
-"""What a training goes on from: its checkpoints, and what is checked before anything is made of them.
+"""Checkpoints that a training resumes from, and the checks before they are used.
 
 Two are kept, ``checkpoint.safetensors`` and the one before it, which is the same file under another name until the next
-is written: it costs room on the disk and no time.
+is written: this costs disk space but no time.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class SavedState:
-    """A checkpoint that was read and looked through: what a run can be made of."""
+    """A checkpoint that was read and checked."""
 
     network: dict[str, Tensor]
     average: dict[str, Tensor]
@@ -115,7 +115,9 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
     """
     path = folder / CHECKPOINT
     if not resume and (os.path.exists(path) or os.path.exists(folder / "model.safetensors")):
-        raise TrainingError(f"{folder}: holds a training run; --resume goes on, another train.output starts anew")
+        raise TrainingError(
+            f"{folder}: holds a training run; continue it with --resume, or choose another train.output"
+        )
     if not os.path.exists(path):
         if os.path.exists(folder / PREVIOUS):
             raise damaged(path, "no such file")
@@ -139,7 +141,7 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
 
 
 def _check_is_ours(folder: Path) -> None:
-    """Refuse a folder with files in it, none of which tells of a training that died early."""
+    """Refuse a folder with files in it, unless they come from a training that died early."""
     try:
         names = sorted(path.name for path in folder.iterdir()) if os.path.exists(folder) else []
     except OSError as error:

@@ -650,7 +650,7 @@ def test_a_pipe_can_be_kept_and_read_twice(tmp_path: Path) -> None:
 
 def test_a_pipe_that_begins_as_no_audio_does_is_not_read_to_its_end() -> None:
     endless = Pipe(bytes(50_000_000))
-    with pytest.raises(AudioError, match=r"first bytes are those of none.*ffmpeg -i INPUT"):
+    with pytest.raises(AudioError, match=r"got unknown first bytes.*ffmpeg -i INPUT"):
         load_audio(endless)
     assert endless.given <= 4096
 

@@ -83,7 +83,7 @@ def test_read_takes_byte_order_mark_blank_lines_and_carriage_returns(tmp_path: P
         ({**GOOD, "id": "x", "start_s": 3, "end_s": 2}, "end_s: expected seconds > start_s = 3, got 2"),
         ({**GOOD, "id": "x", "end_s": "2"}, "end_s: expected seconds > start_s = 0, got '2'"),
         ({**GOOD, "id": "x", "start_s": 3, "end_s": 4}, "duration_s: expected end_s - start_s = 1, got 1.5"),
-        ({**GOOD}, "id 'u1' is already that of line 1"),
+        ({**GOOD}, "id 'u1' is already used in line 1"),
     ],
 )
 def test_bad_line_is_named(tmp_path: Path, line: Any, message: str) -> None:
@@ -269,7 +269,7 @@ def test_split_that_cannot_be(held_out: Any, message: str) -> None:
 
 
 def test_split_needs_speakers() -> None:
-    with pytest.raises(ManifestError, match="1 of 2 utterances name none, first 'u2'"):
+    with pytest.raises(ManifestError, match="1 of 2 utterances have no speaker, the first is 'u2'"):
         manifest.split_by_speaker([utterance("u1", speaker="a"), utterance("u2")], 1)
 
 

@@ -73,7 +73,7 @@ def test_a_search_with_several_models_is_exact() -> None:
 
 
 def test_models_of_different_vocabularies_are_refused() -> None:
-    with pytest.raises(DecodeError, match=r"one vocabulary, got \[3, 4\]"):
+    with pytest.raises(DecodeError, match=r"the same vocabulary, got \[3, 4\]"):
         Mixture([(Table(3), 1.0), (Table(4), 1.0)])
 
 

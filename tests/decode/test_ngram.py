@@ -172,7 +172,7 @@ def test_compression_is_told_by_content(tmp_path: Path) -> None:
         ("-0.3\tA B", "-0.3\tA C", r":17: 'C' is not among the unigrams"),
         ("\\2-grams:", "\\4-grams:", r":15: expected \\2-grams:, got '\\\\4-grams:'"),
         ("\\3-grams:\n-0.05\t<s> A B\n\n", "", r":21: expected \\3-grams:, got \\end\\"),
-        ("\\end\\", "", r":\d+: expected \\end\\, got the end of the file; was it cut"),
+        ("\\end\\", "", r":\d+: expected \\end\\, got the end of the file; copy it again"),
         ("\\1-grams:\n", "", r":8: expected \\1-grams:"),
         ("ngram 1=5", "ngram 1=²", r":4: expected 'ngram 1=COUNT', got 'ngram 1=²'"),
         ("ngram 1=5", f"ngram 1={'5' * 5000}", r":4: expected 'ngram 1=COUNT', got 'ngram 1=555"),

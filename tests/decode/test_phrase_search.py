@@ -349,8 +349,8 @@ def test_a_model_directory_may_hold_its_phrases(model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam": 4}, "beam: expected nothing beside phrases"),
-        ({"lm": "x", "lexicon": "y"}, "lm, lexicon: expected nothing beside phrases"),
+        ({"beam": 4}, "phrases: expected no search options beside them, got beam"),
+        ({"lm": "x", "lexicon": "y"}, "phrases: expected no search options beside them, got lm, lexicon"),
         ({"lm_adapt": 0.1}, "lm_adapt"),
         ({"speeds": ()}, "one or more from 0.5 to 2"),
         ({"speeds": (1.0, 3.0)}, r"one or more from 0.5 to 2, got \[1.0, 3.0\]"),

@@ -102,7 +102,9 @@ def set_origin(folder, origin):
 def test_models_of_different_beginnings_are_refused(pair, tmp_path):
     for folder, origin in zip(pair, ("aaaa", "bbbb"), strict=True):
         set_origin(folder, origin)
-    with pytest.raises(ModelError, match=r"first: cannot be averaged with .*second: they began with different random"):
+    with pytest.raises(
+        ModelError, match=r"first: cannot be averaged with .*second: they started from different random"
+    ):
         average_models(pair, tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
 

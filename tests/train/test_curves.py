@@ -84,7 +84,7 @@ def test_of_a_step_logged_twice_the_last_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("records", [[], [{"step": 1, "epoch": 0, "skipped": []}]])
 def test_a_log_without_figures(tmp_path: Path, records: list[Any]) -> None:
-    with pytest.raises(PlotError, match="expected lines of figures"):
+    with pytest.raises(PlotError, match="expected logged figures"):
         curves.read_log(make_run(tmp_path / "a", records))
 
 

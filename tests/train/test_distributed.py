@@ -205,7 +205,7 @@ def test_processes_of_a_second_training_all_end_with_the_reason(corpus, tmp_path
         ({"RANK": "0", "WORLD_SIZE": "²"}, "WORLD_SIZE: expected a number"),
         ({"RANK": "7", "WORLD_SIZE": "2"}, "RANK: expected a number below WORLD_SIZE=2, got 7"),
         ({"WORLD_SIZE": "2"}, "RANK: expected a number below WORLD_SIZE=2, got nothing"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR, MASTER_PORT: expected where the processes meet"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR, MASTER_PORT: expected values"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR: expected"),
     ],
 )

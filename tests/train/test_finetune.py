@@ -57,7 +57,7 @@ def test_tokens_keep_their_rows_by_name_and_new_ones_are_named(corpus, tmp_path,
     task = acoustic_task.AcousticTask(follow(corpus, tmp_path, tmp_path / "source", model=model, data=data))
     source = model_directory.load_model(tmp_path / "source")
     assert task.tokenizer.symbols != source.tokenizer.symbols
-    assert "does not know '0': learnt anew" in capsys.readouterr().err
+    assert "has no tokens '0': their weights start at random" in capsys.readouterr().err
     ours, theirs = (
         network.output.weight.detach().view(upsampling, -1, network.encoder.output_dim)
         for network in (task.model, source.network)
@@ -230,4 +230,4 @@ def test_tokens_of_another_kind_are_learnt_anew(corpus, trained, tmp_path, capsy
     manifest.write_manifest(tmp_path / "train.jsonl", [dataclasses.replace(u, text="A B") for u in utterances])
     data = {"train": str(tmp_path / "train.jsonl"), "valid": ""}
     acoustic_task.AcousticTask(follow(corpus, tmp_path, trained, data=data, text={"tokenizer": "word"}))
-    assert "does not know 'A', 'B': learnt anew" in capsys.readouterr().err
+    assert "has no tokens 'A', 'B': their weights start at random" in capsys.readouterr().err

@@ -806,7 +806,7 @@ def test_a_folder_with_a_run_or_a_model_is_not_trained_over(corpus, tmp_path):
     config = run_config(corpus, tmp_path, train={"epochs": 1})
     acoustic_task.train_acoustic(config)
     folder = tmp_path / "run"
-    with pytest.raises(TrainingError, match="run: holds a training run; --resume"):
+    with pytest.raises(TrainingError, match="run: holds a training run; continue it with --resume"):
         acoustic_task.train_acoustic(config)
     for name in (resume.CHECKPOINT, resume.PREVIOUS):
         (folder / name).unlink(missing_ok=True)

@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on(recognizer, clips, tmp_path, monkeypatch):
     assert not output.exists()
     # The process was killed in the middle of a line.
     part.write_text(part.read_text()[:-9] + '\n{"place": 3}\n[1]\n' + "[" * 100_000)
-    with pytest.raises(ConfigError, match="--resume goes on"):
+    with pytest.raises(ConfigError, match="continue it with --resume"):
         label_recordings([str(clips)], recognizer, output, least_confidence=0)
     asked = []
     with monkeypatch.context() as patch:
@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on(recognizer, clips, tmp_path, monkeypatch):
 def test_what_another_model_has_heard_is_not_gone_on_with(recognizer, clips, tmp_path):
     part = tmp_path / "out.jsonl.part"
     part.write_text(json.dumps({"models": ["/other"], "decoding": {}}) + "\n")
-    with pytest.raises(ConfigError, match=r"got \['/other'\]; remove it to begin anew"):
+    with pytest.raises(ConfigError, match=r"got \['/other'\]; remove it to start again"):
         label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", resume=True)
 
 
@@ -142,7 +142,7 @@ def test_resuming_looks_at_the_audio_and_not_at_the_id(recognizer, clips, bursts
     """Other recordings of the same names are heard anew."""
     label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=0)
     kept = manifest.read_manifest(tmp_path / "out.jsonl")
-    with pytest.raises(ConfigError, match="none has a text"):
+    with pytest.raises(ConfigError, match="has a text with a confidence"):
         label_recordings([str(clips)], recognizer, tmp_path / "next.jsonl", least_confidence=1)
     write_wav(tmp_path / "others" / "clip3.wav", bursts(2.5, 77))
     found = label_recordings(
@@ -155,7 +155,7 @@ def test_resuming_looks_at_the_audio_and_not_at_the_id(recognizer, clips, bursts
 def test_another_list_of_phrases_begins_anew(model_dir, clips, tmp_path):
     phrases = tmp_path / "phrases.txt"
     phrases.write_text("A\nB\n")
-    for words, complaint in (("A\nB\n", "none has a text"), ("A\nC\n", "same options, weights and files")):
+    for words, complaint in (("A\nB\n", "has a text with a confidence"), ("A\nC\n", "same options, weights and files")):
         phrases.write_text(words)
         with pytest.raises(ConfigError, match=complaint):
             label_recordings(
@@ -195,7 +195,8 @@ def test_an_input_is_not_written_over(recognizer, clips, tmp_path):
 
 def test_nothing_sure_and_bad_options(recognizer, clips, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"of 5 recordings none has a text that is sure to 1; 0 failed.*--resume with another"
+        ConfigError,
+        match=r"none of 5 recordings has a text with a confidence of 1 or more; 0 failed.*--resume and another",
     ):
         label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=1.0)
     # What was heard is kept, for another threshold.
@@ -203,7 +204,7 @@ def test_nothing_sure_and_bad_options(recognizer, clips, tmp_path):
     assert found.kept
     with pytest.raises(ConfigError, match=r"expected 0 to 1, got 1\.5"):
         label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", least_confidence=1.5)
-    with pytest.raises(ConfigError, match="none has a text"):
+    with pytest.raises(ConfigError, match="has a text with a confidence"):
         label_recordings([str(tmp_path / "no-such.jsonl")], recognizer, tmp_path / "other.jsonl")
 
 
