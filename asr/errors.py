@@ -1,8 +1,8 @@
 """Errors a user can act on.
 
-Every message says what was expected, what came, which file or utterance it concerns and, where there is one,
-what to do about it. The command line prints the message without a traceback; anything that is not an
-``AsrError`` is a bug in this package and keeps its traceback.
+Every message says what was expected, what came, which file or utterance is concerned, and what to do. The command line
+prints the message without a traceback; anything that is not an ``AsrError`` is a bug in this package and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ class AsrError(Exception):
 
 
 class AudioError(AsrError):
-    """Audio that is missing, unreadable, too short, or holds values that are not sound."""
+    """Audio that is missing, unreadable or too short, or that holds impossible values."""
 
 
 class ForeignError(AudioError):
@@ -21,11 +21,11 @@ class ForeignError(AudioError):
 
 
 class TooLongError(AudioError):
-    """Audio that is longer than was allowed."""
+    """Audio that is longer than the limit."""
 
 
 class TextError(AsrError):
-    """Text that the tokenizer cannot spell under the rules the config states."""
+    """Text that the tokenizer cannot spell under the rules of the configuration."""
 
 
 class ManifestError(AsrError):
@@ -33,7 +33,7 @@ class ManifestError(AsrError):
 
 
 class ConfigError(AsrError):
-    """A configuration with an unknown key, a value of the wrong type, or values that contradict."""
+    """A configuration with an unknown key, a value of the wrong type, or contradictory values."""
 
 
 class ModelError(AsrError):
@@ -45,11 +45,11 @@ class DecodeError(AsrError):
 
 
 class OutputError(AsrError):
-    """An output that would be written over what somebody else put there."""
+    """An output that would overwrite a file that this package did not write."""
 
 
 class TrainingError(AsrError):
-    """Training that cannot start or cannot go on."""
+    """Training that cannot start or cannot continue."""
 
 
 class PlotError(AsrError):

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, and outputs that are not written over what somebody else put there."""
+"""Replaces files whole or not at all, and refuses to overwrite outputs that this package did not write."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def write_together(texts: Mapping[Path, str]) -> None:
 def check_report(path: Path | None) -> None:
     """Refuse a report that could not be written, before the work and not after it. Raises ``AsrError``."""
     if path is not None and not os.path.isdir(path.absolute().parent):
-        raise AsrError(f"{path}: cannot write: no folder {path.parent}")
+        raise AsrError(f"{path}: cannot write: no folder {path.parent}; make it first")
     if path is not None and os.path.isdir(path):
-        raise AsrError(f"{path}: cannot write: expected a file, this is a folder")
+        raise AsrError(f"{path}: cannot write: expected a file, got a folder; choose another name")
 
 
 def write_json(path: str | Path, tree: object) -> None:
@@ -175,7 +175,7 @@ def check_output(path: Path, *, force: bool = False, ours: Callable[[Path], bool
         kind = "a folder that is not empty" if os.path.isdir(path) else "a file"
         whose = "" if ours is None else " that this command does not know as its own"
         raise OutputError(
-            f"{path}: expected a new output, got {kind}{whose}; choose another name, or --force to write over it"
+            f"{path}: expected a new output, got {kind}{whose}; choose another name, or overwrite it with --force"
         )
 
 

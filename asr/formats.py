@@ -18,11 +18,11 @@ from asr.transcript import Transcript, Word, ctm_name
 
 @dataclass(frozen=True)
 class Format:
-    """How transcripts are kept in files.
+    """A format of transcript files.
 
-    ``read(content, name)`` gives what a file's content holds; ``name`` is the recording's, for a format that does not
-    name it. It raises ``ManifestError`` naming the line or place, not the file. ``shared``: several recordings may
-    stand in one stream. ``timed``: it says when words are spoken.
+    ``read(content, name)`` gives the transcripts in a file's content; ``name`` is the recording's name, for a format
+    that does not state it. It raises ``ManifestError`` naming the line or place, not the file. ``shared``: one stream
+    may hold several recordings. ``timed``: words have times.
     """
 
     suffix: str
@@ -73,7 +73,7 @@ def _word(tree: Mapping[str, Any]) -> Word:
 def _time(value: Any) -> float:
     seconds = float(value)
     if not math.isfinite(seconds):
-        raise ValueError(f"{value!r}, which is no time")
+        raise ValueError(f"{value!r}, which is not a time")
     return seconds
 
 
@@ -96,7 +96,9 @@ def read_ctm(content: str, name: str) -> list[Transcript]:
         if len(fields) < 5:
             raise ManifestError(f"{number}: expected recording, channel, start, duration and word, got {line[:60]!r}")
         if fields[4].startswith("<ALT"):
-            raise ManifestError(f"{number}: alternatives in what was recognised ({fields[4]}) cannot be read")
+            raise ManifestError(
+                f"{number}: expected no alternatives in a hypothesis, got {fields[4]}; keep one of them"
+            )
         try:
             start_s, duration_s = _time(fields[2]), _time(fields[3])
             confidence = 1.0 if len(fields) < 6 or fields[5] in ("NA", "-") else _time(fields[5])

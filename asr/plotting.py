@@ -1,4 +1,4 @@
-"""Pictures: the curves of training runs, and what other pages of plots share. Needs matplotlib (extra ``plot``)."""
+"""Draws pages of plots with matplotlib (extra ``plot``)."""
 
 from __future__ import annotations
 

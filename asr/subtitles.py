@@ -1,4 +1,4 @@
-"""Cues of SubRip and WebVTT files: who reads subtitles reads them here."""
+"""Reads the cues of SubRip and WebVTT files; the one reader of subtitles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?[ \t]+([^<>]+)>")
 
 @dataclass(frozen=True)
 class Cue:
-    """What is shown from ``start_s`` to ``end_s``: its text on one line, and whose voice it is where WebVTT says so."""
+    """A cue from ``start_s`` to ``end_s``: its text on one line, and its speaker where WebVTT names one."""
 
     start_s: float
     end_s: float

@@ -1,4 +1,4 @@
-"""Standard output and errors of the command line: what names, texts and cards hold cannot command the terminal."""
+"""Standard output and errors of the command line: shows control characters harmlessly, as ``\\x1b``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what is under way ends as with Ctrl-C."""
+    """SIGTERM: the command ends as with Ctrl-C."""
 
 
 class Shown:

@@ -15,7 +15,7 @@ DOUBT_WORDS = 3
 class Word:
     """A word, when it was said (seconds from the start of the recording) and how sure the model is (0 to 1).
 
-    ``raw``: the model's own confidence, where a calibration has put another in its place.
+    ``raw``: the model's own confidence, where a calibration has replaced it.
     """
 
     text: str
@@ -34,15 +34,14 @@ class Word:
 class Transcript:
     """The text of one recording. ``str()`` gives the text alone.
 
-    ``channel``: the one it was heard in, from 1; 0: the mean of all. ``threshold``: the mean of the
-    words' own confidences below which the model may not know this kind of speech; None where that is not known.
+    ``channel``: its channel, from 1; 0: the mean of all. ``threshold``: if the mean of the words' own confidences is
+    below it, the model may not know this kind of speech; None where unknown.
 
-    Words of a text or phrase that was given are as they were given; ``spoken`` is then for each what was heard for it
-    (``42`` as ``FORTY TWO``). Where alignment was asked for, ``tokens`` are the words' tokens one by one, with times
-    and confidences; ``left_out`` says for each word of the text that could not be aligned why, and ``gaps`` how many of
-    ``words`` come before it; ``mismatch`` is how much
-    less likely the text is than what is heard without it (``asr.decode.mismatch``), and ``losses`` are its parts, one
-    for each word with half of the pauses beside it (``asr.decode.losses``).
+    Words of a given text or phrase keep its spelling; ``spoken`` is then the spoken form of each (``42`` as ``FORTY
+    TWO``). For an alignment, ``tokens`` are the words' tokens one by one, with times and confidences. ``left_out``
+    gives the reason for each word that could not be aligned, and ``gaps`` how many of ``words`` come before it.
+    ``mismatch`` is how much less likely the text is than the model's own transcript (``asr.decode.mismatch``), and
+    ``losses`` are its parts, one for each word with half of the pauses beside it (``asr.decode.losses``).
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""When each word and letter of a recording was said, its words being known; and the same as a Praat TextGrid.
+"""Find the times of known words and letters in a recording; write them as a Praat TextGrid too.
 
 python egs/align.py recording.wav "THE WORDS SAID" [out.TextGrid]
 """

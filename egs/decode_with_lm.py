@@ -1,9 +1,9 @@
-"""The same recording decoded greedily, by beam search, with a language model, a lexicon and hot words.
+"""Decode one recording greedily, by beam search, with a language model, a lexicon and hot words.
 
     python egs/decode_with_lm.py recording.wav [--text sentences.txt] [--hotword GORDON:5]
 
-``--text`` (one sentence a line) makes a word 3-gram whose words are the lexicon; without it the bundled model's own
-recurrent language model is shown alone.
+``--text`` (one sentence a line) makes a word 3-gram whose words are the lexicon; without it only the bundled model's
+own recurrent language model is used.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from asr.lm.ngram_training import train_ngram
 
 parser = argparse.ArgumentParser(description="Decode a recording in several ways.")
 parser.add_argument("file", metavar="FILE")
-parser.add_argument("--text", metavar="TEXT", help="sentences that a word 3-gram is made of")
+parser.add_argument("--text", metavar="TEXT", help="sentences for a word 3-gram, one a line")
 parser.add_argument("--hotword", action="append", default=[], metavar="WORD:BOOST")
 parser.add_argument("--model", help="model directory or bundled name (default: the bundled model)")
 args = parser.parse_args()

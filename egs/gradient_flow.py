@@ -1,11 +1,11 @@
-"""Why gated cells: how much of the gradient reaches an input that lies far in the past.
+"""Show why cells have gates: how much of the gradient reaches an input far in the past.
 
     python egs/gradient_flow.py [gradient_flow.png]
 
-Each cell learns the adding problem (Hochreiter & Schmidhuber 1997): of LENGTH random numbers two are marked, and after
-the last one their sum is asked for. The picture shows the norm of the gradient of the answer with respect to the input
-``lag`` steps earlier, over its norm at lag 0, before and after training; a straight fall on this logarithmic scale is
-the vanishing gradient (Bengio et al. 1994). Takes about a minute on two cores; needs matplotlib (extra ``plot``).
+Each cell learns the adding problem (Hochreiter & Schmidhuber 1997): two of LENGTH random numbers are marked, and the
+answer is their sum. The picture shows the norm of the gradient of the answer with respect to the input ``lag`` steps
+earlier, over its norm at lag 0, before and after training; a straight fall on this logarithmic scale is the vanishing
+gradient (Bengio et al. 1994). Takes about a minute on two cores; needs matplotlib (extra ``plot``).
 """
 
 import sys

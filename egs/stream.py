@@ -1,8 +1,8 @@
-"""Live recognition in ten lines: samples in as they come, text out while it is being said.
+"""Live recognition in ten lines: takes samples as they arrive, prints text while it is spoken.
 
     python egs/stream.py recording.wav
 
-Any source of mono samples will do in place of the file: a socket, a microphone, a telephone line.
+Any source of mono samples can replace the file: a socket, a microphone, a telephone line.
 """
 
 import sys

@@ -222,7 +222,7 @@ def test_train_ngram_replaces_its_own_file_alone(tmp_path, capsys, name):
 def test_segment_says_that_there_is_a_file_and_not_whose(tmp_path, capsys):
     (tmp_path / "cut.jsonl").write_text("")
     assert run_command(["segment", "a.wav", "HI", str(tmp_path / "cut.jsonl")]) == 2
-    assert "got a file; choose another name, or --force to write over it" in capsys.readouterr().err
+    assert "got a file; choose another name, or overwrite it with --force" in capsys.readouterr().err
 
 
 def test_force_writes_over_a_file(tmp_path):

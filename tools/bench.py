@@ -5,21 +5,21 @@
     python tools/bench.py stream FILE... [--model DIR|NAME] [--threads N] [--streams N]
     python tools/bench.py decode MANIFEST [--model DIR|NAME] [--arpa FILE] [--lm DIR] [--peers-python PYTHON]
 
-``transcribe`` gives seconds of computing per second of audio, model loading apart: one file after the other, as a
-user's files come, and all in one batch; with ``--pocketsphinx`` (pip install pocketsphinx) its time for the same files.
+``transcribe`` gives seconds of computing per second of audio, without loading the model: one file after another, and
+all in one batch; with ``--pocketsphinx`` (pip install pocketsphinx) its time for the same files.
 
 ``stream`` gives the time that one stream needs for each block, and the lags of many streams that are advanced together
 while their blocks arrive on a simulated clock.
 
 ``train`` gives audio seconds per second of training, on the epochs of CONF: the real loop (reading, augmentation,
-features, steps, log, checkpoints), the same steps on features that are ready (the compute limit), and the same
-network with ``pack_padded_sequence``, which on CPU leaves the fused kernels. The three take turns, so that what else
-the machine does hits them alike; so does a large matrix product, which tells how far the steps are from what the
-processor can do at all.
+features, steps, log, checkpoints), the same steps on features that are ready (the compute limit), and the same network
+with ``pack_padded_sequence``, which on CPU leaves the fused kernels. The three take turns, so that other load on the
+machine affects them equally. A large matrix product takes turns with them too: it shows how far the steps are from the
+processor's limit.
 
 ``decode`` gives seconds and WER of this package's beam search and of other packages' on the posteriors of MANIFEST, at
-the same beams and thresholds. The others (extra ``bench``) may live in an environment of their own, whose Python
-``--peers-python`` names.
+the same beams and thresholds. The others (extra ``bench``) may be installed in another environment; ``--peers-python``
+names its Python.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def main() -> int:
     command = commands.add_parser("transcribe")
     command.add_argument("files", nargs="+")
     command.add_argument("--model")
-    command.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
+    command.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     command.add_argument("--repeat", type=int, default=5)
     command.add_argument("--pocketsphinx", action="store_true", help="the same files with pocketsphinx, its own model")
     command.set_defaults(run=transcribe)
@@ -216,13 +216,13 @@ def main() -> int:
     command = commands.add_parser("train")
     command.add_argument("config", metavar="CONF")
     command.add_argument("overrides", nargs="*", metavar="key=value")
-    command.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
-    command.add_argument("--repeat", type=int, default=3, help="epochs timed, after one that is not")
+    command.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
+    command.add_argument("--repeat", type=int, default=3, help="timed epochs, after one untimed")
     command.set_defaults(run=train)
     command = commands.add_parser("decode")
     command.add_argument("manifest")
     command.add_argument("--model")
-    command.add_argument("--arpa", help="word n-gram, whose words are the lexicon")
+    command.add_argument("--arpa", help="word n-gram; its words are the lexicon")
     command.add_argument("--lm", help="directory of train-lm")
     command.add_argument("--lm-weight", type=float, default=0.3)
     command.add_argument("--word-bonus", type=float, default=1.0)
@@ -230,9 +230,9 @@ def main() -> int:
     command.add_argument("--token-threshold", type=float, default=-5.0)
     command.add_argument("--blank-threshold", type=float, default=-0.001)
     command.add_argument("--beam-threshold", type=float, default=10.0)
-    command.add_argument("--long-s", type=float, default=600.0, help="seconds of one long matrix; 0 leaves it out")
+    command.add_argument("--long-s", type=float, default=600.0, help="seconds of one long matrix; 0: none")
     command.add_argument("--peers-python", default="", help="Python of the other packages' environment")
-    command.add_argument("--threads", type=int, default=1, help="0 leaves torch's choice")
+    command.add_argument("--threads", type=int, default=1, help="0: torch's own choice")
     command.add_argument("--repeat", type=int, default=5)
     command.set_defaults(run=bench_decode.decode)
     args = parser.parse_args()

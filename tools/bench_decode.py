@@ -1,4 +1,4 @@
-"""Decoders beside each other on the same posteriors; the part of ``bench.py`` that ``bench.py decode`` runs."""
+"""Compares decoders on the same posteriors; the code of ``bench.py decode``."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def padded(matrices: Utterances) -> tuple[np.ndarray, np.ndarray]:
 
 
 class OneByOne:
-    """A language model that is advanced for each prefix by itself, as a straightforward search does it."""
+    """A language model that is called for one prefix at a time, as a simple search does it."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""What streams cost: one stream's time per block, and how many streams keep up with the clock (see bench.py)."""
+"""Measures streams: time per block of one stream, and how many streams keep up in real time (see bench.py)."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def one_stream(recognizer: Recognizer, sound: np.ndarray, args: argparse.Namespa
 def many_streams(recognizer: Recognizer, sound: np.ndarray, args: argparse.Namespace) -> tuple[list[float], float]:
     """Lags in seconds from the arrival of a block to the text that has heard it, and the share of time computing.
 
-    The blocks of each stream arrive evenly, those of different streams at random moments; whatever has arrived is
-    advanced together. The clock is simulated: computing takes what it takes, waiting takes no time.
+    Blocks of one stream arrive evenly; streams start at random moments. All blocks that have arrived are advanced
+    together. The clock is simulated: computing takes what it takes, waiting takes no time.
     """
     rate = recognizer.sample_rate_hz
     size, blocks = round(args.stream_block * rate), round(args.seconds / args.stream_block)

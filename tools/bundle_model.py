@@ -1,11 +1,11 @@
-"""Put a trained model into the package: weights in half precision, and a card that says what it is for.
+"""Put a trained model into the package: weights in half precision, and a card that states its purpose.
 
     python tools/bundle_model.py RUN NAME --evaluation JSON --note "key: text" ...
 
-RUN is a training's output, NAME the name that ``asr.load`` will know it by, JSON what ``asr evaluate --json`` wrote for
-the test set. Where RUN holds tuned options of decoding (``asr tune``), they and their language model come along, and so
-do calibrated confidences (``asr calibrate``) and the threshold of doubt. Notes go into the card as they are: purpose,
-licence of the data, limits.
+RUN is a training's output. NAME is the name for ``asr.load``. JSON is the output of ``asr evaluate --json`` for the
+test set. Tuned decoding options (``asr tune``) in RUN and their language model are copied, as are calibrated
+confidences (``asr calibrate``) and the threshold of doubt. Notes are copied into the card: purpose, licence of the
+data, limits.
 """
 
 from __future__ import annotations

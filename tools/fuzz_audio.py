@@ -1,12 +1,12 @@
-"""Damaged audio, by the thousand: every file must give a transcript or one clear error, within bounds.
+"""Fuzz the reader with damaged audio: every file must give a transcript or one clear error, within bounds.
 
     python tools/fuzz_audio.py --count 1000 --seed 1
 
 Speech-like sounds are written as WAV, FLAC, Ogg, MP3, AIFF and AU and then damaged: cut off, bits flipped, header
 fields overwritten, bytes inserted and removed, 64 channels, NaN and infinity, no or one sample, a rate of zero, and a
-FLAC of hours of silence in a few kilobytes. A process of its own transcribes them; that it crashes, takes longer than
-``--limit`` seconds or more than ``--memory`` MiB beyond what it had, or raises anything but an ``AudioError`` is a
-finding.
+FLAC of hours of silence in a few kilobytes. A separate process transcribes them. It is a finding if the process
+crashes, takes more than ``--limit`` seconds or ``--memory`` MiB of further memory, or raises anything but an
+``AudioError``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_DURATION_S = 600.0
 
 @dataclass(frozen=True)
 class Finding:
-    """A file that was not handled as it must be."""
+    """A file that was handled wrongly."""
 
     path: Path
     reason: str
@@ -207,7 +207,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", metavar="DIR|NAME", help="default: bundled")
     parser.add_argument("--limit", type=float, default=60.0, metavar="S", help="seconds a file may take (default: 60)")
-    parser.add_argument("--memory", type=float, default=700.0, metavar="MIB", help="beyond the start (default: 700)")
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=700.0,
+        metavar="MIB",
+        help="further memory allowed after the start (default: 700)",
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write the files here and keep them")
     args = parser.parse_args()
     started = time.perf_counter()

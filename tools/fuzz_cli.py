@@ -1,4 +1,4 @@
-"""Damaged command lines, files and settings, by the thousand: every one must end with a status and a message.
+"""Fuzz the command line with damaged arguments, files and settings: each must end with a status and a message.
 
     python tools/fuzz_cli.py --count 10000 --seed 1
     python tools/fuzz_cli.py --seed 1 --only 4711 --keep /tmp/mutant      # one of them once more, with its files
@@ -122,7 +122,7 @@ REPLACEMENTS = [
 
 @dataclass(frozen=True)
 class Mutant:
-    """A command line and what was done to which file; ``Mutant.of(seed, number)`` is always the same."""
+    """A command line and the damage to one file; ``Mutant.of(seed, number)`` is always the same."""
 
     seed: int
     number: int

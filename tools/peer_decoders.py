@@ -1,4 +1,4 @@
-"""Other packages' CTC decoders on saved posteriors, for ``bench.py decode``; runs in an environment of their own.
+"""Runs other packages' CTC decoders on saved posteriors, for ``bench.py decode``, in their own environment.
 
     python tools/peer_decoders.py FOLDER
 

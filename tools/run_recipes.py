@@ -1,4 +1,4 @@
-"""Run recipes from archive to results table, as their ``steps.yaml`` says; what is done already is not done again.
+"""Run recipes from archive to results table, by their ``steps.yaml``; finished steps are skipped.
 
     python tools/run_recipes.py [RECIPE …] [--data DIR] [--list]
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a recipe, and the files that tell of it."""
+    """One command of a recipe, and the files of its log and result."""
 
     recipe: str
     template: str

@@ -239,9 +239,10 @@ def _drained(pipe: Any, name: str, head: bytes, limit_bytes: float, limit_s: flo
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A ``SoundFile`` that reads on without seeking. soundfile seeks to where it already is after every read of a
-    seekable file. That resets the MP3 decoder (audible glitches at each block) and fails on a FLAC of unknown length; a
-    file that says it cannot seek is spared.
+    """A ``SoundFile`` that reads on without seeking.
+
+    soundfile seeks to where it already is after every read of a seekable file. That resets the MP3 decoder (audible
+    glitches at each block) and fails on a FLAC of unknown length; a file that says it cannot seek is spared.
     """
 
     def seekable(self) -> bool:

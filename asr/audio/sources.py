@@ -91,6 +91,7 @@ def pipe_blocks(stream: BinaryIO, rate_hz: int | None, block_s: float) -> tuple[
 
 class _Behind:
     """A pipe whose first bytes, ``head``, were read already and are given again; at most ``length`` bytes in all.
+
     Raises ``AudioError`` where the pipe ends before ``length`` bytes.
     """
 

@@ -1,1 +1,1 @@
-"""The command line: arguments only; the work is done by the packages above."""
+"""The command line: it reads arguments; the other packages do the work."""

@@ -1,4 +1,4 @@
-"""``python -m asr.cli`` is the command ``asr``, for torchrun and the like."""
+"""``python -m asr.cli`` is the command ``asr``, for torchrun and other launchers."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Commands about corpora: recipes, a project of one's own, export; arguments only, like ``asr.cli``."""
+"""Arguments of the commands for corpora: recipes, init, export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 10
 
 def add_corpus_commands(commands: Any) -> None:
     """Add the commands to the parser's subparsers."""
-    recipes = commands.add_parser("recipes", help="the corpora that there are recipes for, and how to run them")
+    recipes = commands.add_parser("recipes", help="list the corpora with a recipe, and how to run it")
     recipes.add_argument(
         "--folder", type=Path, metavar="DIR", help="where the recipes are (default: recipes/, or the installed ones)"
     )
@@ -25,31 +25,36 @@ def add_corpus_commands(commands: Any) -> None:
 
     init = commands.add_parser(
         "init",
-        help="manifests and a configuration for a folder of recordings with transcripts",
+        help="make manifests and a configuration for a folder of recordings with transcripts",
         description="Understands transcripts or subtitles beside the audio, tables (CSV, TSV, JSON lines), Kaldi data, "
-        "and the layouts of LibriSpeech, LJSpeech, Common Voice and NeMo. Says what it took and what it left out. Exit "
-        "status: 0 all was taken, 1 something was left out, 2 nothing was written.",
+        "and the layouts of LibriSpeech, LJSpeech, Common Voice and NeMo. Reports the files that it used and "
+        "left out. Exit status: 0 all files used, 1 some left out, 2 nothing written.",
     )
-    init.add_argument("folder", type=Path, metavar="DIR", help="recordings and transcripts; nothing in it is changed")
-    init.add_argument("--output", type=Path, metavar="OUT", help="folder for what is written (default: data/NAME)")
     init.add_argument(
-        "--language", default="en", metavar="CODE", help="writes numbers out (default: en; none: no change)"
+        "folder", type=Path, metavar="DIR", help="folder of recordings and transcripts; it is not changed"
+    )
+    init.add_argument("--output", type=Path, metavar="OUT", help="folder to write (default: data/NAME)")
+    init.add_argument(
+        "--language",
+        default="en",
+        metavar="CODE",
+        help="language in which numbers are written out (default: en; none: no change)",
     )
     init.add_argument(
         "--init",
         type=file_or_none,
         default="",
         metavar="MODEL",
-        help="go on from this model, such as an4: little data does",
+        help="start from this model, such as an4: needs little data",
     )
-    init.add_argument("--force", action="store_true", help="replace what --output holds already")
+    init.add_argument("--force", action="store_true", help="replace existing files in --output")
     init.set_defaults(run=_init)
 
-    export = commands.add_parser("export", help="a manifest in the format of another toolkit")
+    export = commands.add_parser("export", help="write a manifest in the format of another toolkit")
     export.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest")
     export.add_argument("output", type=Path, metavar="OUT", help="folder (kaldi) or file (nemo) to write")
     export.add_argument("--format", choices=("kaldi", "nemo"), required=True)
-    export.add_argument("--force", action="store_true", help="write over what is there already")
+    export.add_argument("--force", action="store_true", help="overwrite existing files")
     export.set_defaults(run=_export)
 
 
@@ -90,7 +95,9 @@ def _init(args: argparse.Namespace) -> int:
     from asr.corpora.project import LEFT_OUT, speech_advice, start_project
 
     if detection.is_project(out) and not args.force:
-        raise AsrError(f"{out}: holds a project already; --force replaces it, --output takes another folder")
+        raise AsrError(
+            f"{out}: holds a project already; replace it with --force, or choose another folder with --output"
+        )
     language = "" if args.language == "none" else args.language
     project = start_project(args.folder, out, language=language, init=args.init, force=args.force)
     for line in project.lines:

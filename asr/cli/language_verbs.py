@@ -1,4 +1,4 @@
-"""Commands about language models: training, perplexity, generation, tuning; arguments only, like ``asr.cli``."""
+"""Arguments of the commands for language models: training, perplexity, generation, tuning, calibration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_language_commands(commands: Any) -> None:
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/lm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=2 train.epochs=20")
     add_keys(train)
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     train.set_defaults(run=_train_lm, extends="overrides", awake=True)
 
     ngram = commands.add_parser("train-ngram", help="estimate a modified Kneser-Ney word n-gram and write it as ARPA")
@@ -34,7 +34,7 @@ def add_language_commands(commands: Any) -> None:
         type=number(0, off=0.0),
         default=0.0,
         metavar="SHARE",
-        help="drop n-grams that change perplexity by less",
+        help="drop n-grams that change the perplexity by less than this share",
     )
     ngram.add_argument("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
     add_force(ngram)
@@ -44,17 +44,23 @@ def add_language_commands(commands: Any) -> None:
     perplexity.add_argument("lm", metavar="LM", help="directory of train-lm, or an ARPA file")
     perplexity.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
     perplexity.add_argument(
-        "--adapt", type=number(0, off=0.0), default=0.0, metavar="RATE", help="learn from each sentence (0.1)"
+        "--adapt",
+        type=number(0, off=0.0),
+        default=0.0,
+        metavar="RATE",
+        help="let the model learn from each sentence at this rate, such as 0.1",
     )
     perplexity.set_defaults(run=_perplexity)
 
-    generate = commands.add_parser("generate", help="let a recurrent language model write")
+    generate = commands.add_parser("generate", help="draw texts from a recurrent language model")
     generate.add_argument("lm", metavar="LM", help="directory of train-lm")
     generate.add_argument("--prompt", default="", help="the text's beginning")
     generate.add_argument(
         "--temperature", type=number(0), default=1.0, metavar="T", help="0: always the likeliest symbol"
     )
-    generate.add_argument("--length", type=whole(0), default=200, metavar="N", help="symbols at most (default: 200)")
+    generate.add_argument(
+        "--length", type=whole(0), default=200, metavar="N", help="maximum number of symbols (default: 200)"
+    )
     generate.add_argument("--count", type=whole(0), default=1, metavar="N", help="texts to write (default: 1)")
     generate.add_argument("--seed", type=whole(0), default=1)
     generate.set_defaults(run=_generate)
@@ -62,7 +68,7 @@ def add_language_commands(commands: Any) -> None:
     tune = commands.add_parser(
         "tune",
         help="choose language model weight, word bonus and beam on held-out speech",
-        description="Tries settings on a manifest of speakers that were not trained on, and saves the best into the "
+        description="Tries settings on a manifest of held-out speakers, and saves the best into the "
         "model directory (decoding.yaml and lm/), where transcribe and evaluate find them.",
     )
     tune.add_argument("--json", type=Path, metavar="OUT", help="write every setting with its errors")
@@ -72,7 +78,7 @@ def add_language_commands(commands: Any) -> None:
     calibrate = commands.add_parser(
         "calibrate",
         help="fit confidences to held-out speech",
-        description="Fits word confidences on a manifest of speakers that were not trained on, for greedy decoding and "
+        description="Fits word confidences on a manifest of held-out speakers, for greedy decoding and "
         "for the beam search, and saves them into the model directory (confidence.json).",
     )
     calibrate.add_argument("--plot", type=Path, metavar="PNG", help="draw reliability diagrams")
@@ -82,7 +88,7 @@ def add_language_commands(commands: Any) -> None:
 
 def add_force(command: argparse.ArgumentParser) -> None:
     """The one option that lets a command write over what it did not make."""
-    command.add_argument("--force", action="store_true", help="write over what is there already")
+    command.add_argument("--force", action="store_true", help="overwrite existing files")
 
 
 def _add_held_out(command: argparse.ArgumentParser) -> None:
@@ -106,7 +112,9 @@ def _check_save_to(args: argparse.Namespace) -> None:
 def _refuse_phrases(args: argparse.Namespace) -> None:
     for name in ("phrases", "speeds"):
         if getattr(args, name):
-            raise AsrError(f"--{name}: expected a search with something to fit; a list of phrases has none")
+            raise AsrError(
+                f"--{name}: expected a search with weights to fit, got a list of phrases; leave the phrases out"
+            )
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -156,32 +164,33 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         type=file_or_none,
         action="append",
         metavar="LM",
-        help="directory of train-lm, or an ARPA file (.arpa, .gz); may be given several times, all count together",
+        help="directory of train-lm, or an ARPA file (.arpa, .gz); may be given several times to combine models",
     )
     group.add_argument(
         "--lm-weight",
         type=number(0),
         action="append",
         metavar="W",
-        help="weight of its logarithms (default: 0.5); of several --lm one for each, in their order, or one for all",
+        help="weight of the language model (default: 0.5); for several --lm one for each in order, or one for all",
     )
     group.add_argument(
-        "--lm-adapt", type=number(0, off=0.0), metavar="RATE", help="let it learn from what is recognised (0.1)"
+        "--lm-adapt",
+        type=number(0, off=0.0),
+        metavar="RATE",
+        help="let the language model learn from recognised text at this rate, such as 0.1",
     )
     group.add_argument(
         "--lm-carry",
         action=argparse.BooleanOptionalAction,
-        help="let the language models go on from utterance to utterance of a long recording or stream",
+        help="keep the context of the language models between utterances of a long recording or stream",
     )
     group.add_argument("--word-bonus", type=number(off=0.0), metavar="B", help="added for each word, natural logarithm")
-    group.add_argument(
-        "--lexicon", type=file_or_none, metavar="FILE", help="the words that may be recognised, one a line"
-    )
+    group.add_argument("--lexicon", type=file_or_none, metavar="FILE", help="allowed words, one a line")
     group.add_argument(
         "--unknown-penalty",
         type=number(high=0, off=-math.inf),
         metavar="P",
-        help="allow others than those named, at this cost (negative)",
+        help="allow other words at this cost (a negative number)",
     )
     group.add_argument(
         "--hotword", action="append", metavar="WORD:BOOST", help="make a word or phrase likelier, such as GORDON:5"
@@ -189,26 +198,35 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--language",
         metavar="CODE",
-        help="of --phrases and --hotword: numbers are written out in it (default: en; or none)",
+        help="language in which numbers in --phrases and --hotword are written out (default: en; or none)",
     )
     group.add_argument(
-        "--phrases", type=file_or_none, metavar="FILE", help="phrases, one a line, of which each recording is one"
+        "--phrases",
+        type=file_or_none,
+        metavar="FILE",
+        help="closed list of phrases, one a line; each recording is one of them",
     )
     group.add_argument(
-        "--speeds", type=numbers, metavar="S,S,…", help="hear it at several speeds, such as 0.9,1,1.1 (for --phrases)"
+        "--speeds",
+        type=numbers,
+        metavar="S,S,…",
+        help="recognise at several speeds, such as 0.9,1,1.1 (with --phrases)",
     )
     group.add_argument(
-        "--rescore", type=file_or_none, metavar="LM", help="language model that the best hypotheses are rescored by"
+        "--rescore", type=file_or_none, metavar="LM", help="language model that rescores the best hypotheses"
     )
-    group.add_argument("--rescore-weight", type=number(0), metavar="W", help="weight of its logarithms (default: 0.5)")
+    group.add_argument("--rescore-weight", type=number(0), metavar="W", help="weight of --rescore (default: 0.5)")
     group.add_argument(
         "--token-threshold",
         type=number(high=0, off=-math.inf),
         metavar="L",
-        help="tokens below it open no prefix, such as -7",
+        help="tokens below this log-probability open no prefix, such as -7",
     )
     group.add_argument(
-        "--beam-threshold", type=number(0, off=math.inf), metavar="L", help="drop prefixes that far behind the best"
+        "--beam-threshold",
+        type=number(0, off=math.inf),
+        metavar="L",
+        help="drop prefixes that score less than the best by this much",
     )
     group.add_argument(
         "--verbose",

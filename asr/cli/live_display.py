@@ -1,4 +1,4 @@
-"""How growing text is shown: on a terminal, as lines, as JSON lines."""
+"""Shows growing text: on a terminal, as lines, or as JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: arguments only. Heavy imports wait until a command needs them, so that --help is instant."""
+"""The command line. Heavy imports wait until a command needs them, so that --help is instant."""
 
 from __future__ import annotations
 
@@ -141,15 +141,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(awake=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    transcribe = commands.add_parser("transcribe", help="files, folders or standard input to text or subtitles")
+    transcribe = commands.add_parser(
+        "transcribe", help="transcribe files, folders or standard input to text or subtitles"
+    )
     transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
     transcribe.add_argument(
         "--jobs", type=whole(1, 4096), default=1, metavar="N", help="processes that share the recordings"
     )
-    transcribe.add_argument("--resume", action="store_true", help="leave out what is in --output-dir already")
+    transcribe.add_argument("--resume", action="store_true", help="skip recordings with a transcript in --output-dir")
     transcribe.add_argument("--channels", default="mix", choices=("mix", "split"), help="one text, or one per channel")
     transcribe.add_argument(
-        "--raw-rate", type=whole(1), metavar="HZ", help="rate of - where it is raw samples: 16 bits, mono"
+        "--raw-rate", type=whole(1), metavar="HZ", help="sample rate of raw samples on - (16 bits, mono)"
     )
     transcribe.add_argument(
         "--max-duration", type=number(0, above=True, off=None), metavar="S", help="refuse longer recordings"
@@ -163,9 +165,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     stream = commands.add_parser(
         "stream",
-        help="a file, standard input or a microphone to text while it is heard",
-        description="Utterances end at pauses. On a terminal the text grows as it is heard; elsewhere each utterance "
-        "is a line.",
+        help="transcribe a file, standard input or a microphone live",
+        description="Utterances end at pauses. On a terminal the text grows as you speak; elsewhere each "
+        "utterance is a line.",
     )
     stream.add_argument(
         "input",
@@ -174,27 +176,27 @@ def build_parser() -> argparse.ArgumentParser:
         help="- is standard input: an audio file or, with --rate, raw 16-bit little-endian mono samples",
     )
     stream.add_argument("--json", action="store_true", help="JSON lines: partial and final texts with times")
-    stream.add_argument("--realtime", action="store_true", help="read FILE or - no faster than it was recorded")
+    stream.add_argument("--realtime", action="store_true", help="read FILE or - at the speed of the recording")
     stream.add_argument(
         "--block-s",
         type=number(0, 3600, above=True),
         default=0.1,
         metavar="S",
-        help="seconds of a block (default: 0.1)",
+        help="length of a block in seconds (default: 0.1)",
     )
     stream.add_argument(
         "--rate",
         "--raw-rate",
         type=whole(1),
         metavar="HZ",
-        help="rate of raw samples on -, which is needed, and of mic (default: 16000)",
+        help="sample rate: required for raw samples on -; for mic the default is 16000",
     )
     stream.add_argument(
         "--endpoint-s",
         type=number(0, above=True, off=math.inf),
         default=0.8,
         metavar="S",
-        help="pause that ends an utterance",
+        help="length of the pause that ends an utterance",
     )
     stream.add_argument(
         "--longest-s",
@@ -203,14 +205,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="longest utterance (default: 20)",
     )
-    stream.add_argument("--no-endpoints", action="store_true", help="one utterance, as transcribe takes it")
+    stream.add_argument(
+        "--no-endpoints", action="store_true", help="treat the whole input as one utterance, as transcribe does"
+    )
     _add_chunks(stream)
     stream.add_argument("--microphone", metavar="DEVICE", help="number or name of a microphone")
     stream.add_argument("--devices", action="store_true", help="list the microphones and stop")
     _add_model(stream)
     stream.set_defaults(run=_stream)
 
-    align = commands.add_parser("align", help="when each word of a recording was said, its words being known")
+    align = commands.add_parser("align", help="find the times of known words in a recording")
     align.add_argument("audio", metavar="AUDIO", help="audio file, or - for standard input")
     align.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
     _add_language(align)
@@ -233,14 +237,15 @@ def build_parser() -> argparse.ArgumentParser:
         type=number(0, 1),
         default=0.2,
         metavar="P",
-        help="leave out what is less sure (default: 0.2)",
+        help="leave out utterances with a lower mean confidence (default: 0.2)",
     )
     segment.add_argument(
         "--most-mismatch",
         type=number(0, off=math.inf),
         default=2.5,
         metavar="NATS",
-        help="refuse a text that is less likely by more, per token, than what is heard (default: 2.5; none: take any)",
+        help="refuse a text that is less likely than the model's own transcript by more nats per token "
+        "(default: 2.5; none: off)",
     )
     language_verbs.add_force(segment)
     _add_model(segment, decoding=False)
@@ -248,21 +253,21 @@ def build_parser() -> argparse.ArgumentParser:
 
     label = commands.add_parser(
         "label",
-        help="write down what a model is sure to hear, to train it on (self-training)",
-        description="Adapts a model to a speaker or microphone without anybody's transcripts: asr label, then asr "
-        "train with train.init.",
+        help="label recordings with a model's confident transcripts, to train on (self-training)",
+        description="Adapts a model to a speaker or microphone without transcripts: asr label, then asr train "
+        "with train.init.",
     )
     label.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest")
     label.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="manifest to write")
     label.add_argument("--speaker", default="", help="who speaks, for the manifest")
-    label.add_argument("--resume", action="store_true", help="go on from what an interrupted run has heard")
+    label.add_argument("--resume", action="store_true", help="continue an interrupted run")
     language_verbs.add_force(label)
     label.add_argument(
         "--least-confidence",
         type=number(0, 1),
         default=0.9,
         metavar="P",
-        help="of the least certain word (default: 0.9)",
+        help="confidence that every word must reach (default: 0.9)",
     )
     _add_also(label)
     _add_model(label)
@@ -272,12 +277,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
     language_verbs.add_keys(train)
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     train.set_defaults(run=_train, extends="overrides", awake=True)
 
     check = commands.add_parser(
         "check",
-        help="find what is wrong with a manifest and its audio, before training",
+        help="find faults in a manifest and its audio before training",
         description="Names every bad line, file and transcript. Exit status: 0 no errors (there may be warnings), "
         "1 errors found, 2 the check could not run.",
     )
@@ -285,8 +290,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--config",
         metavar="CONF",
-        help="the training's YAML file: alphabet, subsampling, speeds (without: what does not fit a default model is a "
-        "warning, yours may be another)",
+        help="the training's YAML file: alphabet, subsampling, speeds (without it, utterances that do not fit a "
+        "default model are warnings only)",
     )
     check.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures")
     check.add_argument("--plot", type=Path, metavar="PNG", help="draw a page of histograms (needs matplotlib)")
@@ -307,7 +312,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
     evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
     evaluate.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")
-    evaluate.add_argument("--speakers", action="store_true", help="print a line for each speaker that is known")
+    evaluate.add_argument("--speakers", action="store_true", help="print a line for each known speaker")
     evaluate.add_argument(
         "--stream",
         type=number(0, 3600, above=True, off=None),
@@ -326,7 +331,7 @@ def build_parser() -> argparse.ArgumentParser:
     score = commands.add_parser(
         "score",
         help="score a hypothesis file against a reference file",
-        description="Manifests (JSONL), 'id words' or 'words (id)' lines, the JSON of evaluate, STM and CTM, "
+        description="Reads manifests (JSONL), 'id words' or 'words (id)' lines, the JSON of evaluate, STM and CTM, "
         "subtitles, TextGrids, or folders of transcripts; see docs/scoring.md.",
     )
     score.add_argument("reference", metavar="REF", help="file or folder of transcripts")
@@ -334,15 +339,16 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
     score.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
     score.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")
-    score.add_argument("--speakers", action="store_true", help="print a line for each speaker that is known")
+    score.add_argument("--speakers", action="store_true", help="print a line for each known speaker")
     score.add_argument("--plain", action="store_true", help="texts without ids: line by line")
     _add_rules(score, "by default as a report (JSON) that is read was scored")
     score.set_defaults(run=_score)
 
     compare = commands.add_parser(
         "compare",
-        help="whether one result is better than another: paired significance tests",
-        description="Second minus first, with a paired bootstrap interval, a randomisation test and the matched pairs "
+        help="test whether one result is better than another: paired significance tests",
+        description="Prints second minus first, with a paired bootstrap interval, a randomisation test and the "
+        "matched pairs "
         "test (MAPSSWE).",
     )
     compare.add_argument("first", metavar="HYP_A", help="JSON of evaluate, or any hypothesis file that score takes")
@@ -355,17 +361,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     average = commands.add_parser(
         "average",
-        help="one model out of several that were trained on from one another",
-        description="Writes the mean of the models' weights. Everything else is the last one's, save tuned options of "
-        "decoding, which are left behind.",
+        help="average the weights of models, one trained from the other",
+        description="Writes the mean of the models' weights. Everything else comes from the last model. Tuned "
+        "decoding options are not copied.",
     )
     average.add_argument("models", nargs="+", metavar="MODEL", help="directories or bundled names, two or more")
     average.add_argument("--output", required=True, metavar="DIR", help="model directory to write")
-    average.add_argument("--weights", type=number(), nargs="+", metavar="W", help="their shares (default: equal)")
+    average.add_argument(
+        "--weights", type=number(), nargs="+", metavar="W", help="weight of each model (default: equal)"
+    )
     language_verbs.add_force(average)
     average.set_defaults(run=_average)
 
-    info = commands.add_parser("info", help="what a model is: size, training data, accuracy")
+    info = commands.add_parser("info", help="show a model's size, training data and accuracy")
     info.add_argument("model", nargs="?", metavar="MODEL", help="directory or bundled name (default: the bundled one)")
     info.set_defaults(run=_info)
     return parser
@@ -394,7 +402,7 @@ def _add_rules(parser: argparse.ArgumentParser, description: str = "") -> None:
     group.add_argument("--optional", action="store_true", help="(word) in references may be missing, as in STM files")
     group.add_argument("--literal", action="store_true", help="{ a / b } in references are words, not alternatives")
     group.add_argument(
-        "--costs", choices=("levenshtein", "sclite"), help="what the alignment makes least (default: levenshtein)"
+        "--costs", choices=("levenshtein", "sclite"), help="costs that the alignment minimises (default: levenshtein)"
     )
 
 
@@ -419,10 +427,10 @@ def _add_chunks(parser: argparse.ArgumentParser) -> None:
         "--chunk-s",
         type=number(0, 3600, above=True, off=None),
         metavar="S",
-        help="chunks of a bidirectional model, such as 0.64",
+        help="chunk length of a bidirectional model, such as 0.64",
     )
     parser.add_argument(
-        "--right-s", type=number(0, 3600), default=0.0, metavar="S", help="its right context, such as 0.64"
+        "--right-s", type=number(0, 3600), default=0.0, metavar="S", help="right context of each chunk, such as 0.64"
     )
 
 
@@ -456,7 +464,7 @@ def _stream(args: argparse.Namespace) -> int:
         print(sources.devices())
         return OK
     if args.input is None:
-        raise AsrError("expected FILE, - (standard input) or mic")
+        raise AsrError("expected FILE, - (standard input) or mic; name one")
     from asr.decode.endpoint import Endpoint
     from asr.recognize.recognizer import load
     from asr.recognize.stream import Stream
@@ -494,8 +502,9 @@ def _align(args: argparse.Namespace) -> int:
     sys.stdout.write(formats.FORMATS[args.format].write(result))
     if result.mismatch is not None and result.mismatch > MISMATCH:
         print(
-            f"warning: {args.audio}: the text does not seem to be what is said there: {result.mismatch:.1f} nats per "
-            f"token less likely than what the model hears, usual are at most {MISMATCH:g}",
+            f"warning: {args.audio}: the text does not seem to match the recording: it is {result.mismatch:.1f} "
+            f"nats per token less likely than the model's own transcript, usually at most {MISMATCH:g}; "
+            "check the text",
             file=sys.stderr,
         )
     return _report_left_out(args.audio, result.left_out)
@@ -610,7 +619,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     from asr.scoring import wer
 
     if args.stream is None and args.chunk_s is not None:
-        raise AsrError("--chunk-s: expected --stream BLOCK_S as well, since whole utterances have no chunks")
+        raise AsrError(
+            "--chunk-s: expected --stream BLOCK_S as well, since chunks exist in streams only; give "
+            "it or leave --chunk-s out"
+        )
     language_verbs.announce(args, confidences=False)
     recognizer = load(args.model, device=args.device, also=args.also, **language_verbs.decoding_options(args))
     rules = _rules(args) or wer.DEFAULT

@@ -256,9 +256,11 @@ class BeamSearch:
 
 
 class LiveBeams:
-    """Arrays for the hypotheses of several utterances; kernels fill them. ``tokens (4, n)``: tokens, first frames, ends
-    and largest log posteriors of all hypotheses, one after another. ``bounds (utterances, nbest)``: where each
-    hypothesis ends. ``scores (utterances, nbest, 2)``: total and language model scores.
+    """Arrays for the hypotheses of several utterances; kernels fill them.
+
+    ``tokens (4, n)``: tokens, first frames, ends and largest log posteriors of all hypotheses, one after another.
+    ``bounds (utterances, nbest)``: where each hypothesis ends. ``scores (utterances, nbest, 2)``: total and language
+    model scores.
     """
 
     def __init__(self, utterances: int, nbest: int, tokens: int) -> None:

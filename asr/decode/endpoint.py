@@ -14,8 +14,10 @@ from asr.errors import ConfigError
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Rules for the end of an utterance in a stream. Frames in which the model gives blanks count as silence. The text
-    before an endpoint is final, and a new search starts after it; the network keeps its state.
+    """Rules for the end of an utterance in a stream.
+
+    Frames in which the model gives blanks count as silence. The text before an endpoint is final, and a new search
+    starts after it; the network keeps its state.
     """
 
     silence_s: float = 0.8

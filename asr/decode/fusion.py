@@ -55,8 +55,9 @@ class LanguageModel(Protocol):
 
 
 class Rows:
-    """Language model scores of the prefixes of one search: a row of ``V`` values for each (see the kernel). ``state``
-    is the language model's state; ``places`` is the position of each row's prefix in it.
+    """Language model scores of the prefixes of one search: a row of ``V`` values for each (see the kernel).
+
+    ``state`` is the language model's state; ``places`` is the position of each row's prefix in it.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -89,8 +90,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Fusion:
-    """A language model in the search with its ``weight``, at least 0; a model with weight 0 is not called. Raises
-    ``DecodeError`` for a weight that is negative or not finite.
+    """A language model in the search with its ``weight``, at least 0; a model with weight 0 is not called.
+
+    Raises ``DecodeError`` for a weight that is negative or not finite.
     """
 
     model: LanguageModel

@@ -1,7 +1,7 @@
 """Checks batches of log-probabilities before a decoder starts.
 
-Guessing whether a matrix holds logits, probabilities or their logarithms turns a wrong call into a bad transcript.
-Here every frame that is decoded must sum to one, and the error names the first one that does not.
+If a decoder guessed whether a matrix holds logits, probabilities or their logarithms, a wrong call would become a bad
+transcript. So every decoded frame must sum to one; the error names the first that does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fitting confidences to held-out speech, and showing how far they were and are off."""
+"""Fits confidences to held-out speech, and shows their error before and after."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Fit:
-    """A calibration, and how well confidences agree with being right before and after.
+    """A calibration, and how well confidences predict right words.
 
-    ``before``: the model's own; ``present``: as they are now, with what an earlier fit has left; ``after`` is
-    cross-validated: each utterance's words with a calibration fitted on other utterances.
+    ``before``: the model's own confidences; ``present``: the current ones, with an earlier calibration if there is one;
+    ``after`` is cross-validated: each utterance's words with a calibration fitted on other utterances.
     """
 
     kind: str

@@ -27,7 +27,7 @@ STREAMS = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored manifest. ``failures`` maps ids whose audio could not be transcribed, and so are not scored, to why."""
+    """A scored manifest. ``failures`` maps ids that could not be transcribed, and so are not scored, to the reason."""
 
     report: wer.Report
     failures: dict[str, str]

@@ -1,4 +1,4 @@
-"""Choosing decoding weights on held-out speech: the posteriors are computed once, the search runs for each setting."""
+"""Tunes decoding weights on held-out speech: posteriors are computed once, the search runs for each setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text drawn from a recurrent language model."""
+"""Draws text from a recurrent language model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def _draw(
     for _ in range(length):
         row = log_probs[0].astype(np.float64)
         if not np.isfinite(row).all():
-            raise ModelError("the language model gives no probabilities: are its weights damaged?")
+            raise ModelError(
+                "the language model gives no valid probabilities; its weights are damaged: copy or train it again"
+            )
         if temperature:
             weights = np.exp((row - row.max()) / temperature)
             token = int(rng.choice(len(row), p=weights / weights.sum()))

@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimated n-gram: ``words`` by id, a table for each order, and the orders that got fallback discounts."""
+    """An estimated n-gram: ``words`` by id, a table for each order, and the orders with fallback discounts."""
 
     words: tuple[str, ...]
     tables: tuple[Table, ...]
@@ -100,7 +100,7 @@ class Estimate:
 
 @dataclass
 class _Counted:
-    """The distinct n-grams of one order; ``counts`` first as they are in the text, then adjusted."""
+    """The distinct n-grams of one order; ``counts`` are first the text's counts, then adjusted."""
 
     context: _Ints
     word: _Ints

@@ -1,4 +1,4 @@
-"""Language models as files: directories of recurrent ones, ARPA n-grams; perplexity, and texts that they write."""
+"""Language models as files: directories of recurrent models, ARPA n-grams; perplexity and generated text."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNg
     try:
         config = loader.read_yaml(LanguageConfig, folder / "config.yaml")
     except ConfigError as error:
-        raise ModelError(f"{error}; is this an acoustic model?") from error
+        raise ModelError(f"{error}; give the directory of a language model (asr train-lm)") from error
     tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
     weights = folder / "model.safetensors"
     network = build(lambda: LanguageNetwork(config.model, tokenizer.vocab_size), weights, config.model.layers)

@@ -1,4 +1,4 @@
-"""How well language models predict a text."""
+"""Perplexity: how well a language model predicts a text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SENTENCES = 64
 @dataclass(frozen=True)
 class Perplexity:
     """exp of the mean negative log-likelihood per token, word and character; ends of sentences are predicted and
-    counted as a token and as a word, not as a character. A word n-gram's tokens are words. Of those that it does not
-    know ``as_unk`` were scored as ``<unk>``; ``unknown`` were left out, since the model has no ``<unk>``."""
+    counted as a token and as a word, not as a character. A word n-gram's tokens are words. ``as_unk`` unknown words
+    were scored as ``<unk>``; ``unknown`` ones were left out, since the model has no ``<unk>``."""
 
     token: float
     word: float
@@ -48,7 +48,9 @@ def perplexity(
             return _dynamic_perplexity(model, texts, adapt)
         return network_perplexity(model.network, model.tokenizer, texts)
     if adapt:
-        raise ConfigError("adapt: expected a recurrent language model, got an n-gram, which learns nothing here")
+        raise ConfigError(
+            "adapt: expected a recurrent language model, got an n-gram, which cannot adapt; leave adapt out"
+        )
     return _ngram_perplexity(model, texts)
 
 

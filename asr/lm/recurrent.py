@@ -1,6 +1,6 @@
 """A recurrent language model over tokens (Mikolov et al. 2010; tied embeddings: Press & Wolf 2017).
 
-Token 0, the acoustic model's blank, which no text contains, stands between sentences: it begins each and ends each.
+Token 0 (the acoustic model's blank, which no text contains) begins and ends each sentence.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ class RecurrentLM:
 
 
 class Adapter:
-    """Dynamic evaluation (Krause et al. 2018): a copy of a network that learns from what has just been read.
+    """Dynamic evaluation (Krause et al. 2018): a copy of a network that learns from the text it has just read.
 
     After each sentence one step of gradient descent at ``rate`` on its mean negative log-likelihood, the gradient's
-    norm clipped to 1, and a step of ``DECAY`` back towards where the network began. ``model`` is the copy.
+    norm clipped to 1, and a step of ``DECAY`` back towards the original weights. ``model`` is the copy.
 
     Raises ``ConfigError`` for a rate that is not above 0 and finite.
     """

@@ -15,10 +15,10 @@ from asr.models import cells, subsample
 
 
 class Lookahead(nn.Module):
-    """A little of what comes later for a unidirectional layer: ``y_t = x_t + relu(W [x_t; x_(t+n)] + b)``.
+    """Lookahead for a unidirectional layer: ``y_t = x_t + relu(W [x_t; x_(t+n)] + b)``.
 
-    ``x`` is the output of a recurrent layer, so that ``x_(t+n)`` sums up all that lies between (as the time-delay
-    layers of Peddinti et al. 2017). Behind the last frame stand zeros.
+    ``x`` is the output of a recurrent layer, so ``x_(t+n)`` summarises all frames up to ``t + n`` (as the time-delay
+    layers of Peddinti et al. 2017). Zeros follow the last frame.
     """
 
     def __init__(self, size: int, frames: int) -> None:
@@ -136,10 +136,10 @@ def make_dropout(config: ModelConfig) -> nn.Module:
 
 @dataclass
 class ModelState:
-    """Everything a model carries from one block of a stream to the next.
+    """The state that a model carries from one block of a stream to the next.
 
-    ``layers``: the recurrent states, ``None`` before a layer's first frame. ``waiting``: frames ``(B, n, D)`` whose
-    right context has not come yet, of each lookahead, or of a bidirectional model as a whole.
+    ``layers``: the recurrent states, ``None`` before a layer's first frame. ``waiting``: frames ``(B, n, D)`` that
+    still wait for their right context, for each lookahead or for a bidirectional model as a whole.
     """
 
     subsampling: subsample.SubsamplingState
@@ -181,7 +181,7 @@ def split_model_state(state: ModelState, count: int) -> list[ModelState]:
 class Latency:
     """Chunks in which a bidirectional model streams, in frames after subsampling.
 
-    The forward direction remembers everything; the backward one sees the chunk and the ``right`` frames behind it.
+    The forward direction keeps its state; the backward one sees the chunk and the next ``right`` frames.
     """
 
     chunk: int

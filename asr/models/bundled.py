@@ -1,4 +1,4 @@
-"""Models that come with the package, found by name."""
+"""Finds the models that come with the package by name."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def reverse_within(x: Tensor, lengths: Tensor) -> Tensor:
 class LockedDropout(nn.Module):
     """Dropout with one mask per utterance for all its frames (Gal & Ghahramani 2016).
 
-    What is dropped stays dropped, so that a recurrent layer cannot recover it from the next frame.
+    A dropped unit stays dropped, so a recurrent layer cannot recover it from the next frame.
     """
 
     def __init__(self, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""Choosing where tensors live, and which of several processes this is."""
+"""Chooses the device; reads which of several processes this is."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Log-mel filterbank features, one code path offline and streamed.
 
 Framing is uncentred: frame ``t`` covers samples ``t * hop .. t * hop + window - 1`` and nothing is padded, so the
-frames of a recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor
-(never one relative to the clip's maximum) and normalisation uses one mean and standard deviation per mel bin,
-measured on the training data, for the same reason. By option the mean follows the recording as it is heard, which
-takes away much of a microphone's colour and level and still depends on nothing that is to come.
+frames of a recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor (never
+one relative to the clip's maximum) and normalisation uses one mean and standard deviation per mel bin, measured on the
+training data, for the same reason. By option the mean follows the recording as it is read. This removes much of a
+microphone's colour and level, and it does not depend on later samples.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ A model directory is a training's output and a deployment's input:
     tokens.txt          one token a line, the line number is its id
     stats.json          mean and standard deviation of the features
     model.safetensors   the weights (float32 or float16)
-    card.json           what it was trained on, what it reaches, what it is for
+    card.json           training data, results, purpose
 
-While training, ``checkpoint.safetensors`` beside them holds what resuming needs.
+During training, ``checkpoint.safetensors`` in the same folder holds the state for resuming.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recurrences without a loop over time: ``h_t = a_t h_{t-1} + b_t``, solved by a parallel scan, and cells made of it.
 
-Gates see the input only, never the previous state, so that all of them are known before the recurrence starts. The
+Gates depend on the input only, never on the previous state, so all gates are known before the recurrence starts. The
 recurrence is then associative, and takes ``log2(T)`` whole-sequence operations (Hillis & Steele 1986; Blelloch 1990)
 instead of ``T`` small ones.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 
 class _Scan(torch.autograd.Function):
-    """The scan with its own gradient, which is a scan as well: nothing but ``a`` and ``h`` is kept for it."""
+    """The scan with its own gradient, which is also a scan: only ``a`` and ``h`` are kept for it."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ SubsamplingState = list[Tensor]
 class Subsampling(nn.Module):
     """Two 3 x 3 convolutions over time and frequency, each followed by ReLU, reducing time by 2 or 4.
 
-    In time the convolutions are valid and look only to the left: output frame ``j`` sees input frames up to
-    ``factor * j``. Utterances are therefore independent of the padding behind them, ``T`` frames give
-    ``ceil(T / factor)``, and a stream fed in blocks gives the same frames as the whole, because the state is
-    just the input frames that the next output still needs. In frequency both have stride 2 and are padded.
+    In time the convolutions are valid and look only to the left: output frame ``j`` sees input frames up to ``factor *
+    j``. Utterances are therefore independent of the padding behind them, ``T`` frames give ``ceil(T / factor)``, and a
+    stream fed in blocks gives the same frames as the whole, because the state is the input frames that the next output
+    still needs. In frequency both have stride 2 and are padded.
     """
 
     def __init__(self, feature_dim: int, channels: int, factor: int) -> None:

@@ -1,4 +1,4 @@
-"""Transcribing many files: finding them, sharing them out, naming outputs, going on after an interruption."""
+"""Transcribes many files: finds them, shares them between processes, names outputs, resumes after interruptions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Result = tuple[Recording, Transcript | AudioError]
 
 @dataclass(frozen=True)
 class Job:
-    """One recording and, relative to the output folder and without suffix, where its transcript goes."""
+    """One recording and the path of its transcript, relative to the output folder and without suffix."""
 
     item: Recording
     output: Path
@@ -56,8 +56,11 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of many recordings; ``failures`` has a message for each input that gave nothing, ``doubts`` one for
-    each whose text may have little to do with what was said (``Transcript.doubt``)."""
+    """The result for many recordings.
+
+    ``failures`` has a message for each input without a transcript; ``doubts`` has one for each input whose transcript
+    may be unreliable (``Transcript.doubt``).
+    """
 
     done: int = 0
     skipped: int = 0
@@ -198,7 +201,7 @@ def transcribe_files(
     )
     outcome = Outcome(failures=failures if rank == 0 else [])
     if output_dir is None and not formats.FORMATS[format].shared and len(found) > 1:
-        raise ConfigError(f"{format} of {len(found)} recordings cannot share one stream: give --output-dir")
+        raise ConfigError(f"{format} cannot hold {len(found)} recordings in one stream; give --output-dir")
     if output_dir is None and format == "ctm":
         _check_names(found)
     summary = output_folder.SUMMARY if size == 1 else f"summary.{rank + 1}-of-{size}.json"
@@ -252,9 +255,9 @@ def _check_request(
     if jobs < 1:
         raise ConfigError(f"jobs: expected 1 or more, got {jobs}")
     if jobs > 1 and isinstance(engine, Recognizer):
-        raise ConfigError("jobs: expected what asr.load needs, so that each process can load the model")
+        raise ConfigError("jobs: expected the arguments of asr.load, so that each process can load the model")
     if output_dir is None and resume:
-        raise ConfigError("resume: expected an output folder, in which finished files are found")
+        raise ConfigError("resume: expected an output folder with the finished files, got none; give one")
     if size > 1 and output_dir is None:
         raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
 

@@ -1,4 +1,4 @@
-"""How a model's posteriors become text: options, the language models they name, and the decoder made of both."""
+"""The decoder: made of options and the language models that they name, it turns posteriors into text."""
 
 from __future__ import annotations
 

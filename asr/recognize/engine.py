@@ -1,4 +1,4 @@
-"""Network, features and decoder of a model: what recognizers and streams share."""
+"""Network, features and decoder of a model, shared by recognizers and streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from asr.transcript import Transcript, Word
 
 
 class Engine:
-    """A model ready to run: network, features, decoder, and what its confidences mean.
+    """A model ready to run: network, features, decoder, and calibration of its confidences.
 
     Args:
         model: a loaded model directory.

@@ -1,5 +1,4 @@
-"""The language models of a search: found by path or given as objects, held to the acoustic model's tokens, put together
-where there are several."""
+"""Loads the language models of a search, checks their tokens, and combines several into one."""
 
 from __future__ import annotations
 
@@ -28,8 +27,10 @@ from asr.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Context:
-    """What was said before an utterance, as language models remember it: the last ``words`` for an n-gram, as it writes
-    them, and the ``state`` of a model over tokens (of one sequence; None: nothing was said)."""
+    """The context before an utterance: the last ``words`` for an n-gram, and the ``state`` of a model over tokens.
+
+    ``words`` are in the n-gram's spelling. ``state`` is that of one sequence; None means no context.
+    """
 
     words: tuple[str, ...] = ()
     state: Any = None
@@ -37,7 +38,7 @@ class Context:
 
 @dataclass(frozen=True)
 class SearchModels:
-    """What a search takes: one word n-gram with its weight, one model over tokens with its own, and what learns."""
+    """The language models of a search: a word n-gram, a model over tokens, their weights, the models that adapt."""
 
     ngram: Ngram | None = None
     ngram_weight: float = 1.0
@@ -101,7 +102,7 @@ def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: 
             model = adapters[-1].model
         over_tokens.append((model, weight))
     if adapt and not adapters:
-        raise DecodeError("lm_adapt: expected a recurrent language model (lm), which n-grams are not")
+        raise DecodeError("lm_adapt: expected a recurrent language model (lm), got only n-grams; leave lm_adapt out")
     fusion = None
     if over_tokens:
         fusion = Fusion(*over_tokens[0]) if len(over_tokens) == 1 else Fusion(Mixture(over_tokens))

@@ -1,9 +1,9 @@
-"""Recordings of any length in constant memory: pieces, their posteriors joined again, and the utterances in them.
+"""Recognises recordings of any length in constant memory: in pieces, whose posteriors are joined again.
 
-A unidirectional model carries its state from block to block, and gives what it gives for the whole. A bidirectional
-one hears pieces that overlap: the sound is cut where it is quietest, each piece gets some context beyond its cuts, and
-from one piece's posteriors to the next one's it goes over where both hear nothing, so that no word is lost or doubled.
-What comes of it is then cut at pauses, and the utterances are decoded in batches.
+A unidirectional model carries its state from block to block; the result is that of the whole recording. A bidirectional
+model gets overlapping pieces. The sound is cut where it is quietest, and each piece has some context beyond its cuts.
+Posteriors switch from one piece to the next where both pieces have silence, so no word is lost or doubled. The joined
+posteriors are cut at pauses, and the utterances are decoded in batches.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ LogProbs = Callable[[list[_Samples]], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Piece:
-    """Sound with context: ``samples[0]`` is at step ``first`` of the recording, a step being what one output frame of
-    the recurrent layers covers."""
+    """Sound with context: ``samples[0]`` is at step ``first`` of the recording.
+
+    One output frame of the recurrent layers covers one step.
+    """
 
     samples: _Samples
     first: int

@@ -1,4 +1,4 @@
-"""Which options of decoding are in force, where each comes from, and whether fitted confidences hold for them."""
+"""Finds which decoding options apply, where each comes from, and whether calibrated confidences hold for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRUNING = {"token_threshold", "beam_threshold", "blank_threshold"}
 
 @dataclass(frozen=True)
 class Choice:
-    """Options of decoding, and for each where it comes from: ``GIVEN``, ``DIRECTORY`` or ``DEFAULT``."""
+    """Options of decoding with the source of each: ``GIVEN``, ``DIRECTORY`` or ``DEFAULT``."""
 
     options: Decoding
     origins: Mapping[str, str]
@@ -124,11 +124,11 @@ def _fingerprint(place: Any) -> Any:
 
 
 class Confidences(NamedTuple):
-    """How sure a model directory takes its words to be.
+    """The confidence settings of a model directory.
 
-    ``calibration``: what is fitted to the confidences of words. ``threshold``: the mean of a text's own confidences,
-    before any calibration, below which the model may not know the kind of speech: a calibration knows right from wrong
-    in speech like its own alone. ``remark``: why a calibration was left out.
+    ``calibration``: fitted to the confidences of words. ``threshold``: if the mean confidence of a text, before
+    calibration, is below it, the model may not know this kind of speech; a calibration holds only for speech like the
+    speech that it was fitted on. ``remark``: why a calibration was left out.
     """
 
     calibration: Calibration | None = None

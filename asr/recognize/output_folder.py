@@ -1,8 +1,7 @@
-"""A folder of transcripts: what each recording's file is called, and which files an earlier run has written.
+"""A folder of transcripts: the name of each recording's file, and the files that an earlier run wrote.
 
-A line of ``RECORD`` names each transcript, the recording that it is of, and its content. So the same command may run
-again, while a file that somebody else wrote, or has corrected by hand, or that is another recording's transcript, is
-not written over.
+A line of ``RECORD`` names each transcript, its recording, and its content. So the same command may run again. A file
+from elsewhere, a file corrected by hand, or another recording's transcript is not overwritten.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SUMMARY = "summary.json"
 
 
 class SourceEntry(NamedTuple):
-    """What a transcript is of: ``name`` relative to the output folder, and where it is read from (a path, or not)."""
+    """The recording of a transcript: ``name`` relative to the output folder, and its source (a path, or not)."""
 
     name: PurePath
     source: Any = None
@@ -64,7 +63,7 @@ def full(recording: PurePath, suffix: str) -> PurePath:
 
 
 class Folder:
-    """The folder, which is made where it is missing, with what is recorded of it.
+    """The folder and its record; a missing folder is made.
 
     Raises ``ConfigError`` where it cannot be made, and ``OutputError`` where the record cannot be read.
     """
@@ -81,7 +80,7 @@ class Folder:
         try:
             lines = self._record.read_bytes().split(b"\n") if os.path.lexists(self._record) else []
         except OSError as error:
-            raise OutputError(f"{self._record}: cannot read which transcripts are ours: {error.strerror}") from error
+            raise OutputError(f"{self._record}: cannot read the record of transcripts: {error.strerror}") from error
         for line in lines:
             try:
                 entry = json.loads(line)
@@ -109,28 +108,28 @@ class Folder:
         foreign = [path for _, path in there if not self._is_ours(path)]
         if foreign and not os.path.lexists(self._record) and _is_summary(self.path / SUMMARY):
             raise OutputError(
-                f"{self.path}: its transcripts are of an older version of this command, which kept no record of what "
-                "it wrote, so that corrected ones are not known from others; --resume leaves out what is there, "
-                "--force writes over it, or choose another output folder"
+                f"{self.path}: an older version of this command wrote these transcripts without a record, so "
+                "corrected ones cannot be recognised; keep them with --resume, overwrite them with "
+                "--force, or choose another output folder"
             )
         if foreign:
             more = f" ({len(foreign) - 1} more)" if len(foreign) > 1 else ""
             raise OutputError(
-                f"{self.path / foreign[0]}{more}: expected no transcript yet or one of an earlier run, got a file that "
-                "this command has no record of, or that was changed since; --resume leaves out what is there, --force "
-                "writes over it, or choose another output folder"
+                f"{self.path / foreign[0]}{more}: expected no transcript or an unchanged one of an earlier run, "
+                "got a file without a record or changed since; keep it with --resume, overwrite it with "
+                "--force, or choose another output folder"
             )
         for recording, path in there:
             if other := self._other(recording, path):
                 ours = self._place(recording) or recording.name
                 raise OutputError(
-                    f"{self.path / path}: expected no transcript yet or one of {ours}, "
-                    f"got that of {other}; choose another output folder, or --force writes over it"
+                    f"{self.path / path}: expected no transcript or one of {ours}, got that of {other}; choose "
+                    "another output folder, or overwrite it with --force"
                 )
         if os.path.lexists(self.path / summary) and not _is_summary(self.path / summary):
             raise OutputError(
-                f"{self.path / summary}: expected the summary of an earlier run, got another file; --force writes over "
-                "it, or choose another output folder"
+                f"{self.path / summary}: expected the summary of an earlier run, got another file; overwrite it "
+                "with --force, or choose another output folder"
             )
 
     def write(self, recording: SourceEntry, path: PurePath, body: str) -> None:

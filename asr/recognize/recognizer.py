@@ -55,7 +55,7 @@ class Recognizer(Engine):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: how to decode; by default as the model directory says, else greedily.
         max_duration_s: refuse longer recordings; by default there is no limit.
-        also: further recognizers, with any tokens and features, whose opinion of the same phrases counts as much
+        also: further recognizers, with any tokens and features, that score the same phrases with equal weight
             (``decoding.phrases``; the mean of the logarithms).
 
     Recordings beyond ``asr.recognize.long_audio.LONG_S`` are read and recognised in pieces, in constant memory.
@@ -81,15 +81,16 @@ class Recognizer(Engine):
             name, options = other.model.path, (self.decoder.options, other.decoder.options)
             if not self.decoder.phrases or options[0] != options[1]:
                 raise ConfigError(
-                    f"{name}: expected the same phrases, speeds and unknown_penalty for several models, whose scores "
-                    f"are put together; got {options[0]} and {options[1]}"
+                    f"{name}: expected the same phrases, speeds and unknown_penalty for several models, since "
+                    f"their scores are combined; got {options[0]} and {options[1]}"
                 )
             # The same file, but what a model's alphabet makes equal counts once.
             lines = [[phrase.line for phrase in r.decoder.phrases] for r in (self, other)]
             if lines[0] != lines[1]:
                 odd = sorted(set(lines[0]) ^ set(lines[1]))
                 raise ConfigError(
-                    f"{name}: expected phrases that differ for all models; one takes {odd[0]!r} for another"
+                    f"{name}: expected phrases that all models can tell apart; one model spells {odd[0]!r} like "
+                    "another phrase"
                 )
 
     def stream(
@@ -148,7 +149,7 @@ class Recognizer(Engine):
                 the language of the options (``asr.text.user_words``). Words of the result are written as here.
             sample_rate_hz: as for ``transcribe``.
 
-        The result's ``left_out`` names words that cannot be spelt, and its ``mismatch`` tells whether this is what was
+        The result's ``left_out`` names words that cannot be spelt, and its ``mismatch`` shows whether this is what was
         said at all: beyond ``asr.decode.alignment.MISMATCH`` it hardly is.
 
         Raises ``AudioError`` as ``transcribe``, ``TextError`` for a text without a word that the model can spell, and
@@ -450,6 +451,8 @@ def load(
     options = choose(loaded.path, **decoding)
     also = [also] if isinstance(also, str | Path) else also
     if also and not options.phrases:
-        raise ConfigError(f"also: expected phrases, the scores of which add up over {1 + len(also)} models")
+        raise ConfigError(
+            f"also: expected phrases as well, which {1 + len(also)} models can score together; give phrases"
+        )
     others = [Recognizer(model_directory.load_model(other), device=device, decoding=options) for other in also]
     return Recognizer(loaded, device=device, decoding=options, max_duration_s=max_duration_s, also=others)

@@ -1,4 +1,4 @@
-"""One recording to transcribe: a file or array, its span and channel."""
+"""One recording to transcribe: a file or array, with its span and channel."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from asr.data.manifest import Utterance
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording to transcribe: anything ``asr.audio.read.load_audio`` takes, a name for messages, and what of it
-    is meant.
-
-    ``channel``: one channel instead of the mean of all. ``rate_hz``: of an array; by default the model's.
+    """One recording to transcribe: anything ``asr.audio.read.load_audio`` takes, a name for messages, and the part to
+    transcribe. ``channel``: one channel instead of the mean of all. ``rate_hz``: the rate of an array; by default the
+    model's.
     """
 
     source: Any

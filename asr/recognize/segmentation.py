@@ -1,4 +1,4 @@
-"""Cutting a long recording with its text into utterances to train on."""
+"""Cuts a long recording with its text into utterances to train on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ SUSPICIOUS = 0.2
 
 @dataclass(frozen=True)
 class Segments:
-    """Utterances cut from one recording, and those left out: ``doubtful`` ones, whose words were hardly heard,
-    ``overlong`` ones, in which there is no pause to cut at, and ``incomplete`` ones, in or beside which a word of the
-    text was left out that the model cannot spell."""
+    """Utterances cut from one recording, and those left out.
+
+    ``doubtful``: those with a low mean confidence or a high mismatch. ``overlong``: those without a pause to cut at.
+    ``incomplete``: those that hold or adjoin a word that the model cannot spell.
+    """
 
     kept: list[Utterance]
     doubtful: list[Utterance]
@@ -72,9 +74,10 @@ def cut_segments(
         raise ConfigError(f"most_mismatch: expected 0 or more, got {most_mismatch}")
     if aligned.mismatch is not None and aligned.mismatch > most_mismatch:
         raise TextError(
-            f"{aligned.source or audio}: the text does not seem to be what is said there: it is {aligned.mismatch:.1f} "
-            f"nats per token less likely than what the model hears, expected at most {most_mismatch:g}; look whether "
-            "text and recording belong together and whether the model knows such speech"
+            f"{aligned.source or audio}: the text does not seem to match the recording: it is "
+            f"{aligned.mismatch:.1f} nats per token less likely than the model's own transcript, expected "
+            f"at most {most_mismatch:g}; check that text and recording belong together and that the "
+            "model knows such speech"
         )
     words = aligned.words
     if aligned.spoken:

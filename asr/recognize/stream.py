@@ -1,8 +1,8 @@
-"""Live recognition: samples in as they come, text out while it is being said.
+"""Live recognition: takes samples as they arrive, gives text while it is spoken.
 
-A stream gives what the whole recording gives: resampler, features, convolutions, recurrent layers and search carry
-their state from block to block, and how the samples are cut into blocks changes nothing. ``StreamBatch`` advances
-many streams with one pass through the network.
+A stream gives the same result as the whole recording. Resampler, features, convolutions, recurrent layers and search
+carry their state from block to block. The size of the blocks changes nothing. ``StreamBatch`` advances many streams
+with one pass through the network.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ LONGEST_CHUNK_S = 3600
 
 @dataclass(frozen=True)
 class Update:
-    """What a block of samples has changed.
+    """The result of a block of samples.
 
-    ``final``: utterances that have ended. ``text``: the best guess at the one under way, of which the first ``stable``
-    characters will not change any more (a language model's end of sentence apart). ``time_s``: the position in the
+    ``final``: utterances that have ended. ``text``: the best guess at the current utterance; its first ``stable``
+    characters will not change any more (except by a language model's end of sentence). ``time_s``: the position in the
     stream that ``text`` reaches.
     """
 
@@ -54,16 +54,16 @@ class Stream:
     """One stream. ``accept`` blocks, then ``finish``; or let a ``StreamBatch`` do both for many.
 
     Args:
-        recognizer: a model and how to decode: what ``asr.load`` gives.
+        recognizer: a model and how to decode: the result of ``asr.load``.
         sample_rate_hz: the rate of the samples to come; by default the model's.
-        endpoint: rules that cut the stream into utterances; ``None`` takes it for one, whose text is then that of
+        endpoint: rules that cut the stream into utterances; ``None``: one utterance, with the same text as
             ``Recognizer.transcribe``.
-        chunk_s, right_s: for a bidirectional model, which works in chunks of so many seconds with so much right
-            context, and answers after both; a unidirectional model needs neither.
+        chunk_s, right_s: for a bidirectional model, the length of its chunks and of their right context in seconds.
+            It answers after both. A unidirectional model needs neither.
         source: a name for transcripts and messages.
 
     Raises:
-        ConfigError: a bidirectional model without ``chunk_s``; several models or speeds, which hear whole recordings.
+        ConfigError: a bidirectional model without ``chunk_s``; several models or speeds, which need whole recordings.
         AudioError: an impossible rate.
     """
 
@@ -140,7 +140,9 @@ class Stream:
         """
         decoder = self.recognizer.decoder
         if decoder.options.beam == 1:
-            raise ConfigError(f"{self.source}: hot words: expected a beam above 1, got a search that takes none")
+            raise ConfigError(
+                f"{self.source}: hot words: expected a beam above 1, got a search without hot words; set beam"
+            )
         self._next_vocabulary = decoder.vocabulary_with(hotwords)
         if self._silence is not None:
             silence = self._silence
@@ -178,7 +180,7 @@ class Stream:
     def push(self, samples: npt.ArrayLike) -> None:
         """Take samples without computing anything yet; ``advance_streams`` does."""
         if self._finished:
-            raise AudioError(f"{self.source}: the stream has been finished; start() begins another")
+            raise AudioError(f"{self.source}: the stream is finished; begin another with start()")
         block = as_mono(samples, self.source, self.rate_hz, self._received)
         self._received += len(block)
         if self._resampler is not None:
@@ -358,8 +360,8 @@ def _latency(recognizer: Engine, chunk_s: float | None, right_s: float) -> Laten
         return None
     if chunk_s is None:
         raise ConfigError(
-            "a bidirectional model hears the end before it answers: give chunk_s (such as 0.64) and right_s, "
-            "or use a unidirectional model"
+            "a bidirectional model needs the whole recording; give chunk_s (such as 0.64) and right_s, or use a "
+            "unidirectional model"
         )
     frame_s = config.features.hop_s * config.model.subsampling
     chunk_s, right_s = loader.as_number(chunk_s, "chunk_s"), loader.as_number(right_s, "right_s")

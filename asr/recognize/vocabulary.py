@@ -1,4 +1,4 @@
-"""What a search knows of words, and how its hypotheses are read as words."""
+"""The words of a search, and how its hypotheses are read as words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asr.text.user_words import whole_reading
 
 @dataclass(frozen=True)
 class WordModels:
-    """What the words of a search are and cost, hot words apart (``asr.decode.lexicon.make_words`` describes them)."""
+    """The words of a search and their costs, without hot words (``asr.decode.lexicon.make_words`` describes them)."""
 
     lexicon: Sequence[str] = ()
     ngram: Ngram | None = None
@@ -36,8 +36,8 @@ class WordModels:
 class Vocabulary:
     """The words of a search with one list of hot words.
 
-    ``arrays`` are for ``asr.decode.BeamSearch``, None where words play no part. ``ngram`` tells apart words that sound
-    alike, with its ``weight``, and ``boosts`` of hot words where there is none.
+    ``arrays`` are for ``asr.decode.BeamSearch``, None for a search without words. ``ngram`` with its ``weight``
+    distinguishes homophones; where there is none, ``boosts`` of hot words do.
     """
 
     tokenizer: Tokenizer
@@ -78,9 +78,9 @@ class Vocabulary:
 
 
 class Vocabularies:
-    """Makes vocabularies of the same models with different hot words; what they share is made once.
+    """Makes vocabularies of the same models with different hot words; shared parts are made once.
 
-    ``reader``: an n-gram and its weight that tell apart words that sound alike where the search has none.
+    ``reader``: an n-gram and its weight that distinguish homophones where the search has no n-gram.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Transcripts with alternatives, aligned word by word with what was recognised.
+"""Aligns transcripts with alternatives word by word with hypotheses.
 
 The notation is NIST's, as sclite reads it: ``{ a / b c }`` stands for ``a`` or ``b c``, ``@`` in it for nothing, and
-groups may stand in groups. ``(uh)`` is a word that may be missing, where that is asked for.
+groups may stand in groups. ``(uh)`` is an optional word, if that option is on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from asr.errors import ManifestError
 
 NOTHING = "@"
 _GROUP = re.compile(r"(?:^|\s)\{[^{}]*/")
-"""What tells alternatives from braces that are words: a group that opens a word, and a slash in it."""
+"""Alternatives, as opposed to braces that are words: a group that opens a word, with a slash in it."""
 _OPTIONAL = re.compile(r"\(([^()\s]+)\)")
 _APOSTROPHE = re.compile(r"[\u2018\u2019\u02bc]")
 _DIVIDER = re.compile(r"(?<=\w)[\u2010-\u2015/-]+(?=\w)")
@@ -30,7 +30,7 @@ MOST_CELLS = 400_000_000
 
 @dataclass(frozen=True)
 class Costs:
-    """What an alignment makes least: the sum of these over its substitutions, deletions and insertions."""
+    """The costs that an alignment minimises: their sum over substitutions, deletions and insertions."""
 
     substitution: int = 1
     deletion: int = 1
@@ -155,7 +155,7 @@ def align_words(reference: Reference, hypothesis: Sequence[str], costs: Costs = 
     """
     if reference.places * (len(hypothesis) + 1) > MOST_CELLS:
         raise ManifestError(
-            f"{reference.places} words against {len(hypothesis)} are too many for one alignment; score segments"
+            f"{reference.places} words against {len(hypothesis)} are too many for one alignment; score shorter segments"
         )
     numbers = {word: i for i, word in enumerate(dict.fromkeys(hypothesis))}
     spoken = np.array([numbers[word] for word in hypothesis], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Whether one result is better than another on the same utterances: paired tests of the difference in word errors."""
+"""Tests whether one result is better than another on the same utterances: paired tests of word errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Comparison:
 
     ``p_value``: probability of a difference at least as large, either way, if the two were exchangeable utterance by
     utterance (approximate randomisation, Noreen 1989). ``ci95``: paired bootstrap interval of the difference in WER
-    (Bisani & Ney 2004). Both take utterances for independent; ``matched_pairs`` takes segments of them.
+    (Bisani & Ney 2004). Both assume that utterances are independent; ``matched_pairs`` assumes it for segments.
     """
 
     first: Report

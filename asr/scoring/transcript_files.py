@@ -1,11 +1,11 @@
-"""Files of transcripts for scoring: texts by utterance or recording, and the words that fall into a segment.
+"""Reads files of references and hypotheses: texts by utterance or recording, and words by segment.
 
-Told apart by content, and where that does not tell by suffix:
+The format is recognised by content, or by suffix where the content is ambiguous:
 
 - JSON lines: objects with ``id`` and the key named by the role (``reference``, ``hypothesis``) or else ``text``
   (manifests; of other keys only ``speaker`` is read), or transcripts as ``asr transcribe --format json`` writes them;
 - the JSON of ``asr evaluate`` and ``asr score``: an object whose ``utterances`` are such objects;
-- ``.trn``: ``words (id)``; Kaldi ``text``: ``id words``; plain text, a line for each utterance, where it is asked for;
+- ``.trn``: ``words (id)``; Kaldi ``text``: ``id words``; plain text, a line for each utterance, if that option is on;
 - ``.stm``: segments with times and speakers; ``.ctm``: words with times (NIST);
 - ``.srt``, ``.vtt``, ``.TextGrid``: one recording, named by the file;
 - a folder of transcripts in any format of ``asr.formats``, as ``asr transcribe --output-dir`` fills it: one recording
@@ -69,10 +69,10 @@ class Segment:
 class TranscriptFile:
     """What a file holds: ``texts`` and, where they are known, ``speakers`` by id.
 
-    ``segments``: of an STM file. ``recordings``: of a file with times. ``single``: it holds one recording that only the
-    file's name names. ``sparse``: a recording without words leaves no trace in it. ``named``: the texts come from the
-    key that the role names. ``plain``: ids are the numbers of lines. ``kaldi``: ids are the first words of lines, which
-    may be lines without ids. ``rules``: what a report says of how it was scored (``asr.scoring.wer.Rules``).
+    ``segments``: of an STM file. ``recordings``: of a file with times. ``single``: it holds one recording, named by the
+    file's name. ``sparse``: a recording without words leaves no trace in it. ``named``: the texts come from the key
+    that the role names. ``plain``: ids are the numbers of lines. ``kaldi``: ids are the first words of lines, which may
+    in fact have no ids. ``rules``: the rules that a report was scored by (``asr.scoring.wer.Rules``).
     """
 
     path: str
@@ -90,8 +90,11 @@ class TranscriptFile:
 
 @dataclass(frozen=True)
 class Pair:
-    """References and hypotheses with the same ids, unless scoring is to say that they differ. ``segmented``: by the
-    segments of an STM file. ``note``: what may be wrong with the ids; ``hint``: what may be wrong where few meet."""
+    """References and hypotheses with the same ids, unless scoring must report that they differ.
+
+    ``segmented``: by the segments of an STM file. ``note``: a possible fault of the ids; ``hint``: a possible fault
+    where few ids match.
+    """
 
     references: dict[str, str]
     hypotheses: dict[str, str]

@@ -8,9 +8,9 @@ References may hold alternatives, ``{ a / b }`` as NIST writes them (``asr.scori
 is nearest
 to the hypothesis is scored.
 
-An utterance whose reference is empty takes part: everything in its hypothesis is an insertion, and it adds no words.
-Rates are errors / max(1, reference length), so that a set without any reference word has as its WER the number of
-insertions (0 when there are none), as in jiwer; every rate is a finite number.
+An utterance with an empty reference counts: its hypothesis is all insertions, and it adds no reference words. Rates are
+errors / max(1, reference length), so that a set without any reference word has as its WER the number of insertions (0
+when there are none), as in jiwer; every rate is a finite number.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Rules:
     ``ignore_case``: compare case-folded texts (``ß`` is ``ss``). ``ignore_punctuation``: leave punctuation out (Unicode
     category P), save apostrophes inside words and points inside numbers; dashes and slashes between letters divide
     words. ``alternatives``: ``{ a / b }`` in references are readings and not words. ``optional``: ``(word)`` in
-    references may be missing, and then counts as right. ``costs``: what the alignment makes least.
+    references may be missing, and then counts as right. ``costs``: the costs that the alignment minimises.
     """
 
     ignore_case: bool = False
@@ -138,9 +138,9 @@ class Confusion:
 class Report:
     """Error rates as fractions (0.05 is 5 %) and the counts they come from.
 
-    ``ci95``: percentile bootstrap interval of the WER over utterances (Bisani & Ney 2004), which takes utterances for
-    independent; with few speakers the truth is wider. ``utterances`` are in the order of the references; ``rules`` are
-    those that they were scored by.
+    ``ci95``: percentile bootstrap interval of the WER over utterances (Bisani & Ney 2004), which assumes that
+    utterances are independent; with few speakers the true interval is wider. ``utterances`` are in the order of the
+    references; ``rules`` are those that they were scored by.
     """
 
     utterances: tuple[Scored, ...]
@@ -298,7 +298,7 @@ NOTHING_YET = 0.9
 
 
 def rank(wer: float, cer: float) -> tuple[float, float]:
-    """What tells a better validation of a training from a worse one, the smallest being the best.
+    """The figures that rank validations of a training; the smallest is the best.
 
     The WER decides; while it is still near 100 % it says nothing, and the CER does.
     """

@@ -34,7 +34,10 @@ class BpeTokenizer(Tokenizer):
         except RuntimeError as error:
             raise TextError(f"not a sentencepiece model: {error}") from error
         if self._processor.unk_id() != 0 or self._processor.bos_id() >= 0 or self._processor.eos_id() >= 0:
-            raise TextError("the sentencepiece model has other special pieces than one for the unknown, of id 0")
+            raise TextError(
+                "the sentencepiece model: expected one special piece, <unk> of id 0, got others; "
+                "train it with asr train"
+            )
         pieces = [self._processor.id_to_piece(i) for i in range(1, self._processor.get_piece_size())]
         self.symbols = (BLANK_SYMBOL, *pieces)
         # sentencepiece has a piece for every character it has seen.
@@ -47,7 +50,7 @@ class BpeTokenizer(Tokenizer):
 
         sentences = [text for text in (normalise(t, config) for t in texts) if text]
         if not sentences:
-            raise TextError("expected texts to learn pieces of words from, got none that is not empty")
+            raise TextError("expected texts to learn pieces of words from, got only empty ones")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(

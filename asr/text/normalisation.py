@@ -1,4 +1,4 @@
-"""Normalisation of texts, as a text configuration says."""
+"""Normalises texts by the rules of a text configuration."""
 
 from __future__ import annotations
 

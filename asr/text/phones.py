@@ -68,8 +68,8 @@ class PhoneTokenizer(WordTokenizer):
             spelt = self._pronounced(word)
             if not spelt and self.config.unknown == "error":
                 raise TextError(
-                    f"{described(utterance, text)}: the lexicon has no {word!r}; add it, or set text.g2p=true to have "
-                    "a model guess, or text.unknown=space to leave such words out"
+                    f"{described(utterance, text)}: the lexicon has no {word!r}; add it, or set text.g2p=true "
+                    "to let a model guess, or text.unknown=space to leave such words out"
                 )
             if spelt:
                 ids += [self.vocab_size - 1] * (self.config.word_boundary and bool(ids))

@@ -1,9 +1,8 @@
 """Text: normalisation, what tokenizers have in common, and the character tokenizer (the others:
 ``asr.text.tokenizer_files``).
 
-Token id 0 is the CTC blank. A text is normalised by the rules the config states before it is spelt, and a character
-outside the alphabet is either an error that names the utterance or becomes a word boundary: nothing is dropped in
-silence.
+Token id 0 is the CTC blank. A text is normalised by the rules of the configuration before it is spelt. A character
+outside the alphabet is an error that names the utterance, or becomes a word boundary. Nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -216,7 +215,7 @@ class CharTokenizer(Tokenizer):
         for text in [config.alphabet] if config.alphabet else texts:
             found.update(normalise(text, config))
         if len(found) == 1:
-            raise TextError("expected texts to take the alphabet from, got none that is not empty; set text.alphabet")
+            raise TextError("expected texts to take the alphabet from, got only empty ones; set text.alphabet")
         return cls([BLANK_SYMBOL, *sorted(found)], config)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Tokenizers other than characters: pieces of words, words, and phones; and how one is made and loaded.
+"""Makes, saves and loads tokenizers: characters, pieces of words, words, and phones.
 
 ``text.tokenizer`` chooses: ``char`` (``asr.text.tokenizer``), ``bpe`` (Sennrich et al. 2016, through sentencepiece),
 ``word``

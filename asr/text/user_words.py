@@ -1,9 +1,8 @@
-"""What a recording should say by a text that was written to be read: "10% of 42," as ``TEN PERCENT OF FORTY TWO``.
+"""The spoken words of a written text: "10% of 42," as ``TEN PERCENT OF FORTY TWO``.
 
 A word that the model's tokens can spell stays as it is. Any other is written out as it is spoken
-(``asr.text.written_out``, by
-language), and what cannot be spelt then is left out by name. Each word remembers how it was written, so that results
-come in the words of whoever wrote the text.
+(``asr.text.written_out``, by language), and words that still cannot be spelt are left out and named. Each word keeps
+its written form, so that results use the spelling of the text.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ NO_LANGUAGE = ("none", "")
 
 @dataclass(frozen=True)
 class Said:
-    """A word as it was ``written``, and the words that the model is asked to hear, normalised.
+    """A word as ``written``, and its normalised spoken words, which the model can spell.
 
-    Words that are said in another order or as one (``$5 million``) are written together, with spaces between.
+    Words that are spoken in another order or as one (``$5 million``) are kept together, with spaces between.
     """
 
     written: str
@@ -43,7 +42,7 @@ class Said:
 class Reading:
     """The words of a text in order, and those that were left out, each with the reason.
 
-    ``gaps``: for each that was left out how many of ``words`` come before it.
+    ``gaps``: for each word left out, how many of ``words`` come before it.
     """
 
     words: tuple[Said, ...]

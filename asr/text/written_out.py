@@ -1,17 +1,17 @@
-"""Written text to spoken words, by language: what recipes do to transcripts that were written to be read.
+"""Written text to spoken words, by language; recipes apply it to written transcripts.
 
 ``spoken("Mr. Hill paid £5 on 3rd May 1812.")`` is ``MISTER HILL PAID FIVE POUNDS ON THIRD MAY EIGHTEEN TWELVE`` but for
 the case, which the training's ``text.case`` decides. The rules, in this order:
 
 1. Unicode NFC; typographic apostrophes become ``'``.
-2. Abbreviations of the language (``ABBREVIATIONS``), currencies and symbols (``SYMBOLS``) are written out, where what
-   stands beside them says which of their meanings is meant.
+2. Abbreviations of the language (``ABBREVIATIONS``), currencies and symbols (``SYMBOLS``) are written out where their
+   context makes the meaning clear.
 3. Numbers are spelled out by ``num2words``: years (four digits from 1100 to 1999 without a separator), ordinals
    (English), decimals, thousands with separators.
 4. All but letters, marks and apostrophes inside words becomes spaces, hyphens too; runs of spaces become one.
    Languages written without spaces between words (``SPACELESS``) lose them.
 
-What these rules do not understand is an error, since a word that nobody said teaches the wrong thing: dates, times,
+Text that these rules do not cover is an error, since a wrong word teaches the model something false: dates, times,
 ranges, scores, fractions, amounts with cents, telephone numbers, units, Roman numerals, ``[laughs]``, symbols without a
 word, abbreviations of several meanings (``UNCLEAR``), numbers that are inflected (German ``3. Mai``, Spanish ``200
 personas``). English numbers of five digits and more have separators: without, they are codes, and an error. In other
@@ -207,7 +207,7 @@ def spoken(text: str, language: str = "en") -> str:
 
 
 class _Unknown(Exception):
-    """Something written of which it is not known how it is said."""
+    """Written text with an unknown spoken form."""
 
 
 def _spoken(text: str, language: str, code: str) -> str:

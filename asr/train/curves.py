@@ -26,8 +26,8 @@ LARGEST_STEP = 2**53
 class Curves:
     """The log of a run: ``points[key]`` is ``(N, 2)`` float64 of (step, value) by step, finite values only.
 
-    ``epochs`` is ``(M, 2)`` float64 of (step, epochs done by then), what turns steps into epochs; ``(1, 2)`` for a
-    run in its first epoch. ``bad_lines`` counts lines that are no JSON, such as one that a kill cut short.
+    ``epochs`` is ``(M, 2)`` float64 of (step, epochs done by then), which converts steps to epochs; ``(1, 2)`` for a
+    run in its first epoch. ``bad_lines`` counts lines that are not JSON, such as one cut short by a kill.
     """
 
     name: str

@@ -26,8 +26,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training, and which of them this is. With one process every method is the identity. All
-    processes must call each method but ``share``, in the same order.
+    """The processes of a training, and which of them this is.
+
+    With one process every method is the identity. All processes must call each method but ``share``, in the same order.
     """
 
     rank: int = 0

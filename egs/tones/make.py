@@ -7,10 +7,9 @@ A letter is a chord of two tones, one of ``LOW_HZ`` and one of ``HIGH_HZ``: 3 x 
      650 Hz      E      F      G      H
      845 Hz      I      J      K      L
 
-Letters of a word follow each other after a short gap, a space is a longer one. A speaker has a pitch (both tones
-times the same factor), a timbre (strength of the overtones), a tempo, a level and a noise. No speaker is in two of
-the three sets. Letters are drawn evenly and independently, so that only the sound tells them: a language model
-cannot help, and a recogniser that does not hear well cannot hide it.
+Letters of a word follow each other after a short gap, a space is a longer one. A speaker has a pitch (both tones times
+the same factor), a timbre (strength of the overtones), a tempo, a level and a noise. No speaker is in two of the three
+sets. Letters are drawn evenly and independently, so only the sound identifies them: a language model cannot help.
 
     OUT/audio/SPEAKER/ID.flac
     OUT/{train,valid,test}.jsonl    manifests
@@ -46,7 +45,7 @@ SPLITS = {"train": 1, "valid": 2, "test": 3}
 
 @dataclass(frozen=True)
 class Speaker:
-    """What makes two speakers sound different."""
+    """The properties of a speaker's sound."""
 
     name: str
     pitch: float

@@ -576,7 +576,7 @@ def test_init_writes_what_trains(own: Path, tmp_path: Path, capsys: pytest.Captu
     assert main.run_command(["train", str(out / "train.yaml"), *small]) == 0
     assert model_directory.load_model(out / "model").config.features.sample_rate_hz == 8000
     assert main.run_command(["init", str(own), "--output", str(out)]) == 2
-    assert "holds a project already; --force" in capsys.readouterr().err
+    assert "holds a project already; replace it with --force" in capsys.readouterr().err
     assert main.run_command(["init", str(own), "--output", str(out), "--force"]) == 1
 
 

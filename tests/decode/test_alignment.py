@@ -235,7 +235,7 @@ def test_a_text_that_has_nothing_to_do_with_the_recording_gets_a_warning(capsys)
     other = " ".join(reversed(WORDS.split())).replace("FIVE", "RUBOUT")
     assert asr.load(device="cpu").align(SAMPLE, other).mismatch > MISMATCH
     assert main.run_command(["align", str(SAMPLE), other]) == 0
-    assert "sample.wav: the text does not seem to be what is said there" in capsys.readouterr().err
+    assert "sample.wav: the text does not seem to match the recording" in capsys.readouterr().err
     assert main.run_command(["align", str(SAMPLE), WORDS]) == 0
     assert capsys.readouterr().err == ""
 

@@ -373,7 +373,7 @@ def test_options_that_make_no_sense(folder, model_dir, capsys, arguments, messag
 def test_a_model_that_is_not_there_is_named_before_processes_start(folder, tmp_path):
     with pytest.raises(asr.AsrError, match="nowhere"):
         batch.transcribe_files({"model": tmp_path / "nowhere"}, [str(folder)], output_dir=tmp_path / "out", jobs=2)
-    with pytest.raises(ConfigError, match="jobs: expected what"):
+    with pytest.raises(ConfigError, match="jobs: expected the arguments"):
         batch.transcribe_files(object.__new__(asr.Recognizer), [str(folder)], jobs=2)
 
 

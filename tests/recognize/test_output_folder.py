@@ -124,5 +124,5 @@ def test_a_kill_between_the_record_and_the_file_leaves_the_older_transcript_ours
 def test_a_folder_of_an_older_version_is_called_so(tmp_path):
     (tmp_path / "a.txt").write_text("ONE\n")
     (tmp_path / "summary.json").write_text('{"done": 1, "skipped": 0, "failures": [], "real_time_factor": 0.1}')
-    with pytest.raises(OutputError, match=r"of an older version .* kept no record .*--resume.*--force"):
+    with pytest.raises(OutputError, match=r"an older version .* without a record.*--resume.*--force"):
         output_folder.Folder(tmp_path).check(work("a"), "summary.json")

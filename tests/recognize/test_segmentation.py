@@ -98,7 +98,7 @@ def test_an_utterance_whose_text_is_another_is_doubtful():
 
 def test_a_text_of_another_recording_is_refused():
     whole = Transcript("A", (Word("A", 0.0, 1.0, 1.0),), 2.0, "x.wav", mismatch=3.0)
-    with pytest.raises(TextError, match=r"x\.wav: the text does not seem to be what is said there.*at most 2.5;"):
+    with pytest.raises(TextError, match=r"x\.wav: the text does not seem to match the recording.*at most 2.5;"):
         cut_segments(whole, "x.wav", "x")
     assert cut_segments(whole, "x.wav", "x", most_mismatch=np.inf).kept
 
@@ -160,5 +160,5 @@ def test_the_command_cuts_a_long_recording(tmp_path, capsys):
     rng = np.random.default_rng(0)
     (tmp_path / "long.txt").write_text(" ".join(rng.permutation(words * 25)) + "\n")
     assert main.run_command([*command, "--force"]) == 2
-    assert "long.wav: the text does not seem to be what is said there" in capsys.readouterr().err
+    assert "long.wav: the text does not seem to match the recording" in capsys.readouterr().err
     assert json.loads(out.read_text().splitlines()[0])["text"]

@@ -114,7 +114,7 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path, capsys: Capture) -> None:
     assert "no folder" in capsys.readouterr().err
     (tmp_path / "dir.png").mkdir()
     assert main.run_command(["plot", str(run), "--output", str(tmp_path / "dir.png")]) == 2
-    assert "dir.png: cannot write: expected a file, this is a folder" in capsys.readouterr().err
+    assert "dir.png: cannot write: expected a file, got a folder" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
 
 
