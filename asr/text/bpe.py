@@ -50,7 +50,7 @@ class BpeTokenizer(Tokenizer):
 
         sentences = [text for text in (normalise(t, config) for t in texts) if text]
         if not sentences:
-            raise TextError("expected texts to learn pieces of words from, got only empty ones")
+            raise TextError("expected texts to learn pieces of words from, got none with words")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(

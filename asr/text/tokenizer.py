@@ -215,7 +215,7 @@ class CharTokenizer(Tokenizer):
         for text in [config.alphabet] if config.alphabet else texts:
             found.update(normalise(text, config))
         if len(found) == 1:
-            raise TextError("expected texts to take the alphabet from, got only empty ones; set text.alphabet")
+            raise TextError("expected texts to take the alphabet from, got none with words; set text.alphabet")
         return cls([BLANK_SYMBOL, *sorted(found)], config)
 
     @classmethod

@@ -37,7 +37,7 @@ class WordTokenizer(Tokenizer):
         """The words of ``texts``, sorted. Raises ``TextError`` where there are none."""
         found = {word for text in texts for word in normalise(text, config).split()}
         if not found:
-            raise TextError("expected texts to take the words from, got only empty ones")
+            raise TextError("expected texts to take the words from, got none with words")
         return cls([BLANK_SYMBOL, *sorted(found)], config)
 
     def unspelt(self, text: str) -> list[str]:

@@ -161,7 +161,7 @@ def test_malformed_alternatives_are_refused(text: str, message: str) -> None:
 
 
 def test_too_many_words_are_refused_before_memory_is_taken() -> None:
-    with pytest.raises(ManifestError, match="score segments"):
+    with pytest.raises(ManifestError, match="score shorter segments"):
         align_words(Reference("{ A / B } " + "A " * 30_000), ["A"] * 30_000)
 
 
