@@ -106,7 +106,7 @@ def test_textgrids_in_short_form_with_other_tiers() -> None:
         ("ctm", "a 1 0 1 x\na 1 0 1\n", "2: expected recording, channel"),
         ("ctm", "a 1 0 nan x\n", "1: expected seconds"),
         ("ctm", "a left 0 1 x\n", "1: expected a channel"),
-        ("ctm", "a 1 * * <ALT_BEGIN>\n", "1: alternatives"),
+        ("ctm", "a 1 * * <ALT_BEGIN>\n", "1: expected no alternatives"),
         ("json", '{"text": "A", "words": [{"text": "A"}]}', "1: expected words with text, start_s"),
         ("json", '{"text": "A"}\n[]\n', "2: expected a transcript"),
         ("json", '{"text": "A"}\n{\n', "2: expected a JSON object"),
