@@ -724,7 +724,7 @@ def test_a_signal_is_honoured_between_steps(corpus, tmp_path, monkeypatch, at):
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Run, "step", step)
-        with pytest.raises(KeyboardInterrupt, match=f"stopped at step {at}; --resume"):
+        with pytest.raises(KeyboardInterrupt, match=f"stopped at step {at}; continue with --resume"):
             acoustic_task.train_acoustic(config)
     assert load_metadata(tmp_path / "run" / resume.CHECKPOINT)["progress"]["step"] == at
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
