@@ -30,10 +30,12 @@ bench: .venv/installed
 
 .venv/installed: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable .
+	-$(BIN)/asr warm-up
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	-$(BIN)/asr warm-up
 	@touch $@ .venv/installed
 
 clean:

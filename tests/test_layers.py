@@ -23,7 +23,7 @@ models: bundled device mel scan subsample tensors description cells acoustic fea
 models: spec_augment
 corpora: download text_files layouts kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram pools fusion
-decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam
+decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
 lm: kneser_ney recurrent lm_directory pruning generation ngram_training perplexities
 recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
 recognize: decoder engine stream recognizer batch

@@ -376,6 +376,14 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="show a model's size, training data and accuracy")
     info.add_argument("model", nargs="?", metavar="MODEL", help="directory or bundled name (default: the bundled one)")
     info.set_defaults(run=_info)
+
+    warm = commands.add_parser(
+        "warm-up",
+        help="compile the beam search for this machine now, instead of at the first transcription",
+        description="Compiles what the bundled models need, once for each installation, and says where it is kept. "
+        "Where all is there it does nothing.",
+    )
+    warm.set_defaults(run=_warm_up)
     return parser
 
 
@@ -688,6 +696,17 @@ def _info(args: argparse.Namespace) -> int:
     choice = option_sources.merge(model.path)
     table = f"{choice.describe()}\n{option_sources.confidences(model.path, choice.options).describe()}"
     print("decoding:\n" + textwrap.indent(table, "  "))
+    return OK
+
+
+def _warm_up(args: argparse.Namespace) -> int:
+    from asr.decode.warming import warm_up
+
+    done = warm_up()
+    if done.folder is None:
+        raise AsrError("what was compiled cannot be kept (see above); NUMBA_CACHE_DIR=FOLDER names another folder")
+    if done.compiled:
+        print(f"{done.folder}: the compiled search, made in {done.seconds:.1f} s")
     return OK
 
 

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import sys
+from multiprocessing import current_process, parent_process
 from typing import Any
 
 import numba
@@ -45,14 +46,18 @@ def _cache_class() -> Any:
         """numba's cache, save that its faults cost time and nothing else."""
 
         _impl_class = Files
+        slow = False
 
         def load_overload(self, *args: Any) -> Any:
+            found = None
             try:
-                return super().load_overload(*args)
+                found = super().load_overload(*args)
             except Exception:  # a damaged file raises whatever unpickling raises
                 with contextlib.suppress(OSError):
                     self.flush()
-                return None
+            if found is None and self.slow:
+                _announce()
+            return found
 
         def save_overload(self, *args: Any) -> None:
             try:
@@ -73,14 +78,16 @@ def cache_folder() -> str:
     return str(config.CACHE_DIR or appdirs.AppDirs(appname="numba", appauthor=False).user_cache_dir)
 
 
-def keep(kernel: Any) -> Any:
+def keep(kernel: Any, *, slow: bool = False) -> Any:
     """``kernel`` (what ``numba.njit`` gives), whose compiled forms are kept on disk from now on.
 
-    Where the folder cannot be written, or numba is a newer one that keeps them otherwise, every process compiles anew,
-    and a note says so once.
+    Where a ``slow`` kernel must be compiled, a line on standard error says so first. Where the folder cannot be
+    written, or numba is a newer one that keeps them otherwise, every process compiles anew, and a note says so once.
     """
     try:
-        kernel._cache = _cache_class()(kernel.py_func)
+        cache = _cache_class()(kernel.py_func)
+        cache.slow = slow
+        kernel._cache = cache
     except RuntimeError:  # numba's own way to say so
         _note(f"{cache_folder()}: cannot be written")
     except (ImportError, AttributeError, TypeError) as error:
@@ -88,10 +95,23 @@ def keep(kernel: Any) -> Any:
     return kernel
 
 
+def _speaks() -> bool:
+    """Whether this process tells the user: the first one, and of several workers (``--jobs``) the first."""
+    return parent_process() is None or current_process().name.endswith("-1")
+
+
+@functools.cache
+def _announce() -> None:
+    if _speaks():
+        print("compiling the search for this machine, once: about 10 s", file=sys.stderr, flush=True)
+
+
 @functools.cache
 def _note(reason: str) -> None:
-    print(
-        f"note: {reason}; the compiled beam search is not kept, and every start compiles it anew, which takes some "
-        "seconds; NUMBA_CACHE_DIR=FOLDER names another folder",
-        file=sys.stderr,
-    )
+    if _speaks():
+        print(
+            f"note: {reason}; the compiled beam search is not kept, and every start compiles it anew, which takes "
+            "about 10 s; NUMBA_CACHE_DIR=FOLDER names another folder",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -58,8 +58,12 @@ UNJOINED = -2
 NOWHERE = 2**32 - 1
 signed: Any = np.int64
 unsigned: Any = np.uint64
+boolean: Any = np.bool_
 ONE = unsigned(1)
-"""Indices without sign spare the look for those below 0. With a signed number numba would make a float of them."""
+"""Indices without sign spare the look for those below 0. With a signed number numba would make a float of them.
+
+Kernels get ``signed(0)`` and ``boolean(False)``, not ``0`` and ``False``: numba compiles a kernel once more for an
+argument that is a literal, and once more for each type of number."""
 LATER = 1 << 32
 """Codes of candidates: below it a rank in the beam, for a prefix that stays; else ``(rank + 1) * LATER + token``."""
 
@@ -198,24 +202,39 @@ class Work(NamedTuple):
 
 def compile_kernel(function: Function) -> Function:
     """Compile with numba, kept on disk where there is a writable place for it."""
-    return _compile(function, {"nogil": True, "error_model": "numpy"})
+    return _compile(function, {}, kept=True)
+
+
+def compile_search(function: Function) -> Function:
+    """``compile_kernel`` for the two kernels that hold the whole search: a line says when they must be compiled."""
+    return _compile(function, {}, kept=True, slow=True)
 
 
 def compile_inner(function: Function) -> Function:
     """``compile_kernel`` for what other kernels call for each frame or prefix and that allocates nothing: without
-    numba's
-    reference counts, whose atomic operations would take half of the time."""
+    numba's reference counts, whose atomic operations would take half of the time."""
+    return _compile(function, {"_nrt": False, "forceinline": True}, kept=True)
+
+
+def compile_apart(function: Function) -> Function:
+    """``compile_inner`` for what is called seldom, from several places: compiled once, where copies take seconds."""
+    return _compile(function, {"_nrt": False}, kept=True)
+
+
+def compile_part(function: Function) -> Function:
+    """``compile_inner`` for what Python never calls: compiled without the entry from Python, and not kept by itself."""
+    apart = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return _compile(function, {"_nrt": False, "forceinline": True, **apart}, kept=False)
+
+
+def _compile(function: Function, options: dict[str, Any], *, kept: bool, slow: bool = False) -> Function:
     # Options that numba keeps for itself: a version that has them no more still compiles, to slower code.
-    fast = {"_nrt": False, "forceinline": True}
-    known = {name: value for name, value in fast.items() if hasattr(DefaultOptions, name)}
-    return _compile(function, {"nogil": True, "error_model": "numpy", **known})
+    known = {name: value for name, value in options.items() if hasattr(DefaultOptions, name)}
+    compiled = numba.njit(nogil=True, error_model="numpy", **known)(function)
+    return cast(Function, keep(compiled, slow=slow) if kept else compiled)
 
 
-def _compile(function: Function, options: dict[str, Any]) -> Function:
-    return cast(Function, keep(numba.njit(**options)(function)))
-
-
-@compile_inner
+@compile_part
 def likelihood(log_value: float) -> float:
     """exp, within what masses can be multiplied by; 0 only for what is impossible."""
     if log_value == -math.inf:
@@ -233,7 +252,7 @@ def slot(nodes: Records, table: Numbers, parent: int, token: int) -> int:
     return at
 
 
-@compile_inner
+@compile_apart
 def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
     """Log-probability of a word after a context, by back-off (Katz 1987), and the context it leads to."""
     total = 0.0
@@ -251,7 +270,7 @@ def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
         context = words.suffix[context]
 
 
-@compile_inner
+@compile_part
 def lexicon_child(words: Words, node: int, token: int) -> int:
     """The lexicon node that a token leads to, ``OFF`` if there is none."""
     if node != OFF:
@@ -262,7 +281,7 @@ def lexicon_child(words: Words, node: int, token: int) -> int:
     return OFF
 
 
-@compile_inner
+@compile_part
 def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     """What the end of the word at a lexicon place adds, and the context it leads to. Of words that are spelt the same
     the n-gram's favourite is taken."""
@@ -277,13 +296,13 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
         if words.ids[UNKNOWN] == NONE:  # an n-gram without <unk> has no opinion of it
             return added, 0
         if words.slots.size:
-            log_prob, context = ngram(words, context, words.ids[UNKNOWN])
+            log_prob, context = ngram(words, signed(context), signed(words.ids[UNKNOWN]))
             added += weight * log_prob
         return added, context
     if words.slots.size:
         best, reached = -math.inf, context
         while word != NONE:
-            log_prob, leads = ngram(words, context, words.entry[word])
+            log_prob, leads = ngram(words, signed(context), signed(words.entry[word]))
             if log_prob > best:
                 best, reached = log_prob, leads
             word = words.twin[word]
@@ -291,7 +310,7 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     return added, context
 
 
-@compile_inner
+@compile_part
 def enter(words: Words, source: Any, token: int, target: Any) -> None:
     """Set where a prefix stands that continues ``source`` by a token."""
     if words.first.size:
@@ -305,7 +324,7 @@ def enter(words: Words, source: Any, token: int, target: Any) -> None:
         target["hot"] = words.hot_next[source["hot"], token]
 
 
-@compile_inner
+@compile_part
 def fill_row(words: Words, node: Any, row: Numbers) -> None:
     """What each token, and in the blank's column the end of the utterance, adds to a prefix."""
     row[:] = 0.0
@@ -321,7 +340,7 @@ def fill_row(words: Words, node: Any, row: Numbers) -> None:
         ended, context = end_word(words, place, node["context"])
         row[BLANK_ID] = ended
         if words.slots.size and words.ids[END] != NONE:
-            row[BLANK_ID] += weight * ngram(words, context, words.ids[END])[0]
+            row[BLANK_ID] += weight * ngram(words, signed(context), signed(words.ids[END]))[0]
         if words.ids[SPACE] != NONE:
             row[words.ids[SPACE]] = ended
     elif node["token"] == BLANK_ID or node["token"] == words.ids[SPACE]:  # the next token begins a word
@@ -387,7 +406,7 @@ def index(nodes: Records, table: Numbers, counts: Numbers) -> None:
         table[slot(nodes, table, nodes[node]["parent"], nodes[node]["token"])] = node
 
 
-@compile_inner
+@compile_part
 def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: int) -> int:
     """The node of a prefix, made if there is none; what language models make of it is left to the caller."""
     at = slot(nodes, table, parent, token)
@@ -406,7 +425,7 @@ def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: i
     return found
 
 
-@compile_inner
+@compile_part
 def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: bool) -> int:
     """The segment of the last token of an entry's path, for what follows it; -1 for the empty prefix."""
     if entry["node"] == ROOT:
@@ -431,7 +450,7 @@ def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: boo
     return at
 
 
-@compile_inner
+@compile_part
 def end_in_blank(entry: Any, log_prob: float, frame: int) -> None:
     """Let the best path of a prefix take a blank."""
     if entry["label_path"] > entry["blank_path"]:
@@ -444,7 +463,7 @@ def end_in_blank(entry: Any, log_prob: float, frame: int) -> None:
     entry["blank_path"] += log_prob
 
 
-@compile_inner
+@compile_part
 def rest(beam: Records, places: Numbers, counts: Numbers) -> None:
     """Let all prefixes take a blank that is certain."""
     for at in range(counts[ENTRIES]):
@@ -455,7 +474,7 @@ def rest(beam: Records, places: Numbers, counts: Numbers) -> None:
         entry["label_path"] = -math.inf
 
 
-@compile_inner
+@compile_part
 def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
     """Fill ``order`` with the likeliest tokens of a frame, best first, and return how many there are.
 
@@ -483,7 +502,7 @@ def likeliest_tokens(row: Numbers, threshold: float, order: Numbers) -> int:
     return found
 
 
-@compile_inner
+@compile_part
 def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int) -> int:
     """Insert a candidate into the sorted ones, the last falls out of a full list; equal scores keep their order."""
     at = unsigned(count if count < scores.size else count - 1)
@@ -497,7 +516,7 @@ def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int)
     return grown
 
 
-@compile_inner
+@compile_part
 def meet(
     row: Numbers, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers,
     work: Work, fused: bool,
@@ -543,7 +562,7 @@ def meet(
     return count
 
 
-@compile_inner
+@compile_part
 def extend(
     row: Numbers, keep: float, rows: Numbers, limits: Numbers, beam: Records, places: Numbers,
     nodes: Records, counts: Numbers, work: Work, tokens: int, kept: int, fused: bool,
@@ -578,7 +597,7 @@ def extend(
     return kept
 
 
-@compile_inner
+@compile_part
 def renew(
     row: Numbers, rows: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
     segments: Records, counts: Numbers, work: Work, kept: int, fused: bool,
@@ -651,7 +670,7 @@ def renew(
     counts[ENTRIES] = kept
 
 
-@compile_inner
+@compile_part
 def step(
     row: Numbers, threshold: float, keep: float, rows: Numbers, limits: Numbers, beam: Records,
     places: Numbers, nodes: Records, table: Numbers, segments: Records, counts: Numbers, work: Work,
@@ -668,15 +687,15 @@ def step(
     for rank in range(unsigned(tokens)):
         work.probs[work.order[rank]] = likelihood(row[work.order[rank]])
     # What is likelier goes first, so that little needs to move in the sorted list.
-    kept = 0
+    kept = signed(0)
     early = tokens > 0 and row[work.order[0]] > row[BLANK_ID]
-    if early:
-        kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
-    for at in range(unsigned(counts[ENTRIES])):
-        if work.totals[at] > (work.scores[kept - 1] if kept == work.scores.size else 0.0):
-            kept = insert(work.scores, work.codes, kept, work.totals[at], at)
-    if tokens and not early:
-        kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+    for turn in range(2 if tokens else 1):  # a loop, so that `extend` is compiled into one place
+        if early == (turn == 0):
+            kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+            continue
+        for at in range(unsigned(counts[ENTRIES])):
+            if work.totals[at] > (work.scores[kept - 1] if kept == work.scores.size else 0.0):
+                kept = insert(work.scores, work.codes, kept, work.totals[at], signed(at))
     for item in range(unsigned(below)):
         work.taken[work.others[item], beam[places[work.listed[item]]]["token"]] = 0
     while kept and work.scores[kept - 1] < work.scores[0] * keep:
@@ -684,7 +703,7 @@ def step(
     renew(row, rows, beam, places, nodes, table, segments, counts, work, kept, fused)
 
 
-@compile_inner
+@compile_part
 def rescale(beam: Records, places: Numbers, counts: Numbers, offset: Numbers) -> None:
     """Bring the best mass back to 1 where it has left 1e-100 to 1; ``offset`` remembers."""
     best = beam[places[0]]["total"]
@@ -761,7 +780,7 @@ def trace(
         before = segment["before"]
 
 
-@compile_inner
+@compile_part
 def decode_matrix(
     log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records,
     table: Numbers, segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
@@ -827,7 +846,7 @@ def write_hypotheses(
 
     Where nothing ends at a word of a closed lexicon, that is the best prefix without its unfinished word."""
     fused = counts[PENDING] != NONE
-    found = 0
+    found = signed(0)
     totals = scores[:, 0]
     for at in range(counts[ENTRIES]):
         entry = beam[places[at]]
@@ -837,7 +856,7 @@ def write_hypotheses(
             found = insert(totals, order, found, score, at)
     unfinished = found == 0 and counts[ENTRIES] > 0
     if unfinished:
-        found = insert(totals, order, 0, math.log(beam[places[0]]["total"]) + offset[0], 0)
+        found = insert(totals, order, found, math.log(beam[places[0]]["total"]) + offset[0], signed(0))
         ends[0] = 0.0
     for rank in range(found):
         node = nodes[beam[places[order[rank]]]["node"]]
@@ -851,7 +870,7 @@ def write_hypotheses(
     return found
 
 
-@compile_kernel
+@compile_search
 def decode_all(
     log_probs: Numbers, starts: Numbers, progress: Numbers, out: Numbers, bounds: Numbers, scores: Numbers,
     found: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
@@ -871,7 +890,7 @@ def decode_all(
         progress[UTTERANCE] = utterance
         done = decode_matrix(
             frames, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
-            words, False, offset, work,
+            words, boolean(False), offset, work,
         )  # fmt: skip
         if done < len(frames):
             progress[DONE] += done
@@ -888,7 +907,7 @@ def decode_all(
     return True
 
 
-@compile_kernel
+@compile_search
 def advance_beams(
     log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
     segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers,

@@ -79,6 +79,42 @@ def test_a_numba_that_keeps_kernels_otherwise_compiles_anew_and_a_note_says_so(r
     assert f"note: numba {version('numba')} is not one of" in ran.stderr
 
 
+SLOW = """
+from asr.decode.compiled import keep
+import numba
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+def double(x):
+    return 2 * x
+
+double = keep(numba.njit(double), slow=True)
+
+if __name__ == "__main__":
+    WORK
+"""
+
+
+def test_a_line_says_when_a_slow_kernel_is_compiled_and_none_when_it_is_there(run, tmp_path):
+    path = tmp_path / "slow.py"
+    path.write_text(SLOW.replace("WORK", "print(double(21))"))
+    assert run(path).stderr == "compiling the search for this machine, once: about 10 s\n"
+    assert run(path).stderr == ""
+
+
+def test_of_several_workers_the_first_alone_says_that_it_compiles(run, tmp_path):
+    path = tmp_path / "slow.py"
+    pools = "; ".join(
+        f"p{i} = ProcessPoolExecutor(1, get_context('spawn')); f{i} = p{i}.submit(work, 21)" for i in range(3)
+    )
+    ends = "; ".join(f"print(f{i}.result()); p{i}.shutdown()" for i in range(3))
+    work = "def work(x):\n    return double(x)\n\nif __name__"
+    path.write_text(SLOW.replace("if __name__", work).replace("WORK", f"{pools}; {ends}"))
+    ran = run(path)
+    assert ran.stdout == "42\n42\n42\n"
+    assert ran.stderr.count("compiling") <= 1  # none where another worker was the first to compile
+
+
 @pytest.mark.parametrize("kind", ["*.nbi", "*.nbc"])
 def test_a_damaged_cache_is_compiled_anew(run, tmp_path, kind):
     run()
@@ -93,4 +129,4 @@ def test_the_kernels_of_the_search_are_kept_so():
     from asr.decode import kernel
     from asr.decode.compiled import _cache_class
 
-    assert isinstance(kernel.step._cache, _cache_class())
+    assert isinstance(kernel.decode_all._cache, _cache_class())

@@ -1,0 +1,51 @@
+"""``asr warm-up``: the search compiled ahead (asr/decode/warming.py)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(cache, *args):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache)}
+    return subprocess.run([sys.executable, "-m", "asr.cli", *args], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def warmed(tmp_path_factory):
+    """A cache folder that ``asr warm-up`` has filled, and what it said."""
+    cache = tmp_path_factory.mktemp("cache")
+    return cache, run(cache, "warm-up")
+
+
+def test_it_says_that_it_compiles_and_where_what_it_has_compiled_lies(warmed):
+    cache, ran = warmed
+    assert ran.returncode == 0
+    assert ran.stderr == "compiling the search for this machine, once: about 10 s\n"
+    assert ran.stdout.startswith(str(cache))
+
+
+def test_it_is_silent_where_all_is_there(warmed):
+    ran = run(warmed[0], "warm-up")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", [("transcribe",), ("stream", "--model", "stream")])
+def test_the_bundled_models_compile_nothing_after_it(warmed, command):
+    before = sorted(warmed[0].rglob("*.nbc"))
+    ran = run(warmed[0], *command, str(ROOT / "egs" / "sample.wav"))
+    assert ran.returncode == 0, ran.stderr
+    assert "compiling" not in ran.stderr
+    assert sorted(warmed[0].rglob("*.nbc")) == before
+
+
+def test_without_a_folder_that_can_be_written_it_fails_and_says_how_to_name_another(tmp_path):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    ran = run(tmp_path / "file", "warm-up")
+    assert ran.returncode == 2
+    assert "cannot be written" in ran.stderr
+    assert "NUMBA_CACHE_DIR" in ran.stderr.splitlines()[-1]
