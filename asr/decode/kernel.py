@@ -846,7 +846,7 @@ def write_hypotheses(
 
     Where nothing ends at a word of a closed lexicon, that is the best prefix without its unfinished word."""
     fused = counts[PENDING] != NONE
-    found = signed(0)
+    found: int = signed(0)
     totals = scores[:, 0]
     for at in range(counts[ENTRIES]):
         entry = beam[places[at]]
