@@ -80,6 +80,7 @@ plot run.jsonl --output no/where.png
 """
 # What takes some milliseconds, and what loads models, trains or draws.
 HEAVY_VERBS = """
+warm-up
 transcribe data/a.wav --model model
 transcribe data --model model --format json --output-dir out
 transcribe - --model model --raw-rate 16000

@@ -100,5 +100,5 @@ def test_a_language_model_without_probabilities_writes_nothing(fuzz, tmp_path):
     directory = lm_directory.load_recurrent(tmp_path / "good" / "lm")
     with torch.no_grad():
         directory.network.bias.fill_(torch.nan)
-    with pytest.raises(ModelError, match="gives no probabilities"):
+    with pytest.raises(ModelError, match="gives no valid probabilities"):
         list(generation.generate(directory, length=3))

@@ -184,7 +184,7 @@ def test_a_local_archive_that_is_not_the_published_one(
     path = pack(tmp_path / "a.tar.gz", tones=make(tmp_path / "source"))
     extra = f"archives: [{{url: 'https://example.org/a.tar.gz', sha256: '{'0' * 64}'}}]\n"
     assert recipe("--source", path, tmp_path / "out", extra=extra) == 2
-    assert "expected SHA-256 0000" in capsys.readouterr().err
+    assert "expected 0000" in capsys.readouterr().err
     path.rename(tmp_path / "mine.tar.gz")  # under another name nothing is known of it
     assert recipe("--source", tmp_path / "mine.tar.gz", tmp_path / "out", extra=extra) == 0
 
