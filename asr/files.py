@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from asr.errors import AsrError, OutputError
+from asr.errors import AsrError, ModelError, OutputError
 
 PART = ".asr-part-"
 """What the names of our temporary folders begin with; nobody else's do."""
@@ -138,6 +138,22 @@ def read_json(path: str | Path, most: int = LARGEST_JSON) -> Any:
         elif isinstance(value, int | float) and not -LARGEST_NUMBER < value < LARGEST_NUMBER:
             raise ValueError(f"{key}: expected a finite number, got {value:.3g}" if isinstance(value, float) else
                              f"{key}: expected a number below 1e38, got one of {value.bit_length()} bits")  # fmt: skip
+    return tree
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object of a file in a model directory, empty where there is no file.
+
+    Raises ``ModelError`` naming the file and ``what`` it should hold.
+    """
+    if not os.path.isfile(path):
+        return {}
+    try:
+        tree = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot read {what}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(tree).__name__}")
     return tree
 
 

@@ -28,7 +28,7 @@ lm: kneser_ney recurrent lm_directory pruning generation ngram_training perplexi
 recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
 recognize: decoder engine stream recognizer batch
 evaluation: model_scores tuning calibration
-train: curves distributed finetune log losses process pseudo_labels schedule resume loop language_task
+train: log curves distributed finetune losses process pseudo_labels schedule resume loop language_task
 train: acoustic_task
 cli: corpus_verbs language_verbs live_display main
 """

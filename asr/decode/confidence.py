@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ManifestError, ModelError
-from asr.files import atomic, read_json
+from asr.files import atomic, read_object
 
 CONFIDENCE_FILE = "confidence.json"
 CALIBRATION_KINDS = {"greedy", "beam"}
@@ -99,16 +98,7 @@ def load_threshold(folder: Path) -> float | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file's content, empty where there is no file."""
-    if not os.path.isfile(path):
-        return {}
-    try:
-        tree = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot read the calibration of confidences: {error}") from error
-    if not isinstance(tree, dict):
-        raise ModelError(f"{path}: expected a JSON object, got {type(tree).__name__}")
-    return tree
+    return read_object(path, "the calibration of confidences")
 
 
 def _calibration(tree: dict[str, Any]) -> Calibration:

@@ -14,7 +14,7 @@ import numpy as np
 from asr.config import sections
 from asr.config.sections import Config
 from asr.errors import ModelError
-from asr.files import read_json
+from asr.files import read_json, read_object
 from asr.models.bundled import locate_model
 from asr.models.tensors import load_shapes
 from asr.text import tokenizer_files
@@ -83,16 +83,7 @@ def read_description(model: str | Path | None = None) -> Description:
 
 def load_card(folder: Path) -> dict[str, Any]:
     """The model card, empty where there is none. Raises ``ModelError`` when it is damaged."""
-    path = folder / "card.json"
-    if not os.path.isfile(path):
-        return {}
-    try:
-        card = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot read the model card: {error}") from error
-    if not isinstance(card, dict):
-        raise ModelError(f"{path}: expected a JSON object")
-    return card
+    return read_object(folder / "card.json", "the model card")
 
 
 def describe_model(model: Description) -> str:

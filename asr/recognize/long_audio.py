@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from asr.audio.samples import Samples
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.posteriors import BLANK
 from asr.models.acoustic import AcousticModel, ModelState
@@ -34,8 +34,7 @@ TOGETHER = 12
 """Pieces of one forward pass."""
 RULES = Endpoint(silence_s=0.8, longest_s=30.0)
 
-_Samples = npt.NDArray[np.float32]
-LogProbs = Callable[[list[_Samples]], tuple[Tensor, Tensor]]
+LogProbs = Callable[[list[Samples]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ class Piece:
     One output frame of the recurrent layers covers one step.
     """
 
-    samples: _Samples
+    samples: Samples
     first: int
 
 
-def pieces(blocks: Iterable[_Samples], rate_hz: int, step: int) -> Iterator[Piece]:
+def pieces(blocks: Iterable[Samples], rate_hz: int, step: int) -> Iterator[Piece]:
     """Pieces of a recording, cut on a grid of ``step`` samples; each overlaps the next by twice the context.
 
     ``blocks`` are consecutive samples in any cut; what is held at a time is a piece and a block.
@@ -71,7 +70,7 @@ def pieces(blocks: Iterable[_Samples], rate_hz: int, step: int) -> Iterator[Piec
     yield Piece(buffer, first)
 
 
-def _quietest(samples: _Samples, step: int, width: int) -> int:
+def _quietest(samples: Samples, step: int, width: int) -> int:
     """The step in the middle of the ``width`` steps with the least energy."""
     energy = np.square(samples.reshape(-1, step)).mean(axis=1, dtype=np.float64)
     sums = np.convolve(energy, np.ones(width), mode="valid")
@@ -108,7 +107,7 @@ def _crossing(before: Tensor, after: Tensor, width: int) -> int:
 
 
 def posteriors(
-    blocks: Iterable[_Samples], network: AcousticModel, log_mel: LogMel, log_probs: LogProbs
+    blocks: Iterable[Samples], network: AcousticModel, log_mel: LogMel, log_probs: LogProbs
 ) -> Iterator[Tensor]:
     """Natural log-probabilities ``(T, V)`` of a recording on the CPU, in consecutive parts.
 
@@ -140,13 +139,13 @@ def _rows(group: list[Piece], log_probs: LogProbs) -> list[Tensor]:
     return [matrix[row, : int(count)] for row, count in enumerate(frames)]
 
 
-def _carried(blocks: Iterable[_Samples], network: AcousticModel, log_mel: LogMel) -> Iterator[Tensor]:
+def _carried(blocks: Iterable[Samples], network: AcousticModel, log_mel: LogMel) -> Iterator[Tensor]:
     size = round(LONGEST_S * log_mel.config.sample_rate_hz)
     device = log_mel.window.device
     rest: tuple[Tensor, Tensor | None] | None = None
     state: ModelState | None = None
 
-    def run(samples: _Samples, last: bool) -> Tensor:
+    def run(samples: Samples, last: bool) -> Tensor:
         nonlocal rest, state
         with torch.inference_mode():
             mel, rest = log_mel.stream(torch.from_numpy(samples)[None].to(device), rest)

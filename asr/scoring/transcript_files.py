@@ -38,7 +38,7 @@ from asr.transcript import Transcript, Word
 Role = Literal["reference", "hypothesis"]
 IGNORED = "ignore_time_segment_in_scoring"
 """The text of an STM segment that is not scored, and whose words are not either."""
-SUMMARY_LINE = re.compile(r"summary(\.\d+-of-\d+)?\.json")
+SUMMARY_NAME = re.compile(r"summary(\.\d+-of-\d+)?\.json")
 """What ``asr transcribe --output-dir`` writes beside the transcripts."""
 COMMENT = ";;"
 MOST_BYTES = 1 << 30
@@ -227,7 +227,7 @@ def _folder(folder: Path) -> TranscriptFile:
     texts: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         kind = formats.of_file(path)
-        if kind is None or not os.path.isfile(path) or SUMMARY_LINE.fullmatch(path.name):
+        if kind is None or not os.path.isfile(path) or SUMMARY_NAME.fullmatch(path.name):
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         for recording in _read_as(path, _content(path), kind, name):

@@ -26,8 +26,7 @@ from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
 from asr.models.device import pick_device
 from asr.models.features import LogMel, measure_stats
-from asr.scoring import wer as wer_module
-from asr.scoring.wer import LITERAL, NOTHING_YET, score
+from asr.scoring.wer import LITERAL, NOTHING_YET, rank, score
 from asr.text import tokenizer_files
 from asr.train import distributed, finetune, loop
 from asr.train.distributed import World
@@ -284,7 +283,7 @@ class AcousticTask:
 
     def rank(self, figures: dict[str, float]) -> tuple[float, float]:
         """The WER, and the CER as long as next to no word is right (see ``asr.scoring.wer.rank``)."""
-        return wer_module.rank(figures["wer"], figures["cer"])
+        return rank(figures["wer"], figures["cer"])
 
     def warn_shared_speakers(self, train_set: list[Utterance], valid_set: list[Utterance]) -> None:
         """Validation on speakers that were trained on flatters the model: say so."""

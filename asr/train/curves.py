@@ -13,9 +13,9 @@ import numpy as np
 from asr.errors import PlotError
 from asr.files import LARGEST_NUMBER, read_limited
 from asr.plotting import legend_below, page, plain, readable_log_scale, save_page
-from asr.scoring import wer as wer_module
+from asr.scoring.wer import rank
+from asr.train.log import LOG
 
-_LOG = "log.jsonl"
 LARGEST_LOG = 1_000_000_000
 """Bytes of a log: 20 million steps."""
 LARGEST_STEP = 2**53
@@ -56,11 +56,11 @@ def read_log(run: str | Path) -> Curves:
     Raises ``PlotError`` for a log that is missing or holds no figure at all.
     """
     path = Path(run)
-    path = path / _LOG if os.path.isdir(path) else path
+    path = path / LOG if os.path.isdir(path) else path
     try:
         lines = read_limited(path, LARGEST_LOG).decode("utf-8", errors="replace").split("\n")
     except OSError as error:
-        hint = f"; expected a run directory, which holds {_LOG}, or such a file"
+        hint = f"; expected a run directory, which holds {LOG}, or such a file"
         raise PlotError(f"{path}: cannot read the log: {error.strerror or error}{hint}") from error
     values: dict[str, dict[float, float]] = {}
     ends: dict[float, float] = {0.0: 0.0}
@@ -149,14 +149,14 @@ def draw_curves(runs: Sequence[str | Path], path: str | Path) -> list[Curves]:
 def best_validation(log: Curves) -> int:
     """Index in ``points["valid_wer"]`` of the evaluation whose weights training keeps: of equal ones the latest."""
     characters = dict(log.points.get("valid_cer", np.zeros((0, 2))).tolist())
-    ranks = [wer_module.rank(wer, characters.get(step, 0.0)) for step, wer in log.points["valid_wer"].tolist()]
-    return max(index for index, rank in enumerate(ranks) if rank == min(ranks))
+    ranks = [rank(wer, characters.get(step, 0.0)) for step, wer in log.points["valid_wer"].tolist()]
+    return max(index for index, one in enumerate(ranks) if one == min(ranks))
 
 
 def _name(path: Path) -> str:
     """The run directory's name; of a log of another name, the file's."""
     path = path.absolute()
-    return path.parent.name if path.name == _LOG else path.stem
+    return path.parent.name if path.name == LOG else path.stem
 
 
 def describe_runs(log: Curves) -> str:
