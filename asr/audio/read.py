@@ -113,8 +113,7 @@ def load_blocks(source: str | os.PathLike[str] | BinaryIO, channel: int | None =
     """Read a file from its start in blocks of bounded size: (its own rate in Hz, mono float32 ``(n,)``).
 
     Channels are averaged or one ``channel`` is taken; nothing is resampled. Raises ``AudioError`` as ``load_audio``
-    does,
-    where the damage is met; a file without samples gives no block.
+    does, where the damage is met; a file without samples gives no block.
     """
     with _open(source, name := _name(source)) as file:
         _choose(file, channel, name)

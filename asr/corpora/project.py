@@ -99,10 +99,8 @@ def start_project(
     as they are.
     ``init``: a trained model to start from; the configuration then has its features and its network.
     ``force``: also where ``out`` has files of these names that an earlier ``start_project`` did not write;
-    ``OutputError``
-    otherwise, and always for files that the layout was read from.
-    Raises ``ManifestError`` where the layout is not understood or no utterance can be used, ``ConfigError`` for what is
-    no language.
+    ``OutputError`` otherwise, and always for files that the layout was read from. Raises ``ManifestError`` where the
+    layout is not understood or no utterance can be used, ``ConfigError`` for what is no language.
     """
     folder, out = Path(folder), Path(out)
     if language:

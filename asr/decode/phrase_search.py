@@ -41,10 +41,9 @@ class Phrase:
 def read_phrases(path: str | Path, tokenizer: Tokenizer, language: str = "en") -> list[Phrase]:
     """A phrase a line; blank lines are skipped, and what is normalised to the same text counts once.
 
-    What the model cannot spell is written out as it is spoken in ``language`` (``asr.text.user_words``). A phrase
-    that cannot be
-    spelt even so is refused and not left out: what it means would be heard as another. Raises ``DecodeError`` naming
-    the file, and the line of such a phrase.
+    What the model cannot spell is written out as it is spoken in ``language`` (``asr.text.user_words``). A phrase that
+    cannot be spelt even so is refused and not left out: what it means would be heard as another. Raises ``DecodeError``
+    naming the file, and the line of such a phrase.
     """
     try:
         lines = split_lines(read_limited(path, LARGEST_LIST).decode("utf-8-sig"))

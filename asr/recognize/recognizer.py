@@ -440,9 +440,8 @@ def load(
 ) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
 
-    ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.recognize.options.Decoding``,
-    such as
-    ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds; a language model may be given as an
+    ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.recognize.options.Decoding``, such
+    as ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds; a language model may be given as an
     object as well. ``also``: further models that judge the same ``phrases="commands.txt"``. Raises ``ModelError``
     naming what is missing or damaged, and ``ConfigError`` or ``DecodeError`` for a wrong option.
     """

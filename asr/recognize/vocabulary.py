@@ -99,9 +99,8 @@ class Vocabularies:
         """A vocabulary with these hot words.
 
         They are read as ``asr.text.user_words`` reads texts; a lexicon learns them. Words that it does not have make
-        all of its
-        tree anew, which takes as long as loading it. Raises ``DecodeError`` naming a hot word that cannot be spelt or
-        whose boost is no finite number.
+        all of its tree anew, which takes as long as loading it. Raises ``DecodeError`` naming a hot word that cannot be
+        spelt or whose boost is no finite number.
         """
         if not isinstance(hotwords, Mapping):
             raise DecodeError(

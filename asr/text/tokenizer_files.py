@@ -1,10 +1,9 @@
 """Makes, saves and loads tokenizers: characters, pieces of words, words, and phones.
 
 ``text.tokenizer`` chooses: ``char`` (``asr.text.tokenizer``), ``bpe`` (Sennrich et al. 2016, through sentencepiece),
-``word``
-(a token is what stands between spaces: small vocabularies, and transcripts that are phones already) and ``phone`` (a
-lexicon in CMUdict's format; what it lacks is spelt by the ``g2p-en`` package where ``text.g2p`` allows it), which with
-a token between words reads its phones back as words. Id 0 is the CTC blank in all.
+``word`` (a token is what stands between spaces: small vocabularies, and transcripts that are phones already) and
+``phone`` (a lexicon in CMUdict's format; what it lacks is spelt by the ``g2p-en`` package where ``text.g2p`` allows
+it), which with a token between words reads its phones back as words. Id 0 is the CTC blank in all.
 """
 
 from __future__ import annotations
