@@ -30,7 +30,8 @@ recognize: decoder engine stream recognizer batch
 evaluation: model_scores tuning calibration
 train: log curves distributed finetune losses process pseudo_labels schedule resume loop language_task
 train: acoustic_task
-cli: corpus_verbs language_verbs live_display main
+cli: shared_options printing live_display transcription_verbs corpus_verbs training_verbs language_verbs
+cli: held_out_verbs scoring_verbs model_verbs main
 """
 """Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""
 

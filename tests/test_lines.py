@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from small import TOKENIZER
 
-from asr.cli import main
+from asr.cli import shared_options
 from asr.config.sections import TextConfig
 from asr.corpora import detection, layouts
 from asr.data import manifest
@@ -109,7 +109,7 @@ def test_a_byte_order_mark_before_json_lines(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_before_the_words_of_align(tmp_path: Path) -> None:
-    assert main._words(str(save(tmp_path / "words.txt", "\ufeffONE TWO\n"))) == "ONE TWO\n"
+    assert shared_options.given_words(str(save(tmp_path / "words.txt", "\ufeffONE TWO\n"))) == "ONE TWO\n"
 
 
 def test_a_byte_order_mark_before_an_arpa_file(tmp_path: Path) -> None:

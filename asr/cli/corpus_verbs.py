@@ -1,28 +1,44 @@
-"""Arguments of the commands for corpora: recipes, init, export."""
+"""Commands for corpora and manifests: recipes, init, check, segment, label, export."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from asr.config.arguments import file_or_none
+from asr import files
+from asr.cli import printing
+from asr.cli import shared_options as shared
+from asr.cli.shared_options import OK, SOME_FAILED
+from asr.config.arguments import file_or_none, number, whole
 from asr.errors import AsrError
 from asr.files import check_output
 
-OK, SOME_FAILED = 0, 1
 _SHOWN = 10
 
 
 def add_corpus_commands(commands: Any) -> None:
     """Add the commands to the parser's subparsers."""
+    _add_recipes(commands)
+    _add_init(commands)
+    _add_check(commands)
+    _add_segment(commands)
+    _add_label(commands)
+    _add_export(commands)
+
+
+def _add_recipes(commands: Any) -> None:
     recipes = commands.add_parser("recipes", help="list the corpora with a recipe, and how to run it")
     recipes.add_argument(
         "--folder", type=Path, metavar="DIR", help="where the recipes are (default: recipes/, or the installed ones)"
     )
     recipes.set_defaults(run=_recipes)
 
+
+def _add_init(commands: Any) -> None:
     init = commands.add_parser(
         "init",
         help="make manifests and a configuration for a folder of recordings with transcripts",
@@ -50,6 +66,86 @@ def add_corpus_commands(commands: Any) -> None:
     init.add_argument("--force", action="store_true", help="replace existing files in --output")
     init.set_defaults(run=_init)
 
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="find faults in a manifest and its audio before training",
+        description="Names every bad line, file and transcript. Exit status: 0 no errors (there may be warnings), "
+        "1 errors found, 2 the check could not run.",
+    )
+    check.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
+    check.add_argument(
+        "--config",
+        metavar="CONF",
+        help="the training's YAML file: alphabet, subsampling, speeds (without it, utterances that do not fit a "
+        "default model are warnings only)",
+    )
+    check.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures")
+    check.add_argument("--plot", type=Path, metavar="PNG", help="draw a page of histograms (needs matplotlib)")
+    check.add_argument("--root", metavar="DIR", help="report audio paths that lead outside this folder")
+    check.add_argument(
+        "--workers", type=whole(0, 4096), default=0, metavar="N", help="reading threads (default: one per CPU)"
+    )
+    check.set_defaults(run=_check)
+
+
+def _add_segment(commands: Any) -> None:
+    segment = commands.add_parser("segment", help="cut a long recording with its text into utterances to train on")
+    segment.add_argument("audio", metavar="AUDIO", help="audio file")
+    segment.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
+    segment.add_argument("output", type=Path, metavar="OUT.jsonl", help="manifest to write")
+    shared.add_language(segment)
+    segment.add_argument("--speaker", default="", help="who speaks, for the manifest")
+    segment.add_argument("--shortest", type=number(0), default=2.0, metavar="S", help="utterance (default: 2)")
+    segment.add_argument(
+        "--longest", type=number(0, above=True, off=math.inf), default=15.0, metavar="S", help="utterance (default: 15)"
+    )
+    segment.add_argument(
+        "--least-confidence",
+        type=number(0, 1),
+        default=0.2,
+        metavar="P",
+        help="leave out utterances with a lower mean confidence (default: 0.2)",
+    )
+    segment.add_argument(
+        "--most-mismatch",
+        type=number(0, off=math.inf),
+        default=2.5,
+        metavar="NATS",
+        help="refuse a text that is less likely than the model's own transcript by more nats per token "
+        "(default: 2.5; none: off)",
+    )
+    shared.add_force(segment)
+    shared.add_model(segment, decoding=False)
+    segment.set_defaults(run=_segment)
+
+
+def _add_label(commands: Any) -> None:
+    label = commands.add_parser(
+        "label",
+        help="label recordings with a model's confident transcripts, to train on (self-training)",
+        description="Adapts a model to a speaker or microphone without transcripts: asr label, then asr train "
+        "with train.init.",
+    )
+    label.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest")
+    label.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="manifest to write")
+    label.add_argument("--speaker", default="", help="who speaks, for the manifest")
+    label.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    shared.add_force(label)
+    label.add_argument(
+        "--least-confidence",
+        type=number(0, 1),
+        default=0.9,
+        metavar="P",
+        help="confidence that every word must reach (default: 0.9)",
+    )
+    shared.add_also(label)
+    shared.add_model(label)
+    label.set_defaults(run=_label, extends="inputs")
+
+
+def _add_export(commands: Any) -> None:
     export = commands.add_parser("export", help="write a manifest in the format of another toolkit")
     export.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest")
     export.add_argument("output", type=Path, metavar="OUT", help="folder (kaldi) or file (nemo) to write")
@@ -111,6 +207,70 @@ def _init(args: argparse.Namespace) -> int:
         print(advice)
     print(f"next: asr train {project.config}")
     return SOME_FAILED if left_out else OK
+
+
+def _check(args: argparse.Namespace) -> int:
+    for path in (args.json, args.plot):
+        files.check_report(path)
+    from asr import plotting
+    from asr.config import sections
+    from asr.data import preflight
+
+    if args.plot:
+        plotting.require()
+    settings = sections.load_config(args.config) if args.config else None
+    report = preflight.check_manifest(args.manifest, settings, args.root, args.workers)
+    printing.show(report.summary())
+    if args.json:
+        files.write_json(args.json, report.to_dict())
+    if args.plot:
+        preflight.draw_findings(report, args.plot)
+    return SOME_FAILED if report.count(preflight.ERROR) else OK
+
+
+def _segment(args: argparse.Namespace) -> int:
+    if os.path.exists(args.audio) and not os.path.isfile(args.audio):
+        raise AsrError(f"{args.audio}: expected an audio file, which the manifest names; got a folder, pipe or device")
+    files.check_report(args.output)
+    check_output(args.output, force=args.force)
+    from asr.data import manifest
+    from asr.recognize.recognizer import load
+    from asr.recognize.segmentation import cut_segments
+
+    aligned = load(args.model, device=args.device, language=args.language).align(
+        args.audio, shared.given_words(args.words)
+    )
+    bounds = {"shortest_s": args.shortest, "longest_s": args.longest}
+    bounds |= {"least_confidence": args.least_confidence, "most_mismatch": args.most_mismatch}
+    name = Path(args.audio)
+    cut = cut_segments(aligned, str(name.absolute()), name.stem, speaker=args.speaker, **bounds)
+    manifest.write_manifest(args.output, cut.kept)
+    print(f"{args.output}: {len(cut.kept)} utterances, {sum(u.duration_s for u in cut.kept):.1f} s")
+    out = [(u, "recognised with little confidence") for u in cut.doubtful]
+    out += [(u, "a word of the text there cannot be spelt") for u in cut.incomplete]
+    out += [(u, f"longer than {args.longest:g} s without a pause") for u in cut.overlong]
+    out.sort(key=lambda item: item[0].start_s)
+    status = printing.report_left_out(args.audio, aligned.left_out)
+    left_out = [f"{args.audio}: {u.start_s:.2f} to {u.end_s:.2f} s {reason}, left out: {u.text}" for u, reason in out]
+    return printing.report_failures(left_out) or status
+
+
+def _label(args: argparse.Namespace) -> int:
+    files.check_report(args.output)
+    from asr.recognize.recognizer import load
+    from asr.train.pseudo_labels import label_recordings
+
+    shared.announce(args)
+    recognizer = load(args.model, device=args.device, also=args.also, **shared.decoding_options(args))
+    options = {"least_confidence": args.least_confidence, "speaker": args.speaker, "resume": args.resume}
+    options["force"] = args.force
+    found = label_recordings(args.inputs, recognizer, args.output, **options)
+    hours = sum(u.duration_s for u in found.kept) / 3600
+    printing.show(
+        f"{args.output}: {len(found.kept)} utterances, {hours:.2f} h; {len(found.doubtful)} left out as not sure"
+    )
+    printing.print_warnings(found.doubts)
+    return printing.report_failures(found.failures)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asr.cli import language_verbs, main
+from asr.cli import main, shared_options
 from asr.config.arguments import LARGEST, Parser, number, numbers, whole
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.recognize.options import Decoding
@@ -79,7 +79,7 @@ def test_every_option_that_a_model_directory_may_hold_can_be_switched_off():
         + ["--unknown-penalty", "none", "--hotword", "none", "--phrases", "none", "--rescore", "none"]
         + ["--token-threshold", "none", "--beam-threshold", "none", "--max-duration", "none"]
     )
-    given = {name: value for name, value in language_verbs.decoding_options(args).items() if value is not None}
+    given = {name: value for name, value in shared_options.decoding_options(args).items() if value is not None}
     assert Decoding(**given) == dataclasses.replace(Decoding())
     assert args.max_duration is None
 

@@ -146,7 +146,7 @@ def test_the_command_cuts_a_long_recording(tmp_path, capsys):
     # Words that nobody said are doubtful, and said to be.
     (tmp_path / "long.txt").write_text(" ".join([*words * 12, *["ZULU", "QUEBEC"] * 20, *words * 12]) + "\n")
     assert main.run_command([*command, "--force", "--least-confidence", "0.5"]) == 1
-    assert "hardly heard" in capsys.readouterr().err
+    assert "with little confidence" in capsys.readouterr().err
     # So are words that cannot be spelt, wherever they were: what is kept has its whole text.
     text = [*words * 12, "5€", *words * 13, "5€", "...", "5€"]
     (tmp_path / "long.txt").write_text(" ".join(text) + "\n", encoding="utf-8")

@@ -1,0 +1,137 @@
+"""Commands that fit decoding to speech of held-out speakers: tune, calibrate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from asr.cli import shared_options as shared
+from asr.cli.shared_options import OK
+from asr.errors import AsrError
+from asr.files import check_output, check_report, is_model, write_json
+
+
+def add_held_out_commands(commands: Any) -> None:
+    """Add the commands to the parser's subparsers."""
+    _add_tune(commands)
+    _add_calibrate(commands)
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune",
+        help="choose language model weight, word bonus and beam on held-out speech",
+        description="Tries settings on a manifest of held-out speakers, and saves the best into the "
+        "model directory (decoding.yaml and lm/), where transcribe and evaluate find them.",
+    )
+    tune.add_argument("--json", type=Path, metavar="OUT", help="write every setting with its errors")
+    _add_held_out(tune)
+    tune.set_defaults(run=_tune)
+
+
+def _add_calibrate(commands: Any) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit confidences to held-out speech",
+        description="Fits word confidences on a manifest of held-out speakers, for greedy decoding and "
+        "for the beam search, and saves them into the model directory (confidence.json).",
+    )
+    calibrate.add_argument("--plot", type=Path, metavar="PNG", help="draw reliability diagrams")
+    _add_held_out(calibrate)
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _add_held_out(command: argparse.ArgumentParser) -> None:
+    """Arguments of commands that fit something to held-out speech and save it with the model."""
+    command.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest of held-out speakers")
+    command.add_argument("--model", required=True, metavar="DIR", help="model directory")
+    command.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    command.add_argument("--save-to", type=Path, metavar="DIR", help="save into another model directory than --model")
+    shared.add_force(command)
+    command.add_argument("--dry-run", action="store_true", help="show the figures, save nothing")
+    shared.add_decoding(command)
+
+
+def _check_save_to(args: argparse.Namespace) -> None:
+    """Refuse a folder that holds something else than a model, before the work."""
+    if args.save_to is not None and not args.dry_run:
+        check_output(args.save_to, force=args.force, ours=is_model)
+
+
+def _refuse_phrases(args: argparse.Namespace) -> None:
+    for name in ("phrases", "speeds"):
+        if getattr(args, name):
+            raise AsrError(
+                f"--{name}: expected a search with weights to fit, got a list of phrases; leave the phrases out"
+            )
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from asr.evaluation import tuning
+    from asr.models.model_directory import load_model
+    from asr.recognize.option_sources import choose
+    from asr.recognize.options import Decoding, load_options, save_options
+    from asr.recognize.recognizer import Recognizer
+
+    _refuse_phrases(args)
+    check_report(args.json)
+    _check_save_to(args)
+    shared.announce(args, confidences=False)
+    model = load_model(args.model)
+    given = shared.decoding_options(args)
+    given["beam"] = given["beam"] or tuning.SEARCH_BEAM  # a search, also where the directory holds phrases
+    options = choose(model.path, **given)
+    folder = args.save_to or model.path
+    present = load_options(folder)
+    recognizer = Recognizer(model, device=args.device, decoding=Decoding())
+    trials = tuning.tune_decoding(
+        args.manifest, recognizer, options, present=None if present.phrases else present, root=args.root
+    )
+    for trial in trials:
+        print(trial)
+    best = tuning.best_of(trials)
+    if args.json:
+        write_json(args.json, {"best": best.to_dict(), "trials": [trial.to_dict() for trial in trials]})
+    print(f"best: {best}")
+    if best.options == present:
+        print(f"nothing was better than what {folder} says: not saved")
+    elif not args.dry_run:
+        save_options(folder, best.options)
+        print(f"saved: {folder / 'decoding.yaml'}")
+    return OK
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from asr import plotting
+    from asr.decode import confidence
+    from asr.evaluation import calibration
+    from asr.models.model_directory import load_model
+    from asr.recognize.option_sources import choose
+    from asr.recognize.options import Decoding
+    from asr.recognize.recognizer import Recognizer
+
+    if args.plot:
+        plotting.require()
+    _refuse_phrases(args)
+    _check_save_to(args)
+    shared.announce(args, confidences=False)
+    model = load_model(args.model)
+    wide = choose(model.path, **shared.decoding_options(args))
+    folder = args.save_to or model.path
+    fits = []
+    for options in [Decoding()] + ([wide] if wide.beam > 1 else []):
+        recognizer = Recognizer(model, device=args.device, decoding=options)
+        fits.append(calibration.calibrate_model(args.manifest, recognizer, args.root, folder=folder))
+        print(fits[-1].summary())
+    if args.plot:
+        calibration.draw_reliability(fits, args.plot)
+    old = confidence.load_calibration(folder)
+    new = calibration.improved(old, fits)
+    if new == old:
+        print(f"nothing was better than the confidences as they are: {folder / confidence.CONFIDENCE_FILE} not saved")
+    elif not args.dry_run:
+        confidence.save_calibration(folder, new)
+        print(f"saved: {folder / confidence.CONFIDENCE_FILE}")
+    return OK

@@ -1,0 +1,83 @@
+"""Commands for models as files: info, average; and warm-up, which compiles the search."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Any
+
+from asr.cli import shared_options as shared
+from asr.cli.shared_options import OK
+from asr.config.arguments import number
+from asr.errors import AsrError
+
+
+def add_model_commands(commands: Any) -> None:
+    """Add the commands to the parser's subparsers."""
+    _add_info(commands)
+    _add_average(commands)
+    _add_warm_up(commands)
+
+
+def _add_info(commands: Any) -> None:
+    info = commands.add_parser("info", help="show a model's size, training data and accuracy")
+    info.add_argument("model", nargs="?", metavar="MODEL", help="directory or bundled name (default: the bundled one)")
+    info.set_defaults(run=_info)
+
+
+def _add_average(commands: Any) -> None:
+    average = commands.add_parser(
+        "average",
+        help="average the weights of models, one trained from the other",
+        description="Writes the mean of the models' weights. Everything else comes from the last model. Tuned "
+        "decoding options are not copied.",
+    )
+    average.add_argument("models", nargs="+", metavar="MODEL", help="directories or bundled names, two or more")
+    average.add_argument("--output", required=True, metavar="DIR", help="model directory to write")
+    average.add_argument(
+        "--weights", type=number(), nargs="+", metavar="W", help="weight of each model (default: equal)"
+    )
+    shared.add_force(average)
+    average.set_defaults(run=_average)
+
+
+def _add_warm_up(commands: Any) -> None:
+    warm = commands.add_parser(
+        "warm-up",
+        help="compile the beam search for this machine now, instead of at the first transcription",
+        description="Compiles what the bundled models need, once for each installation, and says where it is kept. "
+        "Where all is there it does nothing.",
+    )
+    warm.set_defaults(run=_warm_up)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from asr.models import description
+    from asr.recognize import option_sources
+
+    model = description.read_description(args.model)
+    print(description.describe_model(model))
+    choice = option_sources.merge(model.path)
+    table = f"{choice.describe()}\n{option_sources.confidences(model.path, choice.options).describe()}"
+    print("decoding:\n" + textwrap.indent(table, "  "))
+    return OK
+
+
+def _average(args: argparse.Namespace) -> int:
+    from asr.models.averaging import average_models
+    from asr.models.description import describe_model, read_description
+
+    average_models(args.models, args.output, args.weights, force=args.force)
+    print(describe_model(read_description(args.output)))
+    return OK
+
+
+def _warm_up(args: argparse.Namespace) -> int:
+    from asr.decode.warming import warm_up
+
+    done = warm_up()
+    if done.folder is None:
+        raise AsrError("what was compiled cannot be kept (see above); NUMBA_CACHE_DIR=FOLDER names another folder")
+    if done.compiled:
+        print(f"{done.folder}: the compiled search, made in {done.seconds:.1f} s")
+    return OK

@@ -1,0 +1,181 @@
+"""Exit statuses, and the options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from asr.config.arguments import file_or_none, number, numbers, whole
+from asr.errors import AsrError
+
+OK, SOME_FAILED, FAILED = 0, 1, 2
+"""Exit statuses: everything worked; some inputs failed and the others are done; nothing was done."""
+
+
+def add_force(command: argparse.ArgumentParser) -> None:
+    """Add ``--force``, which lets a command overwrite files that it did not make."""
+    command.add_argument("--force", action="store_true", help="overwrite existing files")
+
+
+def add_model(parser: argparse.ArgumentParser, *, decoding: bool = True) -> None:
+    """Add ``--model``, ``--device`` and, with ``decoding``, the options of ``add_decoding``."""
+    parser.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    if decoding:
+        add_decoding(parser)
+
+
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """Add ``--language``, in which numbers and abbreviations of a text are written out."""
+    help = "of the text: writes numbers and abbreviations out (default: as the model directory says, else en; or none)"
+    parser.add_argument("--language", metavar="CODE", help=help)
+
+
+def given_words(text: str) -> str:
+    """The words themselves, or those in a file of that name."""
+    try:
+        return Path(text).read_text(encoding="utf-8-sig") if os.path.isfile(text) else text
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsrError(f"{text}: cannot read the text: {error}") from error
+
+
+def add_also(parser: argparse.ArgumentParser) -> None:
+    """Add ``--also``: further models that judge a list of phrases."""
+    help = "a further model that judges the --phrases (may be given several times)"
+    parser.add_argument("--also", action="append", default=[], metavar="DIR|NAME", help=help)
+
+
+def add_chunks(parser: argparse.ArgumentParser) -> None:
+    """Add ``--chunk-s`` and ``--right-s``: how a bidirectional model cuts a stream into chunks."""
+    parser.add_argument(
+        "--chunk-s",
+        type=number(0, 3600, above=True, off=None),
+        metavar="S",
+        help="chunk length of a bidirectional model, such as 0.64",
+    )
+    parser.add_argument(
+        "--right-s", type=number(0, 3600), default=0.0, metavar="S", help="right context of each chunk, such as 0.64"
+    )
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """Add the options of decoding: how posteriors become text."""
+    group = parser.add_argument_group(
+        "decoding",
+        "by default as the model directory says, else greedily; files, hot words, --language, --lm-adapt, "
+        "--word-bonus, --unknown-penalty and thresholds take none, which switches off",
+    )
+    group.add_argument("--beam", type=whole(1, 100_000), metavar="K", help="beam width; 1 is greedy")
+    group.add_argument(
+        "--lm",
+        type=file_or_none,
+        action="append",
+        metavar="LM",
+        help="directory of train-lm, or an ARPA file (.arpa, .gz); may be given several times to combine models",
+    )
+    group.add_argument(
+        "--lm-weight",
+        type=number(0),
+        action="append",
+        metavar="W",
+        help="weight of the language model (default: 0.5); for several --lm one for each in order, or one for all",
+    )
+    group.add_argument(
+        "--lm-adapt",
+        type=number(0, off=0.0),
+        metavar="RATE",
+        help="let the language model learn from recognised text at this rate, such as 0.1",
+    )
+    group.add_argument(
+        "--lm-carry",
+        action=argparse.BooleanOptionalAction,
+        help="keep the context of the language models between utterances of a long recording or stream",
+    )
+    group.add_argument("--word-bonus", type=number(off=0.0), metavar="B", help="added for each word, natural logarithm")
+    group.add_argument("--lexicon", type=file_or_none, metavar="FILE", help="allowed words, one a line")
+    group.add_argument(
+        "--unknown-penalty",
+        type=number(high=0, off=-math.inf),
+        metavar="P",
+        help="allow other words at this cost (a negative number)",
+    )
+    group.add_argument(
+        "--hotword", action="append", metavar="WORD:BOOST", help="make a word or phrase likelier, such as GORDON:5"
+    )
+    group.add_argument(
+        "--language",
+        metavar="CODE",
+        help="language in which numbers in --phrases and --hotword are written out (default: en; or none)",
+    )
+    group.add_argument(
+        "--phrases",
+        type=file_or_none,
+        metavar="FILE",
+        help="closed list of phrases, one a line; each recording is one of them",
+    )
+    group.add_argument(
+        "--speeds",
+        type=numbers,
+        metavar="S,S,…",
+        help="recognise at several speeds, such as 0.9,1,1.1 (with --phrases)",
+    )
+    group.add_argument(
+        "--rescore", type=file_or_none, metavar="LM", help="language model that rescores the best hypotheses"
+    )
+    group.add_argument("--rescore-weight", type=number(0), metavar="W", help="weight of --rescore (default: 0.5)")
+    group.add_argument(
+        "--token-threshold",
+        type=number(high=0, off=-math.inf),
+        metavar="L",
+        help="tokens below this log-probability open no prefix, such as -7",
+    )
+    group.add_argument(
+        "--beam-threshold",
+        type=number(0, off=math.inf),
+        metavar="L",
+        help="drop prefixes that score less than the best by this much",
+    )
+    group.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print each option's value and whether it comes from the command line, "
+        "the model directory or the defaults",
+    )
+
+
+def announce(args: argparse.Namespace, *, confidences: bool = True) -> None:
+    """Print on standard error what ``--verbose`` asks for, and a note where fitted ``confidences`` do not hold."""
+    from asr.models.bundled import locate_model
+    from asr.recognize import option_sources
+
+    folder = locate_model(args.model)
+    choice = option_sources.merge(folder, **decoding_options(args))
+    if args.verbose:
+        print(choice.describe("command line"), file=sys.stderr)
+    if not confidences:
+        return
+    found = option_sources.confidences(folder, choice.options)
+    if args.verbose:
+        print(found.describe(), file=sys.stderr)
+    if found.remark:
+        print(f"note: {found.remark}", file=sys.stderr)
+
+
+def decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of ``add_decoding``'s options; None for those that were not given."""
+    from asr.decode.lexicon import parse_hotwords
+    from asr.recognize.options import Decoding
+
+    names = {f.name for f in dataclasses.fields(Decoding)} & vars(args).keys()
+    options = {name: getattr(args, name) for name in names}
+    for name in ("lm", "lm_weight"):
+        if options[name] is not None:
+            options[name] = options[name][0] if len(options[name]) == 1 else tuple(options[name])
+    if args.hotword:
+        options["hotwords"] = {} if args.hotword == ["none"] else parse_hotwords(args.hotword)
+    return options

@@ -1,0 +1,190 @@
+"""Commands that turn speech into text and times: transcribe, stream, align."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from asr import formats
+from asr.cli import printing
+from asr.cli import shared_options as shared
+from asr.cli.shared_options import OK
+from asr.config.arguments import number, whole
+from asr.errors import AsrError
+
+
+def add_transcription_commands(commands: Any) -> None:
+    """Add the commands to the parser's subparsers."""
+    _add_transcribe(commands)
+    _add_stream(commands)
+    _add_align(commands)
+
+
+def _add_transcribe(commands: Any) -> None:
+    transcribe = commands.add_parser(
+        "transcribe", help="transcribe files, folders or standard input to text or subtitles"
+    )
+    transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
+    transcribe.add_argument(
+        "--jobs", type=whole(1, 4096), default=1, metavar="N", help="processes that share the recordings"
+    )
+    transcribe.add_argument("--resume", action="store_true", help="skip recordings with a transcript in --output-dir")
+    transcribe.add_argument("--channels", default="mix", choices=("mix", "split"), help="one text, or one per channel")
+    transcribe.add_argument(
+        "--raw-rate", type=whole(1), metavar="HZ", help="sample rate of raw samples on - (16 bits, mono)"
+    )
+    transcribe.add_argument(
+        "--max-duration", type=number(0, above=True, off=None), metavar="S", help="refuse longer recordings"
+    )
+    transcribe.add_argument("--format", default="txt", choices=tuple(formats.FORMATS))
+    transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
+    shared.add_force(transcribe)
+    shared.add_also(transcribe)
+    shared.add_model(transcribe)
+    transcribe.set_defaults(run=_transcribe, extends="inputs")
+
+
+def _add_stream(commands: Any) -> None:
+    stream = commands.add_parser(
+        "stream",
+        help="transcribe a file, standard input or a microphone live",
+        description="Utterances end at pauses. On a terminal the text grows as you speak; elsewhere each "
+        "utterance is a line.",
+    )
+    stream.add_argument(
+        "input",
+        metavar="FILE|-|mic",
+        nargs="?",
+        help="- is standard input: an audio file or, with --rate, raw 16-bit little-endian mono samples",
+    )
+    stream.add_argument("--json", action="store_true", help="JSON lines: partial and final texts with times")
+    stream.add_argument("--realtime", action="store_true", help="read FILE or - at the speed of the recording")
+    stream.add_argument(
+        "--block-s",
+        type=number(0, 3600, above=True),
+        default=0.1,
+        metavar="S",
+        help="length of a block in seconds (default: 0.1)",
+    )
+    stream.add_argument(
+        "--rate",
+        "--raw-rate",
+        type=whole(1),
+        metavar="HZ",
+        help="sample rate: required for raw samples on -; for mic the default is 16000",
+    )
+    stream.add_argument(
+        "--endpoint-s",
+        type=number(0, above=True, off=math.inf),
+        default=0.8,
+        metavar="S",
+        help="length of the pause that ends an utterance",
+    )
+    stream.add_argument(
+        "--longest-s",
+        type=number(0, above=True, off=math.inf),
+        default=20.0,
+        metavar="S",
+        help="longest utterance (default: 20)",
+    )
+    stream.add_argument(
+        "--no-endpoints", action="store_true", help="treat the whole input as one utterance, as transcribe does"
+    )
+    shared.add_chunks(stream)
+    stream.add_argument("--microphone", metavar="DEVICE", help="number or name of a microphone")
+    stream.add_argument("--devices", action="store_true", help="list the microphones and stop")
+    shared.add_model(stream)
+    stream.set_defaults(run=_stream)
+
+
+def _add_align(commands: Any) -> None:
+    align = commands.add_parser("align", help="find the times of known words in a recording")
+    align.add_argument("audio", metavar="AUDIO", help="audio file, or - for standard input")
+    align.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
+    shared.add_language(align)
+    align.add_argument("--format", default="ctm", choices=_timed_formats())
+    shared.add_model(align, decoding=False)
+    align.set_defaults(run=_align)
+
+
+def _timed_formats() -> tuple[str, ...]:
+    return tuple(name for name, format in formats.FORMATS.items() if format.timed)
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    from asr.recognize.batch import transcribe_files
+    from asr.recognize.recognizer import load
+
+    options = {"model": args.model, "device": args.device, "max_duration_s": args.max_duration, "also": args.also}
+    options |= shared.decoding_options(args)
+    shared.announce(args)
+    outcome = transcribe_files(
+        load(**options) if args.jobs == 1 else options,
+        args.inputs,
+        format=args.format,
+        output_dir=args.output_dir,
+        jobs=args.jobs,
+        resume=args.resume,
+        force=args.force,
+        split_channels=args.channels == "split",
+        raw_rate_hz=args.raw_rate,
+    )
+    printing.print_warnings(outcome.doubts)
+    return printing.report_failures(outcome.failures)
+
+
+def _stream(args: argparse.Namespace) -> int:
+    from asr.audio import read, sources
+    from asr.cli import live_display
+
+    if args.devices:
+        print(sources.devices())
+        return OK
+    if args.input is None:
+        raise AsrError("expected FILE, - (standard input) or mic; name one")
+    from asr.decode.endpoint import Endpoint
+    from asr.recognize.recognizer import load
+    from asr.recognize.stream import Stream
+
+    args.model = args.model or "stream"
+    shared.announce(args)
+    recognizer = load(args.model, device=args.device, **shared.decoding_options(args))
+    if args.input == "mic":
+        rate_hz = 16000 if args.rate is None else args.rate
+        blocks = sources.microphone_blocks(args.microphone, rate_hz, args.block_s)
+    elif args.input == "-":
+        rate_hz, blocks = sources.pipe_blocks(read.standard_input(), args.rate, args.block_s)
+    else:
+        rate_hz, blocks = sources.file_blocks(args.input, args.block_s)
+    if args.realtime:
+        blocks = sources.paced(rate_hz, blocks)
+    endpoint = None if args.no_endpoints else Endpoint(args.endpoint_s, args.longest_s)
+    options = {"endpoint": endpoint, "chunk_s": args.chunk_s, "right_s": args.right_s, "source": args.input}
+    live_display.run_live(
+        Stream(recognizer, sample_rate_hz=rate_hz, **options),
+        blocks,
+        live_display.Display(sys.stdout, as_json=args.json),
+    )
+    return OK
+
+
+def _align(args: argparse.Namespace) -> int:
+    from asr.audio import read
+    from asr.decode.alignment import MISMATCH
+    from asr.recognize.recognizer import load
+
+    words = shared.given_words(args.words)
+    source = read.standard_input() if args.audio == "-" else args.audio
+    result = load(args.model, device=args.device, language=args.language).align(source, words)
+    sys.stdout.write(formats.FORMATS[args.format].write(result))
+    if result.mismatch is not None and result.mismatch > MISMATCH:
+        print(
+            f"warning: {args.audio}: the text does not seem to match the recording: it is {result.mismatch:.1f} "
+            f"nats per token less likely than the model's own transcript, usually at most {MISMATCH:g}; "
+            "check the text",
+            file=sys.stderr,
+        )
+    return printing.report_left_out(args.audio, result.left_out)
