@@ -20,7 +20,7 @@ text: normalisation written_out tokenizer bpe word_tokens phones user_words toke
 scoring: alternatives transcript_files wer comparison
 data: distort manifest splice batches preflight
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
-models: spec_augment
+models: storage spec_augment
 corpora: download text_files layouts kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming

@@ -1,6 +1,6 @@
-"""Put a trained model into the package: weights in half precision, and a card that states its purpose.
+"""Put a trained model into the package: weights as int8 or in half precision, and a card that states its purpose.
 
-    python tools/bundle_model.py RUN NAME --evaluation JSON --note "key: text" ...
+    python tools/bundle_model.py RUN NAME --evaluation JSON --note "key: text" ... [--storage float16]
 
 RUN is a training's output. NAME is the name for ``asr.load``. JSON is the output of ``asr evaluate --json`` for the
 test set. Tuned decoding options (``asr tune``) in RUN and their language model are copied, as are calibrated
@@ -26,14 +26,14 @@ ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
 FIGURES = ("wer", "cer", "ser", "errors", "words", "substitutions", "deletions", "insertions", "ci95")
 
 
-def bundle_lm(source: lm_directory.LanguageDirectory, folder: Path) -> None:
+def bundle_lm(source: lm_directory.LanguageDirectory, folder: Path, storage: model_directory.Storage) -> None:
     """A language model's directory, without the paths of the training machine."""
     data = dataclasses.replace(source.config.data, train="", valid="", tokens="")
     train = dataclasses.replace(source.config.train, output="exp/lm")
     lm_directory.save_lm_description(
         folder, dataclasses.replace(source.config, data=data, train=train), source.tokenizer
     )
-    model_directory.save_weights(folder, source.network, source.card, half=True)
+    model_directory.save_weights(folder, source.network, source.card, storage=storage)
 
 
 def bundled_confidences(run: Path, folder: Path) -> dict[str, confidence.Calibration]:
@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--evaluation", type=Path, required=True, metavar="JSON")
     parser.add_argument("--note", action="append", default=[], metavar="KEY: TEXT")
+    parser.add_argument("--storage", choices=("int8", "float16"), default="int8", help="of the weights (default: int8)")
     args = parser.parse_args()
     try:
         model = model_directory.load_model(args.run)
@@ -64,14 +65,16 @@ def main() -> int:
         config = dataclasses.replace(model.config, data=data, train=train, augment=augment)
         folder = ASSETS / args.name
         model_directory.save_model_description(folder, config, model.tokenizer, model.stats)
-        model_directory.save_weights(folder, model.network, card, half=True)
+        model_directory.save_weights(folder, model.network, card, storage=args.storage)
         if (args.run / options.DECODING_FILE).is_file():
             saved = options.load_options(args.run)
             options.save_options(folder, saved)
             for name in filter(None, (saved.lm, saved.rescore)):
                 source = lm_directory.load_language_model(name)
                 if isinstance(source, lm_directory.LanguageDirectory):
-                    bundle_lm(source, folder / options.LM_FOLDER / ("lm" if name == saved.lm else "rescore"))
+                    bundle_lm(
+                        source, folder / options.LM_FOLDER / ("lm" if name == saved.lm else "rescore"), args.storage
+                    )
         fitted, threshold = bundled_confidences(args.run, folder), confidence.load_threshold(args.run)
         if fitted or threshold is not None:
             confidence.save_calibration(folder, fitted, threshold)

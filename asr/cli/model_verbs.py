@@ -1,4 +1,4 @@
-"""Commands for models as files: info, average; and warm-up, which compiles the search."""
+"""Commands for models as files: info, average, quantize; and warm-up, which compiles the search."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add_model_commands(commands: Any) -> None:
     """Add the commands to the parser's subparsers."""
     _add_info(commands)
     _add_average(commands)
+    _add_quantize(commands)
     _add_warm_up(commands)
 
 
@@ -41,6 +42,22 @@ def _add_average(commands: Any) -> None:
     average.set_defaults(run=_average)
 
 
+def _add_quantize(commands: Any) -> None:
+    quantize = commands.add_parser(
+        "quantize",
+        help="store a model's weights as int8: a quarter of the size of a training's output",
+        description="Copies a model directory with all that belongs to it. Only the weights are stored otherwise. "
+        "The copy is loaded, fine-tuned and averaged like any other model.",
+    )
+    quantize.add_argument("model", metavar="MODEL", help="directory or bundled name")
+    quantize.add_argument("--output", required=True, metavar="DIR", help="model directory to write")
+    quantize.add_argument(
+        "--storage", choices=("int8", "float16", "float32"), default="int8", help="of the weights (default: int8)"
+    )
+    shared.add_force(quantize)
+    quantize.set_defaults(run=_quantize)
+
+
 def _add_warm_up(commands: Any) -> None:
     warm = commands.add_parser(
         "warm-up",
@@ -60,6 +77,15 @@ def _info(args: argparse.Namespace) -> int:
     choice = option_sources.merge(model.path)
     table = f"{choice.describe()}\n{option_sources.confidences(model.path, choice.options).describe()}"
     print("decoding:\n" + textwrap.indent(table, "  "))
+    return OK
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from asr.models.description import describe_model, read_description
+    from asr.models.storage import quantize_model
+
+    quantize_model(args.model, args.output, storage=args.storage, force=args.force)
+    print(describe_model(read_description(args.output)))
     return OK
 
 

@@ -16,7 +16,7 @@ from asr.config.sections import Config
 from asr.errors import ModelError
 from asr.files import read_json, read_object
 from asr.models.bundled import locate_model
-from asr.models.tensors import load_shapes
+from asr.models.tensors import load_shapes, load_storage
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
@@ -51,12 +51,16 @@ class FeatureStats:
 
 @dataclass(frozen=True)
 class Description:
-    """A model directory without its weights. ``parameters``: how many numbers the weights are."""
+    """A model directory without its weights.
+
+    ``parameters``: how many numbers the weights are. ``storage``: float32, float16 or int8, as they are stored.
+    """
 
     config: Config
     tokenizer: Tokenizer
     stats: FeatureStats
     parameters: int
+    storage: str
     card: dict[str, Any]
     path: Path
 
@@ -76,9 +80,9 @@ def read_description(model: str | Path | None = None) -> Description:
     stats = FeatureStats.load(folder / "stats.json")
     if len(stats.mean) != config.features.mel_bins:
         raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
-    shapes = load_shapes(folder / "model.safetensors")
-    parameters = sum(math.prod(shape) for shape in shapes.values())
-    return Description(config, tokenizer, stats, parameters, load_card(folder), folder)
+    weights = folder / "model.safetensors"
+    parameters = sum(math.prod(shape) for shape in load_shapes(weights).values())
+    return Description(config, tokenizer, stats, parameters, load_storage(weights), load_card(folder), folder)
 
 
 def load_card(folder: Path) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def describe_model(model: Description) -> str:
     rows = {
         "model": f"{model.path}",
         "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
-        f"{model.parameters / 1e6:.2f} million parameters",
+        f"{model.parameters / 1e6:.2f} million parameters, stored as {model.storage}",
         "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
         f"one output per {model.config.output_frame_s * 1000:g} ms",
         "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",

@@ -5,7 +5,7 @@ A model directory is a training's output and a deployment's input:
     config.yaml         the resolved configuration
     tokens.txt          one token a line, the line number is its id
     stats.json          mean and standard deviation of the features
-    model.safetensors   the weights (float32 or float16)
+    model.safetensors   the weights (float32, float16, or int8 with scales)
     card.json           training data, results, purpose
 
 During training, ``checkpoint.safetensors`` in the same folder holds the state for resuming.
@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,13 @@ from asr.errors import ModelError
 from asr.files import atomic
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats, read_description
-from asr.models.tensors import load_shapes, load_tensors, save_tensors
+from asr.models.tensors import load_shapes, load_tensors, quantize, save_tensors, split_scales
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
 Network = TypeVar("Network", bound=nn.Module)
+Storage: TypeAlias = Literal["float32", "float16", "int8"]
+"""The numbers that weights are stored as; computing is in float32 always."""
 OF_WEIGHTS = (
     "decoding.yaml", "lm", "confidence.json",
     "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard",
@@ -93,10 +95,17 @@ def _compare(source: Path, own: Mapping[str, tuple[int, ...]], found: Mapping[st
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy ``tensors`` into ``module``; ``ModelError`` lists what is missing, unexpected or of another shape."""
-    own, found = ({name: tuple(x.shape) for name, x in part.items()} for part in (module.state_dict(), tensors))
+    """Copy ``tensors`` into ``module``; int8 weights (see ``quantize``) are multiplied by their scales there.
+
+    Raises ``ModelError`` that lists what is missing, unexpected or of another shape, and for scales that cannot be.
+    """
+    weights, scales = split_scales(tensors, source)
+    own, found = ({name: tuple(x.shape) for name, x in part.items()} for part in (module.state_dict(), weights))
     _compare(source, own, found)
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict(weights)
+    state = module.state_dict()  # shares memory with the module: no second copy of the weights as floats
+    for name, scale in scales.items():
+        state[name].mul_(scale.view(-1, *[1] * (state[name].ndim - 1)).to(state[name].device))
 
 
 @dataclass(frozen=True)
@@ -152,14 +161,17 @@ def clear(folder: Path) -> None:
         raise ModelError(f"{folder}: cannot replace the model there: {error}") from error
 
 
-def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, half: bool = False) -> None:
-    """Write ``model.safetensors`` and ``card.json``; ``half`` stores float16. Raises ``ModelError``."""
-    path = folder / "model.safetensors"
-    dtype = torch.float16 if half else torch.float32
-    tensors = {name: value.to(dtype) for name, value in network.state_dict().items()}
-    for name, tensor in tensors.items():
+def save_weights(folder: Path, network: nn.Module, card: Mapping[str, Any], *, storage: Storage = "float32") -> None:
+    """Write ``model.safetensors`` and ``card.json``. Raises ``ModelError``.
+
+    ``storage``: float32; float16, half of it; int8 with scales (``quantize``), a quarter.
+    """
+    path, state = folder / "model.safetensors", network.state_dict()
+    dtype = torch.float32 if storage == "float32" else torch.float16
+    tensors = quantize(state) if storage == "int8" else {name: value.to(dtype) for name, value in state.items()}
+    for name, tensor in [*state.items(), *tensors.items()]:
         if not tensor.isfinite().all():
-            raise ModelError(f"{path}: not written: {name} holds values that are not finite as {dtype}")
+            raise ModelError(f"{path}: not written: {name} holds values that are not finite as {tensor.dtype}")
     save_tensors(path, tensors)
     try:
         with atomic(folder / "card.json") as path:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 LARGEST_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself limits it."""
+SCALE = ".scale"
+"""What the name of an int8 tensor's scales ends in."""
+SMALLEST_ROW = 64
+"""Values of a row from which ``quantize`` stores int8: shorter rows save little and are few."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None, *, keep: Path | None = None) -> None:
@@ -63,15 +67,103 @@ def load_metadata(path: Path) -> Any:
 
 
 def load_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a file by name, from its header alone, for ``build``.
+    """The shapes of the weights of a file by name, from its header alone, for ``build``; without the scales of int8.
+
+    Raises ``ModelError`` as ``load_tensors`` does, and for int8 weights without fitting scales.
+    """
+    shapes, types = _entries(path)
+    scales = set()
+    for name in (name for name, kind in types.items() if kind == "I8"):
+        scales.add(scale := name + SCALE)
+        if scale not in shapes:
+            raise ModelError(_without_scales(path, name))
+        if types[scale] not in ("F16", "BF16", "F32", "F64") or shapes[scale] != shapes[name][:1] or not shapes[name]:
+            raise ModelError(_other_scales(path, name, shapes[name], f"{types[scale]} {shapes[scale]}"))
+    return {name: shape for name, shape in shapes.items() if name not in scales}
+
+
+def load_storage(path: Path) -> str:
+    """How a file stores its weights: ``float32``, ``float16`` or ``int8``, from its header alone.
 
     Raises ``ModelError`` as ``load_tensors`` does.
     """
+    types = set(_entries(path)[1].values())
+    return "int8" if "I8" in types else "float16" if "F16" in types else "float32"
+
+
+def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in a quarter of their size as float32: int8 with one scale per row, ``<name>.scale``.
+
+    A row is everything behind the first dimension. Its scale is its largest magnitude divided by 127, so that no value
+    is off by more than half a scale. Vectors and tensors with rows shorter than ``SMALLEST_ROW`` become float16.
+    ``split_scales`` and ``load_weights`` of ``asr.models.model_directory`` read the result.
+
+    Args:
+        tensors: floating point, any shapes, finite.
+    """
+    import torch
+
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2 or tensor[:1].numel() < SMALLEST_ROW:
+            stored[name] = tensor.to(torch.float16)
+            continue
+        rows = tensor.detach().to(torch.float32).flatten(1)
+        largest = rows.abs().amax(1)
+        scale = torch.where(largest > 0, largest / 127, 1.0).clamp(min=torch.finfo(torch.float32).tiny)
+        stored[name] = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
+        stored[name + SCALE] = scale
+    return stored
+
+
+def split_scales(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights as they are stored, and the scales of those that are int8 by the names of the weights.
+
+    ``weights[name].float() * scales[name]``, row by row, are the values. Raises ``ModelError`` naming ``source`` for
+    int8 weights whose scales are missing, not one per row, not positive or not finite.
+    """
+    import torch
+
+    scales = {}
+    for name in (name for name, tensor in tensors.items() if tensor.dtype == torch.int8):
+        if name + SCALE not in tensors:
+            raise ModelError(_without_scales(source, name))
+        scale, shape = tensors[name + SCALE], tuple(tensors[name].shape)
+        if not shape or tuple(scale.shape) != shape[:1] or not scale.is_floating_point():
+            raise ModelError(_other_scales(source, name, shape, f"{scale.dtype} {tuple(scale.shape)}"))
+        # 128: the largest magnitude of int8 must not overflow either.
+        bad = ~((scale > 0) & (scale.float() * 128).isfinite())
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            raise ModelError(f"{source}: {name}{SCALE}: expected positive finite scales, got {float(scale[row]):g} for "
+                             f"row {row}; the file is damaged: get it again, or write it anew from the float "
+                             "model")  # fmt: skip
+        scales[name] = scale.float()
+    return {name: tensor for name, tensor in tensors.items() if name.removesuffix(SCALE) not in scales
+            or not name.endswith(SCALE)}, scales  # fmt: skip
+
+
+def _without_scales(source: Path, name: str) -> str:
+    return (
+        f"{source}: {name[:100]} is int8 and has no scales: expected {name[:100]}{SCALE} with one number per row; "
+        "asr quantize writes both"
+    )
+
+
+def _other_scales(source: Path, name: str, shape: tuple[int, ...], found: str) -> str:
+    expected = f"{shape[0]} floats, one per row" if shape else "a matrix, whose rows have scales"
+    return f"{source}: {name[:100]}{SCALE}: expected {expected}, got {found}; asr quantize writes both"
+
+
+def _entries(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The shapes and types of all tensors of a file by name. Raises ``ModelError``."""
     with _reading(path):
         tree = json.loads(_header(path))
         with safetensors.safe_open(path, framework="numpy"):  # compares the header with the file's length
             pass
-        return {name: tuple(entry["shape"]) for name, entry in tree.items() if name != "__metadata__"}
+        entries = {name: entry for name, entry in tree.items() if name != "__metadata__"}
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        return shapes, {name: str(entry["dtype"]) for name, entry in entries.items()}
 
 
 def _header(path: Path) -> bytes:

@@ -35,7 +35,7 @@ from asr.text import tokenizer as tokenizer_module
 from asr.text.tokenizer import CharTokenizer
 
 
-def make_model(folder, *, half=False, card=None, **model):
+def make_model(folder, *, storage="float32", card=None, **model):
     """A model directory with random weights; returns its network and configuration."""
     config = make_config(folder, model=model)
     tokenizer = CharTokenizer(["<blank>", " ", "A", "B", "Ü"], config.text)
@@ -43,7 +43,8 @@ def make_model(folder, *, half=False, card=None, **model):
     network = AcousticModel(config.model, config.features.mel_bins, tokenizer.vocab_size)
     stats = FeatureStats(tuple(range(16)), (0.1,) * 16, 100)
     model_directory.save_model_description(folder, config, tokenizer, stats)
-    model_directory.save_weights(folder, network, {"format": 1, "note": "ü"} if card is None else card, half=half)
+    card = {"format": 1, "note": "ü"} if card is None else card
+    model_directory.save_weights(folder, network, card, storage=storage)
     return network, config
 
 
@@ -77,7 +78,7 @@ def test_a_model_directory_gives_back_what_was_saved(tmp_path, cell):
 
 def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path):
     make_model(tmp_path / "full", hidden=64)
-    network, _ = make_model(tmp_path / "half", hidden=64, half=True)
+    network, _ = make_model(tmp_path / "half", hidden=64, storage="float16")
     full, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half"))
     assert half < 0.55 * full
     for name, value in model_directory.load_model(tmp_path / "half").network.state_dict().items():
@@ -89,7 +90,7 @@ def test_weights_too_large_for_half_precision_are_not_saved_as_infinity(tmp_path
     network = nn.Linear(2, 2)
     nn.init.constant_(network.weight, 1e5)
     with pytest.raises(ModelError, match=r"weight holds values that are not finite as torch\.float16"):
-        model_directory.save_weights(tmp_path, network, {}, half=True)
+        model_directory.save_weights(tmp_path, network, {}, storage="float16")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -320,8 +321,9 @@ def test_lists_of_tokens_have_a_largest_size(tmp_path, monkeypatch):
         model_directory.load_model(tmp_path)
 
 
-def test_no_damage_to_a_model_directory_ends_in_a_traceback(tmp_path):
-    make_model(tmp_path)
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_no_damage_to_a_model_directory_ends_in_a_traceback(tmp_path, storage):
+    make_model(tmp_path, hidden=64, storage=storage)
     confidence.save_calibration(tmp_path, {"greedy": confidence.Calibration(1.0, 0.5, 0.0)})
     options = "beam: 4\nlexicon: words.txt\nword_bonus: 0.5\nhotwords: {AB: 2.0}\nunknown_penalty: -3\n"
     (tmp_path / "decoding.yaml").write_text(options)

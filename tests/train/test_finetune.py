@@ -10,6 +10,8 @@ from corpus import make_config, make_corpus
 from asr.data import manifest
 from asr.errors import ConfigError, ModelError
 from asr.models import model_directory
+from asr.models.storage import quantize_model
+from asr.models.tensors import load_storage
 from asr.train import acoustic_task, loop
 from asr.train.losses import distillation_loss
 from asr.train.process import stop_request
@@ -84,6 +86,21 @@ def test_it_goes_on_learning_and_resumes_without_the_model(corpus, trained, tmp_
     for path in copy.iterdir():
         path.unlink()
     assert acoustic_task.train_acoustic(config, resume=True).epoch == 1
+
+
+def test_training_goes_on_from_int8_weights(corpus, tmp_path):
+    model = {"hidden": 64}
+    source, small = tmp_path / "source", tmp_path / "small"
+    acoustic_task.train_acoustic(make_config(corpus, model=model, train={"output": str(source), "epochs": 8}))
+    quantize_model(source, small)
+    assert load_storage(small / "model.safetensors") == "int8"
+    task = acoustic_task.AcousticTask(follow(corpus, tmp_path, small, model=model))
+    before = model_directory.load_model(source).card["validation"]["loss"]
+    assert task.validate(task.network.eval())["loss"] == pytest.approx(before, abs=0.05)
+    config = follow(corpus, tmp_path, small, model=model, train={"epochs": 8}, optim={"learning_rate": 2e-3})
+    acoustic_task.train_acoustic(config)
+    assert model_directory.load_model(tmp_path / "run").card["validation"]["loss"] < before
+    assert load_storage(tmp_path / "run" / "model.safetensors") == "float32"
 
 
 def test_another_network_is_refused_by_key(corpus, trained, tmp_path):
