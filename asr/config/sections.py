@@ -333,7 +333,7 @@ class TrainConfig:
     validate_every_epochs: Positive = 1
     """Epochs between validations."""
     checkpoint_every_s: Annotated[float, Range(0, above=True)] = 300.0
-    """Seconds between checkpoints inside an epoch; there is one at each epoch's end as well."""
+    """Seconds between checkpoints. There is one at the end of the run and at a request to stop as well."""
     max_bad_steps: Positive = 10
     """Steps in a row with a non-finite loss or gradient, or without readable audio, before training stops."""
 

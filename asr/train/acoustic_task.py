@@ -28,7 +28,7 @@ from asr.models.device import pick_device
 from asr.models.features import LogMel, measure_stats
 from asr.scoring.wer import LITERAL, NOTHING_YET, rank, score
 from asr.text import tokenizer_files
-from asr.train import distributed, finetune, loop
+from asr.train import distributed, finetune, loop, model_card
 from asr.train.distributed import World
 from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
 from asr.train.process import make_network
@@ -79,7 +79,7 @@ def advice(wer: float, hours: float) -> str:
 
 
 class AcousticTask:
-    """An acoustic model with its training and validation data (see ``loop.Task``)."""
+    """An acoustic model with its training and validation data (see ``asr.train.task.Task``)."""
 
     criterion = "wer"
 
@@ -105,7 +105,7 @@ class AcousticTask:
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
         self.source = None if self.resuming else finetune.load_initial(config)
         self.teacher = finetune.load_teacher(config, self.tokenizer)
-        self.origin = loop.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
+        self.origin = model_card.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
         self.stats = self._prepare()
         self.glance()
         self.report_left_out(self.train_data, self.train_paths)
@@ -138,7 +138,7 @@ class AcousticTask:
     def data_key(self) -> str:
         """Checksum of the training utterances that are used: ids, labels, durations."""
         data = self.train_data
-        return loop.training_checksum(
+        return model_card.training_checksum(
             [[u.id, label, u.duration_s] for u, label in zip(data.utterances, data.labels, strict=True)]
         )
 
@@ -314,7 +314,7 @@ class AcousticTask:
         """What this model is and where it comes from, for ``card.json``."""
         data = self.train_data
         statistics = manifest.statistics(data.utterances)
-        return loop.card_head(self.origin, self.network) | {
+        return model_card.card_head(self.origin, self.network) | {
             "training_data": {
                 "manifest": self.train_paths,
                 "utterances": statistics.utterances,

@@ -25,7 +25,7 @@ from asr.models.device import pick_device, processes
 from asr.text import tokenizer_files
 from asr.text.normalisation import normalise
 from asr.text.tokenizer import Tokenizer
-from asr.train import loop
+from asr.train import loop, model_card
 from asr.train.process import make_network
 from asr.train.resume import CHECKPOINT, Progress
 
@@ -82,7 +82,7 @@ class Trainee(nn.Module):
 
 
 class LanguageTask:
-    """A language model with its training and validation texts (see ``loop.Task``)."""
+    """A language model with its training and validation texts (see ``asr.train.task.Task``)."""
 
     criterion = "perplexity"
 
@@ -94,7 +94,7 @@ class LanguageTask:
             raise ConfigError("data.train: expected the path of a text, got nothing")
         texts = read_texts(config.data.train)
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
-        self.origin = loop.new_origin()
+        self.origin = model_card.new_origin()
         if self.resuming:
             # The ids of the run so far, whatever has become of the text.
             self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
@@ -116,7 +116,7 @@ class LanguageTask:
     @functools.cached_property
     def data_key(self) -> str:
         """Checksum of the training sentences."""
-        return loop.training_checksum([list(map(int, tokens)) for tokens in self.sentences])
+        return model_card.training_checksum([list(map(int, tokens)) for tokens in self.sentences])
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Sentences of each batch; or, of running text, the batch's number, since all share one order."""
@@ -172,7 +172,7 @@ class LanguageTask:
 
     def card(self, figures: dict[str, float], progress: dict[str, float]) -> dict[str, Any]:
         """What this model is and where it comes from, for ``card.json``."""
-        return loop.card_head(self.origin, self.trainee.network) | {
+        return model_card.card_head(self.origin, self.trainee.network) | {
             "training_data": {
                 "text": self.config.data.train,
                 "sentences": len(self.sentences),

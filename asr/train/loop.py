@@ -9,33 +9,30 @@ same loop on its share of each batch (see ``asr.train.distributed``); the first 
 from __future__ import annotations
 
 import contextlib
-import copy
-import datetime
-import hashlib
-import json
+import dataclasses
 import math
 import os
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import asr
 from asr.config import loader
 from asr.config.language import LanguageConfig
 from asr.config.sections import Config
 from asr.errors import TrainingError
 from asr.files import sweep
 from asr.models import description
-from asr.models.tensors import save_tensors
-from asr.train.distributed import World
+from asr.train.checkpoint_writer import CheckpointWriter
+from asr.train.distributed import GradientBuckets, World
 from asr.train.log import RunLog
+from asr.train.loss_scale import LARGEST_SCALE, LossScale
 from asr.train.process import StopRequest, alone, keep_freed_memory, stop_request
 from asr.train.resume import (
     CHECKPOINT,
@@ -47,66 +44,11 @@ from asr.train.resume import (
     set_generators,
 )
 from asr.train.schedule import learning_rate
+from asr.train.step_results import StepResults
+from asr.train.task import AnyBatch, Task
+from asr.train.weight_average import WeightAverage
 
 LOG_EVERY_STEPS = 10
-# Half-precision gradients are scaled so that small ones do not vanish: down when they overflow, up after so many steps.
-LARGEST_SCALE = 2.0**16
-SCALE_UP_STEPS = 1000
-
-
-class AnyBatch(Protocol):
-    """One batch of a training step."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Names for messages."""
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens that the loss is summed over."""
-
-
-class Task(Protocol):
-    """A task to train: its network, batches, loss, validation, and how its model directory is written."""
-
-    network: nn.Module
-    rate_factors: dict[str, float]
-    """What the learning rate of a parameter is multiplied by, by its name; 1 if it is not here, 0 keeps it as it is."""
-    criterion: str
-    """The validation figure that people are told of."""
-    origin: str
-    """Id of the weights that training began with, for the model card."""
-
-    @property
-    def data_key(self) -> str:
-        """A checksum of the training data; a resumed run compares it."""
-
-    def plan(self, epoch: int) -> Sequence[Any]:
-        """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
-
-    def batches(self, plan: Sequence[Any], epoch: int) -> Iterator[Any]:
-        """This process's share of the batches that part of an epoch's plan describes, one for each.
-
-        ``None`` stands for a share that is empty or could not be read.
-        """
-
-    def loss(self, batch: Any) -> Tensor:
-        """Scalar loss of ``self.network``, summed over the tokens of a batch, with gradients."""
-
-    def audio_s(self, batch: Any) -> float:
-        """Seconds of audio in a batch, which the speed of training is told by; 0 for text."""
-
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures on held-out data, ``criterion`` among them. Empty without data: the last weights are kept.
-
-        All processes call it, and all get the figures of the whole.
-        """
-
-    def rank(self, figures: dict[str, float]) -> Sequence[float]:
-        """What decides which weights are kept: the smallest wins, and of equal ones the latest."""
-
-    def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
-        """Write the weights with what is known about them to the run directory."""
 
 
 @contextlib.contextmanager
@@ -143,8 +85,21 @@ def fit(task: Task, config: Config | LanguageConfig, folder: Path, world: World 
         sweep(folder)
     if os.path.exists(run.checkpoint):
         run.load()
-    with contextlib.closing(run.log):
+    with contextlib.closing(run.log), run.writer:
         return run.train()
+
+
+@dataclass
+class IssuedStep:
+    """What the log says of a step whose figures the device may still be computing."""
+
+    step: int
+    epoch: int
+    seconds: float
+    rate: float = 0.0
+    ids: tuple[str, ...] = ()
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    """Gradient norms of the network's parts, where the log wants them."""
 
 
 class Run:
@@ -162,7 +117,7 @@ class Run:
         if self.world.size > 1:  # the weights are the same everywhere, dropout must not be
             torch.manual_seed(config.train.seed + 2**32 * (self.world.rank + 1))
         averaged = config.train.ema or config.train.average_epochs
-        self.average = copy.deepcopy(self.network).requires_grad_(False) if averaged else None
+        self.average = WeightAverage(self.network) if averaged else None
         # Norms and biases are not shrunk: decay would pull them to 0, which means nothing for them.
         optim = config.optim
         groups: list[dict[str, Any]] = []
@@ -182,7 +137,19 @@ class Run:
             weight_decay=optim.weight_decay,
             fused=True,  # one pass over the weights instead of a dozen: six times faster on a CPU
         )
+        self.device = next(self.network.parameters()).device
+        self.buckets = GradientBuckets(self.network.parameters(), self.world)
+        self.results = StepResults.of(self.device)
+        self.scale = self._loss_scale()
+        self.writer = CheckpointWriter()
+        self.loss = math.nan
+        """Loss per token of the last step that was read."""
         self.saved = time.monotonic()
+
+    def _loss_scale(self) -> LossScale | None:
+        if self.config.train.precision != "fp16":
+            return None
+        return LossScale(self.progress.loss_scale, self.progress.scaled_steps, self.device)
 
     def train(self) -> Progress:
         """Run to the last epoch."""
@@ -194,8 +161,14 @@ class Run:
                 self.epoch(stop)
                 if progress.epoch % config.validate_every_epochs == 0 or progress.epoch == config.epochs:
                     self.validate()
-                self.save()
+                if progress.epoch == config.epochs or self.overdue():
+                    self.save()
         return progress
+
+    def overdue(self) -> bool:
+        """Whether the last checkpoint is older than ``train.checkpoint_every_s``; all processes ask together."""
+        due = self.world.first and time.monotonic() - self.saved > self.config.train.checkpoint_every_s
+        return bool(self.world.sum(due)[0])
 
     def epoch(self, stop: StopRequest) -> None:
         """Run to the end of the epoch. Raises ``KeyboardInterrupt``, with a checkpoint, when asked to stop."""
@@ -230,7 +203,12 @@ class Run:
             self.follow(1 / max(kept, 1))
 
     def step(self, batch: AnyBatch | None, steps: int) -> float:
-        """One optimiser step; returns the loss per token. One that cannot be taken is named, counted and skipped."""
+        """One optimiser step; returns the loss per token of the last step that was read.
+
+        The device decides whether a step counts: one whose loss or gradient is not finite changes nothing. On a CPU its
+        figures are read at once. On a GPU they are read ``LAG_STEPS`` later, and only then is a bad step named and
+        counted: the host never waits for the step that it has just issued.
+        """
         optim, progress, world = self.config.optim, self.progress, self.world
         share = (progress.epoch + progress.batch / steps) / self.config.train.epochs
         rate = learning_rate(share, optim)
@@ -238,81 +216,91 @@ class Run:
         progress.batch += 1
         seconds = self.task.audio_s(batch) if batch else 0.0
         readable, tokens, audio_s = world.sum(batch is not None, batch.total_tokens if batch else 0, seconds)
+        issued = IssuedStep(progress.step, progress.epoch, progress.seconds, rate, batch.ids if batch else ())
         if not readable:
-            self.skip((), "none of the batch's audio could be read")
-            return math.nan
+            self.results.put(None, lambda _: self.skip(issued, (), "none of the batch's audio could be read"))
+            return self.loss
         progress.audio_s += audio_s
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        self.optimiser.zero_grad(set_to_none=True)
-        loss_value = 0.0
-        if batch is not None:
-            loss = self.task.loss(batch) / max(tokens, 1)
-            (loss * progress.loss_scale).backward()  # type: ignore[no-untyped-call]
-            loss_value = loss.item()
-        (loss_value,) = world.sum(loss_value)
-        world.sum_gradients(self.network.parameters())
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        if progress.loss_scale != 1:
-            torch._foreach_div_(gradients, progress.loss_scale)
-        logging = progress.step % LOG_EVERY_STEPS == 0
-        norms = module_norms(self.network) if logging else {}
-        norm_value = nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip_norm).item()
-        if not math.isfinite(loss_value + norm_value):
-            self.overflow(batch, loss_value, norm_value)
-            return loss_value
-        progress.bad_steps = 0
+        loss = self.backward(batch, max(tokens, 1))
+        if progress.step % LOG_EVERY_STEPS == 0:
+            issued.norms = module_norms(self.network)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip_norm)
+        figures = [loss, norm.double()]
+        bad = ~torch.stack(figures).sum().isfinite()
+        self.optimiser.found_inf = bad.float()  # type: ignore[attr-defined]  # of 1, the fused kernel changes nothing
         self.optimiser.step()
-        if self.config.train.precision == "fp16":
-            self.scale_up()
         if self.config.train.ema:
             # Early weights are far off: the average starts short-sighted and lengthens to the configured decay.
-            self.follow(1 - min(self.config.train.ema, (1 + progress.step) / (10 + progress.step)))
+            self.follow(1 - min(self.config.train.ema, (1 + progress.step) / (10 + progress.step)), unless=bad)
+        if self.scale is not None:
+            self.scale.update(bad)
+            figures += [self.scale.value.double(), self.scale.steps.double()]
+        figures += [value.double() for value in issued.norms.values()]
+        self.results.put(torch.stack(figures), lambda values: self.read(issued, values))
+        return self.loss
+
+    def backward(self, batch: AnyBatch | None, tokens: float) -> Tensor:
+        """Gradients of all processes' loss per token, and that loss, a float64 scalar on the device."""
+        self.optimiser.zero_grad(set_to_none=True)
+        scale = None if self.scale is None else self.scale.value
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        with self.buckets.summing():
+            if batch is not None:
+                loss = self.task.loss(batch) / tokens
+                (loss if scale is None else loss * scale).backward()  # type: ignore[no-untyped-call]
+                total = loss.detach().double()
+        if scale is not None:
+            torch._foreach_div_([p.grad for p in self.network.parameters() if p.grad is not None], scale)
+        return self.world.sum_tensor(total)
+
+    def follow(self, share: float, unless: Tensor | None = None) -> None:
+        """Move the average of the weights by ``share`` of the way to the weights (see ``WeightAverage.follow``)."""
+        assert self.average is not None
+        self.average.follow(share, unless)
+
+    def read(self, issued: IssuedStep, values: list[float]) -> None:
+        """Count and log a step, whose figures are there: loss, gradient norm, loss scale (fp16), norms of the parts."""
+        progress = self.progress
+        loss, norm, *rest = values
+        finite = math.isfinite(loss + norm)
+        self.loss = loss
+        scaled = False
+        if self.scale is not None:
+            value, steps, *rest = rest
+            scaled = value != progress.loss_scale
+            progress.loss_scale, progress.scaled_steps = value, int(steps)
+        if scaled:
+            self.write_at(issued, loss_scale=progress.loss_scale)
+        if not finite:
+            if not scaled:  # else the loss scale was too large, and the batch is not to blame
+                ids = [name for names in self.world.gather(issued.ids) for name in names]
+                self.skip(issued, ids, f"loss {loss}, gradient norm {norm}: not finite")
+            return
+        progress.bad_steps = 0
         window = progress.window
-        progress.window = [window[0] + loss_value, window[1] + norm_value, window[2] + 1]
-        if logging:
+        progress.window = [window[0] + loss, window[1] + norm, window[2] + 1]
+        if issued.norms:
             loss_sum, norm_sum, count = progress.window
             progress.window = [0.0, 0.0, 0.0]
-            self.write(loss=loss_sum / count, grad_norm=norm_sum / count, learning_rate=rate, **norms)
-        return loss_value
+            norms = dict(zip(issued.norms, rest, strict=True))
+            self.write_at(issued, loss=loss_sum / count, grad_norm=norm_sum / count, learning_rate=issued.rate, **norms)
 
-    def follow(self, share: float) -> None:
-        """Move the average of the weights by ``share`` of the way to the weights."""
-        assert self.average is not None
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), share)
-
-    def overflow(self, batch: AnyBatch | None, loss: float, norm: float) -> None:
-        """Leave out a step whose loss or gradient is not finite: the loss scale was too large, or the batch is bad."""
-        progress = self.progress
-        if progress.loss_scale > 1:
-            progress.loss_scale, progress.scaled_steps = progress.loss_scale / 2, 0
-            self.write(loss_scale=progress.loss_scale)
-            return
-        ids = [name for names in self.world.gather(batch.ids if batch else ()) for name in names]
-        self.skip(ids, f"loss {loss}, gradient norm {norm}: not finite")
-
-    def scale_up(self) -> None:
-        """Count a step that the loss scale allowed, and try a larger one after many."""
-        progress = self.progress
-        progress.scaled_steps += 1
-        if progress.scaled_steps >= SCALE_UP_STEPS and progress.loss_scale < LARGEST_SCALE:
-            progress.loss_scale, progress.scaled_steps = progress.loss_scale * 2, 0
-            self.write(loss_scale=progress.loss_scale)
-
-    def skip(self, ids: Sequence[str], reason: str) -> None:
-        """Log a step that cannot be taken; stop when too many come in a row."""
+    def skip(self, issued: IssuedStep, ids: Sequence[str], reason: str) -> None:
+        """Log a step that was not taken; stop when too many come in a row."""
         progress = self.progress
         progress.bad_steps += 1
-        self.write(skipped=list(ids), reason=reason)
-        message = f"step {progress.step}: {reason}{'; batch of ' if ids else ''}{', '.join(ids)}"
+        self.write_at(issued, skipped=list(ids), reason=reason)
+        message = f"step {issued.step}: {reason}{'; batch of ' if ids else ''}{', '.join(ids)}"
         self.say(f"warning: {message}: skipped")
         if progress.bad_steps >= self.config.train.max_bad_steps:
             raise TrainingError(f"{message}; stopped after {progress.bad_steps} such steps in a row")
 
     def validate(self) -> None:
         """Measure the network (its average, where one is kept) and keep the weights if they are the best so far."""
-        network = self.network if self.average is None else self.average
+        self.results.flush()
+        network = self.network if self.average is None else self.average.network
         figures = self.task.validate(network.eval())
         progress = self.progress
         if figures:
@@ -334,9 +322,13 @@ class Run:
                 self.task.save_weights(network, figures, done)
 
     def write(self, **values: Any) -> None:
-        """Append one line to the log."""
+        """Append one line to the log, at the place that the run has reached."""
+        self.write_at(IssuedStep(self.progress.step, self.progress.epoch, self.progress.seconds), **values)
+
+    def write_at(self, issued: IssuedStep, **values: Any) -> None:
+        """Append one line to the log, at the place of a step."""
         if self.world.first:
-            self.log.write(self.progress.step, self.progress.epoch, self.progress.seconds, values)
+            self.log.write(issued.step, issued.epoch, issued.seconds, values)
 
     def say(self, message: str) -> None:
         """Print a line above the progress bar."""
@@ -344,35 +336,42 @@ class Run:
             tqdm.write(message, file=sys.stderr)
 
     def save(self) -> None:
-        """Write the checkpoint, atomically; the one before it is kept."""
+        """Write the checkpoint, atomically, while training goes on; the one before it is kept.
+
+        Raises ``ModelError`` where the checkpoint before it could not be written.
+        """
+        self.results.flush()  # progress then stands where the weights do
         generators = self.world.gather(generator_states())
         self.saved = time.monotonic()
         if not self.world.first:
             return
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         if self.average is not None:
-            tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+            tensors |= {f"average/{name}": value for name, value in self.average.network.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{name}": value for name, value in state.items()}
         for rank, states in enumerate(generators):
             tensors |= {f"rng/{rank}/{name}": value for name, value in states.items()}
         metadata = {
-            "progress": vars(self.progress),
+            "progress": dataclasses.asdict(self.progress),  # a copy: the run goes on
             "config": loader.to_dict(self.config),
             "data": self.task.data_key,
             "origin": self.task.origin,
         }
-        save_tensors(self.checkpoint, tensors, metadata, keep=self.checkpoint.with_name(PREVIOUS))
+        self.writer.write(self.checkpoint, tensors, metadata, keep=self.checkpoint.with_name(PREVIOUS))
 
     def load(self) -> None:
         """Restore what ``save`` wrote; every process reads the file. Raises ``ModelError`` for a damaged one."""
-        state = read_checkpoint(self.checkpoint, self.network, self.average, self.optimiser, self.config.train.epochs)
+        self.writer.wait()
+        average = None if self.average is None else self.average.network
+        state = read_checkpoint(self.checkpoint, self.network, average, self.optimiser, self.config.train.epochs)
         self.network.load_state_dict(state.network)
-        if self.average is not None:
-            self.average.load_state_dict(state.average)
+        if average is not None:
+            average.load_state_dict(state.average)
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state.optimiser})
         set_generators(state.generators, self.world.rank)
         self.progress = state.progress
+        self.scale = self._loss_scale()
         self.task.origin = state.origin
         key = self.task.data_key
         if state.data not in (None, key):
@@ -383,35 +382,15 @@ class Run:
             )
 
 
-def new_origin() -> str:
-    """A random id for weights that were just drawn; not from the generators that training draws from."""
-    return secrets.token_hex(8)
+def module_norms(network: nn.Module) -> dict[str, Tensor]:
+    """Gradient norm of each part of a network, as ``grad_norm/<part>``: its layers, where a part is a list of them.
 
-
-def card_head(origin: str, network: nn.Module) -> dict[str, Any]:
-    """The first keys of every model card; models with the same ``origin`` started from the same weights."""
-    head = {
-        "format": 1,
-        "package": f"asr {asr.__version__}",
-        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "origin": origin,
-        "parameters": sum(p.numel() for p in network.parameters()),
-    }
-    return {name: value for name, value in head.items() if value != ""}
-
-
-def training_checksum(items: Any) -> str:
-    """SHA-256 of plain values: a task's ``data_key``."""
-    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
-
-
-def module_norms(network: nn.Module) -> dict[str, float]:
-    """Gradient norm of each part of a network, as ``grad_norm/<part>``: its layers, where a part is a list of them."""
+    The norms are scalars on the network's device.
+    """
     groups: dict[str, list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
             *path, _ = name.split(".")
             depth = next((i + 1 for i, word in enumerate(path) if word.isdigit()), 1)
             groups.setdefault(".".join(path[:depth]), []).append(parameter.grad)
-    norms = torch.stack([nn.utils.get_total_norm(gradients) for gradients in groups.values()])
-    return {f"grad_norm/{name}": value for name, value in zip(groups, norms.tolist(), strict=True)}
+    return {f"grad_norm/{name}": nn.utils.get_total_norm(gradients) for name, gradients in groups.items()}

@@ -18,7 +18,7 @@ from asr.errors import ConfigError, TrainingError
 from asr.models import tensors
 from asr.recognize.batch import transcribe_files
 from asr.train import acoustic_task, distributed
-from asr.train.distributed import World
+from asr.train.distributed import GradientBuckets, World
 from asr.train.process import alone as hold_alone
 from asr.train.resume import CHECKPOINT
 
@@ -119,7 +119,7 @@ def test_killed_processes_resume_together_and_with_others(corpus, alone, tmp_pat
 
 
 def test_a_request_to_stop_ends_all_processes_at_the_same_step(corpus, alone, tmp_path):
-    config = run_config(corpus, tmp_path / "run", epochs=200)
+    config = run_config(corpus, tmp_path / "run", epochs=200, checkpoint_every_s=1e-6)
     processes = together(config, 2)
     path = tmp_path / "run" / CHECKPOINT
     deadline = time.monotonic() + 120
@@ -169,8 +169,10 @@ def test_a_world_of_one_changes_nothing():
     assert world.share([1, 2, 3]) == [1, 2, 3]
     assert world.sum(1.5, True) == [1.5, True]
     assert world.gather("x") == ["x"]
+    assert world.sum_tensor(torch.tensor([1.5, 2.0])).tolist() == [1.5, 2.0]
     parameter = torch.nn.Parameter(torch.ones(2))
-    world.sum_gradients([parameter])
+    with GradientBuckets([parameter], world).summing():
+        pass
     assert parameter.grad is None
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -34,8 +35,9 @@ from asr.models import description, model_directory, spec_augment
 from asr.models.features import LogMel
 from asr.models.tensors import load_metadata, load_tensors, save_tensors
 from asr.scoring import wer
-from asr.train import acoustic_task, loop, resume
+from asr.train import acoustic_task, checkpoint_writer, loop, loss_scale, resume, step_results
 from asr.train import losses as losses_module
+from asr.train.loss_scale import LARGEST_SCALE
 from asr.train.losses import ctc_loss
 from asr.train.process import LOCK, alone, stop_request
 from asr.train.schedule import learning_rate
@@ -299,7 +301,12 @@ def trained(corpus, tmp_path_factory):
     config = make_config(
         corpus,
         model={"hidden": 16, "channels": 4, "dropout": 0.0},
-        train={"epochs": 14, "output": str(tmp_path_factory.mktemp("trained") / "run"), "ema": 0.5},
+        train={
+            "epochs": 14,
+            "output": str(tmp_path_factory.mktemp("trained") / "run"),
+            "ema": 0.5,
+            "checkpoint_every_s": 1e-6,
+        },
     )
     acoustic_task.train_acoustic(config)
     return config
@@ -400,10 +407,10 @@ def test_the_average_follows_the_weights_without_gradients(corpus, tmp_path):
         decay = min(0.3, (1 + number) / (10 + number))
         for name, value in run.network.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value
-    for name, value in run.average.state_dict().items():
+    for name, value in run.average.network.state_dict().items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
     # A gradient here would chain every step of the run to the next, and keep them all.
-    assert not any(parameter.requires_grad or parameter.grad_fn for parameter in run.average.parameters())
+    assert not any(parameter.requires_grad or parameter.grad_fn for parameter in run.average.network.parameters())
 
 
 def test_the_average_is_what_is_validated_and_saved(corpus, tmp_path):
@@ -424,11 +431,11 @@ def test_the_last_epochs_are_averaged(corpus, tmp_path, every, epochs):
         for _ in range(epochs):
             run.epoch(stop)
             ends.append({name: value.clone() for name, value in run.network.state_dict().items()})
-    for name, value in run.average.state_dict().items():
+    for name, value in run.average.network.state_dict().items():
         torch.testing.assert_close(value, torch.stack([end[name] for end in ends[-every:]]).mean(0))
     run.validate()
     saved = load_tensors(run.checkpoint.parent / "model.safetensors")[0]
-    name, value = next(iter(run.average.state_dict().items()))
+    name, value = next(iter(run.average.network.state_dict().items()))
     assert torch.equal(saved[name], value)
     assert not torch.equal(saved[name], ends[-1][name]) or every == 1
 
@@ -494,10 +501,10 @@ def test_the_loss_scale_falls_when_gradients_overflow_and_rises_again(corpus, tm
     reference = make_run(run_config(corpus, tmp_path / "reference", model={"dropout": 0.0}))
     # The network computes in single precision here: what is tested is the scaling around it.
     monkeypatch.setattr(acoustic_task, "HALF", {})
-    monkeypatch.setattr(loop, "SCALE_UP_STEPS", 3)
+    monkeypatch.setattr(loss_scale, "SCALE_UP_STEPS", 3)
     run = make_run(config)
     batches = list(run.task.batches(run.task.plan(0), 0))
-    assert run.progress.loss_scale == loop.LARGEST_SCALE
+    assert run.progress.loss_scale == LARGEST_SCALE
     run.step(batches[0], 10)
     reference.step(batches[0], 10)
     for value, expected in zip(run.network.parameters(), reference.network.parameters(), strict=True):
@@ -507,14 +514,14 @@ def test_the_loss_scale_falls_when_gradients_overflow_and_rises_again(corpus, tm
         before = run.network.output.weight.clone()
         run.step(batches[1], 10)
         run.step(batches[1], 10)
-    assert run.progress.loss_scale == loop.LARGEST_SCALE / 4
+    assert run.progress.loss_scale == LARGEST_SCALE / 4
     assert run.progress.bad_steps == 0
     assert torch.equal(before, run.network.output.weight)
     for _ in range(3):
         run.step(batches[1], 10)
-    assert run.progress.loss_scale == loop.LARGEST_SCALE / 2
+    assert run.progress.loss_scale == LARGEST_SCALE / 2
     assert [line["loss_scale"] for line in read_log(run.checkpoint.parent) if "loss_scale" in line] == [
-        loop.LARGEST_SCALE * factor for factor in (0.5, 0.25, 0.5)
+        LARGEST_SCALE * factor for factor in (0.5, 0.25, 0.5)
     ]
     with monkeypatch.context() as patch:
         spoil(patch, set(range(100)), "loss")
@@ -546,7 +553,9 @@ def test_a_compiled_network_gives_the_same_loss(corpus, tmp_path, monkeypatch):
     assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-4)
     torch.testing.assert_close(losses[1][1], losses[0][1], atol=1e-4, rtol=1e-3)
     # Neither the names of the weights nor their copies know of it.
-    loop.Run(task, config, tmp_path).save()
+    run = loop.Run(task, config, tmp_path)
+    run.save()
+    run.writer.wait()
     assert load_tensors(tmp_path / resume.CHECKPOINT)[0].keys() >= {
         f"network/{name}" for name in task.network.state_dict()
     }
@@ -664,9 +673,9 @@ def moved(config, folder):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, output=str(folder)))
 
 
-def interrupt(process, folder, number, delay_s):
-    """Send a signal ``delay_s`` after the next checkpoint appears."""
-    path = folder / resume.CHECKPOINT
+def interrupt(process, folder, number, delay_s, name=resume.CHECKPOINT):
+    """Send a signal ``delay_s`` after the file ``name`` is next written."""
+    path = folder / name
     before = path.stat().st_mtime_ns if path.exists() else None
     while process.is_alive() and (path.stat().st_mtime_ns if path.exists() else None) == before:
         time.sleep(0.001)
@@ -697,11 +706,11 @@ def test_sigkill_at_random_moments_and_resume_is_bit_identical(long_config, unin
 
 
 def test_sigterm_ends_after_a_checkpoint_and_resume_is_bit_identical(long_config, uninterrupted, tmp_path):
-    # Only the signal makes a checkpoint inside an epoch here.
+    # Only the signal makes a checkpoint before the end here.
     train = dataclasses.replace(long_config.train, output=str(tmp_path / "run"), checkpoint_every_s=1e6)
     config = dataclasses.replace(long_config, train=train)
     process = start(train_process, config, False, 0.1)
-    interrupt(process, tmp_path / "run", signal.SIGTERM, 0.25)
+    interrupt(process, tmp_path / "run", signal.SIGTERM, 0.25, "log.jsonl")
     assert process.exitcode == 130
     metadata = load_metadata(tmp_path / "run" / resume.CHECKPOINT)
     assert metadata["progress"]["batch"] > 0
@@ -843,14 +852,17 @@ def test_a_run_goes_on_for_more_epochs_by_the_longer_schedule(corpus, tmp_path):
 def test_the_checkpoint_before_the_last_is_kept_without_being_written_again(corpus, tmp_path):
     run = make_run(run_config(corpus, tmp_path))
     run.save()
+    run.writer.wait()
     first = run.checkpoint.read_bytes()
     inode = run.checkpoint.stat().st_ino
     run.progress.step = 3
     run.save()
+    run.writer.wait()
     previous = run.checkpoint.with_name(resume.PREVIOUS)
     assert previous.read_bytes() == first
     assert previous.stat().st_ino == inode
     run.save()
+    run.writer.wait()
     assert load_metadata(previous)["progress"]["step"] == 3
 
 
@@ -867,7 +879,7 @@ def test_a_file_system_without_links_keeps_one_checkpoint(corpus, tmp_path, monk
 
 
 def test_the_older_checkpoint_is_offered_and_goes_on_exactly(corpus, tmp_path):
-    config = run_config(corpus, tmp_path, train={"epochs": 3})
+    config = run_config(corpus, tmp_path, train={"epochs": 3, "checkpoint_every_s": 1e-6})
     acoustic_task.train_acoustic(config)
     path = tmp_path / "run" / resume.CHECKPOINT
     path.write_bytes(path.read_bytes()[:-100])
@@ -881,7 +893,7 @@ def test_the_older_checkpoint_is_offered_and_goes_on_exactly(corpus, tmp_path):
 
 
 def test_a_run_whose_checkpoint_is_gone_is_not_begun_anew_while_there_is_an_older_one(corpus, tmp_path):
-    config = run_config(corpus, tmp_path, train={"epochs": 2})
+    config = run_config(corpus, tmp_path, train={"epochs": 2, "checkpoint_every_s": 1e-6})
     acoustic_task.train_acoustic(config)
     (tmp_path / "run" / resume.CHECKPOINT).unlink()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -918,7 +930,8 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def two_epochs(corpus, tmp_path_factory):
-    config = make_config(corpus, train={"output": str(tmp_path_factory.mktemp("two") / "run"), "epochs": 2})
+    train = {"output": str(tmp_path_factory.mktemp("two") / "run"), "epochs": 2, "checkpoint_every_s": 1e-6}
+    config = make_config(corpus, train=train)
     acoustic_task.train_acoustic(config)
     return config
 
@@ -991,6 +1004,7 @@ def test_resuming_keeps_the_token_ids_of_the_run(corpus, tmp_path):
     config = run_config(corpus, tmp_path, data={"train": str(path)}, train={"epochs": 2})
     run = make_run(config)
     run.save()
+    run.writer.wait()
     manifest.write_manifest(path, [dataclasses.replace(u, text=u.text.replace("A", "X")) for u in utterances])
     with pytest.raises(TextError, match=r"utterance train\d+: 'X'"):
         acoustic_task.train_acoustic(config, resume=True)
@@ -1021,6 +1035,7 @@ def test_a_folder_that_turned_read_only_is_a_clear_error(corpus, tmp_path, monke
     run.progress.step = 1
     run.write(loss=1.0)
     run.save()
+    run.writer.wait()
     folder = tmp_path / "run"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -1033,6 +1048,45 @@ def test_a_folder_that_turned_read_only_is_a_clear_error(corpus, tmp_path, monke
         acoustic_task.train_acoustic(run.config, resume=True)
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_checkpoint_holds_the_moment_it_was_asked_for(corpus, tmp_path, monkeypatch):
+    """The steps that are taken while it is written are not in it."""
+    run = make_run(run_config(corpus, tmp_path, train={"ema": 0.9}))
+    batches = list(run.task.batches(run.task.plan(0), 0))
+    run.step(batches[0], 10)
+    weights = {name: value.clone() for name, value in run.network.state_dict().items()}
+    average = {name: value.clone() for name, value in run.average.network.state_dict().items()}
+    write, go_on = checkpoint_writer.save_tensors, threading.Event()
+
+    def late(*args, **kwargs):
+        assert go_on.wait(60)
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint_writer, "save_tensors", late)
+    run.save()
+    run.step(batches[1], 10)
+    assert not run.checkpoint.exists()
+    go_on.set()
+    run.writer.wait()
+    tensors, metadata = load_tensors(run.checkpoint)
+    assert metadata["progress"]["step"] == 1
+    assert all(torch.equal(tensors[f"network/{name}"], value) for name, value in weights.items())
+    assert all(torch.equal(tensors[f"average/{name}"], value) for name, value in average.items())
+    assert all(tensors[name] == 1 for name in tensors if name.endswith("/step"))
+    assert not torch.equal(run.network.output.weight, weights["output.weight"])
+
+
+@pytest.mark.parametrize(("every_s", "steps"), [(1e6, 1), (1e-6, None)])
+def test_checkpoints_come_by_time_and_at_the_end(corpus, tmp_path, monkeypatch, every_s, steps):
+    saved = []
+    save = loop.Run.save
+    monkeypatch.setattr(loop.Run, "save", lambda run: saved.append(run.progress.step) or save(run))
+    progress = acoustic_task.train_acoustic(
+        run_config(corpus, tmp_path, train={"epochs": 3, "checkpoint_every_s": every_s})
+    )
+    assert saved[-1] == progress.step
+    assert len(set(saved)) == (steps or progress.step)
 
 
 # Steps that cannot be taken
@@ -1062,11 +1116,11 @@ def test_a_step_that_is_not_finite_is_named_and_changes_nothing(corpus, tmp_path
     batches = list(run.task.batches(run.task.plan(0), 0))
     run.step(batches[0], 10)
     before = {name: value.clone() for name, value in run.network.state_dict().items()}
-    average = {name: value.clone() for name, value in run.average.state_dict().items()}
+    average = {name: value.clone() for name, value in run.average.network.state_dict().items()}
     run.step(batches[1], 10)
     assert run.progress.bad_steps == 1
     assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
-    assert all(torch.equal(value, average[name]) for name, value in run.average.state_dict().items())
+    assert all(torch.equal(value, average[name]) for name, value in run.average.network.state_dict().items())
     run.step(batches[2], 10)
     assert run.progress.bad_steps == 0
     assert run.progress.step == 3
@@ -1088,6 +1142,61 @@ def test_too_many_such_steps_in_a_row_stop_training(corpus, tmp_path, monkeypatc
     skipped = [line for line in read_log(tmp_path / "run") if "skipped" in line]
     assert [line["step"] for line in skipped] == [2, 3, 5, 6, 7]
     assert all(name in str(caught.value) for name in skipped[-1]["skipped"])
+
+
+def read_later(monkeypatch, lag):
+    """Have the figures of steps read ``lag`` steps later, as on a GPU."""
+    monkeypatch.setattr(step_results.StepResults, "of", classmethod(lambda cls, device: cls(lag)))
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_whose_figures_are_read_later_is_the_same_run(corpus, tmp_path, monkeypatch, how, precision):
+    """Weights, averages, logs and checkpoints, with steps that are skipped and a loss scale that falls."""
+    monkeypatch.setattr(acoustic_task, "HALF", {})  # the scale, not the precision
+    monkeypatch.setattr(loss_scale, "LARGEST_SCALE", 4.0)
+    monkeypatch.setattr(loop, "LARGEST_SCALE", 4.0)
+    for name, lag in (("now", 0), ("later", 5)):
+        with monkeypatch.context() as patch:
+            read_later(patch, lag)
+            spoil(patch, {2, 3, 4, 9, 13}, how)
+            train = {"ema": 0.9, "epochs": 3, "precision": precision, "output": str(tmp_path / name)}
+            acoustic_task.train_acoustic(run_config(corpus, tmp_path, train=train, data={"batch_s": 1.8}))
+    assert_same_run(tmp_path / "later", tmp_path / "now")
+    log = read_log(tmp_path / "later")
+    skipped = [line["step"] for line in log if "skipped" in line]
+    assert skipped == ([2, 3, 4, 9, 13] if precision == "fp32" else [4, 9, 13])
+    assert sum("loss_scale" in line for line in log) == (0 if precision == "fp32" else 2)
+
+
+def test_bad_steps_that_are_read_later_still_stop_training(corpus, tmp_path, monkeypatch):
+    read_later(monkeypatch, 3)
+    spoil(monkeypatch, {2, 3, 5, 6, 7}, "loss")
+    run = make_run(run_config(corpus, tmp_path, train={"max_bad_steps": 3}))
+    batches = list(run.task.batches(run.task.plan(0), 0))
+    for number in range(7 + 3 - 1):
+        run.step(batches[number % len(batches)], 10)
+    with pytest.raises(TrainingError, match=r"step 7: loss nan.*batch of train\d+.*stopped after 3"):
+        run.step(batches[0], 10)
+
+
+def test_a_checkpoint_between_late_readings_goes_on_exactly(corpus, tmp_path, monkeypatch):
+    read_later(monkeypatch, 4)
+    for name in ("whole", "run"):
+        run = make_run(run_config(corpus, tmp_path, train={"output": str(tmp_path / name), "ema": 0.9}))
+        batches = list(run.task.batches(run.task.plan(0), 0))
+        for number in range(13):
+            if name == "run" and number == 7:
+                run.save()
+                run = make_run(run.config)
+                run.load()
+            run.step(batches[number % len(batches)], 20)
+        run.save()
+        run.writer.wait()
+    ours, theirs = (load_tensors(tmp_path / name / resume.CHECKPOINT) for name in ("run", "whole"))
+    assert [n for n, value in ours[0].items() if n[:3] != "rng" and not torch.equal(value, theirs[0][n])] == []
+    assert ours[1]["progress"] == theirs[1]["progress"]
+    assert read_log(tmp_path / "run") == read_log(tmp_path / "whole")
 
 
 def test_audio_that_vanishes_stops_training(corpus, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,63 @@
+"""What the training loop asks of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class AnyBatch(Protocol):
+    """One batch of a training step."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names for messages."""
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that the loss is summed over."""
+
+
+class Task(Protocol):
+    """A task to train: its network, batches, loss, validation, and how its model directory is written."""
+
+    network: nn.Module
+    rate_factors: dict[str, float]
+    """What the learning rate of a parameter is multiplied by, by its name; 1 if it is not here, 0 keeps it as it is."""
+    criterion: str
+    """The validation figure that people are told of."""
+    origin: str
+    """Id of the weights that training began with, for the model card."""
+
+    @property
+    def data_key(self) -> str:
+        """A checksum of the training data; a resumed run compares it."""
+
+    def plan(self, epoch: int) -> Sequence[Any]:
+        """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
+
+    def batches(self, plan: Sequence[Any], epoch: int) -> Iterator[Any]:
+        """This process's share of the batches that part of an epoch's plan describes, one for each.
+
+        ``None`` stands for a share that is empty or could not be read.
+        """
+
+    def loss(self, batch: Any) -> Tensor:
+        """Scalar loss of ``self.network``, summed over the tokens of a batch, with gradients."""
+
+    def audio_s(self, batch: Any) -> float:
+        """Seconds of audio in a batch, which the speed of training is told by; 0 for text."""
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Figures on held-out data, ``criterion`` among them. Empty without data: the last weights are kept.
+
+        All processes call it, and all get the figures of the whole.
+        """
+
+    def rank(self, figures: dict[str, float]) -> Sequence[float]:
+        """What decides which weights are kept: the smallest wins, and of equal ones the latest."""
+
+    def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
+        """Write the weights with what is known about them to the run directory."""
