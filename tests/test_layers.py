@@ -17,7 +17,7 @@ errors terminal files transcript subtitles formats plotting
 config: arguments cpus loader ranges keys sections language
 audio: headers pyav find samples read levels sources
 text: normalisation written_out tokenizer bpe word_tokens phones user_words tokenizer_files
-scoring: alternatives transcript_files wer comparison
+scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
 data: distort manifest splice batches preflight
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment

@@ -15,7 +15,8 @@ from asr.config.arguments import number
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
-    from asr.scoring import wer
+    from asr.scoring.rules import Rules
+    from asr.scoring.score_report import Report
 
 
 def add_scoring_commands(commands: Any) -> None:
@@ -92,22 +93,22 @@ def _add_rules(parser: argparse.ArgumentParser, description: str = "") -> None:
     )
 
 
-def _rules(args: argparse.Namespace) -> wer.Rules | None:
+def _rules(args: argparse.Namespace) -> Rules | None:
     """What the options say; None where there are none, and a report that is read brings its own."""
-    from asr.scoring import alternatives, wer
+    from asr.scoring import alternatives, rules
 
     if not any((args.ignore_case, args.ignore_punctuation, args.optional, args.literal, args.costs)):
         return None
 
     costs = alternatives.SCLITE if args.costs == "sclite" else alternatives.LEVENSHTEIN
-    return wer.Rules(args.ignore_case, args.ignore_punctuation, not args.literal, args.optional, costs)
+    return rules.Rules(args.ignore_case, args.ignore_punctuation, not args.literal, args.optional, costs)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     files.check_report(args.json)
     from asr.evaluation.model_scores import evaluate_model, evaluate_stream
     from asr.recognize.recognizer import load
-    from asr.scoring import wer
+    from asr.scoring.rules import DEFAULT_RULES
 
     if args.stream is None and args.chunk_s is not None:
         raise AsrError(
@@ -116,7 +117,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     shared.announce(args, confidences=False)
     recognizer = load(args.model, device=args.device, also=args.also, **shared.decoding_options(args))
-    rules = _rules(args) or wer.DEFAULT
+    rules = _rules(args) or DEFAULT_RULES
     if args.stream is None:
         result = evaluate_model(args.manifest, recognizer, args.root, rules=rules)
     else:
@@ -133,11 +134,11 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     files.check_report(args.json)
-    from asr.scoring import transcript_files, wer
+    from asr.scoring import pairing, transcript_files, wer
 
     reference = transcript_files.read(args.reference, "reference", plain=args.plain)
     hypothesis = transcript_files.read(args.hypothesis, plain=args.plain)
-    pair = transcript_files.pair(reference, hypothesis)
+    pair = pairing.pair(reference, hypothesis)
     if pair.note:
         print(f"note: {pair.note}", file=sys.stderr)
     report = wer.score_pair(pair, _rules(args) or wer.agreed(reference, hypothesis))
@@ -161,11 +162,11 @@ def _compare(args: argparse.Namespace) -> int:
     return OK
 
 
-def _print_report(report: wer.Report, args: argparse.Namespace) -> None:
-    from asr.scoring import wer
+def _print_report(report: Report, args: argparse.Namespace) -> None:
+    from asr.scoring.score_report import format_alignment
 
     for scored in report.utterances if args.errors else ():
         if scored.errors:
-            printing.show(f"{scored.id}\n{wer.format_alignment(scored)}\n")
+            printing.show(f"{scored.id}\n{format_alignment(scored)}\n")
     if args.speakers:
         printing.show(report.speakers() or "no speakers are known")

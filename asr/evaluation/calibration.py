@@ -17,6 +17,7 @@ from asr.evaluation.tuning import held_out
 from asr.recognize.option_sources import conditions, confidences
 from asr.recognize.recognizer import Recognizer
 from asr.scoring import wer
+from asr.scoring.rules import LITERAL_RULES
 
 FOLDS = 5
 
@@ -70,7 +71,7 @@ def calibrate_model(
         for id, found in zip(ids, recognizer.decoder.lists(log_probs, frames, confidence.NBEST), strict=True):
             evidence[id] = recognizer.evidence(found)
     hypotheses = {id: " ".join(word for word, _, _ in words) for id, words in evidence.items()}
-    report = wer.score({id: references[id] for id in evidence}, hypotheses, wer.LITERAL)
+    report = wer.score({id: references[id] for id in evidence}, hypotheses, LITERAL_RULES)
     rows = np.array(
         [
             (fold % FOLDS, p, s, float(reference == word))

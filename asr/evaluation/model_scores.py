@@ -19,6 +19,8 @@ from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.recognize.stream import StreamBatch, finish_streams
 from asr.scoring import wer
+from asr.scoring.rules import DEFAULT_RULES, Rules
+from asr.scoring.score_report import Report
 from asr.transcript import Transcript
 
 STREAMS = 32
@@ -29,7 +31,7 @@ STREAMS = 32
 class Evaluation:
     """A scored manifest. ``failures`` maps ids that could not be transcribed, and so are not scored, to the reason."""
 
-    report: wer.Report
+    report: Report
     failures: dict[str, str]
     audio_s: float
     seconds: float
@@ -58,7 +60,7 @@ def evaluate_model(
     recognizer: Recognizer,
     root: str | Path | None = None,
     *,
-    rules: wer.Rules = wer.DEFAULT,
+    rules: Rules = DEFAULT_RULES,
 ) -> Evaluation:
     """Transcribe every utterance of the manifest ``path`` and score it against its text.
 
@@ -80,7 +82,7 @@ def evaluate_stream(
     block_s: float = 0.1,
     chunk_s: float | None = None,
     right_s: float = 0.0,
-    rules: wer.Rules = wer.DEFAULT,
+    rules: Rules = DEFAULT_RULES,
 ) -> Evaluation:
     """As ``evaluate_model``, each utterance fed to a stream in blocks of ``block_s`` (see
     ``asr.recognize.stream.Stream``).
@@ -96,7 +98,7 @@ def evaluate_stream(
     return _scored(path, utterances, references, _streamed(utterances, batch, block_s), rules)
 
 
-def _references(utterances: Sequence[Utterance], recognizer: Recognizer, rules: wer.Rules) -> dict[str, str]:
+def _references(utterances: Sequence[Utterance], recognizer: Recognizer, rules: Rules) -> dict[str, str]:
     """By id. Raises ``ManifestError`` for one that cannot be scored, before anything is transcribed."""
     references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
     wer.check_references(references, rules)
@@ -135,7 +137,7 @@ def _scored(
     utterances: Sequence[Utterance],
     references: dict[str, str],
     results: Iterable[tuple[Recording, Transcript | AudioError]],
-    rules: wer.Rules,
+    rules: Rules,
 ) -> Evaluation:
     hypotheses: dict[str, str] = {}
     failures: dict[str, str] = {}

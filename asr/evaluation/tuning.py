@@ -19,6 +19,7 @@ from asr.recognize.decoder import Decoder
 from asr.recognize.options import Decoding
 from asr.recognize.recognizer import Recognizer
 from asr.scoring import wer
+from asr.scoring.rules import LITERAL_RULES
 
 WEIGHTS = (0.2, 0.4, 0.6, 0.9, 1.3)
 BONUSES = (-2.0, 0.0, 1.0, 2.0, 4.0)
@@ -175,5 +176,5 @@ def _trial(
     for names, log_probs, frames in posteriors:
         for id, hypothesis in zip(names, decoder.decode(log_probs, frames), strict=True):
             hypotheses[id] = decoder.text(hypothesis.tokens)
-    report = wer.score({id: references[id] for id in hypotheses}, hypotheses, wer.LITERAL)
+    report = wer.score({id: references[id] for id in hypotheses}, hypotheses, LITERAL_RULES)
     return Trial(options, report.errors, report.words, report.char_errors, name)

@@ -213,7 +213,7 @@ def _trace(
 
 
 def folded(text: str, *, alternatives: bool = False, optional: bool = False) -> str:
-    """``text`` without its punctuation (see ``asr.scoring.wer.Rules``); the notation of a reference stays."""
+    """``text`` without its punctuation (see ``asr.scoring.rules.Rules``); the notation of a reference stays."""
     if not (alternatives and _GROUP.search(text)):
         return " ".join(" ".join(_without_punctuation(word, optional) for word in text.split()).split())
     kept, depth = [], 0

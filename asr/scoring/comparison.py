@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asr.errors import ManifestError
-from asr.scoring import transcript_files
+from asr.scoring import pairing, transcript_files
+from asr.scoring.bootstrap import RESAMPLES, SEED, resampled
+from asr.scoring.rules import Rules
+from asr.scoring.score_report import Report, Scored
 from asr.scoring.transcript_files import TranscriptFile
-from asr.scoring.wer import RESAMPLES, SEED, Report, Rules, Scored, agreed, resampled, score_pair
+from asr.scoring.wer import agreed, score_pair
 
 BOUNDARY = 2
 """Words that both results must have right, one after the other, between two segments of the matched pairs test."""
@@ -145,7 +148,7 @@ def compare_files(
         said = transcript_files.read(reference, "reference", plain=plain)
         same = heard[0].rules == heard[1].rules or None in (heard[0].rules, heard[1].rules)
         rules = rules or agreed(*([said] if said.rules or not same else heard))
-    return compare(*(score_pair(transcript_files.pair(said, file), rules) for file in heard))
+    return compare(*(score_pair(pairing.pair(said, file), rules) for file in heard))
 
 
 def _references(first: str | Path, second: str | Path, rules: Rules) -> TranscriptFile:

@@ -33,7 +33,7 @@ from typing import Any, Literal
 from asr import formats
 from asr.errors import ManifestError
 from asr.files import read_limited, recording_name, split_fields, split_lines
-from asr.transcript import Transcript, Word
+from asr.transcript import Transcript
 
 Role = Literal["reference", "hypothesis"]
 IGNORED = "ignore_time_segment_in_scoring"
@@ -43,6 +43,7 @@ SUMMARY_NAME = re.compile(r"summary(\.\d+-of-\d+)?\.json")
 COMMENT = ";;"
 MOST_BYTES = 1 << 30
 """Of a file of transcripts."""
+PLAIN_HINT = "are these lines without ids? asr score --plain takes line by line"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class TranscriptFile:
     ``segments``: of an STM file. ``recordings``: of a file with times. ``single``: it holds one recording, named by the
     file's name. ``sparse``: a recording without words leaves no trace in it. ``named``: the texts come from the key
     that the role names. ``plain``: ids are the numbers of lines. ``kaldi``: ids are the first words of lines, which may
-    in fact have no ids. ``rules``: the rules that a report was scored by (``asr.scoring.wer.Rules``).
+    in fact have no ids. ``rules``: the rules that a report was scored by (``asr.scoring.rules.Rules``).
     """
 
     path: str
@@ -86,22 +87,6 @@ class TranscriptFile:
     plain: bool = False
     kaldi: bool = False
     rules: Any = None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """References and hypotheses with the same ids, unless scoring must report that they differ.
-
-    ``segmented``: by the segments of an STM file. ``note``: a possible fault of the ids; ``hint``: a possible fault
-    where few ids match.
-    """
-
-    references: dict[str, str]
-    hypotheses: dict[str, str]
-    speakers: dict[str, str]
-    segmented: bool = False
-    note: str = ""
-    hint: str = ""
 
 
 def read(path: str | Path, role: Role = "hypothesis", *, plain: bool = False) -> TranscriptFile:
@@ -127,99 +112,8 @@ def read(path: str | Path, role: Role = "hypothesis", *, plain: bool = False) ->
     uncommented = [numbered for numbered in lines if not numbered[1].startswith(COMMENT)]
     if suffix == ".trn" or _looks_like_trn([line for _, line in uncommented]):
         return TranscriptFile(str(path), _texts(path, _line_entries(path, uncommented, _trn_entry)))
-    texts = _texts(path, _line_entries(path, lines, _kaldi_entry), hint=f"; {PLAIN}")
+    texts = _texts(path, _line_entries(path, lines, _kaldi_entry), hint=f"; {PLAIN_HINT}")
     return TranscriptFile(str(path), texts, kaldi=True)
-
-
-PLAIN = "are these lines without ids? asr score --plain takes line by line"
-
-
-def pair(reference: TranscriptFile, hypothesis: TranscriptFile) -> Pair:
-    """Put together what belongs together.
-
-    Segments take the words of their recording whose middle lies before their end and not in an earlier segment; words
-    after the last go to the last (as sclite has it); words of ignored segments go with them. Where one of the files
-    holds a single recording that the file's name names, the names need not agree. Where nothing was recognised a CTM
-    has no line: such recordings have an empty text, unless no recording meets.
-
-    Raises ``ManifestError`` for plain texts of different length, and segments that meet no words with times.
-    """
-    timed = hypothesis.recordings and all(r.words or not r.text for r in hypothesis.recordings)
-    if reference.segments and timed:
-        return _by_segment(reference, hypothesis)
-    if any(segment.ignored for segment in reference.segments):
-        raise ManifestError(
-            f"{hypothesis.path}: expected words with times (CTM, JSON, TextGrid), since {reference.path} has segments "
-            "that are not scored"
-        )
-    references, hypotheses = reference.texts, hypothesis.texts
-    if reference.plain:
-        references, hypotheses = _same_length(reference, hypothesis)
-    elif len(references) == len(hypotheses) == 1 and (reference.single or hypothesis.single):
-        hypotheses = dict(zip(references, hypotheses.values(), strict=True))
-    elif hypothesis.sparse and references.keys() & hypotheses.keys():
-        hypotheses = dict.fromkeys(references, "") | hypotheses
-    note = "the first word of each line is taken for its id; for texts without ids give --plain"
-    kaldi = reference.kaldi and hypothesis.kaldi
-    wordy = kaldi and _wordy(references) and _wordy(hypotheses)
-    return Pair(references, hypotheses, reference.speakers, note=note if wordy else "", hint=PLAIN if kaldi else "")
-
-
-def _same_length(reference: TranscriptFile, hypothesis: TranscriptFile) -> tuple[dict[str, str], dict[str, str]]:
-    """Plain texts; empty lines at the end of the longer one are no utterances."""
-    texts = [list(file.texts.values()) for file in (reference, hypothesis)]
-    shorter = min(map(len, texts))
-    for lines in texts:
-        while len(lines) > shorter and not lines[-1]:
-            lines.pop()
-    if len(texts[0]) != len(texts[1]):
-        raise ManifestError(
-            f"expected as many lines in both, got {len(texts[0])} in {reference.path} and {len(texts[1])} in "
-            f"{hypothesis.path} (where nothing was recognised, keep an empty line)"
-        )
-    first, second = ({str(i): text for i, text in enumerate(lines, start=1)} for lines in texts)
-    return first, second
-
-
-def _by_segment(reference: TranscriptFile, hypothesis: TranscriptFile) -> Pair:
-    groups: dict[tuple[str, int], list[Segment]] = {}
-    for segment in reference.segments:
-        groups.setdefault((segment.recording, segment.channel), []).append(segment)
-    found = {(recording.source, recording.channel): recording for recording in hypothesis.recordings}
-    # A recording with one channel in both is the same recording, whatever the channel is called.
-    ours, theirs = (Counter(name for name, _ in keys) for keys in (groups, found))
-    alone = {key[0]: key for key in found if ours[key[0]] == theirs[key[0]] == 1}
-    met = {key: alone.get(key[0], key) for key in groups}
-    extra = [name for name, number in found.keys() - set(met.values())]
-    if extra or not set(met.values()) & found.keys():
-        raise ManifestError(
-            f"{hypothesis.path}: expected recordings and channels of {reference.path} "
-            f"({_some(sorted({name for name, _ in groups}))}), got others: {_some(sorted(extra))}"
-        )
-    references: dict[str, str] = {}
-    hypotheses: dict[str, str] = {}
-    speakers: dict[str, str] = {}
-    for key, segments in groups.items():
-        segments = sorted(segments, key=lambda segment: segment.start_s)
-        words = found[met[key]].words if met[key] in found else ()
-        for segment, inside in zip(segments, _shared_out(segments, words), strict=True):
-            if segment.ignored:
-                continue
-            id = segment.id
-            while id in references:
-                id += "+"
-            references[id], hypotheses[id] = segment.text, " ".join(word.text for word in inside)
-            speakers[id] = segment.speaker
-    return Pair(references, hypotheses, speakers, segmented=True)
-
-
-def _shared_out(segments: Sequence[Segment], words: Iterable[Word]) -> list[list[Word]]:
-    inside: list[list[Word]] = [[] for _ in segments]
-    for word in words:
-        middle_s = round((word.start_s + word.end_s) / 2, 6)  # as the files have it, whatever floats make of it
-        place = next((i for i, segment in enumerate(segments) if middle_s < segment.end_s), len(segments) - 1)
-        inside[place].append(word)
-    return inside
 
 
 def _folder(folder: Path) -> TranscriptFile:
@@ -351,10 +245,6 @@ def _clean(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
-
-
 def _content(path: str | Path) -> str:
     try:
         data = read_limited(path, MOST_BYTES)
@@ -425,14 +315,6 @@ def _line_entries(
         yield where, *parse(where, line)
 
 
-def _wordy(ids: Iterable[str]) -> bool:
-    """Whether they look like words: most are of letters, or none holds a digit, ``_`` or ``-``."""
-    ids = list(ids)
-    letters = sum(re.sub("['\u2019]", "", id).isalpha() for id in ids)
-    most = letters > len(ids) / 2 or not any(re.search(r"[\d_-]", id) for id in ids)
-    return most and any(len(id) > 1 for id in ids)
-
-
 def _looks_like_trn(lines: Sequence[str]) -> bool:
     """Every line ends in ``(id)``, each id once; and not an ``(aside)`` behind what has an id in front."""
     entries = [_trn(line) for line in lines]
@@ -463,3 +345,8 @@ def _trn(line: str) -> tuple[str, str] | None:
 def _kaldi_entry(where: str, line: str) -> tuple[str, str]:
     id, *words = split_fields(line, 1)
     return id, "".join(words)
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Names for a message: five of them, and a sign that there are more."""
+    return ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")

@@ -26,7 +26,8 @@ from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
 from asr.models.device import pick_device
 from asr.models.features import LogMel, measure_stats
-from asr.scoring.wer import LITERAL, NOTHING_YET, rank, score
+from asr.scoring.rules import LITERAL_RULES
+from asr.scoring.wer import NOTHING_YET, rank, score
 from asr.text import tokenizer_files
 from asr.train import distributed, finetune, loop, model_card
 from asr.train.distributed import World
@@ -278,7 +279,7 @@ class AcousticTask:
         loss_sum, tokens = self.world.sum(loss_sum, token_sum)
         texts = {u.id: u.text for u in self.valid_data.utterances}
         references = {name: self.tokenizer.reference(texts[name]) for name in hypotheses}
-        report = score(references, hypotheses, LITERAL)
+        report = score(references, hypotheses, LITERAL_RULES)
         return {"loss": loss_sum / max(tokens, 1), "wer": report.wer, "cer": report.cer}
 
     def rank(self, figures: dict[str, float]) -> tuple[float, float]:

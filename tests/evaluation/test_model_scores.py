@@ -21,6 +21,7 @@ from asr.evaluation.model_scores import Evaluation, evaluate_model, evaluate_str
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.stream import Stream
 from asr.scoring import wer
+from asr.scoring.rules import LITERAL_RULES
 from asr.text.normalisation import normalise
 
 Bursts = Callable[..., np.ndarray]
@@ -107,7 +108,7 @@ def test_a_reference_that_cannot_be_scored_is_refused_before_anything_is_transcr
     how: Callable[..., Evaluation], recognizer: Recognizer, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(corpus, Utterance("bad", str(corpus.parent / "wav" / "0.wav"), "A { B / C", 1.0))
-    assert any("{" in u.reference for u in how(corpus, recognizer, rules=wer.LITERAL).report.utterances)
+    assert any("{" in u.reference for u in how(corpus, recognizer, rules=LITERAL_RULES).report.utterances)
     monkeypatch.setattr("asr.audio.read.load_audio", None)
     with pytest.raises(ManifestError, match=r"utterance bad: alternatives that do not end.*--literal"):
         how(corpus, recognizer)

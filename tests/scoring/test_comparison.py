@@ -12,7 +12,8 @@ from asr.cli import main
 from asr.errors import ManifestError
 from asr.scoring.alternatives import SCLITE
 from asr.scoring.comparison import compare, compare_files, matched_pairs
-from asr.scoring.wer import Rules, score, score_files
+from asr.scoring.rules import Rules
+from asr.scoring.wer import score, score_files
 
 
 def reports(changes):

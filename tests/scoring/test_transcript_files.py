@@ -17,8 +17,10 @@ from asr.cli import main
 from asr.errors import ManifestError
 from asr.formats import FORMATS
 from asr.scoring import wer
+from asr.scoring.rules import Rules
+from asr.scoring.score_report import Report
 from asr.scoring.transcript_files import read
-from asr.scoring.wer import Report, Rules, score_files
+from asr.scoring.wer import score_files
 
 STM = """;; made up
 ;; LABEL "O" "Overall" "Overall"

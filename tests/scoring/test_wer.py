@@ -15,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.errors import ManifestError
-from asr.scoring.wer import Confusion, Rules, bootstrap_ci95, format_alignment, read_transcripts, resampled, score
+from asr.scoring.bootstrap import bootstrap_ci95, resampled
+from asr.scoring.rules import Rules
+from asr.scoring.score_report import Confusion, format_alignment
+from asr.scoring.wer import read_transcripts, score
 
 SENTENCES = st.lists(st.sampled_from(["A", "B", "CC", "DÉ"]), max_size=6).map(" ".join)
 CASES = st.dictionaries(st.text("xyz", min_size=1, max_size=3), st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=6)
@@ -191,7 +194,7 @@ def test_the_bootstrap_draws_the_same_in_parts_of_any_size(monkeypatch: pytest.M
     rows = np.random.default_rng(3).integers(0, 1000, (300, 2))
     whole = resampled(rows)
     assert whole.shape == (10_000, 2)
-    monkeypatch.setattr("asr.scoring.wer.DRAWN", 100_000)
+    monkeypatch.setattr("asr.scoring.bootstrap.DRAWN", 100_000)
     np.testing.assert_array_equal(resampled(rows), whole)
 
 
