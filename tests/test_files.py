@@ -18,7 +18,7 @@ from asr.cli.main import run_command
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.decode import confidence
-from asr.decode.ngram import read_arpa, write_arpa
+from asr.decode.arpa import read_arpa, write_arpa
 from asr.errors import AsrError, ModelError, OutputError
 from asr.files import write_json, write_text
 from asr.models import description

@@ -13,8 +13,8 @@ from asr.cli import shared_options
 from asr.config.sections import TextConfig
 from asr.corpora import detection, layouts
 from asr.data import manifest
+from asr.decode.arpa import read_arpa
 from asr.decode.lexicon import read_word_list
-from asr.decode.ngram import read_arpa
 from asr.decode.phrase_search import read_phrases
 from asr.files import file_lines, split_fields, split_lines
 from asr.lm.ngram_training import read_sentences

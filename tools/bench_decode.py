@@ -20,9 +20,10 @@ import torch
 import asr
 from asr.data import manifest
 from asr.decode import Hypothesis, beam_search, greedy
+from asr.decode.arpa import read_arpa
 from asr.decode.fusion import Fusion
 from asr.decode.lexicon import make_words
-from asr.decode.ngram import Ngram, read_arpa
+from asr.decode.ngram import Ngram
 from asr.lm.lm_directory import load_recurrent
 from asr.recognize.recognizer import Recognizer
 from asr.scoring.wer import score

@@ -129,8 +129,8 @@ class Words(NamedTuple):
     """Lexicon, n-gram and hot words as flat arrays; ``asr.decode.lexicon`` builds them. Natural logarithms.
 
     The lexicon is a prefix tree with the root 0; the children of node ``n`` are ``first[n]`` to ``first[n + 1] - 1``.
-    The n-gram is a tree of contexts with the empty one as 0; ``suffix`` leads to the longest shorter context. Hot words
-    are an automaton over tokens. An empty array means that the part is absent.
+    The n-gram's arrays are those of ``asr.decode.ngram_arrays``. Hot words are an automaton over tokens. An empty array
+    means that the part is absent.
     """
 
     first: Numbers
@@ -144,13 +144,19 @@ class Words(NamedTuple):
     """Another word that is spelt the same, as words that sound alike are in phones, or -1."""
     lookahead: Numbers
     """Largest unigram log-probability of the words that go through a lexicon node; 0 at the root."""
-    parent: Numbers
-    last: Numbers
+    branch: Numbers
+    """The first child of each n-gram context; empty without an n-gram."""
+    word_low: Numbers
+    word_high: Numbers
     log_prob: Numbers
     backoff: Numbers
+    log_prob_code: Numbers
+    backoff_code: Numbers
+    log_prob_level: Numbers
+    backoff_level: Numbers
     suffix: Numbers
-    slots: Numbers
-    """Hash table of n-gram nodes by parent and last word."""
+    sizes: Numbers
+    """Words of the n-gram, the first context with a stored suffix."""
     hot_next: Numbers
     """``(states, V)``: where a token leads."""
     hot_gain: Numbers
@@ -164,11 +170,13 @@ class Words(NamedTuple):
 
 WEIGHT, WORD_BONUS, UNKNOWN_PENALTY = range(3)
 SPACE, UNKNOWN, END, START, COLUMNS = range(5)
+VOCABULARY, SUFFIXES = range(2)
 
-_INTS, _FLOATS = np.empty(0, np.int32), np.empty(0, np.float64)
+_INTS, _FLOATS, _BYTES, _PLACES = (np.empty(0, kind) for kind in (np.int32, np.float64, np.uint8, np.uint32))
 NO_WORDS = Words(
     *(_INTS, _INTS, _INTS, _INTS, _INTS, _INTS, _FLOATS),
-    *(_INTS, _INTS, _FLOATS, _FLOATS, _INTS, _INTS),
+    *(_PLACES, np.empty(0, np.uint16), _BYTES, _FLOATS, _FLOATS, _BYTES, _BYTES, _FLOATS, _FLOATS, _PLACES),
+    *(np.zeros(2, np.int64),),
     *(np.empty((0, 0), np.int32), np.empty((0, 0), np.float64)),
     *(np.zeros(3), np.array([NONE, NONE, NONE, 0, 0])),
 )
@@ -252,22 +260,63 @@ def slot(nodes: Records, table: Numbers, parent: int, token: int) -> int:
     return at
 
 
+@compile_part
+def ngram_child(words: Words, context: int, word: int) -> int:
+    """The node that a word leads to from an n-gram context, 0 where there is none."""
+    if context == 0:
+        return word + 1 if 0 <= word < words.sizes[VOCABULARY] else 0
+    low, high = signed(words.branch[context]), signed(words.branch[context + 1])
+    wide = words.word_high.size > 0
+    while low < high:
+        middle = (low + high) >> 1
+        found = signed(words.word_low[middle])
+        if wide:
+            found |= signed(words.word_high[middle]) << 16
+        if found == word:
+            return middle
+        if found < word:
+            low = middle + 1
+        else:
+            high = middle
+    return 0
+
+
+@compile_part
+def ngram_suffix(words: Words, context: int) -> int:
+    """The longest shorter n-gram context that ends as one does."""
+    stored = context - words.sizes[SUFFIXES]
+    if stored >= 0:
+        return signed(words.suffix[stored])
+    if context <= words.sizes[VOCABULARY]:
+        return signed(0)
+    word = signed(words.word_low[context])
+    if words.word_high.size:
+        word |= signed(words.word_high[context]) << 16
+    return word + 1
+
+
 @compile_apart
 def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
     """Log-probability of a word after a context, by back-off (Katz 1987), and the context it leads to."""
     total = 0.0
-    mask = words.slots.size - 1
-    while True:
-        at = ((context * 0x9E3779B1 + word * 0x85EBCA6B) >> 15) & mask
-        while words.slots[at] != NONE:
-            found = words.slots[at]
-            if words.parent[found] == context and words.last[found] == word:
-                return total + words.log_prob[found], found
-            at = (at + 1) & mask
+    contexts = words.branch.size - 1
+    coded = words.log_prob.size == 0
+    found = ngram_child(words, context, word)
+    while found == 0:
         if context == 0:
             return total + NEVER, 0
-        total += words.backoff[context]
-        context = words.suffix[context]
+        total += words.backoff_level[words.backoff_code[context]] if coded else words.backoff[context]
+        context = ngram_suffix(words, context)
+        found = ngram_child(words, context, word)
+    total += words.log_prob_level[words.log_prob_code[found]] if coded else words.log_prob[found]
+    while found >= contexts:  # of the highest order: nothing follows it, but its longest shorter context
+        if context == 0:
+            return total, 0
+        context = ngram_suffix(words, context)
+        found = ngram_child(words, context, word)
+        if found == 0:
+            found = contexts
+    return total, found
 
 
 @compile_part
@@ -295,11 +344,11 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
             added += words.options[UNKNOWN_PENALTY]
         if words.ids[UNKNOWN] == NONE:  # an n-gram without <unk> has no opinion of it
             return added, 0
-        if words.slots.size:
+        if words.branch.size:
             log_prob, context = ngram(words, signed(context), signed(words.ids[UNKNOWN]))
             added += weight * log_prob
         return added, context
-    if words.slots.size:
+    if words.branch.size:
         best, reached = -math.inf, context
         while word != NONE:
             log_prob, leads = ngram(words, signed(context), signed(words.entry[word]))
@@ -339,7 +388,7 @@ def fill_row(words: Words, node: Any, row: Numbers) -> None:
                 row += words.options[WORD_BONUS]
         ended, context = end_word(words, place, node["context"])
         row[BLANK_ID] = ended
-        if words.slots.size and words.ids[END] != NONE:
+        if words.branch.size and words.ids[END] != NONE:
             row[BLANK_ID] += weight * ngram(words, signed(context), signed(words.ids[END]))[0]
         if words.ids[SPACE] != NONE:
             row[words.ids[SPACE]] = ended

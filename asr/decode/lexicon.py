@@ -93,7 +93,7 @@ def make_words(
             spelt.update({word: _spellings(word, spell, columns) for word in phrase.split()})
         parts |= _tree(spelt, ngram, space)
     if ngram is not None:
-        parts |= ngram.arrays
+        parts |= ngram.search_arrays
     places = [-1, -1, 0] if ngram is None else [ngram.unknown, ngram.end, ngram.start]
     return kernel.NO_WORDS._replace(
         options=np.array([weight, word_bonus, unknown_penalty], np.float64),

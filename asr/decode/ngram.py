@@ -1,54 +1,112 @@
-"""Word n-grams: ARPA files in and out, and back-off probabilities over flat arrays.
+"""Word n-grams: back-off probabilities over flat arrays.
 
-An n-gram is a tree of contexts: node 0 is the empty one, a node's children extend it by a word on the right. The
-search's kernel reads the same arrays (``asr.decode.kernel.ngram``).
-The kernel is imported when first used: to know the class must not cost numba.
+The arrays are a tree of contexts (``asr.decode.ngram_arrays``). The search's kernel reads the same ones
+(``asr.decode.kernel.ngram``). It is imported when first used: to know the class must not cost numba.
 """
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import math
-import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from asr.decode.ngram_arrays import NgramArray, NgramArrays, build_arrays, sort_levels
 from asr.errors import DecodeError
-from asr.files import atomic, split_fields
+from asr.files import split_fields
 
 if TYPE_CHECKING:
     from asr.decode import kernel
 
 LN10 = math.log(10)
-LARGEST_BACKOFF = 1e6
-"""A back-off is the logarithm of a share: a larger one is none, and sums of them stay finite."""
 UNKNOWN_NAMES = ("<unk>", "<UNK>")
-COUNT = re.compile(r"ngram[ \t]+([0-9]{1,9})[ \t]*=[ \t]*([0-9]{1,18})")
-LONGEST_LINE = 1 << 20
+NO_NGRAM_WORDS = "expected an n-gram with words, got one without"
 
 
-@dataclass(frozen=True)
 class Ngram:
     """A back-off n-gram. Logarithms are natural; ARPA files hold them to base 10.
 
-    ``entries`` maps each n-gram, a tuple of words, to ``(log-probability, back-off)``; 0 where there is no back-off.
+    ``Ngram(order, entries)`` makes one of a mapping from each n-gram, a tuple of words, to ``(log-probability,
+    back-off)``; 0 where there is no back-off. ``Ngram.of`` takes arrays as they are.
     """
 
-    order: int
-    entries: Mapping[tuple[str, ...], tuple[float, float]]
+    def __init__(self, order: int, entries: Mapping[tuple[str, ...], tuple[float, float]]) -> None:
+        words = tuple(key[0] for key in entries if len(key) == 1)
+        ids = {word: i for i, word in enumerate(words)}
+        rows: list[list[list[int]]] = [[] for _ in range(order)]
+        values: list[list[tuple[float, float]]] = [[] for _ in range(order)]
+        for key, value in entries.items():
+            rows[len(key) - 1].append([ids[word] for word in key])
+            values[len(key) - 1].append(value)
+        if not words:
+            raise DecodeError(NO_NGRAM_WORDS)
+        tables = [np.array(table, np.float64).reshape(-1, 2) for table in values]
+        keys = [np.array(table, np.int64).reshape(-1, n) for n, table in enumerate(rows, start=1)]
+        levels = sort_levels(keys, [table[:, 0] for table in tables], [table[:, 1] for table in tables])
+        self._hold(build_arrays(levels), {})
+        self.words, self._ids = words, ids
+
+    @classmethod
+    def of(
+        cls, arrays: NgramArrays, words: Sequence[str] | NgramArray, trees: Mapping[str, Any] | None = None
+    ) -> Ngram:
+        """An n-gram of arrays that fit together; ``words`` by id, or their UTF-8 bytes with a line feed between them.
+
+        ``trees``: lexicon trees of the words by the fingerprint of a tokenizer (``asr.decode.lexicon_tree``).
+        """
+        self = cls.__new__(cls)
+        self._hold(arrays, trees or {})
+        if isinstance(words, np.ndarray):
+            self._text = words
+        else:
+            self.words = tuple(words)
+        return self
+
+    def _hold(self, arrays: NgramArrays, trees: Mapping[str, Any]) -> None:
+        self.arrays, self.order, self.trees = arrays, arrays.order, trees
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two n-grams have the same words and values."""
+        if not isinstance(other, Ngram):
+            return NotImplemented
+        return self.words == other.words and all(map(np.array_equal, self.arrays, other.arrays))
+
+    __hash__ = object.__hash__
 
     @cached_property
     def words(self) -> tuple[str, ...]:
         """All unigrams in file order; a word's id is its place."""
-        return tuple(key[0] for key in self.entries if len(key) == 1)
+        return tuple(self._text.tobytes().decode().split("\n"))
+
+    @cached_property
+    def entries(self) -> dict[tuple[str, ...], tuple[float, float]]:
+        """All n-grams as ``Ngram`` takes them, by order. Large: it takes some 300 bytes an n-gram."""
+        found: dict[tuple[str, ...], tuple[float, float]] = {}
+        keys: list[tuple[str, ...]] = [()]
+        for contexts, words, log_probs, backoffs in self._tables():
+            keys = [(*keys[context], self.words[word]) for context, word in zip(contexts, words, strict=True)]
+            found.update(zip(keys, zip(log_probs, backoffs, strict=True), strict=True))
+        return found
+
+    def _tables(self) -> Iterator[tuple[list[int], list[int], list[float], list[float]]]:
+        """For each order: where each n-gram's context stands in the order below, its last word, its values."""
+        starts, below = self.arrays.starts, 0
+        for first, stop in itertools.pairwise(starts):
+            contexts = (self.arrays.parents_of(first, stop) - below).tolist()
+            words = self.arrays.words_of(first, stop).tolist()
+            log_probs, backoffs = self.arrays.log_probs_of(first, stop), self.arrays.backoffs_of(first, stop)
+            yield contexts, words, log_probs.tolist(), backoffs.tolist()
+            below = first
+
+    def sections(self) -> Iterator[Iterator[tuple[str, float, float]]]:
+        """For each order its n-grams as ``write_sections`` takes them."""
+        texts = [""]
+        for contexts, words, log_probs, backoffs in self._tables():
+            texts = [f"{texts[context]} {self.words[word]}" for context, word in zip(contexts, words, strict=True)]
+            yield zip((text[1:] for text in texts), log_probs, backoffs, strict=True)
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -66,12 +124,18 @@ class Ngram:
         return self._rarest if found < 0 else found
 
     @cached_property
+    def unigrams(self) -> NgramArray:
+        """Log-probabilities ``(V,)`` of the words without a context."""
+        return self.arrays.log_probs_of(1, 1 + self.arrays.vocabulary)
+
+    @cached_property
     def _rarest(self) -> int:
         # Estimates give -99 to what is never predicted.
-        possible = [w for w in self.words if w not in ("<s>", "</s>") and self.entries[w,][0] > -99 * LN10]
-        if not possible:
-            raise DecodeError("expected an n-gram with words, got one without")
-        return self._ids[min(possible, key=lambda word: self.entries[word,][0])]
+        possible = np.where(self.unigrams > -99 * LN10, self.unigrams, np.inf)
+        possible[[self._ids[end] for end in ("<s>", "</s>") if end in self._ids]] = np.inf
+        if np.isinf(possible.min()):
+            raise DecodeError(NO_NGRAM_WORDS)
+        return int(possible.argmin())
 
     @property
     def end(self) -> int:
@@ -81,7 +145,8 @@ class Ngram:
     @property
     def start(self) -> int:
         """The context at the start of a sentence, that of ``<s>`` where there is one."""
-        return self._contexts.get(("<s>",), 0)
+        found = self._ids.get("<s>", -1) + 1
+        return found if found < self.arrays.contexts else 0
 
     def context_after(self, words: Sequence[str]) -> int:
         """The context of what goes on behind ``words``, as a search counts contexts."""
@@ -102,59 +167,17 @@ class Ngram:
         return self._ids.get(word, self.unknown)
 
     @cached_property
-    def _contexts(self) -> dict[tuple[str, ...], int]:
-        """Node of each n-gram, shorter ones first, gaps (an n-gram whose beginning was pruned) filled."""
-        found = {key[:length] for key in self.entries for length in range(1, len(key) + 1)}
-        found |= self.entries.keys()
-        numbered: dict[tuple[str, ...], int] = {(): 0}
-        for key in sorted(found, key=lambda key: (len(key), [self._ids[word] for word in key])):
-            numbered[key] = len(numbered)
-        return numbered
-
-    def _back_off(self, key: tuple[str, ...]) -> float:
-        """Log-probability of the last word of an n-gram that is not listed, from shorter ones."""
-
-        from asr.decode import kernel
-
-        if key in self.entries:
-            return self.entries[key][0]
-        if len(key) == 1:
-            return kernel.NEVER
-        return self.entries.get(key[:-1], (0.0, 0.0))[1] + self._back_off(key[1:])
-
-    @cached_property
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def search_arrays(self) -> dict[str, NgramArray]:
         """The n-gram's part of ``kernel.Words``."""
-
-        from asr.decode import kernel
-
-        contexts = self._contexts
-        parent, last, suffix = (np.full(len(contexts), kernel.NONE, np.int32) for _ in range(3))
-        log_prob, backoff = np.zeros(len(contexts)), np.zeros(len(contexts))
-        for key, node in contexts.items():
-            if not key:
-                continue
-            parent[node], last[node] = contexts[key[:-1]], self._ids[key[-1]]
-            rest = key[1:]
-            while rest not in contexts:
-                rest = rest[1:]
-            suffix[node] = contexts[rest]
-            log_prob[node] = self._back_off(key)
-            backoff[node] = self.entries.get(key, (0.0, 0.0))[1]
-        slots = np.full(1 << (2 * len(contexts)).bit_length(), kernel.NONE, np.int32)
-        nodes = np.zeros(len(contexts), kernel.NODE)
-        nodes["parent"], nodes["token"] = parent, last
-        for node in range(1, len(contexts)):
-            slots[kernel.slot(nodes, slots, int(parent[node]), int(last[node]))] = node
-        return {
-            "parent": parent, "last": last, "log_prob": log_prob, "backoff": backoff, "suffix": suffix, "slots": slots,
-        }  # fmt: skip
+        arrays = self.arrays._asdict()
+        del arrays["counts"]
+        return {**arrays, "sizes": self.arrays.sizes}
 
     @cached_property
     def _lookup(self) -> kernel.Words:
         from asr.decode import kernel
 
-        return kernel.NO_WORDS._replace(**self.arrays)
+        return kernel.NO_WORDS._replace(**self.search_arrays)
 
     def log_prob(self, context: Sequence[str], word: int | str) -> float:
         """Natural log-probability of a word after the words of ``context``, of which the last ``order - 1`` count."""
@@ -200,13 +223,12 @@ class Ngram:
             place = kernel.ngram(self._lookup, place, number)[1] if number >= 0 else 0
         chain = [place]
         while chain[-1]:
-            chain.append(int(self.arrays["suffix"][chain[-1]]))
+            chain.append(self.arrays.suffix_of(chain[-1]))
         log_probs = np.full(len(self.words), kernel.NEVER)
         for node in reversed(chain):  # the shortest context first; longer ones know better
-            # Contexts are numbered so that the children of each lie side by side.
-            first, behind = np.searchsorted(self.arrays["parent"][1:], [node, node + 1]) + 1
-            log_probs += self.arrays["backoff"][node]
-            log_probs[self.arrays["last"][first:behind]] = self.arrays["log_prob"][first:behind]
+            first, stop = (int(at) for at in self.arrays.branch[node : node + 2])
+            log_probs += self.arrays.backoffs_of(node, node + 1)
+            log_probs[self.arrays.words_of(first, stop)] = self.arrays.log_probs_of(first, stop)
         best = (number for number in np.argsort(-log_probs, kind="stable").tolist() if self.words[number] != "<s>")
         return [(self.words[number], math.exp(log_probs[number])) for number in itertools.islice(best, count)]
 
@@ -239,138 +261,3 @@ class Ngram:
 def as_words(sentence: str | Sequence[str]) -> Sequence[str]:
     """The words of a sentence, which may be one string with spaces between them."""
     return split_fields(sentence) if isinstance(sentence, str) else sentence
-
-
-def read_arpa(path: str | Path) -> Ngram:
-    """Read an ARPA file, gzip-compressed or not.
-
-    Raises ``DecodeError`` naming file and line of whatever is malformed: counts that do not hold, a section out of
-    order, a number that is none, a positive log-probability, a word twice, no ``\\end\\``.
-    """
-    try:
-        with _open(Path(path), "rt") as file:
-            return _parse(path, file)
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise DecodeError(f"{path}: cannot read the n-gram: {error}") from error
-
-
-def write_arpa(ngram: Ngram, path: str | Path) -> None:
-    """Write an ARPA file, its folder too, compressed for ``.gz``. Raises ``DecodeError`` where it cannot."""
-    by_order: list[list[tuple[str, ...]]] = [[] for _ in range(ngram.order)]
-    for key in ngram.entries:
-        by_order[len(key) - 1].append(key)
-    write_sections(
-        path, list(map(len, by_order)), (((" ".join(key), *ngram.entries[key]) for key in keys) for keys in by_order)
-    )
-
-
-def write_sections(
-    path: str | Path, counts: Sequence[int], sections: Iterable[Iterable[tuple[str, float, float]]], comment: str = ""
-) -> None:
-    """Write an ARPA file of ``(words, log-probability, back-off)`` by order, behind a line that readers skip (KenLM
-    where it begins with ``#``). Raises ``DecodeError``."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary, _open(temporary, "wt", compressed=path.suffix == ".gz") as file:
-            file.write(f"{comment}\n\\data\\\n")
-            file.writelines(f"ngram {n}={count}\n" for n, count in enumerate(counts, start=1))
-            for n, section in enumerate(sections, start=1):
-                file.write(f"\n\\{n}-grams:\n")
-                for words, log_prob, backoff in section:
-                    tail = f"\t{backoff / LN10:.7g}" if n < len(counts) else ""
-                    file.write(f"{log_prob / LN10:.7g}\t{words}{tail}\n")
-            file.write("\n\\end\\\n")
-    except OSError as error:
-        raise DecodeError(f"{path}: cannot write the n-gram: {error}") from error
-
-
-def first_line(path: Path) -> str:
-    """The first line of an ARPA file, or what else is there: at most ``LONGEST_LINE`` characters. Raises ``OSError``
-    and ``ValueError`` for what is no text."""
-    with _open(path, "rt") as file:
-        return file.readline(LONGEST_LINE).rstrip("\r\n")
-
-
-def _open(path: Path, mode: str, compressed: bool | None = None) -> TextIO:
-    if compressed is None:
-        with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-    opener = gzip.open if compressed else open
-    return cast(TextIO, opener(path, mode, encoding="utf-8" if "w" in mode else "utf-8-sig", newline="\n"))
-
-
-def _lines(path: str | Path, file: TextIO) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1, without the white space around them."""
-    number = 0
-    while line := file.readline(LONGEST_LINE):
-        number += 1
-        if len(line) == LONGEST_LINE:  # what was compressed may be of any size
-            raise DecodeError(f"{path}:{number}: expected a line of less than {LONGEST_LINE:,} characters")
-        yield number, line.strip(" \t\r\n")
-
-
-def _parse(path: str | Path, file: TextIO) -> Ngram:
-    lines = _lines(path, file)
-    counts = _header(path, lines)
-    entries: dict[tuple[str, ...], tuple[float, float]] = {}
-    order, seen, number = 0, 0, 0
-    for number, line in lines:
-        if not line:
-            continue
-        if line.startswith("\\"):
-            if order and seen != counts[order - 1]:
-                raise DecodeError(f"{path}:{number}: expected {counts[order - 1]} {order}-grams before, got {seen}")
-            if line == "\\end\\":
-                if order != len(counts):
-                    raise DecodeError(f"{path}:{number}: expected \\{order + 1}-grams:, got {line}")
-                return Ngram(len(counts), entries)
-            order, seen = order + 1, 0
-            if line != f"\\{order}-grams:" or order > len(counts):
-                wanted = f"\\{order}-grams:" if order <= len(counts) else "\\end\\"
-                raise DecodeError(f"{path}:{number}: expected {wanted}, got {line[:60]!r}")
-            continue
-        key, values = _entry(f"{path}:{number}", line, order)
-        if key in entries:
-            raise DecodeError(f"{path}:{number}: {' '.join(key)!r} is listed twice")
-        missing = [word for word in key if order > 1 and (word,) not in entries]
-        if missing:
-            raise DecodeError(f"{path}:{number}: {missing[0]!r} is not among the unigrams")
-        entries[key] = values
-        seen += 1
-    raise DecodeError(f"{path}:{number}: expected \\end\\, got the end of the file; copy it again, it was cut off")
-
-
-def _header(path: str | Path, lines: Iterator[tuple[int, str]]) -> list[int]:
-    """The counts of each order. Whatever precedes ``\\data\\`` is a comment; a blank line ends the counts."""
-    if not any(line == "\\data\\" for _, line in lines):
-        raise DecodeError(f"{path}: expected \\data\\, got the end of the file; give an ARPA file")
-    counts: list[int] = []
-    number = 0
-    for number, line in lines:
-        if not line and counts:
-            return counts
-        if line:
-            match = COUNT.fullmatch(line)
-            if not match or int(match[1]) != len(counts) + 1:
-                raise DecodeError(f"{path}:{number}: expected 'ngram {len(counts) + 1}=COUNT', got {line[:60]!r}")
-            counts.append(int(match[2]))
-    raise DecodeError(f"{path}:{number}: expected n-grams after the counts, got the end of the file")
-
-
-def _entry(where: str, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
-    if not order:
-        raise DecodeError(f"{where}: expected \\1-grams:, got {line[:60]!r}")
-    fields = split_fields(line)
-    if len(fields) not in (order + 1, order + 2):
-        raise DecodeError(
-            f"{where}: expected a log-probability, {order} words and perhaps a back-off, got {line[:60]!r}"
-        )
-    try:
-        log_prob, backoff = float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0
-    except ValueError:
-        raise DecodeError(f"{where}: expected numbers around the words, got {line[:60]!r}") from None
-    if math.isnan(log_prob) or log_prob > 0 or not backoff < LARGEST_BACKOFF:
-        raise DecodeError(f"{where}: expected a log-probability of at most 0 and a finite back-off, got {line[:60]!r}")
-    # Some toolkits write -inf or -99 for <s>, which is never predicted; finite numbers keep sums from being NaN.
-    return tuple(fields[1 : order + 1]), (max(log_prob, -100.0) * LN10, max(backoff, -100.0) * LN10)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr.decode.ngram import Ngram, first_line, write_sections
+from asr.decode.arpa import first_line, write_sections
+from asr.decode.ngram import Ngram
 from asr.files import split_fields
 
 UNKNOWN, START, END = range(3)

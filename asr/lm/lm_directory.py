@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asr.config import loader
 from asr.config.language import LanguageConfig
+from asr.decode.arpa import read_arpa
 from asr.decode.fusion import LanguageModel
 from asr.decode.kenlm_binary import KenlmNgram, is_kenlm
-from asr.decode.ngram import Ngram, read_arpa
+from asr.decode.ngram import Ngram
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic, file_sha256
 from asr.models.description import load_card

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypedDict
 
 from asr.config import loader
-from asr.decode.ngram import Ngram, write_arpa
+from asr.decode.arpa import write_arpa
+from asr.decode.ngram import Ngram
 from asr.errors import ConfigError, ModelError
 from asr.files import PART, atomic
 from asr.lm import lm_directory

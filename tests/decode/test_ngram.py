@@ -17,8 +17,9 @@ import pytest
 
 from asr.cli import main
 from asr.decode import kenlm_binary
+from asr.decode.arpa import read_arpa, write_arpa
 from asr.decode.kenlm_binary import KenlmNgram
-from asr.decode.ngram import LN10, Ngram, read_arpa, write_arpa
+from asr.decode.ngram import LN10, Ngram
 from asr.errors import DecodeError, ModelError, TrainingError
 from asr.lm import lm_directory, perplexities
 from asr.lm.ngram_training import train_ngram

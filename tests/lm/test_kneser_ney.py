@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.cli import main
-from asr.decode.ngram import LN10, Ngram, read_arpa
+from asr.decode.arpa import read_arpa
+from asr.decode.ngram import LN10, Ngram
 from asr.lm import kneser_ney, pruning
 from asr.lm.ngram_training import read_sentences, train_ngram
 
