@@ -34,6 +34,7 @@ from asr.train.distributed import World
 from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
 from asr.train.process import make_network
 from asr.train.resume import CHECKPOINT, Progress
+from asr.train.schedule import Finish
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
@@ -45,10 +46,11 @@ def warn(message: str) -> None:
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def train_acoustic(config: Config, *, resume: bool = False) -> Progress:
+def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | None = None) -> Progress:
     """Train as ``config`` says; the model directory is ``config.train.output``.
 
-    With ``resume``, continue from its checkpoint if there is one. Under ``torchrun``, this process trains together
+    With ``resume``, continue from its checkpoint if there is one. With ``finish``, let the learning rate of that run
+    decay and end it. Under ``torchrun``, this process trains together
     with the others (see ``asr.train.distributed``). Raises ``ConfigError``, ``ManifestError``,
     ``TextError`` or ``TrainingError``, each naming what is wrong.
     """
@@ -57,13 +59,13 @@ def train_acoustic(config: Config, *, resume: bool = False) -> Progress:
     torch.manual_seed(config.train.seed)
     folder = Path(config.train.output)
     device = pick_device(config.train.device)
-    with distributed.join_world(device) as world, loop.hold(folder, config, world, resume=resume):
+    with distributed.join_world(device) as world, loop.hold(folder, config, world, resume=resume or finish is not None):
         task = AcousticTask(config, world)
         if world.first and task.resuming:
             model_directory.save_config(folder, config)
         elif world.first:
             model_directory.save_model_description(folder, config, task.tokenizer, task.stats)
-        progress = loop.fit(task, config, folder, world)
+        progress = loop.fit(task, config, folder, world, finish=finish)
         if task.valid_data.utterances and progress.best >= NOTHING_YET:
             task.warn(advice(progress.best, manifest.statistics(task.train_data.utterances).hours))
         return progress
@@ -83,6 +85,7 @@ class AcousticTask:
     """An acoustic model with its training and validation data (see ``asr.train.task.Task``)."""
 
     criterion = "wer"
+    changes: Sequence[float] = ()
 
     def __init__(self, config: Config, world: World | None = None) -> None:
         self.config = config
@@ -198,7 +201,7 @@ class AcousticTask:
             if total_s > STATS_S:
                 return
 
-    def plan(self, epoch: int) -> list[list[Example]]:
+    def plan(self, epoch: int, span: Sequence[float] = ()) -> list[list[Example]]:
         return self.train_data.plan(epoch)
 
     def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:

@@ -70,7 +70,8 @@ def final_state(folder):
     """Everything a run ends with, save for the time it took."""
     tensors, metadata = load_tensors(folder / resume.CHECKPOINT)
     model, _ = load_tensors(folder / "model.safetensors")
-    metadata["progress"].pop("seconds")
+    for name in ("seconds", "clock_s", "validated_s", "validation_s"):
+        metadata["progress"].pop(name)
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(folder)]
     return tensors | {f"model/{name}": value for name, value in model.items()}, metadata["progress"], log
 
