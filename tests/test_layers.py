@@ -21,7 +21,7 @@ scoring: alternatives rules bootstrap score_report transcript_files pairing wer 
 data: distort manifest splice batches preflight
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment
-corpora: download text_files layouts kaldi_nemo turns unpack tabular detection project recipe
+corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram_arrays ngram arpa ngram_file
 decode: pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
