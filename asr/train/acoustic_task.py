@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from asr.config.sections import Config
-from asr.data import manifest, preflight
+from asr.data import findings, manifest, preflight
 from asr.data.batches import Batch, Dataset, Example
 from asr.data.manifest import Utterance
 from asr.decode.greedy_search import greedy
@@ -301,7 +301,7 @@ class AcousticTask:
         report = preflight.glance(path, data.utterances, data.labels, self.config)
         for kind, count in Counter(finding.kind for finding in report.findings).items():
             first = next(finding for finding in report.findings if finding.kind == kind)
-            title = preflight.FAULT_KINDS[kind][1]
+            title = findings.FAULT_KINDS[kind][1]
             self.warn(f"{path}: {title}: {count}, such as {first.id}: {first.message}; asr check lists them")
 
     def report_left_out(self, data: Dataset, path: str) -> None:
