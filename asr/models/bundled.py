@@ -8,12 +8,28 @@ from pathlib import Path
 
 from asr.errors import ModelError
 
-DEFAULT_MODEL = "an4"
+DEFAULT_FILE = "default.txt"
+"""Beside the bundled models: the name of the one that ``asr.load()`` takes. ``tools/bundle_model.py`` writes it."""
+
+
+def bundle_folder() -> Path:
+    """The folder of the bundled models."""
+    return Path(str(resources.files("asr") / "assets" / "models"))
+
+
+def default_model() -> str:
+    """The name of the bundled model that is used where none is named. Raises ``ModelError`` where nothing says it."""
+    path = bundle_folder() / DEFAULT_FILE
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the name of the default model: {error}; install the package again, or "
+                         "name a model") from error  # fmt: skip
 
 
 def bundled_models() -> list[str]:
     """Names of the models that come with the package."""
-    folder = Path(str(resources.files("asr") / "assets" / "models"))
+    folder = bundle_folder()
     if not os.path.isdir(folder):
         return []
     return sorted(p.name for p in folder.iterdir() if os.path.isfile(p / "model.safetensors"))
@@ -25,9 +41,9 @@ def locate_model(model: str | Path | None) -> Path:
     Raises ``ModelError`` that lists the bundled names.
     """
     names = bundled_models()
-    name = DEFAULT_MODEL if model is None else str(model)
+    name = default_model() if model is None else str(model)
     if name in names:
-        return Path(str(resources.files("asr") / "assets" / "models" / name))
+        return bundle_folder() / name
     # The default is the package's own: a folder of that name in the working directory must not stand in for it.
     if model is not None and os.path.isdir(model):
         return Path(model)

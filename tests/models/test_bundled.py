@@ -9,6 +9,7 @@ import yaml
 
 import asr
 from asr.cli import main
+from asr.errors import ModelError
 from asr.evaluation.model_scores import evaluate_model, evaluate_stream
 from asr.models import bundled
 from asr.recognize.recognizer import load
@@ -51,7 +52,7 @@ def test_the_example_prints_words_and_goes_on_after_a_bad_file(capsys, monkeypat
     assert [line.split()[-1] for line in printed.out.splitlines()[1:]] == REFERENCE.split()
 
 
-@pytest.mark.parametrize(("name", "size"), [(None, 12e6), ("stream", 14e6)])
+@pytest.mark.parametrize(("name", "size"), [("an4", 12e6), ("stream", 14e6)])
 def test_it_is_small_and_holds_no_path_of_the_machine_that_made_it(name, size):
     folder = bundled.locate_model(name)
     assert sum(path.stat().st_size for path in folder.rglob("*")) <= size
@@ -61,7 +62,25 @@ def test_it_is_small_and_holds_no_path_of_the_machine_that_made_it(name, size):
             assert not [v for v in values if isinstance(v, str) and v.startswith(("/", "data/"))], path
 
 
-@pytest.mark.parametrize("name", [None, "stream"])
+def test_all_bundled_models_stay_within_the_size_of_the_package():
+    assert sum(path.stat().st_size for path in bundled.bundle_folder().rglob("*") if path.is_file()) <= 80e6
+
+
+def test_the_default_model_is_named_in_one_place(tmp_path, monkeypatch):
+    assert bundled.default_model() in bundled.bundled_models()
+    (tmp_path / "stream").symlink_to(bundled.locate_model("stream"))
+    monkeypatch.setattr(bundled, "bundle_folder", lambda: tmp_path)
+    with pytest.raises(ModelError, match=r"default\.txt: cannot read the name of the default model"):
+        bundled.locate_model(None)
+    (tmp_path / bundled.DEFAULT_FILE).write_text("stream\n")
+    assert bundled.locate_model(None) == tmp_path / "stream"
+    assert asr.load(device="cpu").model.path.name == "stream"
+    (tmp_path / bundled.DEFAULT_FILE).write_text("gone\n")
+    with pytest.raises(ModelError, match=r"gone: neither a model directory nor a bundled model \(stream\)"):
+        bundled.locate_model(None)
+
+
+@pytest.mark.parametrize("name", ["an4", "stream"])
 def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path, name):
     archive = asr_data("an4_sphere.tar.gz")
     with pytest.MonkeyPatch.context() as patch:
@@ -71,7 +90,9 @@ def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path, name):
     assert stop.value.code == 0
     recognizer = load(name, device="cpu")
     manifest = tmp_path / "test.jsonl"
-    result = evaluate_stream(manifest, recognizer, block_s=0.1) if name else evaluate_model(manifest, recognizer)
+    result = (
+        evaluate_stream(manifest, recognizer, block_s=0.1) if name == "stream" else evaluate_model(manifest, recognizer)
+    )
     card = recognizer.model.card["test"]
     assert (result.report.words, len(result.report.utterances), result.failures) == (773, 130, {})
     # Other CPUs round otherwise: a word may fall to the other side.

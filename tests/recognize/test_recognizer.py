@@ -427,8 +427,8 @@ def test_a_folder_does_not_stand_in_for_the_default_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bundled, "bundled_models", list)
-    Path(bundled.DEFAULT_MODEL).symlink_to(model_dir)
-    assert bundled.locate_model(bundled.DEFAULT_MODEL).is_dir()
+    Path(bundled.default_model()).symlink_to(model_dir)
+    assert bundled.locate_model(bundled.default_model()).is_dir()
     with pytest.raises(ModelError, match="neither a model directory nor a bundled model"):
         bundled.locate_model(None)
 
