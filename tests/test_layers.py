@@ -22,10 +22,10 @@ data: distort manifest splice batches preflight
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment
 corpora: download text_files layouts kaldi_nemo turns unpack tabular detection project recipe
-decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram_arrays ngram arpa ngram_file
-decode: pools fusion
+decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram_arrays lexicon_tree ngram
+decode: arpa ngram_file ngram_cache pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
-lm: kneser_ney recurrent lm_directory pruning generation ngram_training perplexities
+lm: kneser_ney recurrent lm_directory lm_conversion pruning generation ngram_training perplexities
 recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
 recognize: decoder engine stream recognizer batch
 evaluation: model_scores tuning calibration

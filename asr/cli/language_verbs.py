@@ -1,4 +1,4 @@
-"""Commands for language models on texts: train-ngram, perplexity, generate."""
+"""Commands for language models on texts: train-ngram, lm-convert, perplexity, generate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from asr.files import check_output
 def add_language_commands(commands: Any) -> None:
     """Add the commands to the parser's subparsers."""
     _add_train_ngram(commands)
+    _add_lm_convert(commands)
     _add_perplexity(commands)
     _add_generate(commands)
 
@@ -35,6 +36,31 @@ def _add_train_ngram(commands: Any) -> None:
     ngram.add_argument("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
     shared.add_force(ngram)
     ngram.set_defaults(run=_train_ngram)
+
+
+def _add_lm_convert(commands: Any) -> None:
+    convert = commands.add_parser(
+        "lm-convert",
+        help="write a word n-gram as arrays that open at once, or as ARPA",
+        description="Writes a word n-gram as a safetensors file, which every option that takes an n-gram opens in "
+        "milliseconds; or as an ARPA file where OUT ends in .arpa or .gz.",
+    )
+    convert.add_argument("lm", metavar="LM", help="ARPA file, compressed or not, or a file of this command")
+    convert.add_argument("output", metavar="OUT", help="file to write, such as words.safetensors")
+    convert.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 64),
+        default=64,
+        help="of each probability: 64 keeps them exactly, 8 makes the file a third as large (default: 64)",
+    )
+    convert.add_argument(
+        "--model",
+        metavar="DIR",
+        help="store the words as this model spells them too: it opens faster",
+    )
+    shared.add_force(convert)
+    convert.set_defaults(run=_lm_convert)
 
 
 def _add_perplexity(commands: Any) -> None:
@@ -76,6 +102,17 @@ def _train_ngram(args: argparse.Namespace) -> int:
     if estimate.remark:
         print(f"note: {estimate.remark}", file=sys.stderr)
     print(f"{args.output}: {', '.join(f'{count} {n}-grams' for n, count in enumerate(estimate.counts, start=1))}")
+    return OK
+
+
+def _lm_convert(args: argparse.Namespace) -> int:
+    from asr.lm import lm_conversion
+
+    output = Path(args.output)
+    check_output(output, force=args.force, ours=lm_conversion.is_converted)
+    ngram = lm_conversion.convert_ngram(args.lm, output, bits=args.bits, model=args.model)
+    counts = ", ".join(f"{count} {n}-grams" for n, count in enumerate(ngram.arrays.counts.tolist(), start=1))
+    print(f"{output}: {counts}, {output.stat().st_size / 1e6:.1f} MB")
     return OK
 
 

@@ -144,6 +144,14 @@ class Words(NamedTuple):
     """Another word that is spelt the same, as words that sound alike are in phones, or -1."""
     lookahead: Numbers
     """Largest unigram log-probability of the words that go through a lexicon node; 0 at the root."""
+    added_first: Numbers
+    """Words that joined the lexicon: nodes behind its own. The first one stands for the root."""
+    added_token: Numbers
+    added_node: Numbers
+    added_word: Numbers
+    added_entry: Numbers
+    added_twin: Numbers
+    added_lookahead: Numbers
     branch: Numbers
     """The first child of each n-gram context; empty without an n-gram."""
     word_low: Numbers
@@ -174,6 +182,7 @@ VOCABULARY, SUFFIXES = range(2)
 
 _INTS, _FLOATS, _BYTES, _PLACES = (np.empty(0, kind) for kind in (np.int32, np.float64, np.uint8, np.uint32))
 NO_WORDS = Words(
+    *(_INTS, _INTS, _INTS, _INTS, _INTS, _INTS, _FLOATS),
     *(_INTS, _INTS, _INTS, _INTS, _INTS, _INTS, _FLOATS),
     *(_PLACES, np.empty(0, np.uint16), _BYTES, _FLOATS, _FLOATS, _BYTES, _BYTES, _FLOATS, _FLOATS, _PLACES),
     *(np.zeros(2, np.int64),),
@@ -320,14 +329,40 @@ def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
 
 
 @compile_part
+def added_place(words: Words, node: int) -> int:
+    """The place of a lexicon node among those of added words, ``NONE`` for the lexicon's own."""
+    if words.added_first.size:
+        own = signed(words.first.size - 1)
+        if node == 0:
+            return signed(0)
+        if node >= own:
+            return node - own
+    return signed(NONE)
+
+
+@compile_part
 def lexicon_child(words: Words, node: int, token: int) -> int:
     """The lexicon node that a token leads to, ``OFF`` if there is none."""
     if node != OFF:
+        added = added_place(words, signed(node))
+        if added != NONE:
+            for at in range(words.added_first[added], words.added_first[added + 1]):
+                if words.added_token[at] == token:
+                    found: int = words.added_node[at]
+                    return found
+            return OFF
         for at in range(words.first[node], words.first[node + 1]):
             if words.child_token[at] == token:
-                found: int = words.child_node[at]
+                found = words.child_node[at]
                 return found
     return OFF
+
+
+@compile_part
+def lookahead_of(words: Words, node: int) -> float:
+    """The best unigram among the words that go through a lexicon node."""
+    added = added_place(words, node)
+    return words.lookahead[node] if added == NONE else words.added_lookahead[added]  # type: ignore[no-any-return]
 
 
 @compile_part
@@ -337,8 +372,11 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     if place == 0 or words.first.size == 0:  # between words, or no lexicon
         return 0.0, context
     weight = words.options[WEIGHT]
-    word = NONE if place == OFF else words.word[place]
-    added = 0.0 if place == OFF else -weight * words.lookahead[place]
+    word, added = signed(NONE), 0.0
+    if place != OFF:
+        own = added_place(words, signed(place))
+        word = signed(words.word[place] if own == NONE else words.added_word[own])
+        added = -weight * lookahead_of(words, signed(place))
     if word == NONE:
         if place != OFF:  # the start of a known word that is none itself
             added += words.options[UNKNOWN_PENALTY]
@@ -351,10 +389,12 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     if words.branch.size:
         best, reached = -math.inf, context
         while word != NONE:
-            log_prob, leads = ngram(words, signed(context), signed(words.entry[word]))
+            late = word - words.entry.size  # of an added word
+            number = words.entry[word] if late < 0 else words.added_entry[late]
+            log_prob, leads = ngram(words, signed(context), signed(number))
             if log_prob > best:
                 best, reached = log_prob, leads
-            word = words.twin[word]
+            word = signed(words.twin[word] if late < 0 else words.added_twin[late])
         return added + weight * best, reached
     return added, context
 
@@ -380,10 +420,16 @@ def fill_row(words: Words, node: Any, row: Numbers) -> None:
     if words.first.size:
         place, weight = node["lexicon"], words.options[WEIGHT]
         if place != OFF:
-            row[:] = words.options[UNKNOWN_PENALTY] - weight * words.lookahead[place]
-            for at in range(words.first[place], words.first[place + 1]):
-                gained = words.lookahead[words.child_node[at]] - words.lookahead[place]
-                row[words.child_token[at]] = weight * gained
+            before = lookahead_of(words, signed(place))
+            row[:] = words.options[UNKNOWN_PENALTY] - weight * before
+            own = added_place(words, signed(place))
+            if own == NONE:
+                for at in range(words.first[place], words.first[place + 1]):
+                    row[words.child_token[at]] = weight * (words.lookahead[words.child_node[at]] - before)
+            else:
+                for at in range(words.added_first[own], words.added_first[own + 1]):
+                    gained = lookahead_of(words, signed(words.added_node[at])) - before
+                    row[words.added_token[at]] = weight * gained
             if place == 0:
                 row += words.options[WORD_BONUS]
         ended, context = end_word(words, place, node["context"])

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode import kernel
+from asr.decode.lexicon_tree import Packed, added_arrays, pack_tree, tree_arrays
 from asr.decode.ngram import Ngram
 from asr.decode.posteriors import finite_number, positive_int
 from asr.errors import DecodeError, TextError
@@ -44,6 +45,7 @@ def make_words(
     weight: float = 1.0,
     word_bonus: float = 0.0,
     unknown_penalty: float = -math.inf,
+    tree: Packed | None = None,
 ) -> kernel.Words:
     """Prepare words for a search.
 
@@ -59,6 +61,7 @@ def make_words(
         word_bonus: added for each word.
         unknown_penalty: added for a word outside the lexicon, which the n-gram then sees as ``<unk>``; ``-inf`` (the
             default) allows none. Words of the n-gram that the tokenizer cannot spell are left out.
+        tree: that of the n-gram's words for these tokens (``pack_lexicon``), where it has been made before.
 
     Raises:
         DecodeError: a word of the lexicon or a hot word that cannot be spelt (named), no usable words, no space token,
@@ -79,28 +82,73 @@ def make_words(
         raise DecodeError(f"expected a language model weight of at least 0, got {weight}")
     if weight == 0:
         ngram = None
-    hot = hot_arrays(spell, columns, space, hotwords)
+    hot_arrays(spell, columns, space, hotwords)  # what is wrong with them comes first
+    known: dict[str, Any] = dict.fromkeys(lexicon)
+    packed = pack_lexicon(spell, columns, space, lexicon=known, ngram=ngram) if tree is None or known else tree
+    parts: dict[str, Any] = {}
+    if packed is not None:
+        try:
+            parts |= tree_arrays(packed, None if ngram is None else ngram.unigrams, columns, space)
+        except ValueError as error:
+            raise DecodeError(f"{error}; make the n-gram's file anew (asr lm-convert)") from error
+    if ngram is not None:
+        parts |= ngram.search_arrays
+    places = [-1, -1, 0] if ngram is None else [ngram.unknown, ngram.end, ngram.start]
+    words = kernel.NO_WORDS._replace(
+        options=np.array([weight, word_bonus, unknown_penalty], np.float64),
+        ids=np.array([space, *places, columns]),
+        **parts,
+    )
+    return add_hotwords(words, spell, hotwords, known or (() if ngram is None else ngram), ngram)
+
+
+def pack_lexicon(
+    spell: Speller, columns: int, space: int, *, lexicon: Iterable[str] = (), ngram: Ngram | None = None
+) -> dict[str, Any] | None:
+    """The tree of a lexicon, or else of an n-gram's words, as ``asr.decode.lexicon_tree`` packs it; None without words.
+
+    Arguments and errors are those of ``make_words``.
+    """
     spelt: dict[str, Sequence[Sequence[int]]] = {word: _spellings(word, spell, columns) for word in lexicon}
+    for word, spellings in spelt.items():
+        if any(space in ids for ids in spellings):
+            raise DecodeError(f"lexicon: expected single words, got {word!r}")
     if not spelt and ngram is not None:
         spelt = dict(_spellable(ngram.words, spell, columns, space))
         if not spelt:
             raise DecodeError(
                 "none of the n-gram's words can be spelt with the model's tokens; check upper and lower case"
             )
-    parts: dict[str, Any] = {}
-    if spelt:
-        for phrase in hotwords:
-            spelt.update({word: _spellings(word, spell, columns) for word in phrase.split()})
-        parts |= _tree(spelt, ngram, space)
-    if ngram is not None:
-        parts |= ngram.search_arrays
-    places = [-1, -1, 0] if ngram is None else [ngram.unknown, ngram.end, ngram.start]
-    return kernel.NO_WORDS._replace(
-        options=np.array([weight, word_bonus, unknown_penalty], np.float64),
-        ids=np.array([space, *places, columns]),
-        **parts,
-        **hot,
-    )
+    if not spelt:
+        return None
+    numbers = [kernel.NONE if ngram is None else ngram.entry_of(word) for word in spelt]
+    flat = [(ids, number) for found, number in zip(spelt.values(), numbers, strict=True) for ids in found]
+    return pack_tree([ids for ids, _ in flat], [number for _, number in flat], columns)
+
+
+def add_hotwords(
+    words: kernel.Words, spell: Speller, hotwords: Mapping[str, float], known: Any, ngram: Ngram | None
+) -> kernel.Words:
+    """Words of a search with other hot words; the arrays of ``words`` stay as they are and are shared.
+
+    Where there is a lexicon, words that are not ``known`` (a container, or the n-gram whose words are the lexicon)
+    join it. Errors are those of ``make_words``.
+    """
+    columns, space = int(words.ids[kernel.COLUMNS]), int(words.ids[kernel.SPACE])
+    parts = hot_arrays(spell, columns, space, hotwords)
+    if len(words.first):
+        listed = known.knows if isinstance(known, Ngram) else known.__contains__
+        new = dict.fromkeys(word for phrase in hotwords for word in phrase.split() if not listed(word))
+        spelt = []
+        for word in new:
+            number = kernel.NONE if ngram is None else ngram.entry_of(word)
+            score = 0.0 if ngram is None else float(ngram.unigrams[number])
+            for ids in _spellings(word, spell, columns):
+                if space in ids:
+                    raise DecodeError(f"lexicon: expected single words, got {word!r}")
+                spelt.append((ids, number, score))
+        parts |= added_arrays(words, spelt)
+    return words._replace(**parts)
 
 
 def hot_arrays(
@@ -213,43 +261,6 @@ def _spellable(
             continue
         if found:
             yield word, found
-
-
-def _tree(spelt: Mapping[str, Sequence[Sequence[int]]], ngram: Ngram | None, space: int) -> dict[str, npt.NDArray[Any]]:
-    """The prefix tree, children of a node side by side."""
-    children: list[dict[int, int]] = [{}]
-    word_at, lookahead = [kernel.NONE], [-math.inf]
-    entry: list[int] = []
-    twin: list[int] = []
-    for word, spellings in spelt.items():
-        number = kernel.NONE if ngram is None else ngram.entry_of(word)
-        score = 0.0 if ngram is None else ngram.log_prob((), number)
-        for ids in spellings:
-            if space in ids:
-                raise DecodeError(f"lexicon: expected single words, got {word!r}")
-            node = 0
-            for token in ids:
-                if token not in children[node]:
-                    children[node][token] = len(children)
-                    children.append({})
-                    word_at.append(kernel.NONE)
-                    lookahead.append(-math.inf)
-                node = children[node][token]
-                lookahead[node] = max(lookahead[node], score)
-            twin.append(word_at[node])
-            word_at[node] = len(entry)
-            entry.append(number)
-    lookahead[0] = 0.0
-    first = np.cumsum([0] + [len(c) for c in children]).astype(np.int32)
-    return {
-        "first": first,
-        "child_token": np.array([token for c in children for token in c], np.int32),
-        "child_node": np.array([node for c in children for node in c.values()], np.int32),
-        "word": np.array(word_at, np.int32),
-        "entry": np.array(entry, np.int32),
-        "twin": np.array(twin, np.int32),
-        "lookahead": np.array(lookahead),
-    }
 
 
 def _automaton(phrases: Sequence[tuple[Sequence[int], float]], columns: int, space: int) -> dict[str, npt.NDArray[Any]]:

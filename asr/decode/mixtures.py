@@ -6,6 +6,7 @@ that a search with several is as fast as with one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,8 @@ import numpy.typing as npt
 
 from asr.decode.fusion import LanguageModel
 from asr.decode.ngram import UNKNOWN_NAMES, Ngram
+from asr.decode.ngram_arrays import NgramArray, NodeSearch, SortedLevel, build_arrays
 from asr.errors import DecodeError
-
-Key = tuple[str, ...]
 
 
 class Mixture:
@@ -71,33 +71,74 @@ def mixed_ngrams(ngrams: Sequence[Ngram], weights: Sequence[float]) -> Ngram:
     words are those of all. A word that one of them lacks has its ``<unk>`` there, or is as rare as its rarest word, and
     hides from it what was said before. What comes out are scores, which do not sum to one.
     """
-    # N-grams of a model's highest order are nothing's history there: whatever back-off they carry is never used.
-    models = [
-        {_renamed(key): (p, backoff if len(key) < ngram.order else 0.0) for key, (p, backoff) in ngram.entries.items()}
-        for ngram in ngrams
-    ]
-    # What a word that a model lacks counts as there.
-    strange = ["<unk>" if ngram.unknown >= 0 else ngram.words[ngram.entry_of("<unk>")] for ngram in ngrams]
-    keys = dict.fromkeys(key for entries in models for key in entries)
-    mixed = {}
-    for key in keys:
-        score = backoff = 0.0
-        for entries, unknown, weight in zip(models, strange, weights, strict=True):
-            score += weight * _log_prob(entries, key if key[-1:] in entries else (*key[:-1], unknown))
-            backoff += weight * entries.get(key, (0.0, 0.0))[1]
-        mixed[key] = score, backoff
-    return Ngram(max(ngram.order for ngram in ngrams), mixed)
+    names = [_renamed(ngram.words) for ngram in ngrams]
+    words = {word: number for number, word in enumerate(dict.fromkeys(itertools.chain.from_iterable(names)))}
+    parts = [_Part(ngram, own, words) for ngram, own in zip(ngrams, names, strict=True)]
+    levels: list[SortedLevel] = []
+    for order in range(1, max(ngram.order for ngram in ngrams) + 1):
+        keys = [part.keys(order, len(words)) for part in parts]
+        union = np.unique(np.concatenate(keys))
+        context, word = union // len(words), union % len(words)
+        log_prob, backoff = np.zeros(len(union)), np.zeros(len(union))
+        for part, own, weight in zip(parts, keys, weights, strict=True):
+            log_probs, backoffs = part.advance(order, context, word, np.searchsorted(union, own))
+            log_prob += weight * log_probs
+            backoff += weight * backoffs
+        levels.append(SortedLevel(context, word, log_prob, backoff))
+    return Ngram.of(build_arrays(levels), tuple(words))
 
 
-def _log_prob(entries: Mapping[Key, tuple[float, float]], key: Key) -> float:
-    """Of the last word of ``key``, which is listed alone, behind the others."""
-    total = 0.0
-    while key not in entries:
-        total += entries.get(key[:-1], (0.0, 0.0))[1]
-        key = key[1:]
-    return total + entries[key][0]
+class _Part:
+    """One of the n-grams of a mixture, level by level of the mixture's n-grams."""
+
+    def __init__(self, ngram: Ngram, own: Sequence[str], words: Mapping[str, int]) -> None:
+        self.arrays, self.search = ngram.arrays, NodeSearch.of(ngram.arrays)
+        self.log_prob = self.arrays.log_probs_of(0, self.arrays.starts[-1])
+        self.backoff = self.arrays.backoffs_of(0, self.arrays.starts[-1])
+        self.to_mixture = np.array([words[word] for word in own])
+        self.lacks = np.ones(len(words), np.bool_)
+        self.lacks[self.to_mixture] = False
+        # What a word that the model lacks counts as there.
+        strange = ngram.entry_of("<unk>") if self.lacks.any() else 0
+        self.to_own = np.full(len(words), strange)
+        self.to_own[self.to_mixture] = np.arange(len(own))
+        self.places = np.zeros(1, np.int64)
+        """Of the model's n-grams of one order below: where they stand among the mixture's."""
+        self.states = np.zeros(1, np.int64)
+        """Of the mixture's n-grams of one order below: the model's context behind each."""
+
+    def keys(self, order: int, vocabulary: int) -> NgramArray:
+        """The model's n-grams of an order, as the mixture numbers their contexts and words."""
+        if order > self.arrays.order:
+            return np.empty(0, np.int64)
+        first, stop = self.arrays.starts[order - 1 : order + 1]
+        below = 0 if order == 1 else self.arrays.starts[order - 2]
+        context = self.places[self.search.parent[first - 1 : stop - 1] - below]
+        return np.asarray(context * vocabulary + self.to_mixture[self.search.word[first - 1 : stop - 1]])
+
+    def advance(
+        self, order: int, context: NgramArray, word: NgramArray, places: NgramArray
+    ) -> tuple[NgramArray, NgramArray]:
+        """Log-probabilities and back-offs of the mixture's n-grams; the model's own are at ``places``."""
+        own = self.to_own[word]
+        found, lost = self.search.back_off(self.states[context], own, self.backoff)
+        backoff = np.zeros(len(word))
+        if order <= self.arrays.order:
+            first, stop = self.arrays.starts[order - 1 : order + 1]
+            backoff[places] = self.backoff[first:stop]
+        self.places = places
+        states = np.where(self.lacks[word], 0, found)  # an unknown word hides what was before it
+        last = np.flatnonzero(states >= self.arrays.contexts)
+        if last.size and self.arrays.order > 1:
+            shorter = self.search.suffix[self.search.parent[states[last] - 1]]
+            states[last] = self.search.back_off(shorter, own[last], self.backoff)[0]
+        elif last.size:
+            states[last] = 0
+        self.states = states
+        return self.log_prob[found] + lost, backoff
 
 
-def _renamed(key: Key) -> Key:
+def _renamed(words: Sequence[str]) -> list[str]:
     """``<unk>`` by one name."""
-    return tuple("<unk>" if word in UNKNOWN_NAMES else word for word in key)
+    unknown = next((name for name in UNKNOWN_NAMES if name in words), None)
+    return ["<unk>" if word == unknown else word for word in words]

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +68,8 @@ class Ngram:
 
     def _hold(self, arrays: NgramArrays, trees: Mapping[str, Any]) -> None:
         self.arrays, self.order, self.trees = arrays, arrays.order, trees
+        self.place: Path | None = None
+        """The file that was converted from an ARPA file and may learn lexicon trees."""
 
     def __eq__(self, other: object) -> bool:
         """Whether two n-grams have the same words and values."""

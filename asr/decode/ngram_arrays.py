@@ -161,13 +161,24 @@ class NgramArrays(NamedTuple):
         return int(self.words_of(context, context + 1)[0]) + 1 if context > self.vocabulary else 0
 
 
-class _Search:
+class NodeSearch:
     """Finds nodes in bulk, by one sorted array of contexts and words."""
 
     def __init__(self, parent: NgramArray, word: NgramArray, vocabulary: int, suffix: NgramArray) -> None:
+        self.parent, self.word = parent, word
         self.keys = parent * vocabulary + word
         self.vocabulary = vocabulary
         self.suffix = suffix
+
+    @classmethod
+    def of(cls, arrays: NgramArrays) -> NodeSearch:
+        """In the nodes of an n-gram."""
+        total, contexts = arrays.starts[-1], arrays.contexts
+        suffix = np.zeros(contexts, np.int64)
+        bigrams, trigrams = (min(at, contexts) for at in (1 + arrays.vocabulary, int(arrays.sizes[1])))
+        suffix[bigrams:trigrams] = arrays.words_of(bigrams, trigrams) + 1
+        suffix[trigrams:] = arrays.suffix
+        return cls(arrays.parents_of(1, total), arrays.words_of(1, total), arrays.vocabulary, suffix)
 
     def child(self, context: NgramArray, word: NgramArray) -> NgramArray:
         """The node that each word leads to, 0 where there is none."""
@@ -202,7 +213,7 @@ def build_arrays(levels: Sequence[Level]) -> NgramArrays:
     word = np.concatenate([np.asarray(level.word, np.int64) for level in levels])
     contexts = starts[-2]
     suffix = np.zeros(contexts, np.int64)
-    search = _Search(parent, word, vocabulary, suffix)
+    search = NodeSearch(parent, word, vocabulary, suffix)
     if not (np.diff(search.keys) > 0).all() or word.max() >= vocabulary or parent.max() >= contexts:
         raise ValueError("expected n-grams sorted by context and word, each once, got others")
     log_prob = np.concatenate([[0.0], *(np.asarray(level.log_prob, np.float64) for level in levels)])

@@ -35,7 +35,7 @@ _KINDS = {
     "backoff": np.float64, "log_prob_code": np.uint8, "backoff_code": np.uint8, "log_prob_level": np.float64,
     "backoff_level": np.float64, "suffix": np.uint32, "words": np.uint8,
 }  # fmt: skip
-_NAMES = {np.int64: "I64", np.uint32: "U32", np.uint16: "U16", np.uint8: "U8", np.float64: "F64"}
+_NAMES = {np.int64: "I64", np.int32: "I32", np.uint32: "U32", np.uint16: "U16", np.uint8: "U8", np.float64: "F64"}
 _LARGEST_HEADER = 1 << 20
 """Bytes of the JSON in front of the tensors, which has a few hundred."""
 
@@ -141,7 +141,7 @@ def open_ngram(path: str | Path) -> Ngram:
         if name.startswith(TREE) and name.count(".") == 2:
             _, fingerprint, part = name.split(".")
             trees.setdefault(fingerprint, {})[part] = values
-    return Ngram.of(arrays, text, trees)
+    return Ngram.of(arrays, text, {name: tree for name, tree in trees.items() if _is_tree(tree)})
 
 
 def load_origin(path: str | Path) -> dict[str, Any]:
@@ -218,3 +218,8 @@ def _origin(tree: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, RecursionError, TypeError, AttributeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_tree(tree: Mapping[str, NgramArray]) -> bool:
+    names = {"token", "children", "end", "entry"}
+    return set(tree) == names and all(tree[name].ndim == 1 and tree[name].dtype.kind in "iu" for name in names)

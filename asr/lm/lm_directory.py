@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from asr.config import loader
 from asr.config.language import LanguageConfig
-from asr.decode.arpa import read_arpa
 from asr.decode.fusion import LanguageModel
 from asr.decode.kenlm_binary import KenlmNgram, is_kenlm
 from asr.decode.ngram import Ngram
+from asr.decode.ngram_cache import load_ngram
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic, file_sha256
 from asr.models.description import load_card
@@ -108,7 +108,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
-    """A directory that ``asr train-lm`` wrote, an ARPA file, or a binary file of KenLM.
+    """A directory that ``asr train-lm`` wrote, an ARPA file or its arrays (``asr lm-convert``), a binary of KenLM.
 
     Raises ``ModelError`` naming what is missing or damaged, ``DecodeError`` with the line of a malformed ARPA file.
     """
@@ -117,7 +117,7 @@ def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNg
 
     folder = Path(path)
     if not os.path.isdir(folder):
-        return KenlmNgram(folder) if is_kenlm(folder) else read_arpa(folder)
+        return KenlmNgram(folder) if is_kenlm(folder) else load_ngram(folder)
     for name in ("config.yaml", "tokens.txt", "model.safetensors"):
         if not os.path.isfile(folder / name):
             raise ModelError(f"{folder}: not a language model: {name} is missing")

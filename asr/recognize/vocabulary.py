@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from asr.decode.lexicon import hot_arrays, make_words, read_words
+from asr.decode.lexicon import add_hotwords, make_words, pack_lexicon, read_words
+from asr.decode.lexicon_tree import Packed
 from asr.decode.ngram import Ngram
+from asr.decode.ngram_cache import keep_tree
 from asr.errors import DecodeError, TextError
+from asr.text import tokenizer_files
 from asr.text.normalisation import normalise
 from asr.text.phones import PhoneTokenizer
 from asr.text.tokenizer import Tokenizer
@@ -90,7 +94,7 @@ class Vocabularies:
         self.models = models
         self.language = language
         self.reader = reader if models.ngram is None else (models.ngram, models.weight)
-        self._known = set(models.words)
+        self._known: Any = set(models.lexicon) or (() if models.ngram is None else models.ngram)
         self._plain: Any = None
         if models.words or models.word_bonus:
             self._plain = self._arrays({})
@@ -98,8 +102,8 @@ class Vocabularies:
     def make(self, hotwords: Mapping[str, float]) -> Vocabulary:
         """A vocabulary with these hot words.
 
-        They are read as ``asr.text.user_words`` reads texts; a lexicon learns them. Words that it does not have make
-        all of its tree anew, which takes as long as loading it. Raises ``DecodeError`` naming a hot word that cannot be
+        They are read as ``asr.text.user_words`` reads texts; a lexicon learns them, whose own tree stays as it is and
+        is shared. Raises ``DecodeError`` naming a hot word that cannot be
         spelt or whose boost is no finite number.
         """
         if not isinstance(hotwords, Mapping):
@@ -109,17 +113,24 @@ class Vocabularies:
         hotwords = {self._spelt(phrase): boost for phrase, boost in hotwords.items()}
         words = " ".join(hotwords).split()
         arrays = self._plain
-        if hotwords and arrays is not None and self._known.issuperset(words if self._known else ()):
-            space, columns = self.tokenizer.space_id, self.tokenizer.vocab_size
-            arrays = arrays._replace(**hot_arrays(self.tokenizer.spellings, columns, space, hotwords))
+        if hotwords and arrays is not None:
+            ngram = self.models.ngram if self.models.weight else None
+            arrays = add_hotwords(arrays, self.tokenizer.spellings, hotwords, self._known, ngram)
         elif hotwords:
             arrays = self._arrays(hotwords)
-        forms: dict[str, str] = {}
-        if _by_sound(self.tokenizer) and self._known:
-            for word in [*self.models.words, *words]:
-                forms.setdefault(normalise(word, self.tokenizer.config), word)
+        forms = self._forms
+        if forms:
+            forms = {**{normalise(word, self.tokenizer.config): word for word in reversed(words)}, **forms}
         boosts = {normalise(phrase, self.tokenizer.config): boost for phrase, boost in hotwords.items()}
         return Vocabulary(self.tokenizer, arrays, *self.reader, boosts, forms)
+
+    @functools.cached_property
+    def _forms(self) -> dict[str, str]:
+        """The words of the search by normalised form, where words may sound alike."""
+        found: dict[str, str] = {}
+        for word in self.models.words if _by_sound(self.tokenizer) else ():
+            found.setdefault(normalise(word, self.tokenizer.config), word)
+        return found
 
     def _arrays(self, hotwords: Mapping[str, float]) -> Any:
         models = self.models
@@ -140,7 +151,22 @@ class Vocabularies:
             weight=models.weight,
             word_bonus=models.word_bonus,
             unknown_penalty=models.unknown_penalty,
+            tree=self._tree(),
         )
+
+    def _tree(self) -> Packed | None:
+        """The tree of the n-gram's words for the tokenizer, from its file; a file that was converted learns it."""
+        ngram = self.models.ngram
+        if ngram is None or not self.models.weight or self.models.lexicon or not (ngram.trees or ngram.place):
+            return None
+        fingerprint = tokenizer_files.spelling_fingerprint(self.tokenizer)
+        tree: Packed | None = ngram.trees.get(fingerprint)
+        if tree is None and ngram.place and self.tokenizer.space_id is not None:
+            tree = pack_lexicon(
+                self.tokenizer.spellings, self.tokenizer.vocab_size, self.tokenizer.space_id, ngram=ngram
+            )
+            keep_tree(ngram, fingerprint, tree or {})
+        return tree
 
     def _spelt(self, phrase: str) -> str:
         """A hot word as the tokenizer can spell it: words that it knows as they are written, others as spoken."""

@@ -8,6 +8,8 @@ it), which with a token between words reads its phones back as words. Id 0 is th
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,11 @@ def load_tokenizer(path: str | Path, config: TextConfig) -> Tokenizer:
     if list(made.symbols) != symbols:
         raise ModelError(f"{path}: its symbols are not those of {path.with_name('tokens.model')}")
     return made
+
+
+def spelling_fingerprint(tokenizer: Tokenizer) -> str:
+    """32 hexadecimal digits, the same for tokenizers that spell every word alike."""
+    digest = hashlib.sha256(repr(dataclasses.replace(tokenizer.config, lexicon="")).encode())
+    for name, content in sorted(tokenizer.files().items()):
+        digest.update(f"\n{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:32]

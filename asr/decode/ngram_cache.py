@@ -1,0 +1,127 @@
+"""ARPA files as they are opened: large ones are converted once, and the converted file is kept.
+
+It is kept beside the ARPA file as ``NAME.safetensors``, or else in the user's cache folder (``asr/ngrams``). It holds
+size, times and SHA-256 of the ARPA file that it was made of: where size and times differ, the checksum decides whether
+it is still of use.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asr.decode.arpa import read_arpa
+from asr.decode.ngram import Ngram
+from asr.decode.ngram_arrays import NgramArray
+from asr.decode.ngram_file import FORMAT, SUFFIX, is_ngram_file, load_origin, open_ngram, write_ngram
+from asr.errors import DecodeError
+from asr.files import file_sha256
+
+LARGE = 4_000_000
+"""Bytes of an ARPA file above which the converted file is kept; smaller ones are read in less than half a second."""
+COMPRESSION = 4
+"""About how many times smaller a compressed ARPA file is."""
+
+
+def load_ngram(path: str | Path) -> Ngram:
+    """An n-gram from a safetensors file, which is mapped, or from an ARPA file, which is read or found converted.
+
+    Raises ``DecodeError`` naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    if is_ngram_file(path):
+        return open_ngram(path)
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        large = os.path.isfile(path) and path.stat().st_size * (COMPRESSION if compressed else 1) >= LARGE
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot read the n-gram: {error.strerror or error}") from error
+    return _converted(path) if large else read_arpa(path)
+
+
+def cache_places(path: Path) -> list[Path]:
+    """Where the file converted from an ARPA file may lie: beside it, in the user's cache folder."""
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    number = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    name = path.name + SUFFIX
+    return [path.with_name(name), Path(root) / "asr" / "ngrams" / f"{number}-{name}"]
+
+
+def _converted(path: Path) -> Ngram:
+    stamp, checksum = _stamp(path), functools.cache(lambda: file_sha256(path))
+    free = []
+    for place in cache_places(path):
+        if not os.path.lexists(place):
+            free.append(place)
+            continue
+        try:
+            made_of = load_origin(place).get("arpa")
+            if not isinstance(made_of, dict):
+                continue  # somebody else's
+            free.append(place)
+            if made_of.get("stamp") == stamp or made_of.get("sha256") == checksum():
+                ngram = open_ngram(place)
+                ngram.place = place
+                return ngram
+        except DecodeError:
+            if _is_old(place):
+                free.append(place)
+    print(f"{path}: converting the n-gram, once", file=sys.stderr, flush=True)
+    ngram = read_arpa(path)
+    made_of = {"arpa": {"name": path.name, "stamp": stamp, "sha256": checksum()}}
+    for place in free:
+        if _stamp(path) != stamp:  # it is being written
+            return ngram
+        try:
+            write_ngram(place, ngram, made_of=made_of)
+            ngram = open_ngram(place)
+        except DecodeError:
+            continue
+        ngram.place = place
+        print(f"{path}: converted, kept as {place}", file=sys.stderr, flush=True)
+        return ngram
+    print(
+        f"note: {path}: the converted n-gram cannot be kept, and every start converts it anew; asr lm-convert {path} "
+        f"OUT{SUFFIX} writes it where you like",
+        file=sys.stderr,
+        flush=True,
+    )
+    return ngram
+
+
+def keep_tree(ngram: Ngram, fingerprint: str, tree: Mapping[str, NgramArray]) -> None:
+    """Add a lexicon tree to the converted file of an n-gram, where there is one that can be written."""
+    place = ngram.place
+    if place is None:
+        return
+    try:
+        made_of = load_origin(place)
+        trees: dict[str, Any] = {**open_ngram(place).trees, fingerprint: tree}
+        write_ngram(place, Ngram.of(ngram.arrays, ngram.words, trees), made_of=made_of)
+    except DecodeError:
+        return  # the search goes on with the tree as it is
+
+
+def _is_old(place: Path) -> bool:
+    """Whether a file that cannot be opened was a converted one, now damaged or of another version."""
+    try:
+        with place.open("rb") as file:
+            return f'"{FORMAT}"'.encode() in file.read(4096)
+    except OSError:
+        return False
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
