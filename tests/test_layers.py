@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
 errors terminal files transcript subtitles formats plotting
 config: arguments cpus loader ranges keys sections language
-audio: headers pyav find samples read levels sources
-text: normalisation written_out tokenizer bpe word_tokens phones user_words tokenizer_files
+audio: headers pyav find samples pipes sound_files read levels sources
+text: normalisation language_tables written_out tokenizer bpe word_tokens phones user_words tokenizer_files
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
-data: distort manifest splice batches preflight
+data: distort manifest splice batches findings preflight
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment
-corpora: download text_files layouts kaldi_nemo turns unpack tabular detection project recipe
+corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
@@ -29,8 +29,8 @@ lm: kneser_ney recurrent lm_directory lm_conversion pruning generation ngram_tra
 recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
 recognize: decoder engine stream recognizer batch
 evaluation: model_scores tuning calibration
-train: log curves checkpoint_writer distributed finetune loss_scale losses model_card process pseudo_labels schedule
-train: step_results task weight_average resume loop language_task acoustic_task
+train: log curves checkpoint_writer distributed finetune loss_scale losses model_card process pseudo_labels
+train: step_results task weight_average resume schedule loop language_task acoustic_task
 cli: shared_options printing live_display transcription_verbs corpus_verbs training_verbs language_verbs
 cli: held_out_verbs scoring_verbs model_verbs main
 """

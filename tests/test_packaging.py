@@ -33,7 +33,7 @@ def test_an_editable_install_is_a_path_that_type_checkers_follow(tmp_path):
     setuptools = pytest.importorskip("setuptools")
     if int(setuptools.__version__.split(".")[0]) < 77:
         pytest.skip("building needs setuptools 77")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     for package in packages():
@@ -64,7 +64,7 @@ def test_recipes_are_part_of_what_is_installed_and_run_from_there(tmp_path):
     source, site, work = tmp_path / "source", tmp_path / "site packages", tmp_path / "work"
     for folder in (source, work):
         folder.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     unneeded = shutil.ignore_patterns("__pycache__", "assets")
     for name in ("asr", "recipes"):

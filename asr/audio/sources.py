@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.audio.headers import HEAD_BYTES, STDIN_NAME, known, pcm_wav, truncated
-from asr.audio.read import in_memory, load_blocks
+from asr.audio.pipes import in_memory
+from asr.audio.read import load_blocks
 from asr.errors import AudioError, ConfigError
 
 Block = npt.NDArray[Any]

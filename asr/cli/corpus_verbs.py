@@ -214,7 +214,7 @@ def _check(args: argparse.Namespace) -> int:
         files.check_report(path)
     from asr import plotting
     from asr.config import sections
-    from asr.data import preflight
+    from asr.data import findings, preflight
 
     if args.plot:
         plotting.require()
@@ -224,8 +224,8 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         files.write_json(args.json, report.to_dict())
     if args.plot:
-        preflight.draw_findings(report, args.plot)
-    return SOME_FAILED if report.count(preflight.ERROR) else OK
+        findings.draw_findings(report, args.plot)
+    return SOME_FAILED if report.count(findings.ERROR) else OK
 
 
 def _segment(args: argparse.Namespace) -> int:

@@ -137,7 +137,7 @@ def _transcribe(args: argparse.Namespace) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from asr.audio import read, sources
+    from asr.audio import pipes, sources
     from asr.cli import live_display
 
     if args.devices:
@@ -156,7 +156,7 @@ def _stream(args: argparse.Namespace) -> int:
         rate_hz = 16000 if args.rate is None else args.rate
         blocks = sources.microphone_blocks(args.microphone, rate_hz, args.block_s)
     elif args.input == "-":
-        rate_hz, blocks = sources.pipe_blocks(read.standard_input(), args.rate, args.block_s)
+        rate_hz, blocks = sources.pipe_blocks(pipes.standard_input(), args.rate, args.block_s)
     else:
         rate_hz, blocks = sources.file_blocks(args.input, args.block_s)
     if args.realtime:
@@ -172,12 +172,12 @@ def _stream(args: argparse.Namespace) -> int:
 
 
 def _align(args: argparse.Namespace) -> int:
-    from asr.audio import read
+    from asr.audio import pipes
     from asr.decode.alignment import MISMATCH
     from asr.recognize.recognizer import load
 
     words = shared.given_words(args.words)
-    source = read.standard_input() if args.audio == "-" else args.audio
+    source = pipes.standard_input() if args.audio == "-" else args.audio
     result = load(args.model, device=args.device, language=args.language).align(source, words)
     sys.stdout.write(formats.FORMATS[args.format].write(result))
     if result.mismatch is not None and result.mismatch > MISMATCH:

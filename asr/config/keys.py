@@ -40,12 +40,24 @@ def describe_keys(config: Any) -> str:
     for section in dataclasses.fields(config):
         cls = typing.get_type_hints(config)[section.name]
         lines += [*textwrap.wrap(f"{section.name}: {_plain(cls.__doc__)}", WIDTH, subsequent_indent="    "), ""]
-        for key in _keys(cls):
-            default = json.dumps(key.default, ensure_ascii=False)
-            lines.append(f"  {section.name}.{key.name}: {_describe(key.kind)}; default {default}")
-            lines += textwrap.wrap(key.comment, WIDTH, initial_indent="      ", subsequent_indent="      ")
-        lines.append("")
+        lines += [*_key_lines(cls, section.name), ""]
     return "\n".join(lines[:-1])
+
+
+def _key_lines(cls: Any, prefix: str) -> Iterator[str]:
+    """The keys of a section, those of the sections in it behind their key with ``NAME`` for any name."""
+    for key in _keys(cls):
+        name = f"{prefix}.{key.name}"
+        yield f"  {name}: {_describe(key.kind)}; default {json.dumps(key.default, ensure_ascii=False)}"
+        yield from textwrap.wrap(key.comment, WIDTH, initial_indent="      ", subsequent_indent="      ")
+        if (inner := _inner_section(key.kind)) is not None:
+            yield from _key_lines(inner, f"{name}.NAME")
+
+
+def _inner_section(kind: Any) -> Any:
+    """The config dataclass that a mapping's values are; None for other types."""
+    args = typing.get_args(split_annotation(kind)[0])
+    return args[1] if len(args) == 2 and dataclasses.is_dataclass(args[1]) else None
 
 
 def json_schema(config: Any, title: str) -> dict[str, Any]:
@@ -82,7 +94,9 @@ def _key_schema(kind: Any) -> dict[str, Any]:
             parts = [_key_schema(part) for part in args]
             schema = {"type": "array", "prefixItems": parts, "items": False, "minItems": len(parts)}
     elif typing.get_origin(bare) is dict:
-        schema = {"type": "object", "additionalProperties": _key_schema(args[1])}
+        inner = _inner_section(bare)
+        values = _key_schema(args[1]) if inner is None else _section_schema(inner)
+        schema = {"type": "object", "additionalProperties": values}
     else:
         schema = {"type": _TYPES[bare]}
     for allowed in declared:
@@ -104,7 +118,8 @@ def _describe(kind: Any) -> str:
         parts = [f"({_describe(part)})" for part in args if part is not Ellipsis]
         name = f"list of {parts[0]}" if args[-1] is Ellipsis else f"[{', '.join(parts)}]"
     elif typing.get_origin(bare) is dict:
-        name = f"mapping of {_describe(args[0])} to {_describe(args[1])}"
+        values = "sections with the keys below" if _inner_section(bare) else _describe(args[1])
+        name = f"mapping of {_describe(args[0])} to {values}"
     else:
         name = bare.__name__
     return ", ".join([name, *(f"{'one of ' if isinstance(allowed, OneOf) else ''}{allowed}" for allowed in declared)])

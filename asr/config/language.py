@@ -50,6 +50,11 @@ class TextDataConfig:
     def __post_init__(self) -> None:
         check_ranges(self, "data")
 
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """The texts to train on."""
+        return (self.train,) if self.train else ()
+
 
 @dataclass(frozen=True)
 class LanguageConfig:

@@ -132,7 +132,7 @@ def _plain(value: Any) -> Any:
         return to_dict(value)
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
-    return dict(value) if isinstance(value, dict) else value
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def from_dict(cls: type[_T], tree: Mapping[str, Any], prefix: str = "") -> _T:

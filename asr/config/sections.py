@@ -22,6 +22,13 @@ MOST_HZ = 768_000
 """Highest sample rate of any sound card."""
 
 
+class _Unset(int):
+    """A default that nobody wrote down, told from the same number in a file by identity."""
+
+
+DEFAULT_EPOCHS = _Unset(60)
+
+
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -241,6 +248,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """One of several sources of training data (see ``asr.data.mixture``)."""
+
+    path: str = ""
+    """Manifest of the source."""
+    share: Share = 1.0
+    """Share of the training speech, relative to the shares of the other sources; 0 leaves the source out."""
+    speaker_cap_s: Annotated[float, Range(0)] = 0.0
+    """Most seconds of one speaker in an epoch; 0: no limit."""
+    until: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Share of the training after which the source is left out."""
+    real: bool = True
+    """Recorded speech; false for synthetic speech. An epoch is one pass over the largest recorded source."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Manifests and batching. Relative paths are taken from the working directory."""
 
@@ -248,6 +271,8 @@ class DataConfig:
     """Manifest to train on."""
     more: tuple[str, ...] = ()
     """Further manifests to train on, such as other corpora."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Sources by name, each with its share of the training speech, instead of ``train`` and ``more``."""
     valid: str = ""
     """Held-out speakers that choose the weights to keep; empty keeps the last (once everything has been tuned)."""
     batch_s: Annotated[float, Range(0, above=True)] = 45.0
@@ -265,16 +290,43 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")
+        for name, source in self.sources.items():
+            check_ranges(source, f"data.sources.{name}")
+            _check(bool(source.path), f"data.sources.{name}.path: expected the path of a manifest, got nothing")
+        _check(
+            not self.sources or not (self.train or self.more),
+            "data.sources: expected either data.sources or data.train (with data.more), got both; remove one "
+            "(data.train= and data.more=[] empty them on the command line)",
+        )
+        _check(
+            not self.sources or any(source.share and source.until == 1 for source in self.sources.values()),
+            "data.sources: expected a source with share > 0 and until=1, which lasts to the end of the training",
+        )
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """All manifests to train on; none where no data is named. Sources that are left out count: their transcripts
+        belong to the alphabet."""
+        if self.sources:
+            return tuple(source.path for source in self.sources.values())
+        return (self.train, *self.more) if self.train else ()
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with linear warm-up and a decay."""
 
     learning_rate: Annotated[float, Range(0, math.inf, above=True, below=True)] = 2e-3
     """Peak of the schedule."""
+    schedule: Annotated[str, OneOf(("cosine", "wsd"))] = "cosine"
+    """``cosine`` decays from the warm-up to the end; ``wsd`` (warm-up, stable, decay) stays at the peak and decays in
+    the last ``decay_ratio`` of the training."""
     warmup_ratio: Share = 0.1
-    """Share of all steps spent rising linearly to the peak."""
+    """Share of the training spent rising linearly to the peak."""
+    warmup_steps: Count = 0
+    """Steps of the warm-up, instead of ``warmup_ratio``: a run that is made longer does not warm up again."""
+    decay_ratio: Share = 0.2
+    """Share of the training that ``wsd`` decays in; 0 never decays (``asr train --finish`` does it later)."""
     final_ratio: Share = 0.01
     """Learning rate at the last step over the peak."""
     weight_decay: Annotated[float, Range(0, math.inf, below=True)] = 0.01
@@ -291,6 +343,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "optim")
+        warmup = 0.0 if self.warmup_steps else self.warmup_ratio
+        _check(
+            self.schedule != "wsd" or warmup + self.decay_ratio <= 1,
+            "optim.decay_ratio: expected at most 1 together with optim.warmup_ratio, got "
+            f"{self.decay_ratio:g} and {warmup:g}",
+        )
 
 
 @dataclass(frozen=True)
@@ -312,17 +370,18 @@ class TrainConfig:
     consistency: Annotated[float, Range(0, 10)] = 0.0
     """Weight of the disagreement between the posteriors of two differently masked views of each utterance (CR-CTC, Yao
     et al. 2024); 0 trains on one view, at half the cost of a step."""
-    epochs: Positive = 60
-    """Passes over the training data."""
+    epochs: Count = DEFAULT_EPOCHS
+    """Passes over the training data; 0 with ``seconds``."""
+    seconds: Annotated[float, Range(0, math.inf, below=True)] = 0.0
+    """Train for so many seconds instead of ``epochs``: warm-up and decay follow the clock; 0 trains by epochs."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 1
     """Seed of everything that is drawn at random."""
     threads: Count = 0
     """CPU threads; 0 leaves torch's choice."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    precision: Annotated[str, OneOf(("fp32", "tf32", "bf16", "fp16"))] = "fp32"
-    """``fp32``; ``tf32``, whose products a GPU rounds to 10 bits of mantissa; or, for the network under autocast,
-    ``bf16`` or ``fp16``. Features and CTC are always in fp32. A CPU computes ``tf32`` as ``fp32``."""
+    precision: Annotated[str, OneOf(("fp32", "bf16", "fp16"))] = "fp32"
+    """``fp32``, or what the network computes in under autocast: ``bf16`` or ``fp16``. CTC is always in fp32."""
     compile: bool = False
     """Compile the network with ``torch.compile``: slow to start, needs a C++ compiler, may pay on a GPU."""
     ema: ShareBelowOne = 0.0
@@ -332,7 +391,10 @@ class TrainConfig:
     tensorboard: bool = False
     """Log to TensorBoard's event files as well (extra ``track``)."""
     validate_every_epochs: Positive = 1
-    """Epochs between validations."""
+    """Epochs between validations, where they do not follow the clock."""
+    validate_every_s: Annotated[float, Range(0, math.inf, below=True)] = 0.0
+    """Seconds between validations, instead of epochs; 0 with ``seconds``: a twentieth of them, and more where a
+    validation takes long."""
     checkpoint_every_s: Annotated[float, Range(0, above=True)] = 300.0
     """Seconds between checkpoints. There is one at the end of the run and at a request to stop as well."""
     max_bad_steps: Positive = 10
@@ -340,12 +402,23 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "train")
+        if self.seconds:
+            _check(
+                self.epochs is DEFAULT_EPOCHS or self.epochs == 0,
+                f"train.seconds: expected either train.seconds or train.epochs, got {self.seconds:g} and "
+                f"{self.epochs}; remove one (train.epochs=0 trains by the clock, train.seconds=0 by epochs)",
+            )
+            _check(self.average_epochs == 0, "train.average_epochs: expected 0 with train.seconds; use train.ema")
+            object.__setattr__(self, "epochs", 0)
+        else:
+            _check(self.epochs > 0, f"train.epochs: expected > 0, or train.seconds instead, got {self.epochs}")
+            object.__setattr__(self, "epochs", int(self.epochs))
         _check(
             self.freeze == 0 or bool(self.init),
             f"train.freeze: expected 0, or parts to keep of a trained model (train.init), got {self.freeze}",
         )
         _check(
-            self.average_epochs <= self.epochs,
+            self.average_epochs <= self.epochs or self.epochs == 0,
             f"train.average_epochs: expected 0 to train.epochs ({self.epochs}), got {self.average_epochs}",
         )
         _check(

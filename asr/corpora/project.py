@@ -25,8 +25,8 @@ from asr.corpora import detection, layouts
 from asr.corpora.detection import Detection
 from asr.corpora.layouts import Clip
 from asr.data import manifest, preflight
+from asr.data.findings import ERROR, CheckReport
 from asr.data.manifest import Utterance
-from asr.data.preflight import ERROR, CheckReport
 from asr.errors import AudioError, ManifestError, OutputError, TextError
 from asr.files import write_together
 from asr.models.description import read_description

@@ -1,7 +1,7 @@
 """Preflight: finds and names every fault of a manifest and its audio before training (``asr check``).
 
 An error stops training, makes it leave out an utterance, or teaches the model something false. A warning deserves a
-look. The rules and their thresholds are the constants below and the table ``FAULT_KINDS``.
+look. The rules and their thresholds are the constants below and the table ``asr.data.findings.FAULT_KINDS``.
 
 One bad line or file never hides another. Every file is read once, in blocks, at its own rate and with its channels
 averaged; the segments cut out of one recording are measured in that one pass.
@@ -11,43 +11,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from asr import plotting
 from asr.audio import read
 from asr.audio.levels import SILENT_PEAK, Meter, measure_levels
 from asr.config import cpus
 from asr.config.sections import Config, output_frames
+from asr.data.findings import CheckedUtterance, CheckReport, Finding
 from asr.data.manifest import SLACK_S, Utterance, scan_manifest
 from asr.errors import ConfigError, ManifestError, TextError
 from asr.text import normalisation, tokenizer_files
 from asr.text.tokenizer import BLANK_SYMBOL, CharTokenizer, Tokenizer, min_frames
-
-ERROR, WARNING = "error", "warning"
-FAULT_KINDS = {
-    "bad_line": (ERROR, "malformed lines"),
-    "duplicate_id": (ERROR, "duplicate ids"),
-    "unreadable": (ERROR, "unreadable audio"),
-    "wrong_duration": (ERROR, "wrong durations"),
-    "unknown_character": (ERROR, "unknown characters"),
-    "label_misfit": (ERROR, "labels that cannot fit their frames"),
-    "silent": (ERROR, "silent, but with words"),
-    "conflicting_text": (ERROR, "same audio, different text"),
-    "duplicate_audio": (WARNING, "same audio, same text"),
-    "label_tight": (WARNING, "labels that fit only without speeding up"),
-    "too_long": (WARNING, "longer than data.max_utterance_s"),
-    "clipped": (WARNING, "clipped"),
-    "speaking_rate": (WARNING, "outlying speaking rates"),
-}
-"""What can be found: severity and title."""
-OF_A_MODEL = ("label_misfit", "label_tight", "too_long")
-"""What depends on a configuration. Without one it is that of the default model, which need not be the user's."""
 
 RATE_SCORE = 3.5
 RATE_FACTOR = 1.5
@@ -55,106 +32,6 @@ RATE_UTTERANCES = 10
 """Outlying speaking rate: the logarithm of characters per second has a modified z-score (distance from the median
 over 1.4826 median absolute deviations, Iglewicz & Hoaglin 1993) above ``RATE_SCORE``, and the rate is off the median
 by more than ``RATE_FACTOR``. Fewer than ``RATE_UTTERANCES`` utterances with words have no outliers."""
-FIRST = 5
-"""Findings of each kind that the summary names; the JSON has them all."""
-
-TITLES = {
-    "duration_s": "duration (s)",
-    "characters_per_s": "characters per second",
-    "level_dbfs": "level, root mean square (dBFS)",
-    "peak_dbfs": "peak (dBFS)",
-    "label_share": "frames the label needs / frames there are",
-}
-"""What is drawn as a histogram, and how its axis is named."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault: its kind (of ``FAULT_KINDS``), its utterance, and its line of the manifest."""
-
-    kind: str
-    id: str
-    line: int
-    message: str
-
-
-@dataclass
-class CheckReport:
-    """What ``check_manifest`` found.
-
-    ``series`` are the quantities of the histograms, one value per utterance; ``characters`` counts the normalised
-    transcripts' characters, ``rates_hz`` the sample rates of the utterances' files.
-    """
-
-    manifest: str
-    utterances: int = 0
-    audio_s: float = 0.0
-    findings: list[Finding] = field(default_factory=list)
-    characters: Counter[str] = field(default_factory=Counter)
-    rates_hz: Counter[int] = field(default_factory=Counter)
-    series: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in TITLES})
-    configured: bool = True
-    """Whether a configuration was given."""
-
-    def severity(self, kind: str) -> str:
-        """That of ``FAULT_KINDS``; what would not fit the default model is a warning where no configuration was
-        given."""
-        return WARNING if kind in OF_A_MODEL and not self.configured else FAULT_KINDS[kind][0]
-
-    def add(self, kind: str, entry: _Entry, message: str) -> None:
-        """Note a finding about an utterance."""
-        self.findings.append(Finding(kind, entry.utterance.id, entry.line, message))
-
-    def count(self, severity: str) -> int:
-        """Findings that are errors, or warnings."""
-        return sum(self.severity(finding.kind) == severity for finding in self.findings)
-
-    def summary(self) -> str:
-        """Counts, and the first few of every kind, for people."""
-        rates = ", ".join(f"{rate} Hz ({count})" for rate, count in self.rates_hz.most_common())
-        rare = ", ".join(f"{char!r} {count}" for char, count in self.characters.most_common()[: -FIRST - 1 : -1])
-        lines = [
-            f"{self.manifest}: {self.utterances} utterances, {self.audio_s / 3600:.2f} h of audio read",
-            f"sample rates: {rates or 'none read'}",
-            f"{len(self.characters)} characters{f'; rarest: {rare}' if rare else ''}",
-        ]
-        for kind, (_, title) in FAULT_KINDS.items():
-            found = [finding for finding in self.findings if finding.kind == kind]
-            if found:
-                whose = "" if self.configured or kind not in OF_A_MODEL else " (of the default model: no --config)"
-                lines.append(f"{self.severity(kind)}: {title}{whose}: {len(found)}")
-                lines += [f"  line {f.line}, {f.id}: {f.message}" for f in found[:FIRST]]
-                lines += [f"  and {len(found) - FIRST} more"] if len(found) > FIRST else []
-        lines.append(f"{self.count(ERROR)} errors, {self.count(WARNING)} warnings")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON: ``counts`` by kind, ``findings`` in full, quantiles of every series."""
-        return {
-            "manifest": self.manifest,
-            "utterances": self.utterances,
-            "audio_s": round(self.audio_s, 3),
-            "errors": self.count(ERROR),
-            "warnings": self.count(WARNING),
-            "counts": {kind: sum(finding.kind == kind for finding in self.findings) for kind in FAULT_KINDS},
-            "findings": [{"severity": self.severity(finding.kind), **vars(finding)} for finding in self.findings],
-            "sample_rates_hz": {str(rate): count for rate, count in self.rates_hz.most_common()},
-            "characters": dict(self.characters.most_common()),
-            "quantiles": {name: _quantiles(values) for name, values in self.series.items() if values},
-        }
-
-
-@dataclass
-class _Entry:
-    line: int
-    utterance: Utterance
-    label: list[int] | None = None
-    meter: Meter | None = None
-
-    @property
-    def duration_s(self) -> float:
-        """As measured, or what the manifest says."""
-        return self.meter.duration_s if self.meter else self.utterance.duration_s
 
 
 def check_manifest(
@@ -190,16 +67,16 @@ def _check(
     report: CheckReport,
     scanned: Iterable[tuple[int, Utterance | ManifestError]],
     config: Config,
-    tokenizer: Callable[[Sequence[_Entry]], Tokenizer],
+    tokenizer: Callable[[Sequence[CheckedUtterance]], Tokenizer],
     workers: int,
 ) -> None:
-    entries: list[_Entry] = []
+    entries: list[CheckedUtterance] = []
     lines: dict[str, int] = {}
     for line, item in scanned:
         if isinstance(item, ManifestError):
             report.findings.append(Finding("bad_line", "", line, str(item.__cause__ or item)))
             continue
-        entries.append(_Entry(line, item))
+        entries.append(CheckedUtterance(line, item))
         if lines.setdefault(item.id, line) != line:
             report.add("duplicate_id", entries[-1], f"already the id of line {lines[item.id]}")
     if not entries and not report.findings:
@@ -228,7 +105,8 @@ def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence
     """
     report = CheckReport(path, utterances=len(utterances))
     entries = [
-        _Entry(line, item, list(label)) for line, (item, label) in enumerate(zip(utterances, labels, strict=True), 1)
+        CheckedUtterance(line, item, list(label))
+        for line, (item, label) in enumerate(zip(utterances, labels, strict=True), 1)
     ]
     _check_rates(report, entries)
     segments = [
@@ -239,7 +117,7 @@ def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence
     return report
 
 
-def _tokenizer(path: str | Path, entries: Sequence[_Entry], config: Config) -> Tokenizer:
+def _tokenizer(path: str | Path, entries: Sequence[CheckedUtterance], config: Config) -> Tokenizer:
     """The alphabet that training would use."""
     texts = [entry.utterance.text for entry in entries]
     source = config.data.train
@@ -271,7 +149,7 @@ def _encodable(words: str) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in words)
 
 
-def _spell(report: CheckReport, entries: Iterable[_Entry], config: Config, tokenizer: Tokenizer) -> None:
+def _spell(report: CheckReport, entries: Iterable[CheckedUtterance], config: Config, tokenizer: Tokenizer) -> None:
     for entry in entries:
         words = entry.utterance.text
         report.characters.update(normalisation.normalise(words, config.text))
@@ -281,7 +159,7 @@ def _spell(report: CheckReport, entries: Iterable[_Entry], config: Config, token
             report.add("unknown_character", entry, str(error))
 
 
-def _check_audio(report: CheckReport, entries: Iterable[_Entry]) -> None:
+def _check_audio(report: CheckReport, entries: Iterable[CheckedUtterance]) -> None:
     """What was measured, or could not be, against what the manifest says."""
     for entry in entries:
         meter, item = entry.meter, entry.utterance
@@ -308,7 +186,7 @@ def _check_audio(report: CheckReport, entries: Iterable[_Entry]) -> None:
             report.add("clipped", entry, message)
 
 
-def _check_fit(report: CheckReport, entry: _Entry, config: Config) -> None:
+def _check_fit(report: CheckReport, entry: CheckedUtterance, config: Config) -> None:
     """The label against the frames, as ``data.Dataset`` does, but by the measured duration where there is one."""
     duration_s = entry.duration_s
     samples = duration_s * config.features.sample_rate_hz
@@ -333,7 +211,7 @@ def _check_fit(report: CheckReport, entry: _Entry, config: Config) -> None:
         report.add("label_tight", entry, f"{message}: never played so fast")
 
 
-def _check_rates(report: CheckReport, entries: Iterable[_Entry]) -> None:
+def _check_rates(report: CheckReport, entries: Iterable[CheckedUtterance]) -> None:
     spoken = [entry for entry in entries if entry.label and entry.duration_s]
     rates = np.array([len(entry.label or ()) / entry.duration_s for entry in spoken])
     report.series["characters_per_s"] = rates.tolist()
@@ -349,9 +227,11 @@ def _check_rates(report: CheckReport, entries: Iterable[_Entry]) -> None:
         report.add("speaking_rate", spoken[index], message)
 
 
-def _check_duplicates(report: CheckReport, entries: Iterable[tuple[Hashable, _Entry]], config: Config) -> None:
+def _check_duplicates(
+    report: CheckReport, entries: Iterable[tuple[Hashable, CheckedUtterance]], config: Config
+) -> None:
     """Entries whose keys, what they are known by, occurred before."""
-    seen: dict[Hashable, _Entry] = {}
+    seen: dict[Hashable, CheckedUtterance] = {}
     for key, entry in entries:
         first = seen.setdefault(key, entry)
         if first is entry:
@@ -362,41 +242,6 @@ def _check_duplicates(report: CheckReport, entries: Iterable[tuple[Hashable, _En
             report.add("duplicate_audio", entry, where)
         else:
             report.add("conflicting_text", entry, f"{where}; here {_short(words)}, there {_short(others)}")
-
-
-def draw_findings(report: CheckReport, path: str | Path) -> None:
-    """One page of histograms as PNG. Raises ``PlotError`` without matplotlib or when it cannot be written."""
-    figure, axes = plotting.page(2, 3)
-    for axis, (name, title) in zip(axes, TITLES.items(), strict=False):
-        values = np.array(report.series[name])
-        axis.set_xlabel(title)
-        axis.set_ylabel("utterances")
-        if not len(values):
-            axis.text(0.5, 0.5, "nothing measured", ha="center", transform=axis.transAxes)
-            continue
-        axis.hist(values, bins=min(40, max(10, round(2 * len(values) ** 0.5))))
-        axis.set_yscale("log" if len(values) > 1000 else "linear")
-        axis.set_title(f"median {np.median(values):.3g}, from {values.min():.3g} to {values.max():.3g}", fontsize=9)
-    axes[4].axvline(1.0, color="tab:red", linewidth=1, label="no label fits beyond")
-    plotting.legend_below(axes[4])
-    common = report.characters.most_common(60)
-    axes[5].bar(range(len(common)), [count for _, count in common])
-    axes[5].set_xticks(range(len(common)), [plotting.plain("␣" if char == " " else char) for char, _ in common])
-    axes[5].tick_params(axis="x", labelsize=7)
-    axes[5].set_xlabel("characters" if len(common) == len(report.characters) else "the 60 commonest characters")
-    axes[5].set_ylabel("occurrences")
-    axes[5].set_yscale("log" if common else "linear")
-    name = plotting.plain(report.manifest)
-    figure.suptitle(
-        f"{name}: {report.utterances} utterances, {report.audio_s / 3600:.2f} h, "
-        f"{report.count(ERROR)} errors, {report.count(WARNING)} warnings"
-    )
-    plotting.save_page(figure, path)
-
-
-def _quantiles(values: Sequence[float]) -> dict[str, float]:
-    names = ("min", "p05", "median", "p95", "max")
-    return {n: round(float(v), 4) for n, v in zip(names, np.quantile(values, (0, 0.05, 0.5, 0.95, 1)), strict=True)}
 
 
 def _decibels(value: float) -> float:

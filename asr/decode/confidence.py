@@ -72,8 +72,12 @@ def save_calibration(folder: Path, calibrations: Mapping[str, Calibration], thre
         raise ModelError(f"{folder / CONFIDENCE_FILE}: cannot write: {error}") from error
 
 
-def load_calibration(folder: Path) -> dict[str, Calibration]:
-    """A model directory's calibrations, none without the file. Raises ``ModelError`` naming a damaged one."""
+def load_confidences(folder: Path) -> tuple[dict[str, Calibration], float | None]:
+    """A model directory's calibrations by kind of decoding, and its threshold of doubt; ``({}, None)`` without file.
+
+    The threshold is a mean of words' own confidences, before any calibration: below it the model may not know the kind
+    of speech. Raises ``ModelError`` naming a damaged file.
+    """
     path = folder / CONFIDENCE_FILE
     try:
         tree = _read(path)
@@ -82,19 +86,22 @@ def load_calibration(folder: Path) -> dict[str, Calibration]:
         raise ModelError(f"{path}: cannot read the calibration of confidences: {error}") from error
     if not all(math.isfinite(x) for c in found.values() for x in (c.posterior, c.share, c.bias)):
         raise ModelError(f"{path}: expected finite numbers")
-    return found
+    threshold = tree.get(THRESHOLD)
+    if threshold is None:
+        return found, None
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise ModelError(f"{path}: {THRESHOLD}: expected a number from 0 to 1, got {threshold!r}")
+    return found, float(threshold)
+
+
+def load_calibration(folder: Path) -> dict[str, Calibration]:
+    """The calibrations of ``load_confidences``."""
+    return load_confidences(folder)[0]
 
 
 def load_threshold(folder: Path) -> float | None:
-    """The mean of words' own confidences, before any calibration, below which the model may not know the kind of
-    speech; None where a model directory has none. Raises ``ModelError`` naming a damaged file."""
-    path = folder / CONFIDENCE_FILE
-    threshold = _read(path).get(THRESHOLD)
-    if threshold is None:
-        return None
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise ModelError(f"{path}: {THRESHOLD}: expected a number from 0 to 1, got {threshold!r}")
-    return float(threshold)
+    """The threshold of ``load_confidences``."""
+    return load_confidences(folder)[1]
 
 
 def _read(path: Path) -> dict[str, Any]:

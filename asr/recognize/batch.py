@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asr import formats
-from asr.audio import find, read
+from asr.audio import find, pipes, read, sound_files
 from asr.audio.headers import HEAD_BYTES, STDIN_NAME, known
 from asr.config import cpus
 from asr.data import manifest
@@ -121,15 +121,15 @@ def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, fail
         utterances = manifest.read_manifest(name)
         return [Job(Recording.of(u), Path(_file_name(u.id))) for u in utterances]
     # A pipe can be read once, and only by this process.
-    return [Job(Recording(read.rewindable(name, max_duration_s), name), Path(Path(name).name))]
+    return [Job(Recording(sound_files.rewindable(name, max_duration_s), name), Path(Path(name).name))]
 
 
 def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Recording:
     """An audio file by its first bytes, else samples at ``raw_rate_hz``."""
-    stream = read.standard_input()
+    stream = pipes.standard_input()
     head = stream.read(HEAD_BYTES)
     if known(head):
-        return Recording(read.in_memory(stream, STDIN_NAME, max_duration_s, head), STDIN_NAME)
+        return Recording(pipes.in_memory(stream, STDIN_NAME, max_duration_s, head), STDIN_NAME)
     if not head:
         raise AudioError(f"{STDIN_NAME}: expected audio, got nothing (0 bytes)")
     if raw_rate_hz is None:
@@ -137,7 +137,7 @@ def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Re
             f"{STDIN_NAME}: expected an audio file, got unknown first bytes {head[:8]!r}; "
             "raw samples (16 bits, signed, little-endian, mono) need --raw-rate HZ"
         )
-    samples = read.raw_samples(stream, STDIN_NAME, raw_rate_hz, max_duration_s, head)
+    samples = pipes.raw_samples(stream, STDIN_NAME, raw_rate_hz, max_duration_s, head)
     return Recording(samples, STDIN_NAME, rate_hz=raw_rate_hz)
 
 

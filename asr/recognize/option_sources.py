@@ -151,8 +151,8 @@ def confidences(folder: Path, options: Decoding) -> Confidences:
     # A phrase's confidence is its share of the probability of all of them, which is another thing.
     if options.phrases:
         return Confidences()
-    found = confidence.load_calibration(folder).get("greedy" if options.beam == 1 else "beam")
-    threshold = confidence.load_threshold(folder)
+    calibrations, threshold = confidence.load_confidences(folder)
+    found = calibrations.get("greedy" if options.beam == 1 else "beam")
     if found is None or found.fitted_for is None:
         return Confidences(found, threshold)
     here = conditions(options)

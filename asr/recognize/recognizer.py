@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from asr import decode
-from asr.audio import read
+from asr.audio import read, sound_files
 from asr.audio.samples import resample
 from asr.config import loader, sections
 from asr.data.manifest import Utterance
@@ -248,18 +248,9 @@ class Recognizer(Engine):
 
     def _load(self, item: Recording, longest_s: float | None = None) -> np.ndarray:
         """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either."""
-        rate = self.sample_rate_hz
         limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
         try:
-            samples = read.load_audio(
-                item.source,
-                rate,
-                source_rate_hz=item.rate_hz,
-                start_s=item.start_s,
-                end_s=item.end_s,
-                channel=item.channel,
-                max_duration_s=min(limits_s, default=None),
-            )
+            samples = item.samples(self.sample_rate_hz, min(limits_s, default=None))
         except TooLongError as error:
             if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
                 raise AudioError(str(error)) from error
@@ -271,7 +262,7 @@ class Recognizer(Engine):
         """A recording that can be read again where it turns out to be long, a pipe among it."""
         item = Recording.of(source, rate_hz)
         try:
-            again = read.rewindable(item.source, self.max_duration_s)
+            again = sound_files.rewindable(item.source, self.max_duration_s)
         except TooLongError as error:  # than max_duration_s: not for another way of reading it
             raise AudioError(str(error)) from error
         return item if again is item.source else dataclasses.replace(item, source=again)
@@ -289,16 +280,7 @@ class Recognizer(Engine):
         heard = Heard()
 
         def counted() -> Iterator[np.ndarray]:
-            blocks = read.stream_audio(
-                item.source,
-                self.sample_rate_hz,
-                source_rate_hz=item.rate_hz,
-                start_s=item.start_s,
-                end_s=item.end_s,
-                channel=item.channel,
-                max_duration_s=self.max_duration_s,
-            )
-            for block in blocks:
+            for block in item.blocks(self.sample_rate_hz, self.max_duration_s):
                 heard.samples += len(block)
                 yield block
             self._check_length(item, heard.samples)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asr.errors import TextError
+from asr.text.language_tables import SPACELESS
 from asr.text.normalisation import normalise
 from asr.text.tokenizer import Tokenizer
-from asr.text.written_out import SPACELESS, spoken
+from asr.text.written_out import spoken
 from asr.transcript import Word
 
 PUNCTUATION = set(".,;:!?…'\"¡¿()[]{}«»‹›“”„‚‘’-‐‑‒–—―")

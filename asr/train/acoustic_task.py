@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import sys
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from asr.config.sections import Config
-from asr.data import manifest, preflight
+from asr.data import findings, manifest, preflight
 from asr.data.batches import Batch, Dataset, Example
 from asr.data.manifest import Utterance
 from asr.decode.greedy_search import greedy
@@ -25,7 +24,7 @@ from asr.errors import AudioError, ConfigError, TrainingError
 from asr.models import model_directory, spec_augment
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
-from asr.models.device import copy_together, pick_device, set_precision
+from asr.models.device import pick_device
 from asr.models.features import LogMel, measure_stats
 from asr.scoring.rules import LITERAL_RULES
 from asr.scoring.wer import NOTHING_YET, rank, score
@@ -35,6 +34,7 @@ from asr.train.distributed import World
 from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
 from asr.train.process import make_network
 from asr.train.resume import CHECKPOINT, Progress
+from asr.train.schedule import Finish
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
@@ -46,10 +46,11 @@ def warn(message: str) -> None:
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
-def train_acoustic(config: Config, *, resume: bool = False) -> Progress:
+def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | None = None) -> Progress:
     """Train as ``config`` says; the model directory is ``config.train.output``.
 
-    With ``resume``, continue from its checkpoint if there is one. Under ``torchrun``, this process trains together
+    With ``resume``, continue from its checkpoint if there is one. With ``finish``, let the learning rate of that run
+    decay and end it. Under ``torchrun``, this process trains together
     with the others (see ``asr.train.distributed``). Raises ``ConfigError``, ``ManifestError``,
     ``TextError`` or ``TrainingError``, each naming what is wrong.
     """
@@ -58,13 +59,13 @@ def train_acoustic(config: Config, *, resume: bool = False) -> Progress:
     torch.manual_seed(config.train.seed)
     folder = Path(config.train.output)
     device = pick_device(config.train.device)
-    with distributed.join_world(device) as world, loop.hold(folder, config, world, resume=resume):
+    with distributed.join_world(device) as world, loop.hold(folder, config, world, resume=resume or finish is not None):
         task = AcousticTask(config, world)
         if world.first and task.resuming:
             model_directory.save_config(folder, config)
         elif world.first:
             model_directory.save_model_description(folder, config, task.tokenizer, task.stats)
-        progress = loop.fit(task, config, folder, world)
+        progress = loop.fit(task, config, folder, world, finish=finish)
         if task.valid_data.utterances and progress.best >= NOTHING_YET:
             task.warn(advice(progress.best, manifest.statistics(task.train_data.utterances).hours))
         return progress
@@ -84,12 +85,12 @@ class AcousticTask:
     """An acoustic model with its training and validation data (see ``asr.train.task.Task``)."""
 
     criterion = "wer"
+    changes: Sequence[float] = ()
 
     def __init__(self, config: Config, world: World | None = None) -> None:
         self.config = config
         self.world = world or World(device=pick_device(config.train.device))
         self.device = self.world.device
-        set_precision(config.train.precision)
         self.folder = Path(config.train.output)
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
         if not config.data.train:
@@ -200,7 +201,7 @@ class AcousticTask:
             if total_s > STATS_S:
                 return
 
-    def plan(self, epoch: int) -> list[list[Example]]:
+    def plan(self, epoch: int, span: Sequence[float] = ()) -> list[list[Example]]:
         return self.train_data.plan(epoch)
 
     def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
@@ -211,38 +212,23 @@ class AcousticTask:
         if training:
             features, frames = self._distorted(batch)
             return self._masked(features, batch.masks[0]), frames
-        features, frames = self.log_mel(self._send(batch.samples), self._send(batch.lengths))
+        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
         return features, frames
 
-    def _send(self, tensor: Tensor) -> Tensor:
-        """A tensor on the model's device; the host does not wait for the copy."""
-        return copy_together([tensor], self.device)[0]
-
     def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
-        return spec_augment.apply_masks(features, self._send(masks), self.config.augment.time_masks)
-
-    def _placed(self, batch: Batch) -> Batch:
-        """The batch with what training computes with on the model's device: the small tensors go in one copy.
-
-        ``token_lengths`` stay on the CPU, where CTC wants them, and so do ``lengths``.
-        """
-        tokens, colours, *masks = copy_together([batch.tokens, batch.colours, *batch.masks], self.device)
-        samples = self._send(batch.samples)
-        return dataclasses.replace(batch, samples=samples, tokens=tokens, colours=colours, masks=tuple(masks))
+        return spec_augment.apply_masks(features, masks.to(self.device), self.config.augment.time_masks)
 
     def _distorted(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features for training before any of them are masked."""
         setting = self.config.augment
         change = None
         if setting.warp or setting.tilt_db:
-            colours = self._send(batch.colours)
-            change = functools.partial(spec_augment.colour, colours=colours, config=self.config.features)
-        features, frames = self.log_mel(self._send(batch.samples), self._send(batch.lengths), change)
+            change = functools.partial(spec_augment.colour, colours=batch.colours, config=self.config.features)
+        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device), change)
         return features, frames
 
     def loss(self, batch: Batch) -> Tensor:
         """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
-        batch = self._placed(batch)
         with torch.no_grad():
             whole, frames = self._distorted(batch)
             features = torch.cat([self._masked(whole, masks) for masks in batch.masks] or [whole])
@@ -255,11 +241,9 @@ class AcousticTask:
                 log_probs, middle, lengths = self.model.forward_deep(features, frames.repeat(views))
             else:
                 log_probs, lengths = self.network(features, frames.repeat(views))
-        # CTC reads the lengths on the CPU: computed there, they need not be waited for.
-        ctc_lengths = self.model.count(self.log_mel.count(batch.lengths)).repeat(views)
-        loss = ctc_loss(log_probs, ctc_lengths, batch).sum()
+        loss = ctc_loss(log_probs, lengths, batch).sum()
         if middle is not None:
-            loss = torch.lerp(loss, ctc_loss(middle, ctc_lengths, batch).sum(), share)
+            loss = torch.lerp(loss, ctc_loss(middle, lengths, batch).sum(), share)
         if self.teacher is not None:
             with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=half is not None):
                 taught, _ = self.teacher.network(whole, frames)  # it sees what the masks hide from the learner
@@ -291,7 +275,7 @@ class AcousticTask:
                 log_probs, lengths = network(features, frames)
                 loss_sum += float(ctc_loss(log_probs, lengths, batch).sum())
             token_sum += batch.total_tokens
-            for name, hypothesis in zip(batch.ids, greedy(log_probs, lengths), strict=True):
+            for name, hypothesis in zip(batch.ids, greedy(log_probs.cpu(), lengths.cpu()), strict=True):
                 hypotheses[name] = self.tokenizer.decode(hypothesis.tokens)
         for others in self.world.gather(hypotheses):
             hypotheses |= others
@@ -317,7 +301,7 @@ class AcousticTask:
         report = preflight.glance(path, data.utterances, data.labels, self.config)
         for kind, count in Counter(finding.kind for finding in report.findings).items():
             first = next(finding for finding in report.findings if finding.kind == kind)
-            title = preflight.FAULT_KINDS[kind][1]
+            title = findings.FAULT_KINDS[kind][1]
             self.warn(f"{path}: {title}: {count}, such as {first.id}: {first.message}; asr check lists them")
 
     def report_left_out(self, data: Dataset, path: str) -> None:

@@ -122,9 +122,8 @@ class GradientBuckets:
         for group in groups:
             flat = group[0].new_zeros(sum(parameter.numel() for parameter in group))
             self._buckets.append(_Bucket(group, flat))
-            arrived = self._hook(self._buckets[-1])
             for parameter in group:
-                parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(self._hook(self._buckets[-1]))
 
     def _hook(self, bucket: _Bucket) -> Callable[[Tensor], None]:
         def arrived(parameter: Tensor) -> None:
@@ -213,7 +212,7 @@ def join_world(device: torch.device) -> Iterator[World]:
         )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        group: Any = dist.new_group(backend="gloo") if device.type == "cuda" else None
+        group = dist.new_group(backend="gloo") if device.type == "cuda" else None
         yield World(dist.get_rank(), dist.get_world_size(), device, group)
         dist.barrier(group)  # nobody hangs up while another still listens
     finally:

@@ -85,6 +85,7 @@ class LanguageTask:
     """A language model with its training and validation texts (see ``asr.train.task.Task``)."""
 
     criterion = "perplexity"
+    changes: Sequence[float] = ()
 
     def __init__(self, config: LanguageConfig) -> None:
         self.config = config
@@ -118,7 +119,7 @@ class LanguageTask:
         """Checksum of the training sentences."""
         return model_card.training_checksum([list(map(int, tokens)) for tokens in self.sentences])
 
-    def plan(self, epoch: int) -> list[list[int]]:
+    def plan(self, epoch: int, span: Sequence[float] = ()) -> list[list[int]]:
         """Sentences of each batch; or, of running text, the batch's number, since all share one order."""
         order = self._order(epoch)
         size = self.config.data.batch

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from asr.config import loader
 from asr.config.language import LanguageConfig
-from asr.config.sections import Config
+from asr.config.sections import Config, DataConfig
 from asr.errors import TrainingError
 from asr.files import sweep
 from asr.models import description
@@ -33,9 +33,10 @@ from asr.train.checkpoint_writer import CheckpointWriter
 from asr.train.distributed import GradientBuckets, World
 from asr.train.log import RunLog
 from asr.train.loss_scale import LARGEST_SCALE, LossScale
-from asr.train.process import StopRequest, alone, keep_freed_memory, stop_request
+from asr.train.process import StopRequest, alone, is_out_of_memory, keep_freed_memory, stop_request
 from asr.train.resume import (
     CHECKPOINT,
+    PLATEAU,
     PREVIOUS,
     Progress,
     check_folder,
@@ -43,7 +44,7 @@ from asr.train.resume import (
     read_checkpoint,
     set_generators,
 )
-from asr.train.schedule import learning_rate
+from asr.train.schedule import Finish, Schedule
 from asr.train.step_results import StepResults
 from asr.train.task import AnyBatch, Task
 from asr.train.weight_average import WeightAverage
@@ -72,19 +73,31 @@ def hold(folder: Path, config: Config | LanguageConfig, world: World | None = No
         yield
 
 
-def fit(task: Task, config: Config | LanguageConfig, folder: Path, world: World | None = None) -> Progress:
+def fit(
+    task: Task,
+    config: Config | LanguageConfig,
+    folder: Path,
+    world: World | None = None,
+    *,
+    finish: Finish | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Progress:
     """Train ``task`` as ``config`` says, into ``folder``, which must be held; go on from its checkpoint, if any.
+
+    With ``finish``, let the learning rate decay from there and end. ``clock`` tells the seconds.
 
     SIGINT and SIGTERM end the run after the current step with a checkpoint, as ``KeyboardInterrupt``.
     Raises ``TrainingError`` after ``train.max_bad_steps`` skipped steps in a row and ``ModelError`` for a damaged
     checkpoint.
     """
     keep_freed_memory()
-    run = Run(task, config, folder, world)
+    run = Run(task, config, folder, world, clock)
     if run.world.first:
         sweep(folder)
     if os.path.exists(run.checkpoint):
         run.load()
+    if finish:
+        run.finish(finish)
     with contextlib.closing(run.log), run.writer:
         return run.train()
 
@@ -105,10 +118,20 @@ class IssuedStep:
 class Run:
     """The state of one training: network, its average, optimiser, progress, log."""
 
-    def __init__(self, task: Task, config: Config | LanguageConfig, folder: Path, world: World | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: Config | LanguageConfig,
+        folder: Path,
+        world: World | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.task = task
         self.config = config
+        self.schedule = Schedule(config.optim, config.train)
+        self.clock = clock
         self.world = world or World()
+        self.folder = folder
         self.checkpoint = folder / CHECKPOINT
         self.log = RunLog(folder, tensorboard=config.train.tensorboard and self.world.first)
         self.progress = Progress(loss_scale=LARGEST_SCALE if config.train.precision == "fp16" else 1.0)
@@ -144,7 +167,22 @@ class Run:
         self.writer = CheckpointWriter()
         self.loss = math.nan
         """Loss per token of the last step that was read."""
-        self.saved = time.monotonic()
+        self.saved = self.ticked = clock()
+
+    def finish(self, request: Finish) -> None:
+        """Decay from the checkpoint that was read to the end of the run, and keep that checkpoint.
+
+        Raises ``TrainingError`` without one, ``ConfigError`` where the run is over.
+        """
+        progress, plateau = self.progress, self.checkpoint.with_name(PLATEAU)
+        if not progress.step:
+            raise TrainingError(f"{self.checkpoint}: --finish needs the checkpoint of a run, got none; train first")
+        begun = bool(progress.finish)
+        self.schedule.begin(request, progress, len(self.task.plan(progress.epoch, progress.span)))
+        if not begun and self.world.first:
+            with contextlib.suppress(OSError):  # a file system without links keeps none
+                plateau.unlink(missing_ok=True)
+                os.link(self.checkpoint, plateau)
 
     def _loss_scale(self) -> LossScale | None:
         if self.config.train.precision != "fp16":
@@ -153,54 +191,109 @@ class Run:
 
     def train(self) -> Progress:
         """Run to the last epoch."""
-        config, progress = self.config.train, self.progress
+        progress = self.progress
         if self.world.first and (bad := self.log.rewind(progress.step, progress.epoch)):
             self.say(f"warning: {self.log.path}: {bad} damaged lines left out")
         with stop_request() as stop:
-            while progress.epoch < config.epochs:
+            if self.schedule.over(progress) and progress.finish:
+                self.say(
+                    f"{self.checkpoint}: the run was finished (--finish); to train on from before, put {PLATEAU} in "
+                    "its place"
+                )
+            self.ticked = self.clock()
+            while not self.schedule.over(progress):
                 self.epoch(stop)
-                if progress.epoch % config.validate_every_epochs == 0 or progress.epoch == config.epochs:
+                if self.schedule.over(progress):
+                    self.schedule.check_steps(progress)
+                    self.say_which_is_kept(self.validate())
+                elif self.schedule.by_epoch(progress) or self.schedule.validation_due(progress):
                     self.validate()
-                if progress.epoch == config.epochs or self.overdue():
+                if self.schedule.over(progress) or self.overdue():
                     self.save()
         return progress
 
     def overdue(self) -> bool:
         """Whether the last checkpoint is older than ``train.checkpoint_every_s``; all processes ask together."""
-        due = self.world.first and time.monotonic() - self.saved > self.config.train.checkpoint_every_s
+        due = self.world.first and self.clock() - self.saved > self.config.train.checkpoint_every_s
         return bool(self.world.sum(due)[0])
 
     def epoch(self, stop: StopRequest) -> None:
-        """Run to the end of the epoch. Raises ``KeyboardInterrupt``, with a checkpoint, when asked to stop."""
-        config, progress = self.config.train, self.progress
-        plan = self.task.plan(progress.epoch)
+        """Run to the end of the epoch, or to where the clock ends it or the run.
+
+        Raises ``KeyboardInterrupt``, with a checkpoint, when asked to stop.
+        """
+        config, progress, schedule = self.config.train, self.progress, self.schedule
+        if not progress.batch or not progress.span:
+            progress.span = schedule.span(progress)
+        plan = self.task.plan(progress.epoch, progress.span)
         steps = len(plan)
         batches = self.task.batches(plan[progress.batch :], progress.epoch)
         self.network.train()
-        started = time.monotonic()
-        title = f"epoch {progress.epoch + 1}/{config.epochs}"
+        started = self.clock()
+        title = f"epoch {progress.epoch + 1}" + (
+            "" if schedule.by_clock(progress) else f"/{schedule.end(progress):.0f}"
+        )
         quiet = None if self.world.first else True
         bar = tqdm(total=steps, initial=progress.batch, desc=title, unit="batch", disable=quiet, leave=False)
         with contextlib.closing(batches), bar:  # type: ignore[type-var]
             for batch in batches:
-                loss = self.step(batch, steps)
+                loss = self.guarded_step(batch, steps)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}")
-                now = time.monotonic()
-                progress.seconds += now - started
-                started = now
-                due = self.world.first and now - self.saved > config.checkpoint_every_s
-                asked, overdue = self.world.sum(stop.requested, due)
-                if asked or overdue:
-                    self.save()
-                if asked:
-                    raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
+                started = self.tick(stop, started)
+                if schedule.by_clock(progress) and schedule.over(progress):
+                    if config.average_epochs:
+                        self.follow(1.0)  # to the weights: no epoch has ended here
+                    return
+                if schedule.crossed(progress, self.task.changes):
+                    break
         progress.epoch += 1
         progress.batch = 0
         if config.average_epochs and self.average is not None:
             # The mean of the weights at the ends of the last epochs, and before them simply the weights.
-            kept = progress.epoch - (config.epochs - config.average_epochs)
-            self.follow(1 / max(kept, 1))
+            last = math.inf if schedule.by_clock(progress) else schedule.end(progress)
+            self.follow(1 / max(progress.epoch - (last - config.average_epochs), 1))
+
+    def tick(self, stop: StopRequest, started: float) -> float:
+        """Count the time since ``started``, and do what is due by the clock: validate, save, stop.
+
+        Returns the time afterwards. Raises ``KeyboardInterrupt``, with a checkpoint, when asked to stop.
+        """
+        progress, schedule, now = self.progress, self.schedule, self.clock()
+        progress.seconds += now - started
+        first = self.world.first
+        due = first and now - self.saved > self.config.train.checkpoint_every_s
+        # All processes go by the clock of the first: they must agree on what is due.
+        asked, overdue, passed = self.world.sum(stop.requested, due, now - self.ticked if first else 0.0)
+        progress.clock_s += passed
+        self.ticked = now
+        over = schedule.by_clock(progress) and schedule.over(progress)
+        validating = schedule.validation_due(progress) and not over
+        if validating:
+            self.validate()
+            self.network.train()
+        if (asked or overdue) and not over:
+            self.save()
+        if asked and not over:
+            raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
+        return self.clock()
+
+    def guarded_step(self, batch: AnyBatch | None, steps: int) -> float:
+        """``step``. Raises ``TrainingError`` naming the batch that there is no memory for, and the keys to lower."""
+        try:
+            return self.step(batch, steps)
+        except RuntimeError as error:
+            if batch is None or not is_out_of_memory(error):
+                raise
+            data, seconds = self.config.data, self.task.audio_s(batch)
+            size = ("data.batch_s", data.batch_s) if isinstance(data, DataConfig) else ("data.batch", data.batch)
+            raise TrainingError(
+                f"step {self.progress.step}: out of memory with a batch of {len(batch.ids)} utterances"
+                f"{f', {seconds:.1f} s of speech' if seconds else ''} ({', '.join(batch.ids[:5])}"
+                f"{', …' if len(batch.ids) > 5 else ''}): lower {size[0]} (now {size[1]:g}) and train into another "
+                f"train.output, with train.init={self.folder} to begin with the weights saved so far. "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
 
     def step(self, batch: AnyBatch | None, steps: int) -> float:
         """One optimiser step; returns the loss per token of the last step that was read.
@@ -210,8 +303,7 @@ class Run:
         counted: the host never waits for the step that it has just issued.
         """
         optim, progress, world = self.config.optim, self.progress, self.world
-        share = (progress.epoch + progress.batch / steps) / self.config.train.epochs
-        rate = learning_rate(share, optim)
+        rate = self.schedule.rate(progress, steps)
         progress.step += 1
         progress.batch += 1
         seconds = self.task.audio_s(batch) if batch else 0.0
@@ -297,21 +389,25 @@ class Run:
         if progress.bad_steps >= self.config.train.max_bad_steps:
             raise TrainingError(f"{message}; stopped after {progress.bad_steps} such steps in a row")
 
-    def validate(self) -> None:
-        """Measure the network (its average, where one is kept) and keep the weights if they are the best so far."""
+    def validate(self) -> dict[str, float]:
+        """Measure the network (its average, where one is kept) and keep the weights if they are the best so far.
+
+        Returns the figures; none without validation data.
+        """
         self.results.flush()
         network = self.network if self.average is None else self.average.network
+        progress, started = self.progress, self.clock()
         figures = self.task.validate(network.eval())
-        progress = self.progress
+        (progress.validation_s,) = self.world.sum(self.clock() - started if self.world.first else 0.0)
+        progress.validated_s = progress.clock_s
         if figures:
             self.write(**{f"valid_{name}": value for name, value in figures.items()})
         speed = f"  {progress.audio_s / max(progress.seconds, 1e-9):.0f} x real time" if progress.audio_s else ""
         text = "".join(f"  {description.figure(name, value)}" for name, value in figures.items())
-        epochs = self.config.train.epochs
-        left = progress.seconds * (epochs / max(progress.epoch, 1) - 1)
+        left = self.schedule.left_s(progress)
         remaining = f", about {left / 60:.0f} min left" if left >= 60 else ""
         self.say(
-            f"epoch {progress.epoch}/{epochs}  {f'valid{text}' if text else 'not validated'}  "
+            f"{self.schedule.place(progress)}  {f'valid{text}' if text else 'not validated'}  "
             f"{progress.seconds:.0f} s{remaining}{speed}"
         )
         rank = list(self.task.rank(figures)) if figures else progress.rank
@@ -320,6 +416,16 @@ class Run:
             done = {"epoch": progress.epoch, "step": progress.step, "seconds": round(progress.seconds, 1)}
             if self.world.first:
                 self.task.save_weights(network, figures, done)
+        return figures
+
+    def say_which_is_kept(self, figures: dict[str, float]) -> None:
+        """Say that the last weights are not the ones that are kept, where an earlier validation was better."""
+        name = self.task.criterion
+        if figures and list(self.task.rank(figures)) > self.progress.rank:
+            self.say(
+                f"the weights of an earlier validation are kept: {description.figure(name, self.progress.best)}, "
+                f"not the last ones: {description.figure(name, figures[name])}"
+            )
 
     def write(self, **values: Any) -> None:
         """Append one line to the log, at the place that the run has reached."""
@@ -342,7 +448,7 @@ class Run:
         """
         self.results.flush()  # progress then stands where the weights do
         generators = self.world.gather(generator_states())
-        self.saved = time.monotonic()
+        self.saved = self.clock()
         if not self.world.first:
             return
         tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
@@ -376,8 +482,8 @@ class Run:
         key = self.task.data_key
         if state.data not in (None, key):
             self.say(
-                f"warning: {self.config.data.train} has changed since {self.checkpoint} was written: the "
-                "current epoch continues with other batches, and the result will differ from an "
+                f"warning: {', '.join(self.config.data.manifests)} has changed since {self.checkpoint} was written: "
+                "the current epoch continues with other batches, and the result will differ from an "
                 "uninterrupted run"
             )
 

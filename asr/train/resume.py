@@ -27,6 +27,7 @@ from asr.train.process import LOCK
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
+PLATEAU = "checkpoint.plateau.safetensors"
 # What a training writes before its first step, and so what one that died early leaves.
 WRITTEN_FIRST = {"config.yaml", "tokens.txt", "tokens.model", "lexicon.txt", "stats.json"}
 # Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
@@ -36,6 +37,7 @@ RESUMABLE_KEYS = {
     "train.device",
     "train.checkpoint_every_s",
     "train.max_bad_steps",
+    "train.validate_every_s",
     "train.tensorboard",
     "data.prefetch",
     "data.workers",
@@ -65,6 +67,16 @@ class Progress:
     """What the loss is multiplied by before the gradients are taken, and they divided by after (fp16 only)."""
     scaled_steps: int = 0
     """Steps since the loss scale last changed."""
+    clock_s: float = 0.0
+    """Time that the run has taken, validations and checkpoints included: what a schedule by the clock follows."""
+    validated_s: float = 0.0
+    """``clock_s`` at the last validation."""
+    validation_s: float = 0.0
+    """How long it took."""
+    span: list[float] = field(default_factory=list)
+    """Where in the schedule, 0 to 1, the current epoch began and will end, as its plan was made."""
+    finish: dict[str, Any] = field(default_factory=dict)
+    """The decay that was asked for by ``asr train --finish``, if any (see ``asr.train.schedule.Schedule.begin``)."""
 
     @classmethod
     def from_dict(cls, tree: Any) -> Progress:
@@ -73,21 +85,39 @@ class Progress:
             raise ValueError(f"progress: expected an object, got {type(tree).__name__}")
         # Before ranks were written down the criterion alone decided.
         tree = {"rank": [tree.get("best"), math.inf]} | tree
+        # Before there were schedules by the clock.
+        since = {"clock_s": tree.get("seconds"), "validated_s": 0.0, "validation_s": 0.0, "span": [], "finish": {}}
+        tree = since | tree
         names = [f.name for f in fields(cls)]
         if tree.keys() != set(names):
             raise ValueError(f"progress: expected {', '.join(names)}, got {', '.join(map(str, tree))[:200]}")
         for name in ("step", "epoch", "batch", "bad_steps", "scaled_steps"):
             if type(tree[name]) is not int or not 0 <= tree[name] < 2**53:
                 raise ValueError(f"progress.{name}: expected a whole number, 0 or more, got {tree[name]!r:.40}")
-        for name in ("seconds", "audio_s", "loss_scale"):
+        for name in ("seconds", "audio_s", "loss_scale", "clock_s", "validated_s", "validation_s"):
             if type(tree[name]) not in (int, float) or not 0 <= tree[name] < math.inf:
                 raise ValueError(f"progress.{name}: expected a number, 0 or more, got {tree[name]!r:.40}")
-        for name, value in (("best", [tree["best"]]), ("rank", tree["rank"]), ("window", tree["window"])):
+        lists = {name: tree[name] for name in ("rank", "window", "span")} | {"best": [tree["best"]]}
+        for name, value in lists.items():
             if not isinstance(value, list) or not all(type(x) in (int, float) and not math.isnan(x) for x in value):
                 raise ValueError(f"progress.{name}: expected numbers, got {value!r:.40}")
         if len(tree["window"]) != 3 or not tree["rank"] or not tree["loss_scale"]:
             raise ValueError("progress: expected a window of three sums, a rank, and a loss scale above 0")
+        if len(tree["span"]) not in (0, 2):
+            raise ValueError(f"progress.span: expected two numbers, got {tree['span']!r:.40}")
+        _check_finish(tree["finish"])
         return cls(**tree)
+
+
+def _check_finish(tree: Any) -> None:
+    """Raise ``ValueError`` for what ``asr.train.schedule.Schedule.begin`` cannot have written."""
+    if not isinstance(tree, dict) or (tree and tree.keys() != {"unit", "start", "length", "rate", "step"}):
+        raise ValueError(f"progress.finish: expected unit, start, length, rate and step, got {tree!r:.80}")
+    numbers = [tree[name] for name in ("start", "length", "rate", "step")] if tree else []
+    if not all(type(x) in (int, float) and 0 <= x < math.inf for x in numbers) or (
+        tree and (tree["unit"] not in ("seconds", "epochs") or not tree["length"])
+    ):
+        raise ValueError(f"progress.finish: expected seconds or epochs and numbers, got {tree!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -129,11 +159,13 @@ def check_folder(folder: Path, config: Config | LanguageConfig, *, resume: bool)
         raise damaged(path, str(error)) from error
     if not isinstance(metadata, dict) or not isinstance(metadata.get("config"), dict) or "progress" not in metadata:
         raise damaged(path, "not a training checkpoint")
-    changed = config_differences(metadata["config"], loader.to_dict(config))
+    # A checkpoint of an older version lacks newer keys: they had no effect, as their defaults have none.
+    before = _with_defaults(metadata["config"], loader.to_dict(type(config)()))
+    changed = config_differences(before, loader.to_dict(config))
     if changed:
         # A run that was made longer has more than its file says.
-        epochs = next((each.split()[1] for each in changed if each.startswith("train.epochs: ")), "")
-        again = f" (give train.epochs={epochs} again)" if epochs else ""
+        longer = [each.split()[:2] for each in changed if each.startswith(("train.epochs: ", "train.seconds: "))]
+        again = "".join(f" (give {key.rstrip(':')}={value} again)" for key, value in longer if float(value))
         raise TrainingError(
             f"{path}: belongs to another configuration ({'; '.join(changed)}); "
             f"restore these values{again} or choose another train.output"
@@ -155,6 +187,12 @@ def _check_is_ours(folder: Path) -> None:
         )
 
 
+def _with_defaults(tree: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """``tree`` with the keys of the sections that it lacks."""
+    filled = {name: section | tree[name] for name, section in defaults.items() if isinstance(tree.get(name), dict)}
+    return defaults | tree | filled
+
+
 def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Keys whose values differ in a way that resuming cannot bridge, as ``key: old -> new``."""
     changed = []
@@ -168,8 +206,9 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "
 
 
 def _is_longer(name: str, before: Any, after: Any) -> bool:
-    """Whether a run is asked to go on for more epochs than it was begun with."""
-    return name == "train.epochs" and isinstance(before, int) and after > before
+    """Whether a run is asked to go on for more epochs, or seconds, than it was begun with."""
+    limits = ("train.epochs", "train.seconds")
+    return name in limits and isinstance(before, int | float) and bool(before) and after > before
 
 
 def damaged(path: Path, reason: str) -> ModelError:
@@ -190,6 +229,8 @@ def read_checkpoint(
 ) -> SavedState:
     """Read a checkpoint for a run of this network and optimiser, which are left as they are.
 
+    ``epochs``: how many the run has at most; 0 where a clock ends it.
+
     Raises ``ModelError`` that names the file and what is wrong in it: names, shapes or types of tensors that are not
     the run's, values that no run can reach.
     """
@@ -202,7 +243,7 @@ def read_checkpoint(
                 raise ValueError(f"unexpected {name}")
             parts[part][rest] = tensor
         progress = Progress.from_dict(metadata["progress"])
-        if progress.epoch > epochs:
+        if epochs and not progress.finish and progress.epoch > epochs:
             raise ValueError(f"progress.epoch: expected at most {epochs}, got {progress.epoch}")
         _check_same("network", parts["network"], network.state_dict())
         _check_same("average", parts["average"], {} if average is None else average.state_dict())

@@ -30,13 +30,19 @@ class Task(Protocol):
     """The validation figure that people are told of."""
     origin: str
     """Id of the weights that training began with, for the model card."""
+    changes: Sequence[float]
+    """Shares of the schedule at which the plan changes, such as where a source of data ends."""
 
     @property
     def data_key(self) -> str:
         """A checksum of the training data; a resumed run compares it."""
 
-    def plan(self, epoch: int) -> Sequence[Any]:
-        """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for."""
+    def plan(self, epoch: int, span: Sequence[float]) -> Sequence[Any]:
+        """What each batch of an epoch will hold, in order; cheap, and the same whenever it is asked for.
+
+        ``span`` says where in the schedule, 0 to 1, the epoch begins and ends; the same twice where only the begin is
+        known.
+        """
 
     def batches(self, plan: Sequence[Any], epoch: int) -> Iterator[Any]:
         """This process's share of the batches that part of an epoch's plan describes, one for each.

@@ -19,10 +19,10 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from asr.audio import find, headers, pyav
-from asr.audio import read as read_module
-from asr.audio.read import AudioInfo, _SoundFile, load_audio, probe_audio, rewindable
+from asr.audio import find, headers, pyav, sound_files
+from asr.audio.read import AudioInfo, load_audio, probe_audio
 from asr.audio.samples import resample
+from asr.audio.sound_files import _SoundFile, rewindable
 from asr.errors import AudioError
 
 RATE = 16000
@@ -156,7 +156,7 @@ def test_files_by_path_whatever_their_ending(tmp_path: Path) -> None:
 def test_mp3_has_no_seams_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(voice(5.0), "MP3", bitrate_mode="VARIABLE", compression_level=0.5)
     whole = load_audio(io.BytesIO(data))
-    monkeypatch.setattr(read_module, "_BLOCK_VALUES", 1000)
+    monkeypatch.setattr(sound_files, "_BLOCK_VALUES", 1000)
     np.testing.assert_array_equal(load_audio(io.BytesIO(data)), whole)
 
 
@@ -390,7 +390,7 @@ def test_blocks_join_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = voice(0.5, 44100, channels=2)
     data = encoded(samples, "FLAC", "PCM_24", 44100)
     whole = load_audio(io.BytesIO(data))
-    monkeypatch.setattr(read_module, "_BLOCK_VALUES", 999)
+    monkeypatch.setattr(sound_files, "_BLOCK_VALUES", 999)
     np.testing.assert_array_equal(load_audio(io.BytesIO(data)), whole)
     np.testing.assert_allclose(load_audio(samples, source_rate_hz=44100), whole, atol=1e-6)
 

@@ -175,7 +175,10 @@ RANGES = {
     "data.workers": ([0], [1, 16]),
     "data.cache_s": ([-1.0, math.nan], [0.0, math.inf]),
     "optim.learning_rate": ([0.0, math.inf, math.nan], [1e-5]),
+    "optim.schedule": (["linear"], ["cosine", "wsd"]),
     "optim.warmup_ratio": ([-0.1, 1.1], [0.0, 1.0]),
+    "optim.warmup_steps": ([-1], [0, 1000]),
+    "optim.decay_ratio": ([-0.1, 1.1], [0.0, 1.0]),
     "optim.final_ratio": ([-0.1, 1.1], [0.0, 1.0]),
     "optim.weight_decay": ([-0.1, math.inf], [0.0]),
     "optim.betas": ([[0.9, 1.0], [-0.1, 0.9]], [[0.0, 0.999]]),
@@ -187,6 +190,8 @@ RANGES = {
     "train.consistency": ([-0.1, 11.0, math.nan], [0.0, 0.2]),
     "train.freeze": ([-1, 1], [0]),  # 1: there is no train.init to keep anything of
     "train.epochs": ([0], [1]),
+    "train.seconds": ([-1.0, math.inf, math.nan], [0.0, 0.1, 1e6]),
+    "train.validate_every_s": ([-1.0, math.inf, math.nan], [0.0, 60.0]),
     "train.seed": ([-1, 2**32], [0, 2**32 - 1]),
     "train.threads": ([-1], [0, 64]),
     "train.precision": (["fp8", "float16"], ["fp32", "bf16", "fp16"]),
@@ -209,6 +214,7 @@ FREE = {
     "model.locked_dropout",
     "data.train",
     "data.more",
+    "data.sources",  # see test_sources_are_held_to_their_ranges_by_name
     "data.valid",
     "data.shortest_first",
     "train.compile",

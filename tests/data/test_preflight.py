@@ -14,7 +14,7 @@ import soundfile
 
 from asr.cli import main
 from asr.config.sections import AugmentConfig, Config, DataConfig, TextConfig
-from asr.data import preflight
+from asr.data import findings, preflight
 from asr.errors import ConfigError, ManifestError
 
 Bursts = Callable[..., np.ndarray]
@@ -36,7 +36,7 @@ class Corpus:
         line = {"id": name, "audio": f"{name}.wav", "text": text, "duration_s": 1.0, **record}
         self.lines.append(json.dumps(line))
 
-    def check(self, *args: Any, **options: Any) -> preflight.CheckReport:
+    def check(self, *args: Any, **options: Any) -> findings.CheckReport:
         self.path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
         return preflight.check_manifest(self.path, *args, **options)
 
@@ -46,7 +46,7 @@ def corpus(tmp_path: Path) -> Corpus:
     return Corpus(tmp_path)
 
 
-def found(report: preflight.CheckReport) -> set[tuple[str, str]]:
+def found(report: findings.CheckReport) -> set[tuple[str, str]]:
     return {(finding.kind, finding.id) for finding in report.findings}
 
 
@@ -119,9 +119,9 @@ def test_the_measured_duration_decides_what_fits(corpus: Corpus, bursts: Bursts)
 def test_segments_are_measured_in_one_pass_over_their_recording(
     corpus: Corpus, bursts: Bursts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asr.audio import read
+    from asr.audio import read, sound_files
 
-    monkeypatch.setattr(read, "_BLOCK_VALUES", 5000)  # so that segments straddle blocks
+    monkeypatch.setattr(sound_files, "_BLOCK_VALUES", 5000)  # so that segments straddle blocks
     samples = np.concatenate([bursts(2, 1), np.zeros(RATE_HZ), np.clip(9 * bursts(1, 2), -0.8, 0.8)])
     soundfile.write(corpus.folder / "talk.flac", samples, RATE_HZ)
     for name, start_s, end_s in (("a", 0.0, 1.0), ("again", 0.0, 1.0), ("b", 0.5, 2.0), ("hush", 2.0, 3.0),
@@ -160,7 +160,7 @@ def test_a_speaking_rate_unlike_the_others_is_a_warning(corpus: Corpus, bursts: 
     corpus.add("mumble", bursts(6, 50), text="A")
     report = corpus.check(CONFIG)
     assert found(report) == {("speaking_rate", "mumble")}
-    assert (report.count(preflight.ERROR), report.count(preflight.WARNING)) == (0, 1)
+    assert (report.count(findings.ERROR), report.count(findings.WARNING)) == (0, 1)
 
 
 def test_the_alphabet_is_that_of_the_training_set(corpus: Corpus, bursts: Bursts, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_missing_matplotlib_is_named_before_the_work(
 
 def test_nothing_readable_can_still_be_drawn(corpus: Corpus, tmp_path: Path) -> None:
     corpus.add("gone", text="")
-    preflight.draw_findings(corpus.check(), tmp_path / "o.png")
+    findings.draw_findings(corpus.check(), tmp_path / "o.png")
     assert (tmp_path / "o.png").stat().st_size > 0
 
 
@@ -254,7 +254,7 @@ def test_without_a_configuration_misfits_are_those_of_the_default_model(corpus: 
     corpus.add("dense", bursts(1, 1), text="ABCDEFGH" * 4)
     report = corpus.check()
     assert found(report) == {("label_misfit", "dense")}
-    assert report.count(preflight.ERROR) == 0
+    assert report.count(findings.ERROR) == 0
     assert "warning: labels that cannot fit their frames (of the default model: no --config): 1" in report.summary()
     assert [finding["severity"] for finding in report.to_dict()["findings"]] == ["warning"]
-    assert corpus.check(Config()).count(preflight.ERROR) == 1
+    assert corpus.check(Config()).count(findings.ERROR) == 1

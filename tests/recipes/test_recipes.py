@@ -402,7 +402,7 @@ def test_what_a_recipe_consists_of(name: str) -> None:
     for kind in ("blstm", "lstm_stream"):
         loaded = sections.load_config(folder / "conf" / f"{kind}.yaml")
         assert loaded.model.bidirectional == (kind == "blstm")
-        assert loaded.data.train.startswith(f"data/{name}/")
+        assert all(path.startswith(f"data/{name}/") for path in loaded.data.manifests)
         assert loaded.train.output.startswith(f"exp/{name}/")
     language = loader.read_yaml(LanguageConfig, folder / "conf" / "lm.yaml")
     assert language.data.train.startswith(f"data/{name}/")
