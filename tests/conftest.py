@@ -24,6 +24,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 RATE_HZ = 16000
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device``: where tests that take the fixture ``device`` compute."""
+    parser.addoption("--device", default="cpu", help="device of the tests of models and training: cpu (default), cuda")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> Any:
+    """The ``torch.device`` of ``--device``. Raises ``ConfigError`` where it is not there."""
+    from asr.models.device import pick_device
+
+    return pick_device(request.config.getoption("--device"))
+
+
 def make_bursts(seconds: float, seed: int = 0, rate_hz: int = RATE_HZ) -> np.ndarray:
     """Chords of 60 to 250 ms with pauses between them, float32 ``(S,)``: changing enough for a model to spell."""
     rng = np.random.default_rng(seed)

@@ -380,8 +380,9 @@ class TrainConfig:
     """CPU threads; 0 leaves torch's choice."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    precision: Annotated[str, OneOf(("fp32", "bf16", "fp16"))] = "fp32"
-    """``fp32``, or what the network computes in under autocast: ``bf16`` or ``fp16``. CTC is always in fp32."""
+    precision: Annotated[str, OneOf(("fp32", "tf32", "bf16", "fp16"))] = "fp32"
+    """``fp32``; ``tf32``, whose products a GPU rounds to 10 bits of mantissa; or, for the network under autocast,
+    ``bf16`` or ``fp16``. Features and CTC are always in fp32. A CPU computes ``tf32`` as ``fp32``."""
     compile: bool = False
     """Compile the network with ``torch.compile``: slow to start, needs a C++ compiler, may pay on a GPU."""
     ema: ShareBelowOne = 0.0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode.hypothesis import Hypothesis
-from asr.decode.posteriors import BLANK, Lengths, Matrix, as_batch, check_normalised, next_frames
+from asr.decode.posteriors import BLANK, TOLERANCE, Lengths, Matrix, as_batch, check_normalised, next_frames
 from asr.errors import DecodeError
 
 
@@ -25,10 +25,34 @@ def greedy(log_probs: Matrix, lengths: Lengths = None) -> list[Hypothesis]:
     Raises:
         DecodeError: wrong shape, lengths out of range, NaN, ``+inf``, or rows that do not sum to one.
     """
+    if getattr(log_probs, "is_cuda", False) and (found := best_path(log_probs, lengths)) is not None:
+        return _hypotheses(*found)
     batch, frames = as_batch(log_probs, lengths)
     check_normalised(batch, frames)
     best = batch.argmax(axis=-1)
     return _hypotheses(best, np.take_along_axis(batch, best[..., None], axis=-1)[..., 0], frames)
+
+
+def best_path(
+    log_probs: Any, lengths: Lengths = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any], npt.NDArray[np.int64]] | None:
+    """Best tokens and their log-probabilities ``(B, T)``, searched where a tensor ``(T, V)`` or ``(B, T, V)`` lies.
+
+    Only these come to the CPU, a ``V``-th of the matrix. Third come the valid frames ``(B,)``. ``None`` where a valid
+    row does not sum to one: ``check_normalised`` names it. Raises ``DecodeError`` for lengths that do not fit.
+    """
+    if log_probs.ndim not in (2, 3) or not log_probs.is_floating_point() or log_probs.shape[-1] < 2:
+        return None
+    batch = log_probs.detach() if log_probs.ndim == 3 else log_probs.detach()[None]
+    batch = batch.float() if batch.element_size() < 4 else batch
+    if not batch.shape[0] or not batch.shape[1]:
+        return None
+    peaks, best = (part.cpu().numpy() for part in batch.max(dim=-1))
+    totals = batch.logsumexp(dim=-1).cpu().numpy()
+    _, frames = as_batch(np.stack([peaks, totals], axis=-1), lengths)  # two columns, for the checks of the lengths
+    with np.errstate(invalid="ignore"):
+        good = (np.abs(totals) <= TOLERANCE) | (np.arange(best.shape[1]) >= frames[:, None])
+    return (best, peaks, frames) if good.all() else None
 
 
 class GreedySearch:

@@ -214,6 +214,10 @@ class AcousticModel(nn.Module):
         hidden, _, lengths = self._run(features, frames)
         return self._log_probs(hidden), lengths * self.config.upsampling
 
+    def count(self, frames: Tensor) -> Tensor:
+        """Frames of log-probabilities for ``frames`` feature frames, any integer shape."""
+        return self.subsampling.count(frames) * self.config.upsampling
+
     def forward_deep(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As ``forward``, with the log-probabilities ``(B, T', V)`` that the middle layer gives in second place.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,12 +74,35 @@ def make_cell(kind: str, inputs: int, hidden: int) -> nn.Module:
     return cell
 
 
+class _ReverseWithin(torch.autograd.Function):
+    """``reverse_within`` with its own gradient, which is the same reversal.
+
+    Autograd would scatter the gradient with additions, since it does not know that every frame is taken once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        time = torch.arange(x.shape[1], device=x.device)
+        mirrored = lengths.to(x.device)[:, None] - 1 - time
+        index = torch.where(mirrored >= 0, mirrored, time)
+        ctx.save_for_backward(index)
+        return _take_frames(x, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return _take_frames(gradient, index), None
+
+
+def _take_frames(x: Tensor, index: Tensor) -> Tensor:
+    """Frames ``index (B, T)`` of ``x (B, T, D)``."""
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], index]
+
+
 def reverse_within(x: Tensor, lengths: Tensor) -> Tensor:
     """Reverse each row of ``x`` ``(B, T, D)`` within its own ``lengths`` ``(B,)``; padding stays where it is."""
-    time = torch.arange(x.shape[1], device=x.device)
-    mirrored = lengths[:, None] - 1 - time
-    index = torch.where(mirrored >= 0, mirrored, time)
-    return x[torch.arange(x.shape[0], device=x.device)[:, None], index]
+    reversed_rows: Tensor = _ReverseWithin.apply(x, lengths)
+    return reversed_rows
 
 
 class LockedDropout(nn.Module):

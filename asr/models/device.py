@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from asr.errors import ConfigError
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+"""What a network may compute in: float32 throughout; float32 whose matrix products and LSTMs round to TF32 on a GPU;
+autocast to bfloat16 or float16."""
+ALIGNMENT = 16
+"""Bytes that the place of a tensor in a packed copy is a multiple of."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -22,6 +32,72 @@ def pick_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise ConfigError(f"device: {name} asked for, but torch sees {count} CUDA devices; use auto or cpu")
     return device
+
+
+def set_precision(precision: str) -> None:
+    """Have this process compute float32 as ``precision`` (one of ``PRECISIONS``) says: rounded to TF32, or strictly.
+
+    Half precision leaves float32 what it is for ``fp32``. CPUs know no TF32: there nothing changes.
+    """
+    _allow_tf32(precision == "tf32", precision == "tf32")
+
+
+@contextlib.contextmanager
+def strict_fp32(device: torch.device) -> Iterator[None]:
+    """Matrix products in float32 itself, whatever ``set_precision`` and autocast say."""
+    if device.type != "cuda" and not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    _allow_tf32(False, False)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _allow_tf32(*before)
+
+
+def _allow_tf32(convolutions: bool, products: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.backends.cuda.matmul.allow_tf32 = products
+
+
+def pack(tensors: Sequence[Tensor], *, pinned: bool = False) -> Tensor:
+    """The bytes of CPU tensors in one tensor, uint8 ``(N,)``, with each at a multiple of ``ALIGNMENT``."""
+    places = _places(tensors)
+    packed = torch.zeros(places[-1], dtype=torch.uint8, pin_memory=pinned)
+    for tensor, place in zip(tensors, places, strict=False):
+        data = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        packed[place : place + len(data)] = data
+    return packed
+
+
+def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of what ``pack`` packed, with the types and shapes of ``like``, on the device of ``packed``."""
+    views = []
+    for tensor, place in zip(like, _places(like), strict=False):
+        data = packed[place : place + tensor.numel() * tensor.element_size()]
+        views.append(data.view(tensor.dtype).view(tensor.shape))
+    return views
+
+
+def _places(tensors: Sequence[Tensor]) -> list[int]:
+    """Where each tensor begins in a packed copy, and where the last one ends."""
+    places = [0]
+    for tensor in tensors:
+        size = tensor.numel() * tensor.element_size()
+        places.append(places[-1] + math.ceil(size / ALIGNMENT) * ALIGNMENT)
+    return places
+
+
+def copy_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """``tensors`` on ``device``: those that are not there yet go in one copy, which the host does not wait for."""
+    away = [tensor for tensor in tensors if tensor.device.type != device.type]
+    if not away:
+        return list(tensors)
+    packed = pack(away, pinned=device.type == "cuda").to(device, non_blocking=True)
+    arrived = iter(unpack(packed, away))
+    return [tensor if tensor.device.type == device.type else next(arrived) for tensor in tensors]
 
 
 def processes() -> tuple[int, int]:

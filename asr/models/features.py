@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from asr.config.sections import FeatureConfig, count_frames
 from asr.errors import ModelError
 from asr.models.description import FeatureStats
+from asr.models.device import strict_fp32
 from asr.models.mel import mel_filterbank
 
 # Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
@@ -84,6 +85,10 @@ class LogMel(nn.Module):
         valid = torch.arange(features.shape[1], device=samples.device) < frames[:, None]
         return features.masked_fill(~valid[..., None], 0.0), frames
 
+    def count(self, lengths: Tensor) -> Tensor:
+        """Frames of recordings of ``lengths`` samples, any integer shape; 0 for one shorter than a window."""
+        return ((lengths - self.config.window_samples) // self.config.hop_samples + 1).clamp(min=0)
+
     def following(self, samples: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features of whole frames that go on from earlier ones.
 
@@ -104,7 +109,7 @@ class LogMel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """``forward`` with the mean of the training data, past the utterances' ends too."""
         hop, window = self.config.hop_samples, self.config.window_samples
-        frames = ((lengths - window) // hop + 1).clamp(min=0)
+        frames = self.count(lengths)
         total = count_frames(samples.shape[1], self.config)
         if total == 0:
             return samples.new_zeros(samples.shape[0], 0, self.config.mel_bins), frames
@@ -132,7 +137,8 @@ class LogMel(nn.Module):
             ones = block.new_ones(batch, length, 1)
             # Of the frames in the block, and of those before it, which are one frame older than the first of its rows.
             earlier = self.sums[1, 0] * self.sums[:length, 0, None] * level[:, None]
-            totals = self.sums[:length, :length] @ torch.cat([block, ones], dim=2) + earlier
+            with strict_fp32(block.device):
+                totals = self.sums[:length, :length] @ torch.cat([block, ones], dim=2) + earlier
             adapted.append(block - totals[..., :bins] / (prior + totals[..., bins:]))
             level = totals[:, -1]
         return (torch.cat(adapted, dim=1) if adapted else features), level
@@ -160,7 +166,9 @@ class LogMel(nn.Module):
     def _log_energies(self, windows: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(windows * self.window, n=self.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
-        energies = power @ self.bank
+        # Their logarithm magnifies what reduced precision loses in quiet bins.
+        with strict_fp32(power.device):
+            energies = power @ self.bank
         log_energies: Tensor = energies.clamp(min=self.config.floor).log()
         return log_energies
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -24,7 +25,7 @@ from asr.errors import AudioError, ConfigError, TrainingError
 from asr.models import model_directory, spec_augment
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
-from asr.models.device import pick_device
+from asr.models.device import copy_together, pick_device, set_precision
 from asr.models.features import LogMel, measure_stats
 from asr.scoring.rules import LITERAL_RULES
 from asr.scoring.wer import NOTHING_YET, rank, score
@@ -91,6 +92,7 @@ class AcousticTask:
         self.config = config
         self.world = world or World(device=pick_device(config.train.device))
         self.device = self.world.device
+        set_precision(config.train.precision)
         self.folder = Path(config.train.output)
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
         if not config.data.train:
@@ -212,23 +214,38 @@ class AcousticTask:
         if training:
             features, frames = self._distorted(batch)
             return self._masked(features, batch.masks[0]), frames
-        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device))
+        features, frames = self.log_mel(self._send(batch.samples), self._send(batch.lengths))
         return features, frames
 
+    def _send(self, tensor: Tensor) -> Tensor:
+        """A tensor on the model's device; the host does not wait for the copy."""
+        return copy_together([tensor], self.device)[0]
+
     def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
-        return spec_augment.apply_masks(features, masks.to(self.device), self.config.augment.time_masks)
+        return spec_augment.apply_masks(features, self._send(masks), self.config.augment.time_masks)
+
+    def _placed(self, batch: Batch) -> Batch:
+        """The batch with what training computes with on the model's device: the small tensors go in one copy.
+
+        ``token_lengths`` stay on the CPU, where CTC wants them, and so do ``lengths``.
+        """
+        tokens, colours, *masks = copy_together([batch.tokens, batch.colours, *batch.masks], self.device)
+        samples = self._send(batch.samples)
+        return dataclasses.replace(batch, samples=samples, tokens=tokens, colours=colours, masks=tuple(masks))
 
     def _distorted(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features for training before any of them are masked."""
         setting = self.config.augment
         change = None
         if setting.warp or setting.tilt_db:
-            change = functools.partial(spec_augment.colour, colours=batch.colours, config=self.config.features)
-        features, frames = self.log_mel(batch.samples.to(self.device), batch.lengths.to(self.device), change)
+            colours = self._send(batch.colours)
+            change = functools.partial(spec_augment.colour, colours=colours, config=self.config.features)
+        features, frames = self.log_mel(self._send(batch.samples), self._send(batch.lengths), change)
         return features, frames
 
     def loss(self, batch: Batch) -> Tensor:
         """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
+        batch = self._placed(batch)
         with torch.no_grad():
             whole, frames = self._distorted(batch)
             features = torch.cat([self._masked(whole, masks) for masks in batch.masks] or [whole])
@@ -241,9 +258,11 @@ class AcousticTask:
                 log_probs, middle, lengths = self.model.forward_deep(features, frames.repeat(views))
             else:
                 log_probs, lengths = self.network(features, frames.repeat(views))
-        loss = ctc_loss(log_probs, lengths, batch).sum()
+        # CTC reads the lengths on the CPU: computed there, they need not be waited for.
+        ctc_lengths = self.model.count(self.log_mel.count(batch.lengths)).repeat(views)
+        loss = ctc_loss(log_probs, ctc_lengths, batch).sum()
         if middle is not None:
-            loss = torch.lerp(loss, ctc_loss(middle, lengths, batch).sum(), share)
+            loss = torch.lerp(loss, ctc_loss(middle, ctc_lengths, batch).sum(), share)
         if self.teacher is not None:
             with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=half is not None):
                 taught, _ = self.teacher.network(whole, frames)  # it sees what the masks hide from the learner
@@ -275,7 +294,7 @@ class AcousticTask:
                 log_probs, lengths = network(features, frames)
                 loss_sum += float(ctc_loss(log_probs, lengths, batch).sum())
             token_sum += batch.total_tokens
-            for name, hypothesis in zip(batch.ids, greedy(log_probs.cpu(), lengths.cpu()), strict=True):
+            for name, hypothesis in zip(batch.ids, greedy(log_probs, lengths), strict=True):
                 hypotheses[name] = self.tokenizer.decode(hypothesis.tokens)
         for others in self.world.gather(hypotheses):
             hypotheses |= others

@@ -65,7 +65,7 @@ def snapshot(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], torch.cu
         if tensor.is_cuda:
             host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             copies[name] = host.copy_(tensor.detach(), non_blocking=True)
-            copied = torch.cuda.Event()
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         else:
             copies[name] = tensor.detach().clone()
     if copied is not None:

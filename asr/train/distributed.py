@@ -122,8 +122,9 @@ class GradientBuckets:
         for group in groups:
             flat = group[0].new_zeros(sum(parameter.numel() for parameter in group))
             self._buckets.append(_Bucket(group, flat))
+            arrived = self._hook(self._buckets[-1])
             for parameter in group:
-                parameter.register_post_accumulate_grad_hook(self._hook(self._buckets[-1]))
+                parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
 
     def _hook(self, bucket: _Bucket) -> Callable[[Tensor], None]:
         def arrived(parameter: Tensor) -> None:
@@ -212,7 +213,7 @@ def join_world(device: torch.device) -> Iterator[World]:
         )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        group = dist.new_group(backend="gloo") if device.type == "cuda" else None
+        group: Any = dist.new_group(backend="gloo") if device.type == "cuda" else None
         yield World(dist.get_rank(), dist.get_world_size(), device, group)
         dist.barrier(group)  # nobody hangs up while another still listens
     finally:

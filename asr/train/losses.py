@@ -12,14 +12,15 @@ from asr.data.batches import Batch
 def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     """CTC loss ``(B,)`` of each utterance, float32 natural logs; infinite where the label cannot fit.
 
-    ``log_probs`` may hold the batch several times, one view behind the other.
+    ``log_probs`` may hold the batch several times, one view behind the other. ``lengths`` ``(B,)`` belong on the CPU,
+    as ``batch.token_lengths``: the kernels read both there, and would wait for them.
     """
     views = len(log_probs) // len(batch.ids)
     return functional.ctc_loss(
         log_probs.transpose(0, 1),
         batch.tokens.to(log_probs.device).repeat(views),
-        lengths,
-        batch.token_lengths.to(log_probs.device).repeat(views),
+        lengths.cpu(),
+        batch.token_lengths.cpu().repeat(views),
         reduction="none",
     )
 

@@ -53,7 +53,7 @@ class StepResults:
             # The copy needs pinned memory: into any other the host waits for it.
             host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
             figures = host.copy_(figures, non_blocking=True)
-            copied = torch.cuda.Event()
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
         self._waiting.append(_Waiting(figures, copied, handle))
         while len(self._waiting) > self.lag:

@@ -14,7 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr.decode import GreedySearch, Hypothesis, beam_search, greedy
+from asr.decode import GreedySearch, Hypothesis, beam_search, greedy, greedy_search
+from asr.decode.greedy_search import best_path
+from asr.decode.posteriors import as_batch
 from asr.errors import DecodeError
 
 DECODERS = [pytest.param(greedy, id="greedy"), pytest.param(beam_search, id="beam")]
@@ -211,3 +213,33 @@ def test_frames_in_any_pieces_give_the_whole(seed: int, sizes: list[int], vocabu
         assert search.frames == at
     assert search.finish()[0].tokens == greedy(matrix)[0].tokens
     assert search.finish()[0].tokens == ()
+
+
+# Log-probabilities on a GPU are searched there; the same code runs on a CPU.
+
+
+def test_the_best_path_is_the_same_where_the_tensor_lies(monkeypatch):
+    log_probs = torch.from_numpy(random_log_probs(4, 30, 6, seed=5)).float()
+    lengths = torch.tensor([30, 0, 17, 1])
+    expected = greedy(log_probs, lengths)
+    best, peaks, frames = best_path(log_probs, lengths)
+    assert (best == log_probs.argmax(-1).numpy()).all()
+    assert (peaks == log_probs.amax(-1).numpy()).all()
+    assert frames.tolist() == lengths.tolist()
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    calls = []
+    monkeypatch.setattr(greedy_search, "as_batch", lambda *args: calls.append(args[0].shape) or as_batch(*args))
+    assert greedy(log_probs, lengths) == expected
+    assert calls == [(4, 30, 2)], "the whole matrix was copied"
+
+
+def test_a_best_path_of_no_probabilities_is_refused_as_ever(monkeypatch):
+    log_probs = torch.from_numpy(random_log_probs(2, 8, 4, seed=6))
+    log_probs[1, 5] = math.nan
+    assert best_path(log_probs) is None
+    assert best_path(log_probs, [8, 5]) is not None
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    with pytest.raises(DecodeError, match="frame 5"):
+        greedy(log_probs)
+    with pytest.raises(DecodeError, match="lengths"):
+        greedy(log_probs, [9, 2])

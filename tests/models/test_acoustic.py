@@ -29,6 +29,16 @@ def make_batch(lengths=LENGTHS, seed=1):
     return rows, nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(lengths)
 
 
+def test_the_gradient_of_the_reversal_is_the_reversal():
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, 2, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([5, 1, 3])
+    assert torch.autograd.gradcheck(lambda x: reverse_within(x, lengths), (x,))
+    gradient = torch.randn(3, 5, 2, dtype=torch.float64)
+    reverse_within(x, lengths).backward(gradient)
+    assert torch.equal(x.grad, reverse_within(gradient, lengths))
+
+
 def test_reverse_within_reverses_each_row_in_its_own_length():
     x = torch.arange(8.0).reshape(2, 4, 1)
     reversed_rows = reverse_within(x, torch.tensor([3, 1]))[..., 0]

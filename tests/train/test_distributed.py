@@ -176,6 +176,90 @@ def test_a_world_of_one_changes_nothing():
     assert parameter.grad is None
 
 
+def sum_in_one_message(network, world):
+    """What ``GradientBuckets`` must give: all gradients in one message behind the backward pass."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    torch.distributed.all_reduce(flat)
+    parts = torch.split(flat, [p.numel() for p in parameters])
+    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+
+
+def compare_buckets(rank, size, port, folder):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    lstm = torch.nn.LSTM(6, 5, 2, batch_first=True)
+    network = torch.nn.ModuleDict({"lstm": lstm, "out": torch.nn.Linear(5, 3), "unused": torch.nn.Linear(2, 2)})
+    network["out"].bias.requires_grad_(False)
+    torch.manual_seed(rank)
+    sent_early = []
+
+    def backward(scale):
+        network["out"](lstm(torch.randn(4, 7, 6))[0]).square().sum().mul(scale).backward()
+
+    with distributed.join_world(torch.device("cpu")) as world:
+        for bucket_bytes in (1, 200, 10**9):
+            buckets = GradientBuckets(network.parameters(), world, bucket_bytes)
+            for passes in (2, 1, 0 if rank else 1):  # accumulated, plain, one process without an example
+                state = torch.get_rng_state()
+                results = []
+                for bucketed in (False, True):
+                    torch.set_rng_state(state)
+                    network.zero_grad(set_to_none=True)
+                    for _ in range(passes - 1):
+                        backward(0.5)
+                    if bucketed:
+                        with buckets.summing():
+                            if passes:
+                                backward(1.0)
+                            sent_early.append(buckets._sent)
+                        results.append([p.grad.clone() for p in network.parameters() if p.requires_grad])
+                    else:
+                        if passes:
+                            backward(1.0)
+                        results.append(sum_in_one_message(network, world))
+                assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+                assert any(gradient.any() for gradient in results[0])
+    (folder / str(rank)).write_text(json.dumps(sent_early))
+
+
+def test_gradients_in_buckets_are_those_of_one_message(tmp_path):
+    """Bit for bit, with gradients that are accumulated, missing, frozen, and a process without an example."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    finish([start(compare_buckets, rank, 2, port, tmp_path) for rank in range(2)])
+    for rank in range(2):
+        assert len(json.loads((tmp_path / str(rank)).read_text())) == 9
+
+
+def send_while_going_back(rank, size, port, folder):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.manual_seed(5)
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    with distributed.join_world(torch.device("cpu")) as world:
+        buckets = GradientBuckets(layers.parameters(), world, 60)
+        sent = []
+        first = layers(torch.randn(5, 3))
+        layers[0].weight.register_hook(lambda gradient: sent.append(buckets._sent))
+        with buckets.summing():
+            first.sum().backward()
+        (folder / str(rank)).write_text(json.dumps([len(buckets._buckets), *sent]))
+
+
+def test_the_last_layers_are_sent_before_the_first_have_gradients(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    finish([start(send_while_going_back, rank, 2, port, tmp_path) for rank in range(2)])
+    for rank in range(2):
+        count, sent = json.loads((tmp_path / str(rank)).read_text())
+        assert 0 < sent < count
+
+
 def test_shares_are_disjoint_and_complete():
     items = list(range(10))
     shares = [World(rank, 4).share(items) for rank in range(4)]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import mutants
@@ -22,6 +23,7 @@ import safetensors.torch
 import soundfile
 import torch
 from corpus import RATE_HZ, make_config, make_corpus, start, tones, train_process
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr import errors
 from asr.cli import main
@@ -1088,6 +1090,72 @@ def test_checkpoints_come_by_time_and_at_the_end(corpus, tmp_path, monkeypatch, 
     )
     assert saved[-1] == progress.step
     assert len(set(saved)) == (steps or progress.step)
+
+
+# Waiting for the device
+
+WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal"}
+"""Operators for whose result the host waits."""
+
+
+class Waits(TorchDispatchMode):
+    """Counts operators that make the host wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._schema.name in WAITING:
+            self.seen.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("step", [3, 10])
+def test_a_step_reads_nothing_from_the_device(corpus, tmp_path, monkeypatch, precision, step):
+    """With all that a step can do: colours, two views, smoothing, averages, a log line at step 10."""
+    read_later(monkeypatch, 20)
+    config = run_config(
+        corpus,
+        tmp_path,
+        augment={"warp": 0.1, "tilt_db": 3.0},
+        model={"layers": 2, "intermediate_ctc": 0.0 if precision == "fp16" else 0.3},
+        optim={"label_smoothing": 0.05},
+        train={"ema": 0.9, "consistency": 0.2, "precision": precision},
+    )
+    if precision == "fp16":  # not every CPU computes in it
+        monkeypatch.setattr(acoustic_task, "HALF", {})
+    run = make_run(config)
+    run.network.train()
+    batches = list(run.task.batches(run.task.plan(0), 0))
+    run.task.audio_s = lambda batch: 1.0  # adds up lengths, which never leave the CPU
+    run.step(batches[0], 10)  # makes the optimiser's state
+    run.progress.step = step - 1
+    with Waits() as waits:
+        run.step(batches[1], 10)
+    assert waits.seen == []
+    with Waits() as control:
+        run.task.loss(batches[1]).item()
+    assert control.seen == ["aten::_local_scalar_dense"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, which alone can tell that it was waited for")
+def test_a_step_on_a_gpu_waits_inside_ctc_only(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path, train={"ema": 0.9, "device": "cuda"}))
+    batches = list(run.task.batches(run.task.plan(0), 0))
+    run.network.train()
+    for _ in range(2):
+        run.step(batches[0], 10)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run.step(batches[0], 10)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = {f"{Path(w.filename).name}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)}
+    assert {place.partition(":")[0] for place in places} <= {"losses.py", "functional.py", "graph.py"}, places
 
 
 # Steps that cannot be taken
