@@ -70,11 +70,15 @@ def _add_init(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     check = commands.add_parser(
         "check",
-        help="find faults in a manifest and its audio before training",
-        description="Names every bad line, file and transcript. Exit status: 0 no errors (there may be warnings), "
-        "1 errors found, 2 the check could not run.",
+        help="find faults in a manifest, or in all manifests of a configuration, and their audio before training",
+        description="Names every bad line, file and transcript. A configuration is checked with all manifests that it "
+        "names, and the shares of its sources (data.sources) are shown. Exit status: 0 no errors (there may be "
+        "warnings), 1 errors found, 2 the check could not run.",
     )
-    check.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
+    check.add_argument("manifest", metavar="MANIFEST|CONF", help="JSONL manifest, or a training's YAML file")
+    check.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="with CONF, such as data.sources.own.share=0.2"
+    )
     check.add_argument(
         "--config",
         metavar="CONF",
@@ -87,7 +91,7 @@ def _add_check(commands: Any) -> None:
     check.add_argument(
         "--workers", type=whole(0, 4096), default=0, metavar="N", help="reading threads (default: one per CPU)"
     )
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_check, extends="overrides")
 
 
 def _add_segment(commands: Any) -> None:
@@ -218,6 +222,10 @@ def _check(args: argparse.Namespace) -> int:
 
     if args.plot:
         plotting.require()
+    if args.manifest.endswith((".yaml", ".yml")):
+        return _check_configuration(args)
+    if args.overrides:
+        raise AsrError(f"expected one manifest, got {' '.join([args.manifest, *args.overrides])}")
     settings = sections.load_config(args.config) if args.config else None
     report = preflight.check_manifest(args.manifest, settings, args.root, args.workers)
     printing.show(report.summary())
@@ -226,6 +234,29 @@ def _check(args: argparse.Namespace) -> int:
     if args.plot:
         findings.draw_findings(report, args.plot)
     return SOME_FAILED if report.count(findings.ERROR) else OK
+
+
+def _check_configuration(args: argparse.Namespace) -> int:
+    """Every manifest that a configuration names, and what its sources come to."""
+    from asr.config import sections
+    from asr.data import findings, preflight, source_shares
+
+    if args.config or args.plot:
+        raise AsrError("expected no --config and no --plot beside a configuration; --plot draws one manifest")
+    settings = sections.load_config(args.manifest, args.overrides)
+    data = settings.data
+    paths = [*data.manifests, *([data.valid] if data.valid else [])]
+    if not paths:
+        raise AsrError(f"{args.manifest}: expected data.train or data.sources, got neither")
+    reports = [preflight.check_manifest(path, settings, args.root, args.workers) for path in paths]
+    for report in reports:
+        printing.show(report.summary())
+    if args.json:
+        files.write_json(args.json, {"manifests": [report.to_dict() for report in reports]})
+    if data.sources:
+        mixed = source_shares.SourceMix(data.sources, *source_shares.read_sources(data.sources), settings.train.seed)
+        printing.show(mixed.describe())
+    return SOME_FAILED if any(report.count(findings.ERROR) for report in reports) else OK
 
 
 def _segment(args: argparse.Namespace) -> int:

@@ -27,6 +27,11 @@ def _add_train(commands: Any) -> None:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
     _add_keys(train)
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
+    train.add_argument(
+        "--finish",
+        metavar="SECONDS",
+        help="decay from the last checkpoint over so many seconds (or 2epochs) and end the run",
+    )
     train.set_defaults(run=_train, extends="overrides", awake=True)
 
 
@@ -97,9 +102,11 @@ def _train(args: argparse.Namespace) -> int:
         return _show_keys(args, sections.Config, "train")
     from asr.models.device import processes
     from asr.train import acoustic_task, distributed
+    from asr.train.schedule import Finish
 
+    finish = Finish.parse(args.finish) if args.finish is not None else None
     settings = sections.load_config(args.config, args.overrides)
-    progress = acoustic_task.train_acoustic(settings, resume=args.resume)
+    progress = acoustic_task.train_acoustic(settings, resume=args.resume, finish=finish)
     best = f"best validation WER {100 * progress.best:.2f} %" if settings.data.valid else "not validated"
     if processes()[0] == 0:  # under torchrun the first process speaks
         print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")

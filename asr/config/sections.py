@@ -249,7 +249,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One of several sources of training data (see ``asr.data.mixture``)."""
+    """One of several sources of training data (see ``asr.data.source_shares``)."""
 
     path: str = ""
     """Manifest of the source."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,10 +36,12 @@ SPEED_STREAM, MASK_STREAM, ORDER_STREAM, COLOUR_STREAM, DISTORT_STREAM, VIEW_STR
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance of a batch: its position in the set and the speed it is played at."""
+    """One utterance of a batch: its position in the set, the speed it is played at, and how often it came before in
+    this epoch."""
 
     index: int
     speed: float
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,35 +172,43 @@ class Dataset:
                 self.cache_full = True
         return samples
 
-    def _rng(self, epoch: int, stream: int, index: int = 0) -> np.random.Generator:
-        return np.random.default_rng((self.config.train.seed, epoch, stream, index))
+    def _rng(self, epoch: int, stream: int, index: int = 0, repeat: int = 0) -> np.random.Generator:
+        key = (self.config.train.seed, epoch, stream, index)
+        return np.random.default_rng((*key, repeat) if repeat else key)
 
-    def plan(self, epoch: int) -> list[list[Example]]:
+    def plan(self, epoch: int, chosen: np.ndarray | None = None) -> list[list[Example]]:
         """The batches of an epoch: utterances of similar length, at most ``data.batch_s`` padded seconds each.
 
         In training the speeds are drawn, lengths are jittered so that neighbours differ from epoch to epoch, and
-        the batches are shuffled; otherwise the order is by length.
+        the batches are shuffled; otherwise the order is by length. ``chosen`` ``(n,)`` are the positions of the
+        utterances, in any order and any number of times; without it each is there once.
         """
-        speeds = np.ones(len(self.utterances))
+        indices = list(range(len(self.utterances))) if chosen is None else chosen.tolist()
+        speeds = np.ones(len(indices))
         if self.training:
             speeds = distort.draw_speeds(len(speeds), self.config.augment, self._rng(epoch, SPEED_STREAM))
-            for index, label in enumerate(self.labels):
+            for place, index in enumerate(indices):
                 # A label that only just fits must not be made impossible by playing it faster.
-                if self._misfit(self.utterances[index].duration_s / speeds[index], label):
-                    speeds[index] = 1.0
-        durations = np.array([u.duration_s for u in self.utterances]) / speeds
+                if self._misfit(self.utterances[index].duration_s / speeds[place], self.labels[index]):
+                    speeds[place] = 1.0
+        durations = np.array([self.utterances[index].duration_s for index in indices]) / speeds
+        seen: Counter[int] = Counter()
+        examples = []
+        for index, speed in zip(indices, speeds.tolist(), strict=True):
+            examples.append(Example(index, speed, seen[index]))
+            seen[index] += 1
         order_rng = self._rng(epoch, ORDER_STREAM)
         keys = durations
         if self.training:
             keys = durations * order_rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations))
         batches: list[list[Example]] = []
         longest = 0.0
-        for index in np.argsort(keys, kind="stable").tolist():
-            longest = max(longest, durations[index])
+        for place in np.argsort(keys, kind="stable").tolist():
+            longest = max(longest, durations[place])
             if not batches or longest * (len(batches[-1]) + 1) > self.config.data.batch_s:
                 batches.append([])
-                longest = durations[index]
-            batches[-1].append(Example(index, float(speeds[index])))
+                longest = durations[place]
+            batches[-1].append(examples[place])
         if self.training and not (self.config.data.shortest_first and epoch == 0):
             order_rng.shuffle(batches)
         return batches
@@ -216,7 +226,7 @@ class Dataset:
                 samples, label = spliced or (self.samples(example.index), self.labels[example.index])
                 samples = distort.change_speed(samples, rate, example.speed)
                 if self.distort is not None:
-                    distorted = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index))
+                    distorted = self.distort(samples, self._rng(epoch, DISTORT_STREAM, example.index, example.repeat))
                     # Cut off at the ends, an utterance may be too short for its label: then it stays as it is.
                     if not self._misfit(len(distorted) / rate, label):
                         samples = distorted
@@ -231,9 +241,11 @@ class Dataset:
             if self.training:
                 frames = count_frames(len(samples), config.features)
                 for stream in streams:
-                    rng = self._rng(epoch, stream, example.index)
+                    rng = self._rng(epoch, stream, example.index, example.repeat)
                     masks.append(distort.draw_masks(frames, config.features.mel_bins, config.augment, rng))
-                colours = distort.draw_colour(config.augment, self._rng(epoch, COLOUR_STREAM, example.index))
+                colours = distort.draw_colour(
+                    config.augment, self._rng(epoch, COLOUR_STREAM, example.index, example.repeat)
+                )
             good.append((utterance.id, samples, label, masks, colours))
         if not good:
             return None
@@ -258,7 +270,7 @@ class Dataset:
     def _spliced(self, example: Example, epoch: int) -> tuple[np.ndarray, list[int]] | None:
         """Sound and label that replace an utterance's in this epoch; ``None`` where it stays. Raises ``AudioError``."""
         assert self.splicer is not None
-        rng = self._rng(epoch, SPLICE_STREAM, example.index)
+        rng = self._rng(epoch, SPLICE_STREAM, example.index, example.repeat)
         if rng.random() >= self.config.augment.splice_prob:
             return None
         utterance = self.utterances[example.index]

@@ -40,9 +40,9 @@ def check_manifest(
     """Look for everything of ``FAULT_KINDS`` in the manifest ``path``; ``root`` as in ``manifest.read``.
 
     ``config`` (None: the default one, see ``OF_A_MODEL``) gives text rules, features, subsampling, speeds and the
-    longest utterance. The alphabet is ``text.alphabet`` or, as in training, the characters of ``data.train`` and
-    ``data.more``; without, that of the manifest itself, in which then nothing is unknown. ``workers`` threads read
-    audio; 0 takes one per processor, 8 at most.
+    longest utterance. The alphabet is ``text.alphabet`` or, as in training, the characters of the training manifests
+    (``data.train`` and ``data.more``, or ``data.sources``); without, that of the manifest itself, in which then nothing
+    is unknown. ``workers`` threads read audio; 0 takes one per processor, 8 at most.
 
     Raises ``ManifestError`` when the manifest cannot be read at all or holds no line, ``ConfigError`` when the
     alphabet cannot be had.
@@ -120,11 +120,11 @@ def glance(path: str, utterances: Sequence[Utterance], labels: Sequence[Sequence
 def _tokenizer(path: str | Path, entries: Sequence[CheckedUtterance], config: Config) -> Tokenizer:
     """The alphabet that training would use."""
     texts = [entry.utterance.text for entry in entries]
-    source = config.data.train
+    source, *more = config.data.manifests or ("",)
     try:
         if source and not config.text.alphabet and os.path.realpath(source) != os.path.realpath(path):
             texts = [u.text for _, u in scan_manifest(source) if isinstance(u, Utterance)]
-        for other in config.data.more if config.text.tokenizer != "phone" and not config.text.alphabet else ():
+        for other in more if config.text.tokenizer != "phone" and not config.text.alphabet else ():
             texts += [u.text for _, u in scan_manifest(other) if isinstance(u, Utterance)]
         return _alphabet(texts, config)
     except (ManifestError, TextError) as error:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from asr.config.sections import Config
-from asr.data import findings, manifest, preflight
+from asr.data import findings, manifest, preflight, source_shares
 from asr.data.batches import Batch, Dataset, Example
 from asr.data.manifest import Utterance
 from asr.decode.greedy_search import greedy
@@ -95,9 +95,13 @@ class AcousticTask:
         set_precision(config.train.precision)
         self.folder = Path(config.train.output)
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
-        if not config.data.train:
-            raise ConfigError("data.train: expected the path of a manifest, got nothing")
-        train_set = manifest.read_manifests([config.data.train, *config.data.more])
+        sources = config.data.sources
+        if not config.data.manifests:
+            raise ConfigError("data.train: expected the path of a manifest (or data.sources), got nothing")
+        if sources:
+            train_set, names = source_shares.read_sources(sources)
+        else:
+            train_set, names = manifest.read_manifests(config.data.manifests), []
         valid_set = manifest.read_manifest(config.data.valid) if config.data.valid else []
         if not valid_set:
             self.warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
@@ -113,6 +117,9 @@ class AcousticTask:
         self.teacher = finetune.load_teacher(config, self.tokenizer)
         self.origin = model_card.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
         self.stats = self._prepare()
+        self.mixture = self._mix(dict(zip((u.id for u in train_set), names, strict=True))) if sources else None
+        if self.mixture is not None:
+            self.changes = self.mixture.changes
         self.glance()
         self.report_left_out(self.train_data, self.train_paths)
         self.report_left_out(self.valid_data, config.data.valid)
@@ -138,7 +145,16 @@ class AcousticTask:
     @property
     def train_paths(self) -> str:
         """The manifests of the training data, for messages."""
-        return ", ".join([self.config.data.train, *self.config.data.more])
+        return ", ".join(self.config.data.manifests)
+
+    def _mix(self, source_of: dict[str, str]) -> source_shares.SourceMix:
+        """The sources of the training utterances that are used; says what an epoch takes of each."""
+        used = self.train_data.utterances
+        names = [source_of[utterance.id] for utterance in used]
+        mixed = source_shares.SourceMix(self.config.data.sources, used, names, self.config.train.seed)
+        if self.world.first:
+            tqdm.write(mixed.describe(), file=sys.stderr)
+        return mixed
 
     @functools.cached_property
     def data_key(self) -> str:
@@ -204,7 +220,12 @@ class AcousticTask:
                 return
 
     def plan(self, epoch: int, span: Sequence[float] = ()) -> list[list[Example]]:
-        return self.train_data.plan(epoch)
+        if self.mixture is None:
+            return self.train_data.plan(epoch)
+        batches = []
+        for chosen in self.mixture.epoch(epoch, span or (0.0, 0.0)):
+            batches += self.train_data.plan(epoch, chosen)
+        return batches
 
     def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
         return self.train_data.batches([self.world.share(part) for part in plan], epoch)

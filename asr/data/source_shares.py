@@ -1,0 +1,200 @@
+"""Several sources of training data, each with its share of the speech (``data.sources``).
+
+An epoch is one pass over the largest source of recorded speech; the others give as much beside it as their shares say.
+A source that gives less than all of itself goes on, in the next epoch, where it stopped: each utterance is used once
+before any is used twice. What an epoch holds depends on the seed, the epoch's number and the place in the schedule
+alone, so that a resumed run continues with the same utterances.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from asr.config.sections import SourceConfig
+from asr.data.manifest import Utterance, read_manifests
+from asr.errors import ConfigError
+
+STREAM = 7
+"""Stream of random numbers, beside those of ``asr.data.batches``."""
+
+Tagged: TypeAlias = tuple[list[Utterance], list[str]]
+"""Utterances, and the name of the source of each."""
+
+
+def read_sources(sources: Mapping[str, SourceConfig]) -> Tagged:
+    """The utterances of all sources. Raises ``ManifestError`` as ``asr.data.manifest.read_manifests`` does."""
+    paths = [source.path for source in sources.values()]
+    utterances = read_manifests(paths)
+    names: list[str] = []
+    for name, path in zip(sources, paths, strict=True):
+        names += [name] * len(read_manifests([path]))
+    return utterances, names
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Utterances that are drawn from together: those of a source, or of one of its speakers."""
+
+    name: str
+    positions: np.ndarray
+    durations_s: np.ndarray
+    most_s: float
+    """Most seconds of an epoch."""
+
+    def stretch(self, begin_s: float, end_s: float, key: Sequence[int]) -> np.ndarray:
+        """The utterances that begin from ``begin_s`` to ``end_s`` in an endless row of random orders of all."""
+        total = float(self.durations_s.sum())
+        found = []
+        for cycle in range(int(begin_s // total), int(end_s // total) + 1):
+            order = np.random.default_rng([*key, cycle]).permutation(len(self.positions))
+            starts = cycle * total + np.cumsum(self.durations_s[order]) - self.durations_s[order]
+            found.append(self.positions[order[(starts >= begin_s) & (starts < end_s)]])
+        return np.concatenate(found)
+
+
+class SourceMix:
+    """What each epoch takes of each source.
+
+    Args:
+        sources: shares and limits by name.
+        utterances: those that can be used, of all sources.
+        names: the source of each.
+        seed: ``train.seed``.
+
+    Raises ``ConfigError`` for a source without utterances, speakers that a cap needs and that are not named, and shares
+    that a cap does not allow.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, SourceConfig], utterances: Sequence[Utterance], names: Sequence[str], seed: int
+    ) -> None:
+        self.sources = {name: source for name, source in sources.items() if source.share}
+        self.seed = seed
+        positions: dict[str, list[int]] = defaultdict(list)
+        for position, name in enumerate(names):
+            positions[name].append(position)
+        self._groups = {
+            name: _groups(name, source, positions[name], utterances) for name, source in self.sources.items()
+        }
+        for at in (0.0, *self.changes):
+            self.seconds(at)
+
+    @property
+    def changes(self) -> tuple[float, ...]:
+        """Shares of the schedule at which a source ends."""
+        return tuple(sorted({source.until for source in self.sources.values()} - {1.0}))
+
+    def shares(self, at: float) -> dict[str, float]:
+        """The shares of the sources at a place of the schedule, 0 to 1; their sum is 1."""
+        active = {name: source.share for name, source in self.sources.items() if at < source.until or source.until == 1}
+        total = sum(active.values())
+        return {name: share / total for name, share in active.items()}
+
+    def largest(self, at: float) -> str:
+        """The source that an epoch is a pass over: the largest of recorded speech, or of all if none is recorded."""
+        active = list(self.shares(at))
+        recorded = [name for name in active if self.sources[name].real]
+        return max(recorded or active, key=self.available_s)
+
+    def available_s(self, name: str) -> float:
+        """Seconds that one epoch can take of a source without repeating any or exceeding its cap."""
+        return sum(group.most_s for group in self._groups[name])
+
+    def seconds(self, at: float) -> dict[str, float]:
+        """Seconds that a whole epoch takes of each source at a place of the schedule.
+
+        Raises ``ConfigError`` where a source would have to exceed its cap.
+        """
+        shares, largest = self.shares(at), self.largest(at)
+        epoch_s = self.available_s(largest) / shares[largest]
+        needed = {name: share * epoch_s for name, share in shares.items()} | {largest: self.available_s(largest)}
+        for name, seconds in needed.items():
+            source, most = self.sources[name], self.available_s(name)
+            if source.speaker_cap_s and seconds > most * (1 + 1e-9):
+                fitting = most / epoch_s
+                raise ConfigError(
+                    f"data.sources.{name}.share: {shares[name]:.1%} of an epoch of {epoch_s / 3600:.2f} h (a pass over "
+                    f"{largest}) are {seconds / 3600:.2f} h, but {len(self._groups[name])} speakers give at most "
+                    f"{most / 3600:.2f} h with speaker_cap_s={source.speaker_cap_s:g}; expected a share of at most "
+                    f"{fitting:.1%}, or a higher cap"
+                )
+        return needed
+
+    def epoch(self, number: int, span: Sequence[float]) -> list[np.ndarray]:
+        """Positions of the utterances of an epoch, in parts that follow each other; repeats are possible.
+
+        Args:
+            number: of the epoch, from 0.
+            span: where in the schedule it begins and ends, 0 to 1. A source that ends in between is only in the parts
+                before.
+        """
+        begin, end = span
+        length = end - begin
+        cuts = [(at - begin) / length for at in self.changes if begin < at < end] if length > 0 else []
+        edges = [0.0, *cuts, 1.0]
+        parts = []
+        for first, last in itertools.pairwise(edges):
+            # Between the edges: rounding at one of them must not choose the sources of the part before.
+            needed = self.seconds(begin + (first + last) / 2 * length)
+            drawn = [self._drawn(name, seconds, number + first, number + last) for name, seconds in needed.items()]
+            parts.append(np.concatenate(drawn))
+        return parts
+
+    def _drawn(self, name: str, seconds: float, first: float, last: float) -> np.ndarray:
+        """What a source gives from one place to another, counted in epochs that take ``seconds`` of it."""
+        scale = seconds / self.available_s(name)
+        found = []
+        for group in self._groups[name]:
+            key = [self.seed, STREAM, zlib.crc32(name.encode()), zlib.crc32(group.name.encode())]
+            step = group.most_s * scale
+            found.append(group.stretch(first * step, last * step, key))
+        return np.concatenate(found)
+
+    def describe(self) -> str:
+        """The sources, their shares and hours, for people: a few lines."""
+        lines = []
+        for at in (0.0, *self.changes):
+            needed, largest = self.seconds(at), self.largest(at)
+            total = sum(needed.values())
+            where = f"from {at:g} of the training on: " if at else ""
+            lines.append(f"{where}an epoch has {total / 3600:.2f} h, one pass over {largest}")
+            for name, seconds in needed.items():
+                source = self.sources[name]
+                given = "" if abs(seconds / total - source.share) < 5e-4 else f" (share {source.share:g})"
+                until = f", until {source.until:g} of the training" if source.until < 1 else ""
+                cap = f", at most {source.speaker_cap_s:g} s a speaker" if source.speaker_cap_s else ""
+                hours = sum(float(group.durations_s.sum()) for group in self._groups[name]) / 3600
+                lines.append(
+                    f"  {name}: {seconds / total:.1%} of the speech{given}: {seconds / 3600:.2f} h an epoch of "
+                    f"{hours:.2f} h{cap}{until}"
+                )
+        return "\n".join(lines)
+
+
+def _groups(name: str, source: SourceConfig, positions: Sequence[int], utterances: Sequence[Utterance]) -> list[_Group]:
+    """The utterances of a source: by speaker where they have a cap, else all together."""
+    if not positions:
+        raise ConfigError(
+            f"data.sources.{name}: no usable utterance in {source.path}; set its share to 0, or remove it"
+        )
+    speakers: dict[str, list[int]] = defaultdict(list)
+    for position in positions:
+        speakers[utterances[position].speaker if source.speaker_cap_s else ""].append(position)
+    if source.speaker_cap_s and "" in speakers:
+        raise ConfigError(
+            f"data.sources.{name}.speaker_cap_s: {source.path} names no speaker of {utterances[speakers[''][0]].id}; "
+            "expected a speaker for every utterance, or no cap"
+        )
+    groups = []
+    for speaker, found in sorted(speakers.items()):
+        durations = np.array([utterances[position].duration_s for position in found])
+        total = float(durations.sum())
+        groups.append(_Group(speaker, np.array(found), durations, min(source.speaker_cap_s or total, total)))
+    return groups
