@@ -16,7 +16,7 @@ ORDER = """
 errors terminal files transcript subtitles formats plotting
 config: arguments cpus loader ranges keys sections language
 audio: headers pyav find samples pipes sound_files read levels sources
-text: normalisation language_tables written_out tokenizer bpe word_tokens phones user_words tokenizer_files
+text: normalisation language_tables written_out prose tokenizer bpe word_tokens phones user_words tokenizer_files
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
 data: distort manifest source_shares splice batches findings preflight
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging

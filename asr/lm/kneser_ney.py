@@ -8,7 +8,6 @@ index of its context (all words but the last, among the n-grams one order below)
 from __future__ import annotations
 
 import zlib
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +18,20 @@ import numpy.typing as npt
 
 from asr.decode.arpa import first_line, write_sections
 from asr.decode.ngram import Ngram
-from asr.files import split_fields
+from asr.lm.ngram_counts import (
+    SPECIAL,
+    START,
+    UNKNOWN,
+    Counted,
+    DiskArrays,
+    Text,
+    blocks,
+    count_ngrams,
+    number_words,
+    release,
+    sums,
+)
 
-UNKNOWN, START, END = range(3)
-"""Ids of ``<unk>``, ``<s>`` and ``</s>``; words follow in the order in which they first come."""
-SPECIAL = ("<unk>", "<s>", "</s>")
 FALLBACK = (0.0, 0.5, 1.0, 1.5)
 """Discounts by count, the last for 3 and more, where the counts of counts do not allow an estimate."""
 ARPA_MARK = "# asr train-ngram"
@@ -31,7 +39,7 @@ ARPA_MARK = "# asr train-ngram"
 _SMALLEST = 1e-99
 """ARPA files write -99 for what is never predicted."""
 
-_Ints = npt.NDArray[np.int64]
+_Ints = npt.NDArray[np.integer[Any]]
 _Floats = npt.NDArray[np.float64]
 _Array = npt.NDArray[Any]
 
@@ -92,25 +100,19 @@ class Estimate:
         write_sections(path, self.counts, self._sections(), ARPA_MARK)
 
     def _sections(self) -> Iterator[Iterator[tuple[str, float, float]]]:
-        texts = [""]
-        for table in self.tables:
-            pairs = zip(table.context.tolist(), table.word.tolist(), strict=True)
-            texts = [f"{texts[context]} {self.words[word]}" for context, word in pairs]
-            yield zip((text[1:] for text in texts), table.log_prob.tolist(), table.backoff.tolist(), strict=True)
+        words = np.array(self.words, object)
+        for n in range(len(self.tables)):
+            yield self._lines(words, n)
 
-
-@dataclass
-class _Counted:
-    """The distinct n-grams of one order; ``counts`` are first the text's counts, then adjusted."""
-
-    context: _Ints
-    word: _Ints
-    suffix: _Ints
-    counts: _Ints
-    begins: npt.NDArray[np.bool_]
-    """Whether the n-gram begins with ``<s>``."""
-    last: int
-    """The n-gram that lmplz comes to last, -1 where there is none of this order."""
+    def _lines(self, words: _Array, n: int) -> Iterator[tuple[str, float, float]]:
+        table = self.tables[n]
+        for part in blocks(len(table.word), 1 << 16):
+            columns, context = [words[table.word[part]]], table.context[part]
+            for lower in reversed(self.tables[:n]):
+                columns.insert(0, words[lower.word[context]])
+                context = lower.context[context]
+            texts = map(" ".join, zip(*columns, strict=True))
+            yield from zip(texts, table.log_prob[part].tolist(), table.backoff[part].tolist(), strict=True)
 
 
 def is_ours(path: Path) -> bool:
@@ -121,20 +123,27 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def estimate(sentences: Iterable[str], order: int) -> Estimate:
+def estimate(sentences: Iterable[str], order: int, disk: DiskArrays | None = None) -> Estimate:
     """Estimate an n-gram of ``order`` from sentences, words between spaces, none of them ``<unk>``, ``<s>``, ``</s>``.
 
-    Takes about 150 bytes for each word of the text at order 3.
+    The large arrays lie in files of ``disk``.
     """
-    words, tokens = _numbered(sentences)
-    tables = _count(tokens, len(words), order)
+    disk = disk or DiskArrays()
+    return estimate_text(number_words(sentences, disk), order, disk)
+
+
+def estimate_text(text: Text, order: int, disk: DiskArrays) -> Estimate:
+    """Estimate an n-gram from a text whose words have ids. A second ``<unk>`` (``Text.limited``) becomes the first."""
+    tables = count_ngrams(text, order, disk)
     amounts, fallbacks = [], []
     for n, table in enumerate(tables, start=1):
         occurring = table.counts
         if n < order:
-            table.counts = np.bincount(tables[n].suffix, minlength=len(table.word))
+            table.counts = _continuations(tables[n].suffix, len(table.word))
             table.counts[table.begins] = occurring[table.begins]
-        seen = np.bincount(np.minimum(table.counts, 5), minlength=6)
+        seen = np.zeros(6, np.int64)
+        for part in blocks(len(table.counts)):
+            seen += np.bincount(np.minimum(table.counts[part], 5), minlength=6)
         if n < order and table.last >= 0:
             # lmplz enters the last n-gram of each lower order by its count in the text: texts of a few words show it.
             seen[min(table.counts[table.last], 5)] -= 1
@@ -142,48 +151,42 @@ def estimate(sentences: Iterable[str], order: int) -> Estimate:
         found = discounts(seen)
         fallbacks += [] if found else [n]
         amounts.append(np.array(found or FALLBACK))
-    return Estimate(words, _interpolate(tables, amounts), tuple(fallbacks))
+    finished = _interpolate(tables, amounts, disk)
+    return with_one_unknown(Estimate(tuple(text.words), finished, tuple(fallbacks)))
 
 
-def _numbered(sentences: Iterable[str]) -> tuple[tuple[str, ...], _Array]:
-    """All words by id, and the text as ids, each sentence between ``<s>`` and ``</s>``."""
-    ids = {word: number for number, word in enumerate(SPECIAL)}
-    tokens = array("i")
-    for sentence in sentences:
-        tokens.append(START)
-        tokens.extend([ids.setdefault(word, len(ids)) for word in split_fields(sentence)])
-        tokens.append(END)
-    return tuple(ids), np.frombuffer(tokens, np.int32)
+def _continuations(suffix: _Array, size: int) -> _Array:
+    counts = np.zeros(size, np.int64)
+    for part in blocks(len(suffix)):
+        counts += np.bincount(suffix[part], minlength=size)
+    return counts
 
 
-def _count(tokens: _Array, vocabulary: int, order: int) -> list[_Counted]:
-    """Count the n-grams of each order within sentences; ``<s>`` stands in them once and is not itself predicted."""
-    at = np.arange(len(tokens))
-    place = at - np.maximum.accumulate(np.where(tokens == START, at, 0))
-    last = _last(tokens, place, order)
-    counts = np.bincount(tokens[place > 0], minlength=vocabulary)
-    zeros, words = np.zeros(vocabulary, np.int64), np.arange(vocabulary)
-    tables = [_Counted(zeros, words, zeros, counts, words == START, int(tokens[last]))]
-    ends = tokens  # by position: the n-gram that ends there
-    for n in range(2, order + 1):
-        here = np.flatnonzero(place >= n - 1)
-        keys = ends[here - 1].astype(np.int64) * vocabulary + tokens[here]
-        keys, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-        context, word = np.divmod(keys, vocabulary)
-        suffix = ends[here[first]].astype(np.int64)
-        ends = np.full(len(tokens), -1, np.int32)
-        ends[here] = inverse
-        tables.append(_Counted(context, word, suffix, counts, tables[-1].begins[context], int(ends[last])))
-    return tables
+def with_one_unknown(made: Estimate) -> Estimate:
+    """An estimate whose last word is a second ``<unk>``, of the words that a vocabulary lacks, as one with one.
 
-
-def _last(tokens: _Array, place: _Array, order: int) -> int:
-    """Where the last n-gram ends, sorted by the last word's id, then the one before, with ``<s>`` before a sentence."""
-    found = np.flatnonzero(place > 0)
-    for back in range(order):
-        ids = np.where(place[found] >= back, tokens[found - back], START)
-        found = found[ids == ids.max()]
-    return int(found[0])
+    Both are unknown words: the unigram's probability is their sum, and the n-grams are those of the second.
+    """
+    second = len(made.words) - 1
+    if second < len(SPECIAL) or made.words[second] != SPECIAL[UNKNOWN]:
+        return made
+    first, *rest = made.tables
+    log_prob, backoff = first.log_prob.copy(), first.backoff.copy()
+    log_prob[UNKNOWN] = np.logaddexp(log_prob[UNKNOWN], log_prob[second])
+    backoff[UNKNOWN] = backoff[second]
+    tables = [Table(first.context[:-1], first.word[:-1], first.suffix[:-1], log_prob[:-1], backoff[:-1])]
+    renumber = np.arange(second + 1)
+    renumber[second] = UNKNOWN
+    places = renumber
+    for table in rest:
+        context, word = places[table.context], np.where(table.word == second, UNKNOWN, table.word)
+        sort = np.lexsort((word, context))
+        old = places
+        places = np.empty(len(sort), np.int64)
+        places[sort] = np.arange(len(sort))
+        suffix = old[table.suffix]
+        tables.append(Table(context[sort], word[sort], suffix[sort], table.log_prob[sort], table.backoff[sort]))
+    return replace(made, words=made.words[:-1], tables=tuple(tables))
 
 
 def discounts(seen: Sequence[int] | _Ints) -> tuple[float, ...] | None:
@@ -200,21 +203,28 @@ def discounts(seen: Sequence[int] | _Ints) -> tuple[float, ...] | None:
     return (0.0, *map(float, found)) if min(found) >= 0 else None
 
 
-def _interpolate(tables: Sequence[_Counted], amounts: Sequence[_Floats]) -> tuple[Table, ...]:
+def _interpolate(tables: Sequence[Counted], amounts: Sequence[_Floats], disk: DiskArrays) -> tuple[Table, ...]:
     """Probabilities of the discounted counts, what was taken off going to the order below."""
     finished: list[Table] = []
-    below = np.full(1, 1 / (len(tables[0].word) - 1))  # one for each word but <s>
+    below: _Array = np.full(1, 1 / (len(tables[0].word) - 1))  # one for each word but <s>
     for table, amount in zip(tables, amounts, strict=True):
-        taken = amount[np.minimum(table.counts, 3)]
-        total = np.bincount(table.context, table.counts, minlength=len(below))
-        share = np.bincount(table.context, taken, minlength=len(below)) / np.maximum(total, 1)
-        prob = (table.counts - taken) / total[table.context] + share[table.context] * below[table.suffix]
+        size, length = len(below), len(table.word)
+        prob, log_prob = disk.make(length, np.float64), disk.make(length, np.float64)
+        for part in blocks(length):
+            prob[part] = amount[np.minimum(table.counts[part], 3)]  # what is taken off
+        total = sums(table.context, table.counts, size)
+        share = sums(table.context, prob, size) / np.maximum(total, 1)
+        for part in blocks(length):
+            context = table.context[part]
+            prob[part] = (table.counts[part] - prob[part]) / total[context] + share[context] * below[table.suffix[part]]
         if finished:
-            backoff = np.where(total > 0, np.log(np.maximum(share, _SMALLEST)), 0.0)
-            finished[-1] = replace(finished[-1], backoff=backoff)
+            finished[-1].backoff[:] = np.where(total > 0, np.log(np.maximum(share, _SMALLEST)), 0.0)
         else:
             prob[START] = 1.0  # lmplz's way to say that it costs nothing and is not predicted
-        log_prob = np.minimum(np.log(np.maximum(prob, _SMALLEST)), 0.0)
-        finished.append(Table(table.context, table.word, table.suffix, log_prob, np.zeros(len(prob))))
+        for part in blocks(length):
+            log_prob[part] = np.minimum(np.log(np.maximum(prob[part], _SMALLEST)), 0.0)
+        backoff = disk.make(length, np.float64)
+        finished.append(Table(table.context, table.word, table.suffix, log_prob, backoff))
         below = prob
+        release(table.context, table.word, table.suffix, log_prob, prob)
     return tuple(finished)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from asr.lm.kneser_ney import _SMALLEST, END, START, Estimate, Table, _Floats
+from asr.lm.kneser_ney import _SMALLEST, Estimate, Table, _Array, _Floats
+from asr.lm.ngram_counts import END, START, DiskArrays, blocks
 
 LEAST_REST = 1e-9
 """Less probability than this that listed words leave to the others is rounding."""
@@ -16,49 +17,93 @@ LEAST_REST = 1e-9
 Mask = npt.NDArray[np.bool_]
 
 
-def prune(estimate: Estimate, threshold: float) -> Estimate:
+def prune(estimate: Estimate, threshold: float, disk: DiskArrays | None = None) -> Estimate:
     """Drop each n-gram of order 2 and above whose loss raises the perplexity by less than ``threshold``, a share.
 
     N-grams that begin or end longer ones stay: KenLM refuses a file without them. The back-offs of what is left make
     the probabilities sum to 1 again.
     """
-    tables = list(estimate.tables)
-    kept: list[Mask] = [np.ones(len(table.word), np.bool_) for table in tables]
-    joint = _joint(tables)
-    for n in range(len(tables) - 1, 0, -1):
-        kept[n] = _changes(tables[n], tables[n - 1], joint[n - 1]) >= threshold
+    tables = estimate.tables
+    return _pruned(estimate, _kept(tables, _all_changes(tables, disk or DiskArrays()), threshold))
+
+
+def prune_to(estimate: Estimate, most: int, disk: DiskArrays | None = None) -> tuple[Estimate, float]:
+    """Drop the n-grams of order 2 and above that the perplexity needs least, until at most ``most`` of them are left.
+
+    Returns the estimate and the threshold at which ``prune`` gives it. Nothing is dropped where there are no more.
+    """
+    tables = estimate.tables
+    if sum(estimate.counts[1:]) <= most:
+        return estimate, 0.0
+    changes = _all_changes(tables, disk or DiskArrays())
+    low, high = -60.0, 0.0  # natural logarithms of thresholds: too many are left at the first
+    for _ in range(28):
+        middle = (low + high) / 2
+        left = sum(int(np.count_nonzero(kept)) for kept in _kept(tables, changes, float(np.exp(middle)))[1:])
+        low, high = (middle, high) if left > most else (low, middle)
+    threshold = float(np.exp(high))
+    return _pruned(estimate, _kept(tables, changes, threshold)), threshold
+
+
+def _pruned(estimate: Estimate, kept: Sequence[Mask]) -> Estimate:
+    return replace(estimate, tables=tuple(_reduced(estimate.tables, kept)))
+
+
+def _all_changes(tables: Sequence[Table], disk: DiskArrays) -> list[_Array]:
+    """What the loss of each n-gram changes; nothing for unigrams, which stay."""
+    changes: list[_Array] = [np.zeros(0)]
+    joint = tables[0].log_prob.copy()  # log-probability as the beginning of a text; <s> is as likely as </s>
+    joint[START] = joint[END]
+    for n in range(1, len(tables)):
+        changes.append(_changes(tables[n], tables[n - 1], joint, disk))
         if n + 1 < len(tables):
-            for part in (tables[n + 1].context, tables[n + 1].suffix):
-                kept[n][part[kept[n + 1]]] = True
-    return replace(estimate, tables=tuple(_reduced(tables, kept)))
+            longer = disk.make(len(tables[n].word), np.float64)
+            for part in blocks(len(longer)):
+                longer[part] = joint[tables[n].context[part]] + tables[n].log_prob[part]
+            joint = longer
+    return changes
 
 
-def _joint(tables: Sequence[Table]) -> list[_Floats]:
-    """Log-probability of each n-gram as the beginning of a text; ``<s>`` is as likely as ``</s>``."""
-    first = tables[0].log_prob.copy()
-    first[START] = first[END]
-    joint = [first]
-    for table in tables[1:]:
-        joint.append(joint[-1][table.context] + table.log_prob)
-    return joint
+def _kept(tables: Sequence[Table], changes: Sequence[_Array], threshold: float) -> list[Mask]:
+    kept: list[Mask] = [np.ones(len(tables[0].word), np.bool_)]
+    kept += [change >= threshold for change in changes[1:]]
+    for n in range(len(tables) - 1, 1, -1):
+        for part in blocks(len(tables[n].word)):
+            mine = kept[n][part]
+            kept[n - 1][tables[n].context[part][mine]] = True
+            kept[n - 1][tables[n].suffix[part][mine]] = True
+    return kept
 
 
-def _rest(table: Table, log_prob: _Floats, size: int, kept: Mask | None = None) -> _Floats:
+def _rest(table: Table, log_prob: _Array, size: int, kept: Mask | None = None) -> _Floats:
     """What each of ``size`` contexts leaves of 1 beside the (kept) n-grams of ``table`` at these probabilities."""
-    prob = np.exp(log_prob) if kept is None else np.where(kept, np.exp(log_prob), 0.0)
-    return np.maximum(1 - np.bincount(table.context, prob, minlength=size), 0.0)
+    total = np.zeros(size)
+    for part in blocks(len(table.word)):
+        prob = np.exp(log_prob[part])
+        if kept is not None:
+            prob = np.where(kept[part], prob, 0.0)
+        here = table.context[part]
+        first = int(here[0])
+        length = int(here[-1]) - first + 1
+        total[first : first + length] += np.bincount(here - first, prob, minlength=length)
+    return np.maximum(1 - total, 0.0)
 
 
-def _changes(table: Table, lower: Table, joint: _Floats) -> _Floats:
+def _changes(table: Table, lower: Table, joint: _Array, disk: DiskArrays) -> _Array:
     """By how much, as a share, the perplexity rises without each n-gram (Stolcke 1998, equations 2 to 4)."""
-    log_prob, below = table.log_prob, lower.log_prob[table.suffix]
-    size, context = len(lower.word), table.context
-    rest, rest_below = _rest(table, log_prob, size)[context], _rest(table, below, size)[context]
-    backoff = np.log(np.maximum(rest + np.exp(log_prob), _SMALLEST)) - np.log(rest_below + np.exp(below))
-    own = np.exp(log_prob) * (below + backoff - log_prob)
-    others = rest * (backoff - lower.backoff[context])
-    rise: _Floats = np.expm1(-np.exp(joint[context]) * (own + others))
-    return rise
+    size, length = len(lower.word), len(table.word)
+    below = disk.make(length, np.float64)
+    for part in blocks(length):
+        below[part] = lower.log_prob[table.suffix[part]]
+    rests, rests_below = _rest(table, table.log_prob, size), _rest(table, below, size)
+    for part in blocks(length):
+        context, log_prob, under = table.context[part], table.log_prob[part], below[part]
+        rest, prob = rests[context], np.exp(log_prob)
+        backoff = np.log(np.maximum(rest + prob, _SMALLEST)) - np.log(rests_below[context] + np.exp(under))
+        own = prob * (under + backoff - log_prob)
+        others = rest * (backoff - lower.backoff[context])
+        below[part] = np.expm1(-np.exp(joint[context]) * (own + others))
+    return below
 
 
 def _reduced(tables: Sequence[Table], kept: Sequence[Mask]) -> list[Table]:
