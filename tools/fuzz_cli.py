@@ -66,6 +66,7 @@ compare hyp.json hyp.json
 compare hyp.txt hyp.trn --reference ref.txt
 train-ngram text.txt out.arpa
 train-ngram text.txt out.gz --order 2
+train-ngram text.txt out.safetensors --words 3 --size 0.1 --quantize --lmplz none
 perplexity words.arpa text.txt
 perplexity lm text.txt
 perplexity words.arpa.gz text.txt

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,35 @@ def add_language_commands(commands: Any) -> None:
 
 
 def _add_train_ngram(commands: Any) -> None:
-    ngram = commands.add_parser("train-ngram", help="estimate a modified Kneser-Ney word n-gram and write it as ARPA")
-    ngram.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
-    ngram.add_argument("output", metavar="ARPA", help="file to write; compressed if it ends in .gz")
-    ngram.add_argument("--order", type=whole(1, 5), default=3, metavar="N", help="1 to 5 (default: 3)")
-    ngram.add_argument(
+    ngram = commands.add_parser("train-ngram", help="estimate a modified Kneser-Ney word n-gram")
+    add = ngram.add_argument
+    add("text", metavar="TEXT", help="text, one sentence a line (or .gz), a manifest (.jsonl), or a folder of these")
+    add(
+        "output",
+        metavar="LM",
+        help="file to write: .safetensors (mapped, opens at once), else ARPA (compressed for .gz)",
+    )
+    add("--order", type=whole(1, 5), default=3, metavar="N", help="1 to 5 (default: 3)")
+    add(
         "--prune",
         type=number(0, off=0.0),
         default=0.0,
         metavar="SHARE",
         help="drop n-grams that change the perplexity by less than this share",
     )
-    ngram.add_argument("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
+    add("--ngrams", type=whole(0), default=0, metavar="N", help="prune to at most N n-grams of order 2 and above")
+    add("--size", type=number(0, off=0.0), default=0.0, metavar="MB", help="prune to this size, as with --quantize")
+    add("--words", type=whole(0), default=0, metavar="N", help="keep the N most frequent words; others count as <unk>")
+    add("--vocabulary", metavar="FILE", help="keep only the words of this list, one a line")
+    add("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
+    add("--model", metavar="MODEL", help="write numbers out, and words in the alphabet and case of this model")
+    add("--prose", action="store_true", help="the texts are running prose: split paragraphs into sentences")
+    add("--language", default="en", metavar="CODE", help="what numbers are written out in, with --model (default: en)")
+    add("--quantize", action="store_true", help="store probabilities in .safetensors as codes of 8 bits")
+    add(
+        "--lmplz", default="auto", metavar="PROGRAM", help="KenLM's lmplz; auto: for long texts if on PATH; none: never"
+    )
+    add("--temporary", type=Path, metavar="DIR", help="folder for counts (default: beside the output)")
     shared.add_force(ngram)
     ngram.set_defaults(run=_train_ngram)
 
@@ -94,13 +113,27 @@ def _add_generate(commands: Any) -> None:
 
 def _train_ngram(args: argparse.Namespace) -> int:
     from asr.lm.kneser_ney import is_ours
-    from asr.lm.ngram_training import estimate_ngram
+    from asr.lm.lm_texts import TextReading
+    from asr.lm.ngram_training import Limits, estimate_ngram, write_estimate
 
-    check_output(Path(args.output), force=args.force, ours=is_ours)
-    estimate = estimate_ngram(args.text, order=args.order, prune=args.prune, more=args.more)
-    estimate.write(args.output)
-    if estimate.remark:
-        print(f"note: {estimate.remark}", file=sys.stderr)
+    output = Path(args.output)
+    check_output(output, force=args.force, ours=is_ours)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        estimate = estimate_ngram(
+            args.text,
+            order=args.order,
+            prune=args.prune,
+            more=args.more,
+            reading=TextReading(args.model, args.prose, args.language),
+            limits=Limits(args.words, args.vocabulary, args.ngrams, args.size),
+            lmplz=args.lmplz,
+            folder=args.temporary or next((p for p in output.absolute().parents if os.access(p, os.W_OK)), None),
+        )
+    write_estimate(estimate, output, quantized=args.quantize)
+    for remark in [*(str(one.message) for one in remarks), estimate.remark]:
+        if remark:
+            print(f"note: {remark}", file=sys.stderr)
     print(f"{args.output}: {', '.join(f'{count} {n}-grams' for n, count in enumerate(estimate.counts, start=1))}")
     return OK
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from asr.decode.arpa import first_line, write_sections
 from asr.decode.ngram import Ngram
+from asr.decode.ngram_file import is_ngram_file
 from asr.lm.ngram_counts import (
     SPECIAL,
     START,
@@ -116,7 +117,9 @@ class Estimate:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether an ``Estimate`` wrote the file ``path``."""
+    """Whether an ``Estimate`` wrote the file ``path``, or it is an n-gram of arrays."""
+    if is_ngram_file(path):
+        return True
     try:
         return first_line(path) == ARPA_MARK
     except (OSError, EOFError, ValueError, zlib.error):
@@ -165,27 +168,30 @@ def _continuations(suffix: _Array, size: int) -> _Array:
 def with_one_unknown(made: Estimate) -> Estimate:
     """An estimate whose last word is a second ``<unk>``, of the words that a vocabulary lacks, as one with one.
 
-    Both are unknown words: the unigram's probability is their sum, and the n-grams are those of the second.
+    Both are unknown words, so that their probabilities are added; the n-grams are those of the second.
     """
     second = len(made.words) - 1
     if second < len(SPECIAL) or made.words[second] != SPECIAL[UNKNOWN]:
         return made
     first, *rest = made.tables
     log_prob, backoff = first.log_prob.copy(), first.backoff.copy()
-    log_prob[UNKNOWN] = np.logaddexp(log_prob[UNKNOWN], log_prob[second])
+    never = float(log_prob[UNKNOWN])  # of the word that the text has not: backed off to in every context
+    log_prob[UNKNOWN] = np.logaddexp(never, log_prob[second])
     backoff[UNKNOWN] = backoff[second]
     tables = [Table(first.context[:-1], first.word[:-1], first.suffix[:-1], log_prob[:-1], backoff[:-1])]
-    renumber = np.arange(second + 1)
-    renumber[second] = UNKNOWN
-    places = renumber
+    places = np.arange(second + 1)
+    places[second] = UNKNOWN
+    backed_off = first.backoff + never
     for table in rest:
-        context, word = places[table.context], np.where(table.word == second, UNKNOWN, table.word)
+        unknown = table.word == second
+        log_prob = table.log_prob.copy()
+        log_prob[unknown] = np.logaddexp(log_prob[unknown], backed_off[table.context[unknown]])
+        context, word, suffix = places[table.context], np.where(unknown, UNKNOWN, table.word), places[table.suffix]
         sort = np.lexsort((word, context))
-        old = places
+        backed_off = table.backoff + backed_off[table.suffix]
         places = np.empty(len(sort), np.int64)
         places[sort] = np.arange(len(sort))
-        suffix = old[table.suffix]
-        tables.append(Table(context[sort], word[sort], suffix[sort], table.log_prob[sort], table.backoff[sort]))
+        tables.append(Table(context[sort], word[sort], suffix[sort], log_prob[sort], table.backoff[sort]))
     return replace(made, words=made.words[:-1], tables=tuple(tables))
 
 

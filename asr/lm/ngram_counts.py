@@ -24,10 +24,10 @@ from asr.files import split_fields
 UNKNOWN, START, END = range(3)
 """Ids of ``<unk>``, ``<s>`` and ``</s>``; words follow in the order in which they first come."""
 SPECIAL = ("<unk>", "<s>", "</s>")
-BLOCK = 1 << 21
+ELEMENTS = 1 << 21
 """Elements that are worked on at once: some tens of megabytes for each array of a step."""
 
-Array = npt.NDArray[Any]
+AnyArray = npt.NDArray[Any]
 Ints = npt.NDArray[np.int32]
 
 
@@ -37,7 +37,7 @@ class DiskArrays:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
-    def make(self, length: int, dtype: Any) -> Array:
+    def make(self, length: int, dtype: Any) -> AnyArray:
         """Zeros. Raises ``OSError``."""
         if not length:
             return np.zeros(0, dtype)
@@ -45,7 +45,7 @@ class DiskArrays:
             return np.memmap(file, dtype, "w+", shape=(length,))
 
 
-def release(*arrays: Array) -> None:
+def release(*arrays: AnyArray) -> None:
     """Give the memory of mapped arrays back to the system; their content stays."""
     for one in arrays:
         mapped = getattr(one, "_mmap", None)
@@ -56,12 +56,12 @@ def release(*arrays: Array) -> None:
 
 def blocks(length: int, size: int | None = None) -> Iterator[slice]:
     """Slices that cover ``length`` elements."""
-    size = size or BLOCK
+    size = size or ELEMENTS
     for start in range(0, length, size):
         yield slice(start, min(start + size, length))
 
 
-def sums(context: Array, values: Array, size: int) -> npt.NDArray[np.float64]:
+def sums(context: AnyArray, values: AnyArray, size: int) -> npt.NDArray[np.float64]:
     """The sum of ``values`` for each of ``size`` contexts; ``context`` never falls."""
     total = np.zeros(size)
     for part in blocks(len(context)):
@@ -75,10 +75,10 @@ def sums(context: Array, values: Array, size: int) -> npt.NDArray[np.float64]:
 class Counted:
     """The distinct n-grams of one order, sorted by context and word; ``counts`` are first the text's, then adjusted."""
 
-    context: Array
-    word: Array
-    suffix: Array
-    counts: Array
+    context: AnyArray
+    word: AnyArray
+    suffix: AnyArray
+    counts: AnyArray
     begins: npt.NDArray[np.bool_]
     """Whether the n-gram begins with ``<s>``."""
     last: int
@@ -90,7 +90,7 @@ class Text:
     """A text as word ids, each sentence between ``<s>`` and ``</s>``."""
 
     words: list[str]
-    tokens: Array
+    tokens: AnyArray
 
     def limited(self, keep: Iterable[int]) -> Text:
         """The text with the words of these ids only, in their order; all others become one word, ``<unk>``.
@@ -122,7 +122,7 @@ def number_words(sentences: Iterable[str], disk: DiskArrays) -> Text:
             tokens.append(START)
             tokens.extend([ids.setdefault(word, len(ids)) for word in split_fields(sentence)])
             tokens.append(END)
-            if len(tokens) > BLOCK:
+            if len(tokens) > ELEMENTS:
                 tokens.tofile(file)
                 length += len(tokens)
                 tokens = array("i")
@@ -158,7 +158,7 @@ def count_ngrams(text: Text, order: int, disk: DiskArrays) -> list[Counted]:
     return tables
 
 
-def _places(tokens: Array, order: int, disk: DiskArrays) -> Array:
+def _places(tokens: AnyArray, order: int, disk: DiskArrays) -> AnyArray:
     """How far each token is from the ``<s>`` before it, at most ``order``."""
     place = disk.make(len(tokens), np.int8)
     start = 0
@@ -170,7 +170,7 @@ def _places(tokens: Array, order: int, disk: DiskArrays) -> Array:
     return place
 
 
-def _last(tokens: Array, place: Array, order: int) -> int:
+def _last(tokens: AnyArray, place: AnyArray, order: int) -> int:
     """Where the last n-gram ends, sorted by the last word's id, then the one before, with ``<s>`` before a sentence."""
     highest = max((int(tokens[part][place[part] > 0].max(initial=-1)) for part in blocks(len(tokens))), default=-1)
     found = np.concatenate(
@@ -187,14 +187,16 @@ class _Run:
     """The distinct n-grams of a part of the text, sorted by key; ``inverse`` numbers them by position (``here``)."""
 
     part: slice
-    here: Array
-    inverse: Array
-    keys: Array
-    suffix: Array
-    counts: Array
+    here: AnyArray
+    inverse: AnyArray
+    keys: AnyArray
+    suffix: AnyArray
+    counts: AnyArray
 
 
-def _runs(tokens: Array, ends: Array, place: Array, n: int, vocabulary: int, disk: DiskArrays) -> Iterator[_Run]:
+def _runs(
+    tokens: AnyArray, ends: AnyArray, place: AnyArray, n: int, vocabulary: int, disk: DiskArrays
+) -> Iterator[_Run]:
     parts = list(blocks(len(tokens)))
     for part in tqdm(parts, desc=f"{n}-grams", unit="part", disable=None if len(parts) > 1 else True, leave=False):
         here = np.flatnonzero(place[part] >= n - 1) + part.start
@@ -210,7 +212,7 @@ def _runs(tokens: Array, ends: Array, place: Array, n: int, vocabulary: int, dis
         yield _Run(part, *kept)
 
 
-def _merged(runs: list[_Run], disk: DiskArrays) -> tuple[Array, Array, Array, list[Array]]:
+def _merged(runs: list[_Run], disk: DiskArrays) -> tuple[AnyArray, AnyArray, AnyArray, list[AnyArray]]:
     """Keys, suffixes and counts of all runs together, and for each run the places of its keys among them."""
     most = sum(len(run.keys) for run in runs)
     keys, suffix, counts = (disk.make(most, dtype) for dtype in (np.int64, np.int32, np.int32))
@@ -237,10 +239,10 @@ def _merged(runs: list[_Run], disk: DiskArrays) -> tuple[Array, Array, Array, li
 
 
 def _cuts(runs: list[_Run]) -> Iterator[list[slice]]:
-    """Slices of the runs with keys of the same range, about ``BLOCK`` in all, ranges in order."""
-    step = max(1, BLOCK // (8 * max(1, len(runs))))
+    """Slices of the runs with keys of the same range, about ``ELEMENTS`` in all, ranges in order."""
+    step = max(1, ELEMENTS // (8 * max(1, len(runs))))
     samples = np.sort(np.concatenate([run.keys[step - 1 :: step] for run in runs]))
-    borders = np.unique(samples[7 * len(runs) :: 8 * len(runs)]) if len(samples) else []
+    borders: Iterable[Any] = np.unique(samples[7 * len(runs) :: 8 * len(runs)]) if len(samples) else []
     starts = [0] * len(runs)
     for border in [*borders, None]:
         stops = [len(r.keys) if border is None else int(np.searchsorted(r.keys, border, "right")) for r in runs]

@@ -4,25 +4,53 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
 
 from asr.config.sections import TextConfig
 from asr.data import manifest
-from asr.decode.ngram import UNKNOWN_NAMES, Ngram
-from asr.errors import TrainingError
+from asr.decode.ngram import Ngram
+from asr.decode.ngram_file import SUFFIX, write_ngram_arrays
+from asr.errors import DecodeError, TrainingError
 from asr.files import file_lines, split_fields
-from asr.lm import kneser_ney, pruning
-from asr.lm.kneser_ney import Estimate
+from asr.lm import pruning
+from asr.lm.kneser_ney import Estimate, estimate_text
+from asr.lm.lm_texts import ENDS, TextReading, read_word_file, stream_sentences
+from asr.lm.lmplz import LEAST_WORDS, estimate_by_lmplz, find_lmplz
+from asr.lm.ngram_counts import SPECIAL, DiskArrays, Text, number_words
 from asr.text.normalisation import normalise
+from asr.text.prose import FOREIGN
 
 ORDERS = range(1, 6)
-ENDS = ("<s>", "</s>")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an n-gram may hold.
+
+    Attributes:
+        words: at most so many words, the most frequent ones; 0: all.
+        vocabulary: a file with a word on each line; only these words; None: all.
+        ngrams: at most so many n-grams of order 2 and above, those that the perplexity needs most; 0: all.
+        megabytes: size of the arrays in units of 10^6 bytes, quantized, without a lexicon's tree; 0: any.
+    """
+
+    words: int = 0
+    vocabulary: str | Path | None = None
+    ngrams: int = 0
+    megabytes: float = 0.0
+
+
+ALL_WORDS, AS_WRITTEN = Limits(), TextReading()
 
 
 def train_ngram(
     text: str | Path, output: str | Path, *, order: int = 3, prune: float = 0.0, more: Sequence[str | Path] = ()
 ) -> Ngram:
-    """Estimate a modified Kneser-Ney n-gram (``estimate_ngram``) and write it as ARPA, compressed for ``.gz``.
+    """Estimate a modified Kneser-Ney n-gram (``estimate_ngram``) and write it (``write_estimate``).
 
     Returns:
         The n-gram as written.
@@ -34,32 +62,103 @@ def train_ngram(
     estimate = estimate_ngram(text, order=order, prune=prune, more=more)
     if estimate.remark:
         warnings.warn(estimate.remark, stacklevel=2)
-    estimate.write(output)
+    write_estimate(estimate, output)
     return estimate.ngram()
 
 
+def write_estimate(estimate: Estimate, output: str | Path, *, quantized: bool = False) -> None:
+    """Write arrays for ``.safetensors`` (``quantized``: with codes of 8 bits), else ARPA, compressed for ``.gz``.
+
+    Raises ``DecodeError``.
+    """
+    if str(output).endswith(SUFFIX):
+        write_ngram_arrays(output, estimate.words, estimate.tables, quantized=quantized)
+    elif quantized:
+        raise DecodeError(f"{output}: expected a name that ends in {SUFFIX} for 8-bit codes; an ARPA file has none")
+    else:
+        estimate.write(output)
+
+
 def estimate_ngram(
-    text: str | Path, *, order: int = 3, prune: float = 0.0, more: Sequence[str | Path] = ()
+    text: str | Path,
+    *,
+    order: int = 3,
+    prune: float = 0.0,
+    more: Sequence[str | Path] = (),
+    reading: TextReading = AS_WRITTEN,
+    limits: Limits = ALL_WORDS,
+    lmplz: str = "none",
+    folder: Path | None = None,
 ) -> Estimate:
     """Estimate a modified Kneser-Ney n-gram, interpolated, with ``<unk>``: the values of ``lmplz --discount_fallback``.
 
+    The text is read once, and counts lie on disk, so that memory does not grow with the text.
+
     Args:
-        text: UTF-8, one sentence a line; words as the model writes them (case included). Empty lines are skipped. Or a
-            manifest (``.jsonl``), whose texts are the sentences.
+        text: UTF-8, one sentence a line, also compressed (``.gz``); a manifest (``.jsonl``), whose texts are the
+            sentences; or a folder of such files. Empty lines are skipped.
         order: 1 to 5.
         prune: n-grams that change the perplexity by less than this share are dropped (Stolcke 1998); 0 drops none.
         more: further texts, whose sentences count as well.
+        reading: how texts become sentences.
+        limits: how large the n-gram may be. Words that a vocabulary lacks count as ``<unk>``.
+        lmplz: KenLM's program, ``auto`` for the one on PATH where the text has ``LEAST_WORDS`` or more, or ``none``.
+        folder: for temporary files; None: the system's.
 
     Raises:
-        TrainingError: no text, reserved words in it (file and line named), an order or threshold out of range.
+        TrainingError: no text, reserved words in it (file and line named), an order or threshold out of range, a
+            vocabulary without words of the text, no space for the counts, a fault of lmplz.
     """
     if order not in ORDERS:
         raise TrainingError(f"order: expected {ORDERS[0]} to {ORDERS[-1]}, got {order}")
     if not 0 <= prune < 1:
         raise TrainingError(f"prune: expected 0 to 1, got {prune}")
-    sentences = [line for path in (text, *more) for line in read_sentences(path, reserved=(*ENDS, *UNKNOWN_NAMES))]
-    estimate = kneser_ney.estimate(sentences, order)
-    return pruning.prune(estimate, prune) if prune else estimate
+    program, disk, speller = find_lmplz(lmplz), DiskArrays(folder), reading.speller()
+    sentences = stream_sentences([text, *more], reading, speller)
+    bar = tqdm(sentences, desc="text", unit=" sentences", disable=None, leave=False, unit_scale=True)
+    try:
+        numbered = limit_words(number_words(bar, disk), limits)
+        if program and (lmplz != "auto" or len(numbered.tokens) >= LEAST_WORDS):
+            made = estimate_by_lmplz(program, numbered, order, folder)
+        else:
+            made = estimate_text(numbered, order, disk)
+        if prune:
+            made = pruning.prune(made, prune, disk)
+        if limits.ngrams or limits.megabytes:
+            made, _ = pruning.prune_to(made, lambda counts: _fits(counts, limits, made.words), disk)
+    except OSError as error:
+        raise TrainingError(f"{folder or 'temporary files'}: cannot keep counts on disk: {error}") from error
+    if speller is not None and speller.remark():
+        warnings.warn(speller.remark(), stacklevel=2)
+    return made
+
+
+def _fits(counts: Sequence[int], limits: Limits, words: Sequence[str]) -> bool:
+    """Whether an n-gram with these counts keeps the limits; bytes as in ``asr.decode.ngram_arrays``."""
+    if limits.ngrams and sum(counts[1:]) > limits.ngrams:
+        return False
+    nodes, contexts, long = sum(counts) + 1, sum(counts[:-1]) + 1, sum(counts[2:-1])
+    text = sum(len(word.encode()) + 1 for word in words)
+    node = 3 if len(words) <= 1 << 16 else 4
+    return not limits.megabytes or node * nodes + 5 * contexts + 4 * long + 8192 + text <= 1e6 * limits.megabytes
+
+
+def limit_words(text: Text, limits: Limits) -> Text:
+    """The text with a limited vocabulary: all other words, and ``FOREIGN`` ones, are one unknown word.
+
+    Raises ``TrainingError`` for a vocabulary without words of the text.
+    """
+    if not limits.words and limits.vocabulary is None and FOREIGN not in text.words:
+        return text
+    keep = np.array([n for n in range(len(SPECIAL), len(text.words)) if text.words[n] != FOREIGN], np.int64)
+    if limits.vocabulary is not None:
+        allowed = read_word_file(limits.vocabulary)
+        keep = keep[[text.words[number] in allowed for number in keep.tolist()]]
+        if not len(keep):
+            raise TrainingError(f"{limits.vocabulary}: expected words of the text, got none of them; check their case")
+    if limits.words and limits.words < len(keep):
+        keep = keep[np.argsort(-text.frequencies()[keep], kind="stable")][: limits.words]
+    return text if len(keep) == len(text.words) - len(SPECIAL) else text.limited(keep.tolist())
 
 
 def read_sentences(path: str | Path, reserved: Sequence[str] = ENDS) -> list[str]:

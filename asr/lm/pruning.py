@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from asr.errors import TrainingError
 from asr.lm.kneser_ney import _SMALLEST, Estimate, Table, _Array, _Floats
 from asr.lm.ngram_counts import END, START, DiskArrays, blocks
 
@@ -27,20 +28,26 @@ def prune(estimate: Estimate, threshold: float, disk: DiskArrays | None = None) 
     return _pruned(estimate, _kept(tables, _all_changes(tables, disk or DiskArrays()), threshold))
 
 
-def prune_to(estimate: Estimate, most: int, disk: DiskArrays | None = None) -> tuple[Estimate, float]:
-    """Drop the n-grams of order 2 and above that the perplexity needs least, until at most ``most`` of them are left.
+def prune_to(
+    estimate: Estimate, fits: Callable[[list[int]], bool], disk: DiskArrays | None = None
+) -> tuple[Estimate, float]:
+    """Drop the n-grams of order 2 and above that the perplexity needs least, until ``fits`` is true of the counts.
 
-    Returns the estimate and the threshold at which ``prune`` gives it. Nothing is dropped where there are no more.
+    ``fits`` gets the number of n-grams of each order; where it is true, it is true of fewer as well. Returns the
+    estimate and the threshold at which ``prune`` gives it, 0 where nothing is dropped. Raises ``TrainingError`` where
+    the words alone do not fit.
     """
     tables = estimate.tables
-    if sum(estimate.counts[1:]) <= most:
+    if fits(estimate.counts):
         return estimate, 0.0
+    if not fits([estimate.counts[0], *[0] * (len(tables) - 1)]):
+        raise TrainingError(f"expected room for {estimate.counts[0]} words, got less; limit the words, or allow more")
     changes = _all_changes(tables, disk or DiskArrays())
     low, high = -60.0, 0.0  # natural logarithms of thresholds: too many are left at the first
     for _ in range(28):
         middle = (low + high) / 2
-        left = sum(int(np.count_nonzero(kept)) for kept in _kept(tables, changes, float(np.exp(middle)))[1:])
-        low, high = (middle, high) if left > most else (low, middle)
+        kept = _kept(tables, changes, float(np.exp(middle)))
+        low, high = (low, middle) if fits([int(np.count_nonzero(mask)) for mask in kept]) else (middle, high)
     threshold = float(np.exp(high))
     return _pruned(estimate, _kept(tables, changes, threshold)), threshold
 

@@ -1,7 +1,7 @@
 """Running prose as sentences of words in a model's alphabet: the texts that language models learn from.
 
-``Speller`` writes numbers and abbreviations out (``asr.text.written_out``), applies the model's text configuration, and
-counts what it cannot write. ``split_sentences`` splits paragraphs.
+``ProseSpeller`` writes numbers and abbreviations out (``asr.text.written_out``), applies the text configuration of a
+model, and counts what it cannot write. ``split_sentences`` splits paragraphs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from asr.config.sections import TextConfig
@@ -21,9 +21,9 @@ FOREIGN = "<foreign>"
 """Stands for a word that the alphabet cannot spell: a language model counts it as an unknown word."""
 PLAIN = re.compile(r"[A-Za-z ,;:!?\"“”'’()\-–—…]+\.?[\"”'’]*")
 """A sentence that has no numbers, abbreviations and symbols."""
-TITLES = re.compile(r"\b(?:Mr|Mrs|Messrs|Dr|St|Prof|Mt|Sgt|Capt|Lt)\b")
+BARE_TITLES = re.compile(r"\b(?:Mr|Mrs|Messrs|Dr|St|Prof|Mt|Sgt|Capt|Lt)\b")
 """Titles that are written without a full stop too."""
-ENDS = re.compile(r"[.!?…]+[\"”'’)\]]*\s+(?=[\"“‘'(\[]*[^\W_a-z])")
+STOPS = re.compile(r"[.!?…]+[\"”'’)\]]*\s+(?=[\"“‘'(\[]*[^\W_a-z])")
 """Where a sentence may end: a stop, closing marks, white space, and something that is not a small letter."""
 NO_END = re.compile(
     r"(?:^|[\s\"“‘'(\[—-])(?:[A-Z]|Mr|Mrs|Ms|Messrs|Dr|St|Prof|Mt|Sgt|Capt|Lt|Col|Gen|Rev|Hon|Maj|Gov|Sen|Esq|Jr|Sr|vs|etc|No|"
@@ -42,7 +42,7 @@ def split_sentences(paragraph: str) -> list[str]:
     """
     text = " ".join(paragraph.split())
     parts, start = [], 0
-    for match in ENDS.finditer(text):
+    for match in STOPS.finditer(text):
         if not (match[0][0] == "." and match[0][1:2].isspace() and NO_END.search(text, start, match.end())):
             parts.append(text[start : match.end()].strip())
             start = match.end()
@@ -63,7 +63,7 @@ def paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 @dataclass
-class Speller:
+class ProseSpeller:
     """Sentences as a model with the characters ``alphabet`` writes them. Counts what is left out.
 
     Attributes:
@@ -75,7 +75,7 @@ class Speller:
         characters: these characters, with their numbers.
     """
 
-    alphabet: Set[str]
+    alphabet: frozenset[str]
     config: TextConfig = field(default_factory=TextConfig)
     language: str | None = "en"
     unsayable: int = 0
@@ -85,7 +85,7 @@ class Speller:
 
     def spell(self, sentence: str) -> str | None:
         """``sentence`` as words of the alphabet, single spaces between them; None where it is left out."""
-        plain = self.language == "en" and PLAIN.fullmatch(sentence) and not TITLES.search(sentence)
+        plain = self.language == "en" and PLAIN.fullmatch(sentence) and not BARE_TITLES.search(sentence)
         if plain or self.language is None:
             text = sentence
         else:

@@ -37,7 +37,7 @@ from asr.corpora import layouts
 from asr.data import manifest
 from asr.errors import AsrError
 from asr.files import atomic, file_lines, write_json
-from asr.text.prose import Speller, paragraphs, split_sentences
+from asr.text.prose import ProseSpeller, paragraphs, split_sentences
 
 ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ'")
 RUN = 8
@@ -170,7 +170,7 @@ def held_out_texts(files: Iterable[Path], corpora: Path | None) -> Iterator[str]
 
 def write_source(path: Path, texts: Iterable[str], held_out: HeldOut) -> dict[str, int | str]:
     """Write the sentences of ``texts``, and count them."""
-    speller = Speller(ALPHABET, TextConfig(case="upper"))
+    speller = ProseSpeller(ALPHABET, TextConfig(case="upper"))
     sentences = words = matched = 0
     with atomic(path) as temporary, gzip.open(temporary, "wt", compresslevel=3, encoding="ascii") as file:
         for text in tqdm(texts, desc=path.name, unit=" paragraphs", disable=None, leave=False):
@@ -201,7 +201,7 @@ def main() -> int:
     parser.add_argument("--transcripts", type=Path, action="append", default=[])
     parser.add_argument("--held-out", type=Path, action="append", default=[])
     args = parser.parse_args()
-    speller = Speller(ALPHABET, TextConfig(case="upper"))
+    speller = ProseSpeller(ALPHABET, TextConfig(case="upper"))
     held_out = HeldOut(filter(None, map(speller.spell, held_out_texts(args.held_out, args.corpora))))
     print(f"{len(held_out.sentences)} held-out sentences")
     args.out.mkdir(parents=True, exist_ok=True)
