@@ -25,7 +25,8 @@ corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular
 decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
-lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning generation lm_texts ngram_training perplexities
+lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning generation
+lm: lm_texts ngram_training perplexities
 recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
 recognize: decoder engine stream recognizer batch
 evaluation: model_scores tuning calibration
