@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import where
 from hypothesis import HealthCheck, settings
 
 # hypothesis times each example by default; on a busy machine a test would fail for being slow.
@@ -27,6 +28,15 @@ RATE_HZ = 16000
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--device``: where tests that take the fixture ``device`` compute."""
     parser.addoption("--device", default="cpu", help="device of the tests of models and training: cpu (default), cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell helpers that are no fixtures, too, and compare strict float32 on a GPU."""
+    where.DEVICE = config.getoption("--device")
+    if not where.on_cpu():
+        from asr.models.device import set_precision
+
+        set_precision("fp32")
 
 
 @pytest.fixture(scope="session")
@@ -103,10 +113,10 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recognizer(model_dir: Path) -> Any:
-    """The tiny model, loaded; greedy, on the CPU."""
+    """The tiny model, loaded; greedy, on the device of the tests."""
     import asr
 
-    return asr.load(model_dir, device="cpu")
+    return asr.load(model_dir, device=where.DEVICE)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+import where
 
 from asr.config import loader
 from asr.config.sections import Config
@@ -60,7 +61,7 @@ def make_config(folder: Path, **sections: dict) -> Config:
             "prefetch": 2,
         },
         "optim": {"learning_rate": 0.02},
-        "train": {"output": str(folder / "run"), "epochs": 2, "threads": 1, "device": "cpu"},
+        "train": {"output": str(folder / "run"), "epochs": 2, "threads": 1, "device": where.DEVICE},
     }
     for name, values in sections.items():
         tree.setdefault(name, {}).update(values)

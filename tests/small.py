@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import where
 
 from asr.config import loader
 from asr.config.sections import Config, TextConfig
@@ -44,7 +45,7 @@ def make_recognizer(
         network.output.bias.view(upsampling, -1)[:, 0] = blank
     stats = FeatureStats((-9.0,) * 16, (4.0,) * 16, 100)
     return Recognizer(
-        Model(config, tokenizer, stats, network, {}, tmp_path), device="cpu", decoding=Decoding(**decoding)
+        Model(config, tokenizer, stats, network, {}, tmp_path), device=where.DEVICE, decoding=Decoding(**decoding)
     )
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import where
 
 from asr.cli import main
 from asr.config import loader
@@ -36,7 +37,7 @@ def make_config(texts, output, **sections):
         "model": {"hidden": 24, "embedding": 12, "dropout": 0.1},
         "data": {"train": str(texts / "train.txt"), "valid": str(texts / "valid.txt"), "batch": 8},
         "optim": {"learning_rate": 0.02},
-        "train": {"output": str(output), "epochs": 12, "threads": 1, "device": "cpu"},
+        "train": {"output": str(output), "epochs": 12, "threads": 1, "device": where.DEVICE},
     }
     for name, values in sections.items():
         tree.setdefault(name, {}).update(values)
@@ -145,7 +146,7 @@ def test_streams_carry_their_state_and_hold_the_whole_text(texts, tmp_path):
     carried = task.trainee.state.clone()
     assert carried.abs().sum() > 0
     with torch.inference_mode():
-        _, expected = task.trainee.network(batches[0].inputs, task.trainee.network.empty_state(3))
+        _, expected = task.trainee.network(batches[0].inputs.to(task.device), task.trainee.network.empty_state(3))
     torch.testing.assert_close(carried, expected)
 
 

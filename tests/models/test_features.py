@@ -8,6 +8,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
+import where
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,8 @@ def extract(log_mel, *waveforms):
     padded = torch.zeros(len(waveforms), int(lengths.max()))
     for row, waveform in enumerate(waveforms):
         padded[row, : len(waveform)] = torch.from_numpy(waveform)
-    return log_mel(padded, lengths)
+    features, frames = log_mel.to(where.DEVICE)(padded.to(where.DEVICE), lengths.to(where.DEVICE))
+    return features.cpu(), frames.cpu()
 
 
 @pytest.mark.parametrize(

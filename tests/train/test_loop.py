@@ -22,6 +22,7 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
+import where
 from corpus import RATE_HZ, make_config, make_corpus, start, tones, train_process
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -81,11 +82,28 @@ def final_state(folder):
 def assert_same_run(folder, reference):
     tensors, progress, log = final_state(folder)
     expected_tensors, expected_progress, expected_log = final_state(reference)
-    assert progress == expected_progress
     assert tensors.keys() == expected_tensors.keys()
+    if not where.on_cpu():
+        assert_same_curve(tensors, log, expected_tensors, expected_log)
+        return
+    assert progress == expected_progress
     different = [name for name, tensor in tensors.items() if not torch.equal(tensor, expected_tensors[name])]
     assert different == []
     assert log == expected_log
+
+
+def assert_same_curve(tensors, log, expected_tensors, expected_log):
+    """As ``assert_same_run`` where additions have no fixed order: the same steps up to rounding."""
+    assert [line.keys() for line in log] == [line.keys() for line in expected_log]
+    for line, expected in zip(log, expected_log, strict=True):
+        assert line["step"] == expected["step"]
+        for key in line.keys() & {"loss", "valid_loss", "learning_rate"}:
+            assert line[key] == pytest.approx(expected[key], rel=0.02, abs=1e-3), key
+    for name, tensor in tensors.items():
+        if name.startswith("rng/"):
+            assert torch.equal(tensor, expected_tensors[name]), name
+        elif name.startswith("model/"):
+            torch.testing.assert_close(tensor, expected_tensors[name], atol=5e-3, rtol=0.05)
 
 
 # The loss
@@ -157,10 +175,10 @@ def test_the_task_loss_is_a_sum_and_blind_to_the_size_of_the_batch(corpus, tmp_p
     with torch.inference_mode():
         whole = task.loss(data.batch(examples, 0)).item()
         parts = [task.loss(single).item() for single in singles]
-        outputs = task.network(*task.log_mel(singles[0].samples, singles[0].lengths))
-    assert parts[0] == pytest.approx(ctc_loss(*outputs, singles[0]).item(), rel=1e-5)
+        outputs = task.network(*task.features(singles[0], training=False))
+    assert parts[0] == pytest.approx(ctc_loss(*outputs, singles[0]).item(), rel=where.tolerance(1e-5, 1e-4))
     assert len(examples) > 1
-    assert whole == pytest.approx(sum(parts), rel=1e-5)
+    assert whole == pytest.approx(sum(parts), rel=where.tolerance(1e-5, 1e-4))
 
 
 def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
@@ -168,11 +186,11 @@ def test_masks_reach_the_features_in_training(corpus, tmp_path, monkeypatch):
     batch = next(b for b in task.batches(task.plan(0), 0) if (b.masks[0][..., 0] < b.masks[0][..., 1]).any())
     seen = []
     monkeypatch.setattr(
-        task.network, "forward", lambda x, frames: seen.append(x) or (torch.zeros(len(x), 99, 5), frames)
+        task.network, "forward", lambda x, frames: seen.append(x) or (x.new_zeros(len(x), 99, 5), frames)
     )
     monkeypatch.setattr(losses_module, "ctc_loss", lambda *args: torch.zeros(1))
     task.loss(batch)
-    plain, _ = task.log_mel(batch.samples, batch.lengths)
+    plain, _ = task.features(batch, training=False)
     changed = (seen[0] != plain).any(-1)
     time_masks = task.config.augment.time_masks
     for row, masks in enumerate(batch.masks[0].tolist()):
@@ -185,9 +203,11 @@ def test_colours_reach_the_features_in_training_only(corpus, tmp_path):
     setting = {"warp": 0.2, "tilt_db": 6.0, "time_masks": 0, "freq_masks": 0}
     task = acoustic_task.AcousticTask(run_config(corpus, tmp_path, augment=setting))
     batch = next(iter(task.batches(task.plan(0), 0)))
-    plain, frames = task.log_mel(batch.samples, batch.lengths)
+    plain, frames = task.features(batch, training=False)
     expected, _ = task.log_mel(
-        batch.samples, batch.lengths, lambda x: spec_augment.colour(x, batch.colours, task.config.features)
+        batch.samples.to(task.device),
+        batch.lengths.to(task.device),
+        lambda x: spec_augment.colour(x, batch.colours.to(task.device), task.config.features),
     )
     torch.testing.assert_close(task.features(batch, training=True)[0], expected)
     assert not torch.allclose(expected, plain, atol=0.1)
@@ -439,8 +459,8 @@ def test_the_last_epochs_are_averaged(corpus, tmp_path, every, epochs):
     run.validate()
     saved = load_tensors(run.checkpoint.parent / "model.safetensors")[0]
     name, value = next(iter(run.average.network.state_dict().items()))
-    assert torch.equal(saved[name], value)
-    assert not torch.equal(saved[name], ends[-1][name]) or every == 1
+    assert torch.equal(saved[name], value.cpu())
+    assert not torch.equal(saved[name], ends[-1][name].cpu()) or every == 1
 
 
 def test_the_log_names_the_gradient_norm_of_every_part(corpus, tmp_path):
