@@ -48,7 +48,7 @@ def require() -> None:
 
 
 def save_page(figure: Figure, path: str | Path) -> None:
-    """Write ``figure`` as PNG, whole or not at all, whatever the ending of ``path``. Raises ``PlotError``."""
+    """Write ``figure`` as PNG, whole or not at all; the suffix of ``path`` does not matter. Raises ``PlotError``."""
     path = Path(path)
     try:
         with atomic(path) as temporary:

@@ -8,7 +8,7 @@ from typing import Any
 from asr.files import recording_name
 
 DOUBT_WORDS = 3
-"""Words of which the mean confidence says enough of the kind of speech: a single short command is often unsure."""
+"""Fewest words whose mean confidence is meaningful: a single short command often has a low one."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def one_stream(recognizer: Recognizer, sound: np.ndarray, args: argparse.Namespa
 
 
 def many_streams(recognizer: Recognizer, sound: np.ndarray, args: argparse.Namespace) -> tuple[list[float], float]:
-    """Lags in seconds from the arrival of a block to the text that has heard it, and the share of time computing.
+    """Lags in seconds from the arrival of a block to the text that includes it, and the share of time spent computing.
 
     Blocks of one stream arrive evenly; streams start at random moments. All blocks that have arrived are advanced
     together. The clock is simulated: computing takes what it takes, waiting takes no time.

@@ -229,7 +229,7 @@ def _concerned(rng: random.Random, argv: list[str], folder: Path) -> Path:
 
 
 def _damage(rng: random.Random, path: Path) -> str:
-    """Damage one file; what was done to which. It may be a link to the good one, so that it is made anew."""
+    """Damage one file; returns what was done to which. A link to the good file is replaced, not followed."""
     data = path.read_bytes()
     path.unlink()
     kind = rng.choice(("number", "number", "piece", "piece", "bytes", "bytes", "lines", "cut", "name", "special"))

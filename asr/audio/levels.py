@@ -89,7 +89,7 @@ class Meter:
 
     @property
     def content(self) -> tuple[int, int, bytes]:
-        """Equal for equal samples at an equal rate, whatever file they come from."""
+        """Equal for equal samples at an equal rate, also if they come from different files."""
         return self.rate_hz, self.samples, self._hash.digest()
 
 

@@ -69,8 +69,9 @@ def _block_size(block_s: float, rate_hz: int) -> int:
 def pipe_blocks(stream: BinaryIO, rate_hz: int | None, block_s: float) -> tuple[int, Iterator[Block]]:
     """The rate of what a pipe holds, and its samples in blocks, as they come.
 
-    What begins as an audio file does is one: a WAV file of 16-bit samples is heard while it comes, any other once it is
-    there as a whole. Else the pipe holds raw samples (16 bits, signed, little-endian, mono) at ``rate_hz``.
+    An input that begins like an audio file is read as one: a WAV file of 16-bit samples while it arrives, any other
+    format when all of it has arrived. Otherwise the pipe holds raw samples (16 bits, signed, little-endian, mono) at
+    ``rate_hz``.
 
     Raises ``AudioError`` where neither is the case, and as ``file_blocks``.
     """

@@ -79,7 +79,7 @@ class Display:
 def run_live(stream: Stream, blocks: Iterator[Block], display: Display) -> None:
     """Feed a stream to its end, or until interrupted, and show its text.
 
-    When all that was heard is shown, raises ``AudioError`` for a bad block, and ``Terminated``.
+    Shows all text so far, then raises ``AudioError`` for a bad block, or ``Terminated``.
     """
     ended: BaseException | None = None
     try:

@@ -103,7 +103,9 @@ def _warm_up(args: argparse.Namespace) -> int:
 
     done = warm_up()
     if done.folder is None:
-        raise AsrError("what was compiled cannot be kept (see above); NUMBA_CACHE_DIR=FOLDER names another folder")
+        raise AsrError(
+            "the compiled search cannot be kept (see the note above); set NUMBA_CACHE_DIR to a writable folder"
+        )
     if done.compiled:
-        print(f"{done.folder}: the compiled search, made in {done.seconds:.1f} s")
+        print(f"{done.folder}: the search is compiled and kept here ({done.seconds:.1f} s)")
     return OK

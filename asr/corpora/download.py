@@ -101,7 +101,7 @@ def _download(url: str, part: Path, max_bytes: int, name: str) -> bool:
             return _download(url, part, max_bytes, name)
         raise
     if done and not _continues(answer, done, version):
-        # Another file, or other bytes of it than were asked for: all of it is asked for anew.
+        # The server sent another file, or other bytes than were asked for: request the whole file.
         if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
             answer.close()
             answer = _ask(url, 0, "")

@@ -247,7 +247,7 @@ def _draw(utterances: list[Utterance], shares: dict[str, float], lines: list[str
         lines.append(f"sets by speaker, {len(speakers)} of them: nobody is in two")
         return {name: [u for u in utterances if taken.get(u.speaker, "train") == name] for name in shares}
     known = f"{len(speakers)} speakers are too few to be kept apart" if speakers else "no speakers are known"
-    lines.append(f"sets by utterance ({known}): the error rate will be that of voices the model has heard")
+    lines.append(f"sets by utterance ({known}): the error rate will be that of speakers who are in the training set")
     order = sorted(utterances, key=lambda u: layouts.content_checksum(u.id))
     bounds: dict[str, str] = {}
     for name in [name for name in shares if name != "train"]:

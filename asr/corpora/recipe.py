@@ -182,7 +182,7 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         elif item.sha256 and os.path.isfile(file) and (found := files.file_sha256(file)) != item.sha256:
             raise ManifestError(
                 f"{file}: SHA-256 is {found}, expected {item.sha256}; download it again; if the archive was "
-                "packed anew, unpack it by hand and pass its folder with --source"
+                "packed again, unpack it by hand and pass its folder with --source"
             )
         unpack.unpack_into(file, raw / item.into, max_bytes=item.max_unpacked_bytes, max_members=item.members)
         mark.touch()

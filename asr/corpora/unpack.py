@@ -96,9 +96,9 @@ MAX_HEADER = 1 << 18
 
 
 def _checked_headers(archive: Path, max_members: int) -> type[tarfile.TarInfo]:
-    """A ``TarInfo`` that refuses headers of which the archive says that they are huge: tarfile reads them whole.
+    """A ``TarInfo`` that refuses headers whose stated size is huge, since tarfile would read them whole.
 
-    Sparse files, of which no corpus has any, have a table of their own that is read whole, and are refused as well.
+    Sparse files are refused as well: their table is read whole, and no corpus has any.
     """
 
     class Header(tarfile.TarInfo):

@@ -82,7 +82,7 @@ def keep(kernel: Any, *, slow: bool = False) -> Any:
     """``kernel`` (what ``numba.njit`` gives), whose compiled forms are kept on disk from now on.
 
     Where a ``slow`` kernel must be compiled, a line on standard error says so first. Where the folder cannot be
-    written, or numba is a newer one that keeps them otherwise, every process compiles anew, and a note says so once.
+    written, or numba is a newer one that keeps them otherwise, every process compiles again, and a note says so once.
     """
     try:
         cache = _cache_class()(kernel.py_func)
@@ -96,7 +96,7 @@ def keep(kernel: Any, *, slow: bool = False) -> Any:
 
 
 def _speaks() -> bool:
-    """Whether this process tells the user: the first one, and of several workers (``--jobs``) the first."""
+    """Whether this process prints messages: the first one, and of several workers (``--jobs``) the first."""
     return parent_process() is None or current_process().name.endswith("-1")
 
 
@@ -110,7 +110,7 @@ def _announce() -> None:
 def _note(reason: str) -> None:
     if _speaks():
         print(
-            f"note: {reason}; the compiled beam search is not kept, and every start compiles it anew, which takes "
+            f"note: {reason}; the compiled beam search is not kept, so that every start compiles it again, which takes "
             "about 10 s; NUMBA_CACHE_DIR=FOLDER names another folder",
             file=sys.stderr,
             flush=True,

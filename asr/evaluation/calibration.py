@@ -59,7 +59,7 @@ class Fit:
 def calibrate_model(
     path: str | Path, recognizer: Recognizer, root: str | Path | None = None, *, folder: Path | None = None
 ) -> Fit:
-    """Fit the recogniser's confidences on a manifest of speakers that its model has not heard.
+    """Fit the recogniser's confidences on a manifest of speakers that are not in the model's training data.
 
     ``folder``: the model directory whose earlier fit ``Fit.present`` measures; the recogniser's own where it is None.
 

@@ -93,7 +93,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def fingerprint(path: str | Path) -> str:
-    """A checksum of a language model's or lexicon's content: the same for a copy, whatever its path and card.
+    """A checksum of a language model's or lexicon's content: the same for a copy with another path and card.
 
     Raises ``ModelError`` for a file that cannot be read.
     """

@@ -176,8 +176,8 @@ def transcribe_files(
 ) -> Outcome:
     """Transcribe files, folders, manifests and standard input; write to ``output_dir`` or else to ``out`` (stdout).
 
-    Each transcript is written as soon as it is ready, whatever becomes of the others. In ``output_dir`` stands a
-    ``summary.json`` at the end. Under ``torchrun`` each process takes its share, and has a summary of its own.
+    Each transcript is written as soon as it is ready, also if others fail. At the end ``summary.json`` is written to
+    ``output_dir``. Under ``torchrun`` each process takes its share and writes a summary of its own.
 
     Args:
         engine: a recogniser, or what ``asr.load`` needs to make one (``{"model": ...}``), which ``jobs`` need.
@@ -185,8 +185,8 @@ def transcribe_files(
         format: a key of ``asr.formats.FORMATS``.
         jobs: processes that share the recordings, each with a model and its part of the CPUs (or ``OMP_NUM_THREADS``).
         resume: leave out recordings whose file is in ``output_dir`` already.
-        force: write over files in ``output_dir`` whatever they are; else only what an earlier run wrote, and nobody
-            changed, is replaced (see ``asr.recognize.output_folder``).
+        force: overwrite any file in ``output_dir``. Otherwise only files that an earlier run wrote, and that nobody
+            changed since, are replaced (see ``asr.recognize.output_folder``).
 
     Raises ``ConfigError`` for an unknown format, two inputs with one output file or name in a CTM, subtitles of
     several recordings without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of
@@ -307,7 +307,7 @@ def _parallel(options: dict[str, Any], items: Sequence[Recording], jobs: int) ->
                 yield from future.result()
                 done += 1
         except BrokenProcessPool:
-            # Whose fault it was is not known. The first that is not done goes one by one, the rest anew together.
+            # Which recording is at fault is not known: the first unfinished chunk goes one by one, the rest to a new pool.
             pool.shutdown()
             yield from _alone(options, chunks[done], threads)
             done += 1

@@ -176,7 +176,10 @@ class Decoder:
             search.accept(matrix)
 
     def finish(self, search: Search, count: int = 1) -> list[Hypothesis]:
-        """The final hypotheses of a search, at least one, rescored where that is asked for; the search begins anew."""
+        """The final hypotheses of a search, at least one, rescored if the options ask for it.
+
+        Afterwards the search is ready for the next utterance.
+        """
         found = search.finish(1 if self.options.beam == 1 else self._depth(count))
         if self.rescorer:
             found = self._rescore([found])[0]

@@ -48,8 +48,7 @@ class SearchModels:
     """How the acoustic model writes words."""
 
     def following(self, context: Context, tokens: Sequence[int], words: Sequence[str]) -> Context:
-        """The context behind an utterance, of which ``tokens`` and ``words`` were recognised; that before it where
-        there are none."""
+        """The context after an utterance with these ``tokens`` and ``words``; without tokens it does not change."""
         if not tokens:
             return context
         kept: tuple[str, ...] = ()
@@ -81,7 +80,7 @@ class SearchModels:
 
 
 def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: float = 0.0) -> SearchModels:
-    """Language models with their weights, of which those over tokens learn at the rate ``adapt``.
+    """Language models with their weights; models over tokens learn at the rate ``adapt``.
 
     Raises ``ModelError`` and ``DecodeError`` naming a model that cannot be used.
     """

@@ -58,7 +58,7 @@ def merge(folder: Path, **given: Any) -> Choice:
     """The options of a model directory with those in ``given`` that are not None put over them.
 
     An option changes itself alone, but for those of ``RESETS``: naming a file drops what the directory holds for its
-    own file. ``beam=1`` asks for greedy decoding, whatever the directory says; a language model or hot words without a
+    own file. ``beam=1`` asks for greedy decoding, also against the directory; a language model or hot words without a
     beam get one of 16. ``phrases`` and searching exclude each other: what is asked for replaces what the directory
     says. Raises ``ConfigError`` as ``load_options`` and for a value out of range.
     """

@@ -127,13 +127,13 @@ class Stream:
     def set_hotwords(self, hotwords: Mapping[str, float]) -> None:
         """Take other hot words from now on: boosts (natural logarithms) of words and phrases, instead of those before.
 
-        They count for the utterance under way where nothing but silence has been heard of it, of at most
-        ``SILENCE_S``; else from the next one on. For a prefix of a text carries what hot words have earned it so far:
+        They apply to the current utterance if it holds only silence so far, of at most ``SILENCE_S``; otherwise from
+        the next utterance on. For a prefix of a text carries what hot words have earned it so far:
         changed in the middle of an utterance, its text would be that of neither list and depend on the blocks. As it
         is, each utterance is what ``Recognizer`` makes of it with the list that it has. ``start`` keeps the new list.
 
-        It takes as long as loading the lexicon or n-gram where a hot word is not among its words, since these are then
-        arranged anew, and no time to speak of elsewhere.
+        A hot word that is not in the lexicon or n-gram takes as long as loading that file, since its words are then
+        arranged again. Other hot words take next to no time.
 
         Raises ``ConfigError`` where the recognizer decodes without a beam, ``DecodeError`` naming a hot word that
         cannot be used; the words before stay then.
@@ -162,7 +162,7 @@ class Stream:
 
     @property
     def time_s(self) -> float:
-        """Seconds that the search has heard."""
+        """Seconds of audio that the search has processed."""
         return (self._offset + self._search.frames) * self.recognizer.frame_s
 
     def accept(self, samples: npt.ArrayLike) -> Update:

@@ -102,9 +102,8 @@ class Vocabularies:
     def make(self, hotwords: Mapping[str, float]) -> Vocabulary:
         """A vocabulary with these hot words.
 
-        They are read as ``asr.text.user_words`` reads texts; a lexicon learns them, whose own tree stays as it is and
-        is shared. Raises ``DecodeError`` naming a hot word that cannot be
-        spelt or whose boost is no finite number.
+        They are read as ``asr.text.user_words`` reads texts. A lexicon learns them; its own tree stays as it is and is
+        shared. Raises ``DecodeError`` naming a hot word that cannot be spelt or whose boost is no finite number.
         """
         if not isinstance(hotwords, Mapping):
             raise DecodeError(

@@ -29,8 +29,8 @@ def bootstrap_ci95(errors: Sequence[int], words: Sequence[int]) -> tuple[float, 
 def resampled(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sums over as many rows as there are, drawn with replacement, ``RESAMPLES`` times: ``(RESAMPLES, columns)``.
 
-    ``rows``: counts of each utterance, ``(utterances, columns)``. Needs about 8 x ``DRAWN`` bytes, whatever their
-    number.
+    ``rows``: counts of each utterance, ``(utterances, columns)``. Needs about 8 x ``DRAWN`` bytes for any number of
+    utterances.
     """
     # Utterances with equal counts are interchangeable: drawing how often each distinct row occurs is the same
     # bootstrap, at a cost that hardly grows with the number of utterances, and blind to their order.

@@ -82,7 +82,7 @@ def _by_segment(reference: TranscriptFile, hypothesis: TranscriptFile) -> Pair:
     for segment in reference.segments:
         groups.setdefault((segment.recording, segment.channel), []).append(segment)
     found = {(recording.source, recording.channel): recording for recording in hypothesis.recordings}
-    # A recording with one channel in both is the same recording, whatever the channel is called.
+    # A recording with one channel in both is the same recording, also if the channel's name differs.
     ours, theirs = (Counter(name for name, _ in keys) for keys in (groups, found))
     alone = {key[0]: key for key in found if ours[key[0]] == theirs[key[0]] == 1}
     met = {key: alone.get(key[0], key) for key in groups}
@@ -112,7 +112,7 @@ def _by_segment(reference: TranscriptFile, hypothesis: TranscriptFile) -> Pair:
 def _shared_out(segments: Sequence[Segment], words: Iterable[Word]) -> list[list[Word]]:
     inside: list[list[Word]] = [[] for _ in segments]
     for word in words:
-        middle_s = round((word.start_s + word.end_s) / 2, 6)  # as the files have it, whatever floats make of it
+        middle_s = round((word.start_s + word.end_s) / 2, 6)  # as in the files, without float noise
         place = next((i for i, segment in enumerate(segments) if middle_s < segment.end_s), len(segments) - 1)
         inside[place].append(word)
     return inside

@@ -137,7 +137,7 @@ INFLECTED = {
 }  # fmt: skip
 """Numbers whose words depend on the noun behind them."""
 NOUNS = {"fr": "ans|jours|mois|siècles|euros|mètres|kilomètres|kilos|habitants|hommes|millions|milliards", "de": "Uhr"}
-"""Nouns before which they do not vary, since it is known of which gender the noun is."""
+"""Nouns of known gender: before these the words of a number are known."""
 NOISES = (
     "laugh|applau|music|cough|sigh|inaudible|unintelligible|indistinct|noise|silence|pause|cries|crying|cheer|"
     "lach|musik|unverständlich|stille|rire|musique|inaudible|risas|música"

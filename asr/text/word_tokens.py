@@ -15,7 +15,7 @@ from asr.text.tokenizer import (
 
 
 class WordTokenizer(Tokenizer):
-    """A token for each word, or whatever else stands between spaces. Raises ``TextError`` for unusable symbols."""
+    """A token for each word: any text between spaces. Raises ``TextError`` for unusable symbols."""
 
     def __init__(self, symbols: Sequence[str], config: TextConfig) -> None:
         if not symbols or symbols[0] != BLANK_SYMBOL:

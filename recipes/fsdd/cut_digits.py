@@ -35,7 +35,7 @@ DIGITS = frozenset((Path(__file__).parent / "digits.txt").read_text(encoding="ut
 
 
 def runs(utterance: Utterance, aligned: Transcript, least_confidence: float) -> Iterator[Utterance | None]:
-    """The runs of digits in an aligned utterance, ``None`` for each that was hardly heard."""
+    """The runs of digits in an aligned utterance, ``None`` for each with too little confidence."""
     words = aligned.words
     for are_digits, group in itertools.groupby(range(len(words)), key=lambda index: words[index].text in DIGITS):
         if not are_digits:
@@ -90,7 +90,7 @@ def main() -> int:
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{args.output}: {manifest.statistics(kept)}; {len(cut) - len(kept)} runs left out as hardly heard")
+    print(f"{args.output}: {manifest.statistics(kept)}; {len(cut) - len(kept)} runs left out: confidence too low")
     return 1 if failures else 0
 
 

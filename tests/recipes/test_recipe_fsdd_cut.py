@@ -1,4 +1,4 @@
-"""Cutting digits out of sentences: every run, no neighbour's word, nothing that was hardly heard."""
+"""Cutting digits out of sentences: every run, no neighbour's word, nothing with too little confidence."""
 
 import importlib.util
 import sys
