@@ -307,7 +307,7 @@ def _parallel(options: dict[str, Any], items: Sequence[Recording], jobs: int) ->
                 yield from future.result()
                 done += 1
         except BrokenProcessPool:
-            # Which recording is at fault is unknown: the first unfinished chunk goes one by one, the rest to a new pool.
+            # Which recording is at fault is unknown: the first unfinished chunk goes one by one, the rest together.
             pool.shutdown()
             yield from _alone(options, chunks[done], threads)
             done += 1

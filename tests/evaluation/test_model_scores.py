@@ -123,34 +123,57 @@ def test_audio_outside_the_root_is_refused(recognizer: Recognizer, corpus: Path,
 # ------------------------------------------------------------------------------------------------ asr evaluate
 
 
-def test_command_prints_and_writes_the_report(
-    recognizer: Recognizer, model_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_command_prints_the_report_and_the_speed(
+    recognizer: Recognizer, model_dir: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "report.json"
-    assert run("evaluate", corpus, "--model", model_dir, "--device", "cpu", "--json", out) == 0
+    assert run("evaluate", corpus, "--model", model_dir, "--device", "cpu") == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    report = evaluate_model(corpus, recognizer).report
     summary, speed = printed.out.splitlines()
-    assert summary == report.summary()
+    assert summary == evaluate_model(corpus, recognizer).report.summary()
     assert "16.5 s of audio in" in speed
     assert "x real time" in speed
-    tree = json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def written(model_dir: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The JSON that ``asr evaluate`` writes."""
+    out = tmp_path / "report.json"
+    assert run("evaluate", corpus, "--model", model_dir, "--device", "cpu", "--json", out) == 0
+    capsys.readouterr()
+    return out
+
+
+def test_command_writes_the_figures_of_the_report(recognizer: Recognizer, corpus: Path, written: Path) -> None:
+    report = evaluate_model(corpus, recognizer).report
+    tree = json.loads(written.read_text(encoding="utf-8"))
     for name in ("wer", "cer", "ser", "errors", "words", "substitutions", "deletions", "insertions"):
         assert tree[name] == getattr(report, name)
     assert tree["ci95"] == list(report.ci95)
     assert 0 <= tree["ci95"][0] <= tree["wer"] <= tree["ci95"][1]
-    assert tree["failures"] == {}
-    assert tree["audio_s"] == 16.5
+
+
+def test_command_writes_failures_and_speed(written: Path) -> None:
+    tree = json.loads(written.read_text(encoding="utf-8"))
+    assert (tree["failures"], tree["audio_s"]) == ({}, 16.5)
     assert tree["real_time_factor"] == pytest.approx(tree["seconds"] / 16.5, abs=1e-4)
+
+
+def test_command_writes_the_utterances(recognizer: Recognizer, corpus: Path, written: Path) -> None:
+    tree = json.loads(written.read_text(encoding="utf-8"))
     assert [(u["id"], u["reference"], u["hypothesis"]) for u in tree["utterances"]] == [
-        (u.id, u.reference, u.hypothesis) for u in report.utterances
+        (u.id, u.reference, u.hypothesis) for u in evaluate_model(corpus, recognizer).report.utterances
     ]
-    # The report is a hypothesis file as well, and scores the same.
+
+
+def test_the_report_is_a_hypothesis_file_that_scores_the_same(
+    recognizer: Recognizer, corpus: Path, written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = evaluate_model(corpus, recognizer).report
     references = tmp_path / "ref.txt"
     references.write_text("".join(f"{u.id} {u.reference}\n" for u in report.utterances), encoding="utf-8")
-    assert run("score", references, out) == 0
-    assert capsys.readouterr().out.strip() == summary
+    assert run("score", references, written) == 0
+    assert capsys.readouterr().out.strip() == report.summary()
 
 
 def test_command_reports_failures_and_scores_the_rest(

@@ -1,7 +1,6 @@
 """Cutting recordings into utterances: nothing lost, no word cut, pauses preferred; the command on real speech."""
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -127,14 +126,30 @@ def test_bounds_that_contradict(options):
         cut_segments(Transcript("", (), 1.0), "x.wav", "x", **options)
 
 
-def test_the_command_cuts_a_long_recording(tmp_path, capsys):
-    said = read.load_audio(ROOT / "egs" / "sample.wav", 16000)
+@pytest.fixture(scope="module")
+def sample():
+    """The bundled sample and its words."""
     words = (ROOT / "egs" / "sample.txt").read_text(encoding="utf-8").split()
-    soundfile.write(tmp_path / "long.wav", np.concatenate([said, np.zeros(8000, np.float32)] * 25), 16000)
-    (tmp_path / "long.txt").write_text(" ".join(words * 25) + "\n")
+    return read.load_audio(ROOT / "egs" / "sample.wav", 16000), words
+
+
+@pytest.fixture
+def segment(tmp_path, sample):
+    """``asr segment`` of the sample 25 times over, with the text that is given: its status and the manifest."""
+    soundfile.write(tmp_path / "long.wav", np.concatenate([sample[0], np.zeros(8000, np.float32)] * 25), 16000)
     out = tmp_path / "cut.jsonl"
-    command = ["segment", str(tmp_path / "long.wav"), str(tmp_path / "long.txt"), str(out), "--speaker", "anna"]
-    assert main.run_command(command) == 0
+
+    def run(words, *options):
+        (tmp_path / "long.txt").write_text(" ".join(words) + "\n", encoding="utf-8")
+        command = ["segment", str(tmp_path / "long.wav"), str(tmp_path / "long.txt"), str(out), *options]
+        return main.run_command(command), out
+
+    return run
+
+
+def test_the_command_cuts_a_long_recording(segment, sample, capsys):
+    status, out = segment(sample[1] * 25, "--speaker", "anna")
+    assert status == 0
     assert "utterances" in capsys.readouterr().out
     utterances = manifest.read_manifest(out)
     assert len(utterances) > 5
@@ -143,22 +158,29 @@ def test_the_command_cuts_a_long_recording(tmp_path, capsys):
     for u in utterances[:4]:
         samples = read.load_audio(u.audio, 16000, start_s=u.start_s, end_s=u.end_s)
         assert recognizer.transcribe(samples).text == u.text
-    # Words that nobody said are doubtful, and said to be.
-    (tmp_path / "long.txt").write_text(" ".join([*words * 12, *["ZULU", "QUEBEC"] * 20, *words * 12]) + "\n")
-    assert main.run_command([*command, "--force", "--least-confidence", "0.5"]) == 1
+
+
+def test_the_command_names_words_that_nobody_said(segment, sample, capsys):
+    text = [*sample[1] * 12, *["ZULU", "QUEBEC"] * 20, *sample[1] * 12]
+    assert segment(text, "--least-confidence", "0.5")[0] == 1
     assert "with little confidence" in capsys.readouterr().err
-    # So are words that cannot be spelt, wherever they were: what is kept has its whole text.
-    text = [*words * 12, "5€", *words * 13, "5€", "...", "5€"]
-    (tmp_path / "long.txt").write_text(" ".join(text) + "\n", encoding="utf-8")
-    assert main.run_command([*command, "--force", "--language", "none"]) == 1
+
+
+def test_the_command_leaves_out_words_that_cannot_be_spelt(segment, sample, capsys):
+    whole = len(manifest.read_manifest(segment(sample[1] * 25)[1]))
+    text = [*sample[1] * 12, "5€", *sample[1] * 13, "5€", "...", "5€"]
+    status, out = segment(text, "--force", "--language", "none")
+    assert status == 1
     printed = capsys.readouterr().err
     assert "warning: " in printed
     assert "long.wav: '5€' left out: '5', '€' cannot be spelt with the model's tokens (3 times)" in printed
     assert printed.count("s a word of the text there cannot be spelt, left out: ") in (2, 3)
-    assert 3 < len(manifest.read_manifest(out)) < len(utterances)
-    # So is a text of another recording: the same words in another order.
-    rng = np.random.default_rng(0)
-    (tmp_path / "long.txt").write_text(" ".join(rng.permutation(words * 25)) + "\n")
-    assert main.run_command([*command, "--force"]) == 2
+    assert 3 < len(manifest.read_manifest(out)) < whole
+
+
+def test_the_command_refuses_the_text_of_another_recording_and_keeps_the_manifest(segment, sample, capsys):
+    _, out = segment(sample[1] * 25)
+    before = out.read_bytes()
+    assert segment(np.random.default_rng(0).permutation(sample[1] * 25), "--force")[0] == 2
     assert "long.wav: the text does not seem to match the recording" in capsys.readouterr().err
-    assert json.loads(out.read_text().splitlines()[0])["text"]
+    assert out.read_bytes() == before

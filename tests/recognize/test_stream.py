@@ -339,35 +339,66 @@ def test_each_chunk_is_that_of_the_definition(tmp_path):
 # Bad input
 
 
-def test_bad_input_is_named_and_harms_no_other_stream(tmp_path):
-    recognizer = make_recognizer(tmp_path)
+def test_a_bidirectional_model_streams_only_in_chunks(tmp_path):
+    recognizer = make_recognizer(tmp_path, bidirectional=True)
     with pytest.raises(ConfigError, match=r"bidirectional.*chunk_s"):
-        Stream(make_recognizer(tmp_path, bidirectional=True))
+        Stream(recognizer)
     with pytest.raises(ConfigError, match="chunk_s above 0"):
-        Stream(make_recognizer(tmp_path, bidirectional=True), chunk_s=0.0)
+        Stream(recognizer, chunk_s=0.0)
+
+
+def test_a_rate_and_a_pause_of_zero_are_refused(tmp_path):
     with pytest.raises(AudioError, match="sample_rate_hz"):
-        Stream(recognizer, sample_rate_hz=0)
+        Stream(make_recognizer(tmp_path), sample_rate_hz=0)
     with pytest.raises(ConfigError, match=r"endpoint\.silence_s"):
         Endpoint(silence_s=0)
-    live = Stream(recognizer, source="line 3")
-    live.accept(sound(0.2))
+
+
+def damaged():
+    """A block with a sample that is not a number."""
     bad = sound(0.1)
     bad[70] = math.nan
+    return bad
+
+
+def test_a_bad_block_is_named_by_stream_and_time(tmp_path):
+    live = Stream(make_recognizer(tmp_path), source="line 3")
+    live.accept(sound(0.2))
     with pytest.raises(AudioError, match=r"line 3: sample 3270 \(0\.204 s\) is not a finite"):
-        live.accept(bad)
-    for wrong in (np.zeros((2, 3, 4)), np.array(["a"]), np.zeros(5, np.int64)):
-        with pytest.raises(AudioError, match="line 3"):
-            live.accept(wrong)
+        live.accept(damaged())
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 3, 4)), np.array(["a"]), np.zeros(5, np.int64)])
+def test_a_block_that_is_no_sound_is_named_by_its_stream(wrong, tmp_path):
+    with pytest.raises(AudioError, match="line 3"):
+        Stream(make_recognizer(tmp_path), source="line 3").accept(wrong)
+
+
+def test_a_stream_goes_on_behind_a_bad_block(tmp_path):
+    live = Stream(make_recognizer(tmp_path))
+    live.accept(sound(0.2))
+    with pytest.raises(AudioError):
+        live.accept(damaged())
     live.accept([])  # nothing is nothing
     live.accept((sound(0.2) * 32767).astype(np.int16))
     assert live.finish().duration_s == pytest.approx(0.4)
+
+
+def test_a_finished_stream_takes_sound_after_start_only(tmp_path):
+    live = Stream(make_recognizer(tmp_path))
+    live.accept(sound(0.2))
+    live.finish()
     with pytest.raises(AudioError, match="finished"):
         live.accept(sound(0.1))
     live.start()
     live.accept(sound(0.3))
-    batch = StreamBatch(recognizer)
+    assert live.finish().duration_s == pytest.approx(0.3)
+
+
+def test_a_bad_block_harms_no_other_stream_of_the_batch(tmp_path):
+    batch = StreamBatch(make_recognizer(tmp_path))
     first, second = batch.open(source="a"), batch.open(source="b")
-    results = batch.accept({first: bad, second: sound(1.0)})
+    results = batch.accept({first: damaged(), second: sound(1.0)})
     assert isinstance(results[first], AudioError)
     assert results[second].time_s > 0.9
 

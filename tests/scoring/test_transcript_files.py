@@ -212,22 +212,31 @@ def test_empty_lines_at_the_end_of_plain_texts_are_no_utterances(tmp_path: Path)
     assert len(score_files(*write(tmp_path, r="A\nB\n\n\n", h="A\nB"), plain=True).utterances) == 2
 
 
-def test_texts_without_ids_get_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reference, hypothesis = map(str, write(tmp_path, r="THE CAT\nTHE DOG\n", h="A CAT\nTHE DOG\n"))
-    assert main.run_command(["score", reference, hypothesis]) == 2
+def test_first_words_that_are_no_ids_get_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, r="THE CAT\nTHE DOG\n", h="A CAT\nTHE DOG\n")
+    assert main.run_command(["score", *map(str, files)]) == 2
     assert "expected each id once, got 'THE' again; are these lines without ids? asr score --plain" in (
         capsys.readouterr().err
     )
-    Path(reference).write_text("HELLO CAT\n")
-    Path(hypothesis).write_text("YELLOW CAT\n")
-    assert main.run_command(["score", reference, hypothesis]) == 2
+
+
+def test_first_words_that_differ_get_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, r="HELLO CAT\n", h="YELLOW CAT\n")
+    assert main.run_command(["score", *map(str, files)]) == 2
     assert "asr score --plain takes line by line" in capsys.readouterr().err
-    Path(hypothesis).write_text("HELLO CAR\n")
-    assert main.run_command(["score", reference, hypothesis]) == 0
+
+
+def test_first_words_that_could_be_ids_get_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, r="HELLO CAT\n", h="HELLO CAR\n")
+    assert main.run_command(["score", *map(str, files)]) == 0
     printed = capsys.readouterr()
     assert "(1/1;" in printed.out
     assert "the first word of each line is taken for its id" in printed.err
-    assert main.run_command(["score", reference, hypothesis, "--plain"]) == 0
+
+
+def test_plain_counts_the_first_word_and_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, r="HELLO CAT\n", h="HELLO CAR\n")
+    assert main.run_command(["score", *map(str, files), "--plain"]) == 0
     printed = capsys.readouterr()
     assert ("(1/2;" in printed.out, printed.err) == (True, "")
 

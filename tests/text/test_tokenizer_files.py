@@ -117,24 +117,46 @@ def test_phones_of_a_lexicon(lexicon: Path) -> None:
     assert phones(lexicon, unknown="space").reference("the dog mat") == "DH AH M AE T"
 
 
-def test_phones_with_a_boundary_are_words_again(lexicon: Path) -> None:
+@pytest.fixture
+def bounded(lexicon: Path) -> PhoneTokenizer:
+    """Phones with a token between words, and words that sound alike."""
     lexicon.write_text(LEXICON + "KAT  K AE T\nKET  K EH T\nA  AH\n")
-    tokenizer = phones(lexicon, word_boundary=True)
-    assert tokenizer.symbols == (BLANK_SYMBOL, "AE", "AH", "DH", "EH", "K", "M", "T", " ")
-    assert tokenizer.space_id == 8
-    ids = tokenizer.encode("the  cat")
-    assert [tokenizer.symbols[i] for i in ids] == ["DH", "AH", " ", "K", "AE", "T"]
-    assert tokenizer.decode(ids) == tokenizer.reference("the cat") == "THE CAT"
-    assert tokenizer.words(ids) == [[0, 1], [3, 4, 5]]
-    # Stress makes no pronunciation of its own; the usual one comes first, both of words and of pronunciations.
-    assert tokenizer.spellings("CAT") == [[5, 1, 7], [5, 4, 7]]
-    assert tokenizer.heard([5, 1, 7]) == ["CAT", "KAT"]
-    assert tokenizer.heard([5, 4, 7]) == ["KET", "CAT"]
-    assert tokenizer.decode([8, 7, 1, 8, 8, 2]) == "T-AE A"  # no word of the lexicon; boundaries without one between
-    assert tokenizer.spellings("the cat") == [[3, 2, 8, 5, 1, 7], [3, 2, 8, 5, 4, 7]]
-    assert [tokenizer.symbol(token) for token in (2, 8)] == ["AH", " "]
+    return phones(lexicon, word_boundary=True)
+
+
+def test_the_boundary_is_the_last_symbol(bounded: PhoneTokenizer) -> None:
+    assert bounded.symbols == (BLANK_SYMBOL, "AE", "AH", "DH", "EH", "K", "M", "T", " ")
+    assert bounded.space_id == 8
+    assert [bounded.symbol(token) for token in (2, 8)] == ["AH", " "]
+
+
+def test_phones_with_a_boundary_are_words_again(bounded: PhoneTokenizer) -> None:
+    ids = bounded.encode("the  cat")
+    assert [bounded.symbols[i] for i in ids] == ["DH", "AH", " ", "K", "AE", "T"]
+    assert bounded.decode(ids) == bounded.reference("the cat") == "THE CAT"
+    assert bounded.words(ids) == [[0, 1], [3, 4, 5]]
+
+
+def test_the_usual_pronunciation_comes_first_and_stress_makes_none(bounded: PhoneTokenizer) -> None:
+    assert bounded.spellings("CAT") == [[5, 1, 7], [5, 4, 7]]
+    assert bounded.spellings("the cat") == [[3, 2, 8, 5, 1, 7], [3, 2, 8, 5, 4, 7]]
+
+
+def test_the_word_that_is_usually_said_so_comes_first(bounded: PhoneTokenizer) -> None:
+    assert bounded.heard([5, 1, 7]) == ["CAT", "KAT"]
+    assert bounded.heard([5, 4, 7]) == ["KET", "CAT"]
+
+
+def test_phones_of_no_word_are_shown_as_phones(bounded: PhoneTokenizer) -> None:
+    assert bounded.decode([8, 7, 1, 8, 8, 2]) == "T-AE A"  # and boundaries with nothing between
+
+
+def test_spellings_of_a_word_that_the_lexicon_lacks_are_refused(bounded: PhoneTokenizer) -> None:
     with pytest.raises(TextError, match="the lexicon has no 'DOG'"):
-        tokenizer.spellings("dog")
+        bounded.spellings("dog")
+
+
+def test_unknown_words_can_be_boundaries(bounded: PhoneTokenizer, lexicon: Path) -> None:
     lenient = phones(lexicon, word_boundary=True, unknown="space")
     assert lenient.decode(lenient.encode("dog the dog cat dog")) == "THE CAT"
 
