@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr.config import loader
-from asr.config.ranges import OneOf, Range, field_types, split_annotation
+from asr.config.ranges import AutoOr, OneOf, Range, field_types, split_annotation
 
 WIDTH = 100
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -98,9 +98,16 @@ def _key_schema(kind: Any) -> dict[str, Any]:
         values = _key_schema(args[1]) if inner is None else _section_schema(inner)
         schema = {"type": "object", "additionalProperties": values}
     else:
+        auto = next((allowed for allowed in declared if isinstance(allowed, AutoOr)), None)
+        if auto is not None:
+            number = {"type": _TYPES[args[0]], **dict(_limits(auto.range))}
+            return {"type": [_TYPES[args[0]], "string"], "anyOf": [{"const": "auto"}, number]}
         schema = {"type": _TYPES[bare]}
     for allowed in declared:
-        schema |= {"enum": list(allowed.values)} if isinstance(allowed, OneOf) else dict(_limits(allowed))
+        if isinstance(allowed, OneOf):
+            schema |= {"enum": list(allowed.values)}
+        elif isinstance(allowed, Range):
+            schema |= dict(_limits(allowed))
     return schema
 
 
@@ -121,7 +128,7 @@ def _describe(kind: Any) -> str:
         values = "sections with the keys below" if _inner_section(bare) else _describe(args[1])
         name = f"mapping of {_describe(args[0])} to {values}"
     else:
-        name = bare.__name__
+        name = " or ".join(kind.__name__ for kind in args) if args else bare.__name__
     return ", ".join([name, *(f"{'one of ' if isinstance(allowed, OneOf) else ''}{allowed}" for allowed in declared)])
 
 

@@ -51,6 +51,19 @@ class OneOf:
         return f"{', '.join(others)} or {last}" if others else last
 
 
+@dataclass(frozen=True)
+class AutoOr:
+    """The word ``auto``, or a number of a range."""
+
+    range: Range
+
+    def __contains__(self, value: Any) -> bool:
+        return value == "auto" if isinstance(value, str) else value in self.range
+
+    def __str__(self) -> str:
+        return f"auto or {self.range}"
+
+
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, below=True)]
 Positive = Annotated[int, Range(0, above=True)]
@@ -71,12 +84,12 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def split_annotation(kind: Any) -> tuple[Any, tuple[Range | OneOf, ...]]:
+def split_annotation(kind: Any) -> tuple[Any, tuple[Range | OneOf | AutoOr, ...]]:
     """A field's bare type, and the values that are declared for it."""
     if typing.get_origin(kind) is not Annotated:
         return kind, ()
     bare, *declared = typing.get_args(kind)
-    return bare, tuple(d for d in declared if isinstance(d, Range | OneOf))
+    return bare, tuple(d for d in declared if isinstance(d, Range | OneOf | AutoOr))
 
 
 def _check(kind: Any, value: Any, key: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from asr.config import loader
-from asr.config.ranges import Count, OneOf, Positive, Range, Share, ShareBelowOne, check_ranges
+from asr.config.ranges import AutoOr, Count, OneOf, Positive, Range, Share, ShareBelowOne, check_ranges
 from asr.errors import ConfigError
 
 CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
@@ -20,6 +21,8 @@ CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 SCAN_CELLS = ("min_gru", "ssm")
 MOST_HZ = 768_000
 """Highest sample rate of any sound card."""
+CPU_BATCH_S, GPU_BATCH_S = 45.0, 800.0
+"""Default seconds of a batch; a model of 24 M parameters learnt with 800 on a GPU at the default learning rate."""
 
 
 class _Unset(int):
@@ -275,16 +278,19 @@ class DataConfig:
     """Sources by name, each with its share of the training speech, instead of ``train`` and ``more``."""
     valid: str = ""
     """Held-out speakers that choose the weights to keep; empty keeps the last (once everything has been tuned)."""
-    batch_s: Annotated[float, Range(0, above=True)] = 45.0
-    """Padded audio seconds of one batch: (longest utterance) x (utterances)."""
+    batch_s: Annotated[float | str, AutoOr(Range(0, above=True))] = "auto"
+    """Padded audio seconds of one batch, (longest utterance) x (utterances); ``auto``: 45 on a CPU, 800 on a GPU. The
+    default learning rate was used with both."""
     max_utterance_s: Annotated[float, Range(0, above=True)] = 30.0
     """Longer training utterances are left out, with their count and names."""
     prefetch: Positive = 8
     """Batches prepared ahead."""
-    workers: Positive = 1
-    """Threads that prepare batches; what they make does not depend on their number."""
+    workers: Annotated[int | str, AutoOr(Range(0))] = "auto"
+    """Processes that prepare batches, 0 for one thread of the training process; what they make does not depend on their
+    number. ``auto``: on a GPU a process for each CPU but one, at most 16; on a CPU a thread, or one process for more
+    than 10 hours of speech and 4 CPUs."""
     cache_s: Annotated[float, Range(0)] = 7200.0
-    """Seconds of decoded training audio kept in memory; the rest is read again each epoch."""
+    """Seconds of decoded audio kept in memory, one cache for all workers; the rest is read again each epoch."""
     shortest_first: bool = False
     """Take the first epoch's batches by length: the short ones teach the alignment (Amodei et al. 2016)."""
 
@@ -310,6 +316,11 @@ class DataConfig:
         if self.sources:
             return tuple(source.path for source in self.sources.values())
         return (self.train, *self.more) if self.train else ()
+
+    @property
+    def seconds_per_batch(self) -> float:
+        """``batch_s`` as a number: that of a CPU where no device has been chosen (see ``with_batch_s``)."""
+        return CPU_BATCH_S if isinstance(self.batch_s, str) else self.batch_s
 
 
 @dataclass(frozen=True)
@@ -452,6 +463,14 @@ class Config:
     def output_frame_s(self) -> float:
         """Seconds from one frame of log-probabilities to the next."""
         return self.features.hop_s * self.model.subsampling / self.model.upsampling
+
+
+def with_batch_s(config: Config, *, gpu: bool) -> Config:
+    """``config`` with a number in place of ``data.batch_s: auto``."""
+    if config.data.batch_s != "auto":
+        return config
+    seconds = GPU_BATCH_S if gpu else CPU_BATCH_S
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_s=seconds))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

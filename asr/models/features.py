@@ -174,20 +174,36 @@ class LogMel(nn.Module):
 
 
 def measure_stats(log_mel: LogMel, waveforms: Iterable[np.ndarray]) -> FeatureStats:
-    """Mean and standard deviation over all frames of ``waveforms`` (each ``(S,)`` float32), in float64.
+    """``measure_padded_stats`` of ``waveforms``, each ``(S,)`` float32."""
+    one_by_one = ((torch.from_numpy(samples)[None], torch.tensor([len(samples)])) for samples in waveforms)
+    return measure_padded_stats(log_mel, one_by_one)
 
-    ``log_mel`` must be without statistics. Raises ``ValueError`` when there is not a single frame.
+
+def measure_padded_stats(log_mel: LogMel, recordings: Iterable[tuple[Tensor, Tensor]]) -> FeatureStats:
+    """Mean and standard deviation over all frames of ``recordings``, in float64, on the device of ``log_mel``.
+
+    Args:
+        log_mel: without statistics.
+        recordings: samples ``(B, S)`` float32 and their lengths ``(B,)``, padded.
+
+    Raises ``ValueError`` when there is not a single frame.
     """
     total = np.zeros(log_mel.config.mel_bins)
     squares = np.zeros_like(total)
     frames = 0
-    for waveform in waveforms:
-        samples = torch.from_numpy(waveform)[None].to(log_mel.window.device)
+    device = log_mel.window.device
+    for samples, lengths in recordings:
         with torch.inference_mode():
-            features = log_mel(samples, torch.tensor([len(waveform)], device=samples.device))[0][0]
-        values = features.double().cpu().numpy()
-        total += values.sum(axis=0)
-        squares += np.square(values).sum(axis=0)
+            features, counts = log_mel(samples.to(device), lengths.to(device))
+            valid = torch.arange(features.shape[1], device=device) < counts[:, None]
+            values = features[valid].double()
+            if device.type == "cpu":
+                rows = values.numpy()
+                sums, powers = rows.sum(axis=0), np.square(rows).sum(axis=0)
+            else:
+                sums, powers = torch.stack([values.sum(0), values.square().sum(0)]).cpu().numpy()
+        total += sums
+        squares += powers
         frames += len(values)
     if frames == 0:
         raise ValueError("no frames to measure: every waveform is shorter than one window")

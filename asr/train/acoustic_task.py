@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -16,17 +17,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from asr.config.sections import Config
+from asr.config.sections import Config, with_batch_s
 from asr.data import findings, manifest, preflight, source_shares
 from asr.data.batches import Batch, Dataset, Example
+from asr.data.crew import choose_workers
+from asr.data.feeding import Feeder
 from asr.data.manifest import Utterance
+from asr.data.sample_cache import SampleCache
 from asr.decode.greedy_search import greedy
-from asr.errors import AudioError, ConfigError, TrainingError
+from asr.errors import ConfigError, ModelError, TrainingError
 from asr.models import model_directory, spec_augment
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
 from asr.models.device import copy_together, pick_device, set_precision
-from asr.models.features import LogMel, measure_stats
+from asr.models.features import LogMel, measure_padded_stats
+from asr.models.tensors import load_metadata
 from asr.scoring.rules import LITERAL_RULES
 from asr.scoring.wer import NOTHING_YET, rank, score
 from asr.text import tokenizer_files
@@ -60,8 +65,12 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
     torch.manual_seed(config.train.seed)
     folder = Path(config.train.output)
     device = pick_device(config.train.device)
-    with distributed.join_world(device) as world, loop.hold(folder, config, world, resume=resume or finish is not None):
-        task = AcousticTask(config, world)
+    config = settle_batch_s(config, device)
+    with (
+        distributed.join_world(device) as world,
+        loop.hold(folder, config, world, resume=resume or finish is not None),
+        contextlib.closing(AcousticTask(config, world)) as task,
+    ):
         if world.first and task.resuming:
             model_directory.save_config(folder, config)
         elif world.first:
@@ -70,6 +79,16 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
         if task.valid_data.utterances and progress.best >= NOTHING_YET:
             task.warn(advice(progress.best, manifest.statistics(task.train_data.utterances).hours))
         return progress
+
+
+def settle_batch_s(config: Config, device: torch.device) -> Config:
+    """``config`` with a number for ``data.batch_s: auto``: that of the run that goes on, else the device's."""
+    path = Path(config.train.output) / CHECKPOINT
+    if config.data.batch_s == "auto" and os.path.exists(path):
+        with contextlib.suppress(ModelError, KeyError, TypeError):  # a damaged checkpoint is named later
+            before = load_metadata(path)["config"]["data"]["batch_s"]
+            return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_s=float(before)))
+    return with_batch_s(config, gpu=device.type == "cuda")
 
 
 def advice(wer: float, hours: float) -> str:
@@ -89,10 +108,10 @@ class AcousticTask:
     changes: Sequence[float] = ()
 
     def __init__(self, config: Config, world: World | None = None) -> None:
-        self.config = config
         self.world = world or World(device=pick_device(config.train.device))
         self.device = self.world.device
         set_precision(config.train.precision)
+        self.config = config = settle_batch_s(config, self.device)
         self.folder = Path(config.train.output)
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
         sources = config.data.sources
@@ -111,8 +130,14 @@ class AcousticTask:
             self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
         else:
             self.tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in train_set], config.text)
-        self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn)
-        self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn)
+        hours = sum(utterance.duration_s for utterance in train_set) / 3600
+        workers = choose_workers(config.data.workers, hours, gpu=self.device.type == "cuda")
+        cache = SampleCache(config.features.sample_rate_hz, config.data.cache_s, shared=workers > 0)
+        self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn, cache=cache)
+        self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn, cache=cache)
+        self.feeder = Feeder(
+            config, self.train_data, self.valid_data, workers, self.device, self.world.share, self._plan_following
+        )
         self.source = None if self.resuming else finetune.load_initial(config)
         self.teacher = finetune.load_teacher(config, self.tokenizer)
         self.origin = model_card.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
@@ -173,13 +198,12 @@ class AcousticTask:
         """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
         for data, path in ((self.train_data, self.train_paths), (self.valid_data, self.config.data.valid)):
             failures = {}
-            description = f"reading {len(data.utterances)} utterances"
+            rows = np.flatnonzero(data.places >= 0).tolist()  # the rest is read, and reported, batch by batch
             quiet = None if self.world.first else True
-            for index, utterance in enumerate(tqdm(data.utterances, desc=description, disable=quiet, leave=False)):
-                if data.cache_full:
-                    break  # the rest is read, and reported, batch by batch
-                if reason := data.check(index):
-                    failures[utterance.id] = reason
+            found = self.feeder.check(data, rows)
+            for row, reason in tqdm(found, f"reading {len(rows)} utterances", len(rows), disable=quiet, leave=False):
+                if reason:
+                    failures[data.utterances[row].id] = reason
             # What one process cannot read is left out by all: they must agree on the batches.
             for others in self.world.gather(failures):
                 failures |= others
@@ -199,25 +223,31 @@ class AcousticTask:
         stats = None
         if self.world.first:
             try:
-                stats = measure_stats(plain, self._waveforms())
+                stats = measure_padded_stats(plain, self._waveforms(batched=self.device.type == "cuda"))
             except ValueError as error:
                 raise TrainingError(f"{self.train_paths}: {error}") from error
         measured = self.world.gather(stats)[0]
         assert measured is not None
         return measured
 
-    def _waveforms(self) -> Iterator[np.ndarray]:
+    def _waveforms(self, *, batched: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Recordings drawn from the training data, ``STATS_S`` of them at most: samples ``(B, S)`` and lengths.
+
+        One by one unless they are ``batched``: the sums are then the same whatever stood in a batch.
+        """
         data = self.train_data
-        total_s = 0.0
         order = np.random.default_rng(self.config.train.seed).permutation(len(data.utterances))
-        for index in tqdm(order.tolist(), desc="feature statistics", disable=None, leave=False):
-            total_s += data.utterances[index].duration_s
-            try:
-                yield data.samples(index)
-            except AudioError as error:
-                warn(f"{data.utterances[index].id}: {error}")
-            if total_s > STATS_S:
-                return
+        # The one that reaches the limit still counts.
+        within = np.cumsum(data.durations_s[order]) - data.durations_s[order] <= STATS_S
+        rows = order[within].tolist()
+        with tqdm(total=len(rows), desc="feature statistics", disable=None, leave=False) as bar:
+            for batch in self.feeder.recordings(data, rows):
+                bar.update(len(batch.ids))
+                if batched:
+                    yield batch.samples, batch.lengths
+                    continue
+                for samples, length in zip(batch.samples, batch.lengths, strict=True):
+                    yield samples[None, : int(length)], length[None]
 
     def plan(self, epoch: int, span: Sequence[float] = ()) -> list[list[Example]]:
         if self.mixture is None:
@@ -228,19 +258,32 @@ class AcousticTask:
         return batches
 
     def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
-        return self.train_data.batches([self.world.share(part) for part in plan], epoch)
+        return self.feeder.batches(plan, epoch)
+
+    def _plan_following(self, epoch: int) -> list[list[Example]] | None:
+        if self.changes:
+            return None  # what the next epoch holds depends on when it begins
+        epochs = self.config.train.epochs  # 0: the clock ends the training
+        return self.plan(epoch) if epoch < epochs or not epochs else None
+
+    def close(self) -> None:
+        """End the processes that load data."""
+        self.feeder.close()
 
     def features(self, batch: Batch, *, training: bool) -> tuple[Tensor, Tensor]:
         """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
         if training:
             features, frames = self._distorted(batch)
             return self._masked(features, batch.masks[0]), frames
-        features, frames = self.log_mel(self._send(batch.samples), self._send(batch.lengths))
+        features, frames = self.log_mel(self._send(batch.samples), self._send_lengths(batch))
         return features, frames
 
     def _send(self, tensor: Tensor) -> Tensor:
         """A tensor on the model's device; the host does not wait for the copy."""
         return copy_together([tensor], self.device)[0]
+
+    def _send_lengths(self, batch: Batch) -> Tensor:
+        return self._send(batch.lengths if batch.device_lengths is None else batch.device_lengths)
 
     def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
         return spec_augment.apply_masks(features, self._send(masks), self.config.augment.time_masks)
@@ -261,7 +304,7 @@ class AcousticTask:
         if setting.warp or setting.tilt_db:
             colours = self._send(batch.colours)
             change = functools.partial(spec_augment.colour, colours=colours, config=self.config.features)
-        features, frames = self.log_mel(self._send(batch.samples), self._send(batch.lengths), change)
+        features, frames = self.log_mel(self._send(batch.samples), self._send_lengths(batch), change)
         return features, frames
 
     def loss(self, batch: Batch) -> Tensor:
@@ -306,8 +349,7 @@ class AcousticTask:
             return {}
         hypotheses: dict[str, str] = {}
         loss_sum, token_sum = 0.0, 0
-        plan = [self.world.share(part) for part in self.valid_data.plan(0)]
-        for batch in self.valid_data.batches(plan, 0):
+        for batch in self.feeder.held_out(self.valid_data, self.valid_data.plan(0)):
             if batch is None:
                 continue
             with torch.inference_mode():

@@ -1,8 +1,6 @@
 """From utterances to batches: what is left out, what goes together, and that nothing but the seed decides."""
 
 import dataclasses
-import threading
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.config.sections import output_frames
-from asr.data.batches import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Dataset, Example, prefetch
+from asr.data.batch_maker import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Row
+from asr.data.batches import Dataset, Example
 from asr.data.distort import change_speed
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.splice import join_pieces
@@ -194,7 +193,8 @@ def test_streams_of_random_numbers_do_not_repeat_each_other(tmp_path, utterances
     data = make_dataset(utterances, make_config(tmp_path))
     streams = [(epoch, stream, index) for epoch in range(3) for stream in range(3) for index in range(5)]
     assert len({SPEED_STREAM, MASK_STREAM, ORDER_STREAM}) == 3
-    draws = {data._rng(*stream).integers(2**63) for stream in streams}
+    rows = [Row(utterances[0], [], -1, index) for index in range(5)]
+    draws = {data.maker.rng(epoch, stream, rows[index]).integers(2**63) for epoch, stream, index in streams}
     assert len(draws) == len(streams)
 
 
@@ -238,8 +238,7 @@ def test_batches_do_not_depend_on_prefetching_caching_or_what_was_read_before(tm
     for changes in (
         {"prefetch": 1},
         {"prefetch": 50},
-        {"workers": 4},
-        {"workers": 3, "cache_s": 3.0},
+        {"cache_s": 1.0},
         {"cache_s": 0.0},
         {"cache_s": 3.0},
     ):
@@ -271,7 +270,7 @@ def test_the_cache_keeps_to_its_size(tmp_path, utterances):
     for index in range(len(utterances)):
         data.samples(index)
     assert 3.0 < data.cached_s <= 4.0
-    assert data.cache_full
+    assert data.places[-1] == -1
 
 
 def test_unreadable_audio_is_reported_and_the_rest_kept(tmp_path, utterances):
@@ -314,61 +313,6 @@ def test_a_label_that_fits_only_with_the_silence_keeps_it(tmp_path, utterances):
         (batch,) = make_dataset([item], config, warn=warnings.append).batches([[Example(0, 1.0)]], 0)
         assert (int(batch.lengths[0]) < RATE_HZ) == trimmed
     assert warnings == []
-
-
-# Prefetching
-
-
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("depth", [1, 3, 100])
-def test_prefetch_keeps_order_and_none(depth, workers):
-    def make(number):
-        time.sleep(0.002 * (number % 3))
-        return None if number == 1 else number * number
-
-    assert list(prefetch(make, range(20), depth, workers)) == [0, None, *(n * n for n in range(2, 20))]
-    assert list(prefetch(make, [], depth, workers)) == []
-    assert threads() == []
-
-
-def test_prefetch_raises_the_error_where_it_happened():
-    def make(number):
-        if number == 2:
-            raise OSError("disk on fire")
-        return number
-
-    iterator = prefetch(make, range(10), 5, 2)
-    assert [next(iterator), next(iterator)] == [0, 1]
-    with pytest.raises(OSError, match="disk on fire"):
-        next(iterator)
-    assert threads() == []
-
-
-@pytest.mark.parametrize("depth", [1, 4])
-def test_prefetch_stops_its_threads_when_closed_early(depth):
-    made = []
-    iterator = prefetch(lambda number: made.append(number) or number, range(1000), depth, 2)
-    assert next(iterator) == 0
-    iterator.close()
-    assert threads() == []
-    assert len(made) <= depth + 1
-
-
-def test_prefetch_runs_ahead_but_no_further_than_its_depth():
-    made = []
-    iterator = prefetch(made.append, range(1000), 4, 2)
-    next(iterator)
-    deadline = time.monotonic() + 10
-    while len(made) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    # One handed over, four waiting.
-    assert sorted(made) == [0, 1, 2, 3, 4]
-    iterator.close()
 
 
 # Utterances joined from pieces
@@ -433,7 +377,8 @@ def test_pieces_stay_with_their_speaker(utterances, tmp_path):
 
 def test_share_of_utterances_that_are_joined(utterances, tmp_path):
     data = spliced(utterances, tmp_path, prob=0.25)
-    joined = sum(data._spliced(Example(i, 1.0), epoch) is not None for i in range(20) for epoch in range(20))
+    rows = data.order([Example(i, 1.0) for i in range(20)], 0).rows
+    joined = sum(data.maker._spliced(row, epoch) is not None for row in rows for epoch in range(20))
     assert 65 < joined < 135  # 100 expected, standard deviation 9
 
 

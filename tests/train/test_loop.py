@@ -31,6 +31,7 @@ from asr.cli import main
 from asr.config import loader
 from asr.config.sections import OptimConfig, load_config
 from asr.data import manifest
+from asr.data.batch_maker import BatchMaker
 from asr.data.batches import Batch, Dataset
 from asr.decode.greedy_search import greedy
 from asr.errors import AsrError, ConfigError, ManifestError, ModelError, TextError, TrainingError
@@ -1289,12 +1290,12 @@ def test_a_checkpoint_between_late_readings_goes_on_exactly(corpus, tmp_path, mo
 
 
 def test_audio_that_vanishes_stops_training(corpus, tmp_path, monkeypatch, capsys):
-    def unreadable(data, index):
+    def unreadable(maker, item, place):
         raise errors.AudioError("the disk is gone")
 
     config = run_config(corpus, tmp_path, train={"max_bad_steps": 2})
     run = make_run(config)
-    monkeypatch.setattr(Dataset, "samples", unreadable)
+    monkeypatch.setattr(BatchMaker, "read", unreadable)
     with pytest.raises(TrainingError, match="none of the batch's audio could be read; stopped after 2"):
         run.train()
     assert "the disk is gone" in capsys.readouterr().err

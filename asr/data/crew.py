@@ -1,0 +1,289 @@
+"""Those who make batches: one thread of this process, or processes of their own.
+
+A crew takes orders and gives back what was made; ``BatchStream`` keeps some orders ahead and gives the batches in
+order. What is made does not depend on the crew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing.connection
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import numpy as np
+
+from asr.config import cpus
+from asr.data.batch_maker import BatchMaker, BatchOrder, MadeBatch
+from asr.data.crew_child import CrewSetup
+from asr.data.sample_cache import SharedMemory, free_memory
+from asr.errors import ConfigError, TrainingError
+
+AUTO = "auto"
+MOST_WORKERS = 16
+SMALL_H = 10.0
+"""Hours of speech below which a CPU trains with one thread for loading."""
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from asr.data.crew_child import serve_crew; "
+    "serve_crew(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+
+def choose_workers(setting: int | str, hours: float, *, gpu: bool) -> int:
+    """Loader processes for ``data.workers`` and so many hours of speech; 0 for one thread of this process.
+
+    ``auto``: on a GPU a process for every CPU of this training process but one, 16 at most. On a CPU, which the
+    training itself keeps busy, one process for more than ``SMALL_H`` hours where there are 4 CPUs, else a thread.
+    Raises ``ConfigError`` for processes where there are none (Windows).
+    """
+    if os.name != "posix":
+        if setting not in (0, AUTO):
+            raise ConfigError(f"data.workers: expected 0 or auto on this system, got {setting}")
+        return 0
+    if isinstance(setting, int):
+        return setting
+    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    processors = cpus.available() // max(1, int(local) if local.isdigit() else 1)
+    if gpu:
+        return max(1, min(MOST_WORKERS, processors - 1))
+    return int(hours > SMALL_H and processors >= 4)
+
+
+class Crew(Protocol):
+    """Makes batches. Orders are numbered."""
+
+    def submit(self, order: BatchOrder) -> int:
+        """Take an order; returns its number."""
+
+    def collect(self, number: int) -> MadeBatch:
+        """Wait for an order. Raises ``TrainingError`` as ``BatchMaker.make`` does, and where its process died."""
+
+    def cancel(self, number: int) -> None:
+        """Forget an order that nobody will collect."""
+
+    def close(self) -> None:
+        """End, without waiting for orders that nobody has collected."""
+
+
+class ThreadCrew:
+    """One thread of this process."""
+
+    def __init__(self, maker: BatchMaker) -> None:
+        self._maker = maker
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._orders: dict[int, Future[MadeBatch]] = {}
+        self._number = 0
+
+    def submit(self, order: BatchOrder) -> int:
+        self._number += 1
+        self._orders[self._number] = self._pool.submit(self._maker.make, order)
+        return self._number
+
+    def collect(self, number: int) -> MadeBatch:
+        return self._orders.pop(number).result()
+
+    def cancel(self, number: int) -> None:
+        self._orders.pop(number).cancel()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Worker:
+    """One process, the connection to it, and the orders that it has in hand."""
+
+    def __init__(self, setup: CrewSetup) -> None:
+        self.orders: dict[int, BatchOrder] = {}
+        self.connection, other = multiprocessing.connection.Pipe()
+        # One thread each: the processes are the parallelism.
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        with other:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _START, json.dumps(sys.path), str(other.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[other.fileno(), setup.slots, setup.cache.descriptor],
+                env=os.environ | single,
+                process_group=0,  # the terminal's Ctrl-C is for the training
+            )
+        self.connection.send(setup)
+
+
+class ProcessCrew:
+    """``count`` processes, which lay batches out in ``slots`` pieces of shared memory of ``slot_bytes`` each.
+
+    ``setup`` is given the descriptor of that memory. Raises ``ConfigError`` where there is not enough memory.
+    """
+
+    def __init__(self, count: int, slots: int, slot_bytes: int, setup: Callable[[int], CrewSetup]) -> None:
+        self._slot_bytes = slot_bytes
+        self._memory = _slot_memory(slots, slot_bytes)
+        self._bytes = self._memory.array(0, slots * slot_bytes, np.uint8)
+        self._free = deque(range(slots))
+        self._slots: dict[int, int] = {}
+        self._done: dict[int, MadeBatch | TrainingError] = {}
+        self._abandoned: set[int] = set()
+        self._number = 0
+        self._lock = threading.Lock()
+        self.cache_failed = False
+        told = setup(self._memory.descriptor)
+        self.workers = [_Worker(told) for _ in range(count)]
+        self._finalizer = weakref.finalize(self, _end_workers, self.workers)
+
+    def submit(self, order: BatchOrder) -> int:
+        with self._lock:
+            while not self._free:
+                if not any(worker.orders for worker in self.workers):
+                    raise RuntimeError("every slot holds a batch that nobody has collected")
+                self._receive()
+            self._number += 1
+            number, slot = self._number, self._free.popleft()
+            worker = min(self.workers, key=lambda worker: len(worker.orders))
+            self._slots[number] = slot
+            worker.orders[number] = order
+            try:
+                worker.connection.send((number, slot, order))
+            except OSError as error:
+                raise _death(worker) from error
+            return number
+
+    def collect(self, number: int) -> MadeBatch:
+        with self._lock:
+            while number not in self._done:
+                self._receive()
+            made = self._done.pop(number)
+            slot = self._slots.pop(number)
+            self._free.append(slot)
+            if isinstance(made, TrainingError):
+                raise made
+            if made.layout is not None and not len(made.memory):
+                start = slot * self._slot_bytes
+                made.memory = self._bytes[start : start + made.layout.size].copy()  # the slot is used again
+            return made
+
+    def cancel(self, number: int) -> None:
+        with self._lock:
+            if number in self._done:
+                del self._done[number]
+                self._free.append(self._slots.pop(number))
+            else:
+                self._abandoned.add(number)
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def _receive(self) -> None:
+        """Take what has been made, and wait for something if there is nothing. Raises ``TrainingError``."""
+        connections: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
+        for ready in multiprocessing.connection.wait(list(connections)):
+            worker = connections[ready]
+            try:
+                self._take(worker, worker.connection)
+            except (EOFError, OSError) as error:
+                raise _death(worker) from error
+
+    def _take(self, worker: _Worker, connection: Connection) -> None:
+        number, answer, *rest = connection.recv()
+        made: MadeBatch | TrainingError
+        if isinstance(answer, MadeBatch):
+            large, self.cache_failed = rest[0], self.cache_failed or rest[1]
+            made = answer
+            if large:
+                made.memory = np.frombuffer(connection.recv_bytes(), np.uint8).copy()
+        else:
+            made = TrainingError(answer)
+            made.add_note(f"in the loader process:\n{rest[0]}")
+        worker.orders.pop(number)
+        if number in self._abandoned:
+            self._abandoned.remove(number)
+            self._free.append(self._slots.pop(number))
+        else:
+            self._done[number] = made
+
+
+def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:
+    size, free = slots * slot_bytes, free_memory()
+    advice = "lower data.batch_s, data.prefetch or data.workers (0: one thread, which needs no shared memory)"
+    if free is not None and size > free:
+        raise ConfigError(
+            f"data.workers: {slots} batches of {slot_bytes / 1e6:.0f} MB need {size / 1e6:.0f} MB of shared memory, "
+            f"{free / 1e6:.0f} MB are free; {advice}"
+        )
+    try:
+        memory = SharedMemory(size)
+        memory.take(0, size)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"data.workers: no shared memory for {slots} batches of {slot_bytes / 1e6:.0f} MB: {error}; {advice}"
+        ) from error
+    return memory
+
+
+def _end_workers(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        with contextlib.suppress(OSError):
+            worker.process.kill()
+        worker.connection.close()
+    for worker in workers:
+        worker.process.wait()
+
+
+def _death(worker: _Worker) -> TrainingError:
+    """The error for a process that has ended."""
+    try:
+        status = worker.process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        status = None
+    names = [row.utterance.id for order in list(worker.orders.values())[:1] for row in order.rows]
+    how = f"ended with status {status}" if status is None or status >= 0 else f"was killed by {_signal_name(-status)}"
+    whose = f" while it made the batch of {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
+    return TrainingError(
+        f"data.workers: loader process {worker.process.pid} {how}{whose}. If memory ran out, lower data.workers, "
+        "data.cache_s or data.prefetch; then continue with --resume"
+    )
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+class BatchStream:
+    """The batches of ``orders``, made ahead by a crew, in order."""
+
+    def __init__(self, crew: Crew, orders: Iterator[BatchOrder]) -> None:
+        self._crew = crew
+        self._orders = orders
+        self._pending: deque[int] = deque()
+        self.exhausted = False
+        """Whether every order has been placed."""
+
+    def fill(self, depth: int) -> int:
+        """Have ``depth`` orders placed that are not collected; returns how many there are."""
+        while len(self._pending) < depth and not self.exhausted:
+            order = next(self._orders, None)
+            if order is None:
+                self.exhausted = True
+            else:
+                self._pending.append(self._crew.submit(order))
+        return len(self._pending)
+
+    def take(self) -> MadeBatch | None:
+        """The next batch; None after the last."""
+        return self._crew.collect(self._pending.popleft()) if self._pending else None
+
+    def close(self) -> None:
+        """Forget what was not collected."""
+        while self._pending:
+            self._crew.cancel(self._pending.popleft())
+        self.exhausted = True
