@@ -32,7 +32,7 @@ from asr.config import loader
 from asr.config.sections import OptimConfig, load_config
 from asr.data import manifest
 from asr.data.batch_maker import BatchMaker
-from asr.data.batches import Batch, Dataset
+from asr.data.batches import Batch
 from asr.decode.greedy_search import greedy
 from asr.errors import AsrError, ConfigError, ManifestError, ModelError, TextError, TrainingError
 from asr.models import description, model_directory, spec_augment
