@@ -18,7 +18,8 @@ config: arguments cpus loader ranges keys sections language
 audio: headers pyav find samples pipes sound_files read levels sources
 text: normalisation language_tables written_out prose tokenizer bpe word_tokens phones user_words tokenizer_files
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
-data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding findings preflight
+data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
+data: findings preflight
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
