@@ -13,8 +13,8 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self._averages = list(self.network.parameters())
-        self._weights = list(network.parameters())
+        self._averages: list[Tensor] = list(self.network.parameters())
+        self._weights: list[Tensor] = list(network.parameters())
 
     def follow(self, share: float, unless: Tensor | None = None) -> None:
         """Move the average by ``share`` of the way to the weights.
