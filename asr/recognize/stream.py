@@ -132,8 +132,7 @@ class Stream:
         changed in the middle of an utterance, its text would be that of neither list and depend on the blocks. As it
         is, each utterance is what ``Recognizer`` makes of it with the list that it has. ``start`` keeps the new list.
 
-        A hot word that is not in the lexicon or n-gram takes as long as loading that file, since its words are then
-        arranged again. Other hot words take next to no time.
+        The lexicon or n-gram is not arranged again: new hot words are added to its tree.
 
         Raises ``ConfigError`` where the recognizer decodes without a beam, ``DecodeError`` naming a hot word that
         cannot be used; the words before stay then.
