@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -101,25 +102,27 @@ class BeamSearch:
         # At least 8 times the width: after `_make_room` half of the pools is free, and a frame needs 2 * width of them.
         size = 1 << (max(INITIAL_NODES, 8 * self._width) - 1).bit_length()
         self._columns: int | None = None
-        self._beam = np.zeros(2 * self._width, kernel.ENTRY)
-        self._places = np.empty(2 * self._width, np.uint32)
-        self._nodes = np.empty(size, kernel.NODE)
-        self._table = np.empty(2 * size, np.int32)
-        self._segments = np.empty(size, kernel.SEGMENT)
-        self._counts = np.zeros(kernel.COUNTS, np.int64)
-        self._offset = np.zeros(1)
+        self._begun = False
         self._rows = Rows(4 * self._width if self._fused else 0, self._width)
         self._rows.before = self._before
-        self._block = np.empty((0, 0))
-        kernel.start_beam(
-            self._beam, self._places, self._nodes, self._table, self._counts, self._rows.owners, self._words,
-            self._offset,
-        )  # fmt: skip
+        self._state = kernel.State(
+            beam=np.zeros(2 * self._width, kernel.ENTRY),
+            places=np.empty(2 * self._width, np.uint32),
+            nodes=np.empty(size, kernel.NODE),
+            table=np.empty(2 * size, np.int32),
+            segments=np.empty(size, kernel.SEGMENT),
+            counts=np.zeros(kernel.COUNTS, np.int64),
+            offset=np.zeros(1),
+            rows=self._rows.values,
+            limits=self._rows.limits,
+            owners=self._rows.owners,
+            pending=self._rows.pending,
+        )
 
     @property
     def frames(self) -> int:
         """Frames accepted so far."""
-        return int(self._counts[kernel.FRAME])
+        return int(self._state.counts[kernel.FRAME])
 
     def accept(self, log_probs: Matrix) -> None:
         """Decode the next frames ``(T, V)``, ``T`` from 0.
@@ -141,16 +144,9 @@ class BeamSearch:
         self._check_nbest(nbest)
         if self._columns is None:
             return [Hypothesis()]
-        if self._fused:
-            fill_ends([self])
-        length = int(self._nodes["depth"][self._entries()["node"]].max(initial=0))
-        found = LiveBeams(1, nbest, nbest * length)
-        found.counts[0] = kernel.write_hypotheses(
-            nbest, self._beam, self._places, self._nodes, self._segments, self._counts, self._rows.values,
-            int(self._words.ids[kernel.SPACE]), self._offset, np.empty(self._width), np.empty(self._width, np.int64),
-            found.tokens, found.bounds[0], found.scores[0], 0,
-        )  # fmt: skip
-        return found.hypotheses(length * nbest)[0]
+        self._end(nbest)
+        decode_prefixes([self])
+        return self._found()
 
     def _check_nbest(self, nbest: int) -> None:
         if positive_int("nbest", nbest) > self._width:
@@ -165,46 +161,69 @@ class BeamSearch:
     def partial(self) -> tuple[Hypothesis, int]:
         """The best hypothesis so far, as if more were to come, and how many of its tokens will not change any more:
         those that all prefixes in the beam begin with."""
-        if not self._counts[kernel.ENTRIES]:
+        state = self._state
+        if not state.counts[kernel.ENTRIES]:
             return Hypothesis(), 0
-        best = self._entries()[:1]
-        depth = int(self._nodes["depth"][best["node"][0]])
-        found = LiveBeams(1, 1, depth)
-        found.counts[0], found.bounds[0] = 1, depth
-        lm_score = self._nodes["bonus"][best["node"][0]]
-        found.scores[0, 0] = math.log(best["total"][0]) + self._offset[0], lm_score
-        kernel.trace(0, self._beam, self._places, self._nodes, self._segments, self._counts, found.tokens)
-        return found.hypotheses(depth)[0][0], int(
-            pools.agreed_prefixes(self._beam, self._places, self._nodes, self._counts)
-        )
+        best = state.beam[state.places[0]]
+        node = state.nodes[best["node"]]
+        output = new_output(1, 1, int(node["depth"]))
+        output.counts[0], output.bounds[0] = 1, node["depth"]
+        output.scores[0, 0] = math.log(best["total"]) + state.offset[0], node["bonus"]
+        kernel.trace(state, 0, output.tokens, 0)
+        return as_hypotheses(output, int(node["depth"]))[0][0], int(pools.agreed_prefixes(state))
+
+    def _prepare(self, columns: int) -> None:
+        """Make rows for matrices of so many columns."""
+        if self._fused:
+            self._rows.resize(columns, self._words)
+            if self._state.rows is not self._rows.values:
+                self._state = self._state._replace(rows=self._rows.values)
 
     def _take(self, log_probs: npt.NDArray[np.floating]) -> None:
         """Queue checked frames ``(T, V)`` for ``_run``."""
         self._columns = log_probs.shape[1]
-        if self._fused:
-            self._rows.resize(self._columns, self._words)
+        self._prepare(self._columns)
         self._queue = log_probs
-        self._block = np.empty((0, self._columns))
+        self._finish, self._output = False, NO_OUTPUT
+        self._next_block()
+
+    def _end(self, nbest: int) -> None:
+        """Queue the hypotheses of the frames so far for ``_run``."""
+        depths = self._state.nodes["depth"][self._entries()["node"]]
+        self._finish, self._output = True, new_output(1, nbest, nbest * int(depths.max(initial=0)))
+        self._queue = np.empty((0, self._columns or 0))
+        self._next_block()
+
+    def _next_block(self) -> None:
+        """Take frames out of the queue."""
+        size = max(1, BLOCK_VALUES // self._queue.shape[1])
+        block, self._queue = self._queue[:size], self._queue[size:]
+        self._block = as_frames(block, np.array([0, len(block)]))
 
     def _run(self) -> bool:
-        """Decode queued frames; False when the language model must fill rows first."""
+        """Do what is queued; False when the language model must fill rows first."""
         while True:
-            if not len(self._block):
-                size = max(1, BLOCK_VALUES // self._queue.shape[1])
-                self._block = np.ascontiguousarray(self._queue[:size], dtype=np.float64)
-                self._queue = self._queue[size:]
-                if not len(self._block):
+            if self._search(self._block, self._output, finish=self._finish):
+                if not len(self._queue):
                     return True
-            done = kernel.advance_beams(
-                self._block, self._thresholds, self._beam, self._places, self._nodes, self._table, self._segments,
-                self._counts, self._rows.values, self._rows.limits, self._rows.owners, self._rows.pending, self._words,
-                self._lm is not None, self._offset,
-            )  # fmt: skip
-            self._block = self._block[done:]
-            if len(self._block):
-                if self._lm is not None and self._counts[kernel.PENDING]:
-                    return False
+                self._next_block()
+            elif self._lm is not None and self._state.counts[kernel.PENDING]:
+                return False
+            else:
                 self._make_room()
+
+    def _search(self, frames: kernel.Frames, output: kernel.Output, *, begin: bool = False, finish: bool) -> bool:
+        """The kernel, which the first frames after ``start`` begin from the empty prefix."""
+        begin, self._begun = begin or not self._begun, True
+        work = _work(self._width, frames.log_probs.shape[1], self._fused)
+        done: bool = kernel.search(
+            self._state, self._words, work, self._thresholds, frames, output, begin, finish, self._lm is not None
+        )
+        return done
+
+    def _found(self) -> list[Hypothesis]:
+        """The hypotheses that ``_run`` has written."""
+        return as_hypotheses(self._output, self._block.progress[kernel.WRITTEN])[0]
 
     def _decode_all(
         self, matrices: Sequence[npt.NDArray[np.floating]], nbest: int, first_utterance: int
@@ -219,70 +238,87 @@ class BeamSearch:
             self._take(joined)
             self._run()
             return [self.hypotheses(nbest)]
-        log_probs = np.ascontiguousarray(joined, dtype=np.float64)
-        if self._fused:
-            self._rows.resize(log_probs.shape[1], self._words)
-        found = LiveBeams(len(matrices), nbest, nbest * len(log_probs))
-        progress = np.zeros(3, np.int64)
-        while not kernel.decode_all(
-            log_probs, starts, progress, found.tokens, found.bounds, found.scores, found.counts, self._thresholds,
-            self._beam, self._places, self._nodes, self._table, self._segments, self._counts, self._rows.values,
-            self._rows.limits, self._rows.owners, self._rows.pending, self._words, self._offset,
-        ):  # fmt: skip
+        self._prepare(joined.shape[1])
+        frames = as_frames(joined, starts)
+        output = new_output(len(matrices), nbest, nbest * len(joined))
+        while not self._search(frames, output, begin=True, finish=True):
             self._make_room()
-        return found.hypotheses(progress[kernel.WRITTEN])
+        return as_hypotheses(output, frames.progress[kernel.WRITTEN])
 
     def _pending(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Of the prefixes whose rows a language model must fill: rows, rows of their parents (-1: none), tokens."""
-        nodes = self._nodes[self._rows.pending[: self._counts[kernel.PENDING]]]
-        known = nodes["parent"] != kernel.NOWHERE
-        parents = np.where(known, self._nodes["row"][np.where(known, nodes["parent"], kernel.ROOT)], -1)
-        return nodes["row"].astype(np.int64), parents.astype(np.int64), nodes["token"].astype(np.int64)
+        nodes = self._state.nodes
+        new = nodes[self._state.pending[: self._state.counts[kernel.PENDING]]]
+        known = new["parent"] != kernel.NOWHERE
+        parents = np.where(known, nodes["row"][np.where(known, new["parent"], kernel.ROOT)], -1)
+        return new["row"].astype(np.int64), parents.astype(np.int64), new["token"].astype(np.int64)
 
     def _make_room(self) -> None:
         """Drop what no prefix in the beam builds on; double the pools where more than half is still in use."""
-        pools.compact(self._beam, self._places, self._nodes, self._segments, self._counts, self._rows.owners)
-        if self._counts[kernel.NODES] > self._nodes.size // 2:
-            self._nodes = np.concatenate([self._nodes, np.empty_like(self._nodes)])
-            self._table = np.empty(2 * self._nodes.size, np.int32)
-        if self._counts[kernel.SEGMENTS] > self._segments.size // 2:
-            self._segments = np.concatenate([self._segments, np.empty_like(self._segments)])
-        kernel.index(self._nodes, self._table, self._counts)
+        state = self._state
+        pools.compact(state, np.empty(max(state.nodes.size, state.segments.size) + 1, np.int64))
+        nodes, table, segments = state.nodes, state.table, state.segments
+        if state.counts[kernel.NODES] > nodes.size // 2:
+            nodes = np.concatenate([nodes, np.empty_like(nodes)])
+            table = np.empty(2 * nodes.size, np.int32)
+        if state.counts[kernel.SEGMENTS] > segments.size // 2:
+            segments = np.concatenate([segments, np.empty_like(segments)])
+        self._state = state._replace(nodes=nodes, table=table, segments=segments)
+        kernel.index(self._state)
 
     def _entries(self) -> npt.NDArray[np.void]:
         """Copies of the prefixes in the beam, best first."""
-        entries: npt.NDArray[np.void] = self._beam[self._places[: self._counts[kernel.ENTRIES]]]
+        state = self._state
+        entries: npt.NDArray[np.void] = state.beam[state.places[: state.counts[kernel.ENTRIES]]]
         return entries
 
 
-class LiveBeams:
-    """Arrays for the hypotheses of several utterances; kernels fill them.
+def as_frames(log_probs: npt.NDArray[np.floating], starts: npt.NDArray[np.int64]) -> kernel.Frames:
+    """``(T, V)`` of utterances that begin at ``starts``, the last of which is ``T``, for the kernel."""
+    progress = np.zeros(kernel.STANDS, np.int64)
+    return kernel.Frames(np.ascontiguousarray(log_probs, np.float64), starts, progress)
 
-    ``tokens (4, n)``: tokens, first frames, ends and largest log posteriors of all hypotheses, one after another.
-    ``bounds (utterances, nbest)``: where each hypothesis ends. ``scores (utterances, nbest, 2)``: total and language
-    model scores.
-    """
 
-    def __init__(self, utterances: int, nbest: int, tokens: int) -> None:
-        self.tokens = np.zeros((4, tokens))
-        self.bounds = np.empty((utterances, nbest), np.int64)
-        self.scores = np.empty((utterances, nbest, 2))
-        self.counts = np.zeros(utterances, np.int64)
+def _work(width: int, columns: int, fused: bool) -> kernel.Work:
+    """Memory for one frame: searches of a thread share it, as nothing in it outlives a frame."""
+    key = width, columns, fused
+    if getattr(_memory, "key", None) != key:
+        _memory.key, _memory.work = key, kernel.new_work(*key)
+    work: kernel.Work = _memory.work
+    return work
 
-    def hypotheses(self, length: int) -> list[list[Hypothesis]]:
-        """All of them, per utterance best first; ``length`` tokens of the room are in use."""
-        tokens, frames, ends = self.tokens[:3, :length].astype(np.int64).tolist()
-        confidences = np.minimum(np.exp(self.tokens[3, :length]), 1).tolist()
-        result, first = [], 0
-        for count, bounds, scores in zip(self.counts.tolist(), self.bounds.tolist(), self.scores.tolist(), strict=True):
-            nbest = []
-            for last, (score, lm_score) in zip(bounds[:count], scores[:count], strict=True):
-                part = slice(first, last)
-                found = tuple(tokens[part]), tuple(frames[part]), tuple(ends[part]), tuple(confidences[part])
-                nbest.append(Hypothesis(*found, score, lm_score))
-                first = last
-            result.append(nbest)
-        return result
+
+_memory = threading.local()
+
+
+def new_output(utterances: int, nbest: int, tokens: int) -> kernel.Output:
+    """Memory for the hypotheses of several utterances with so many tokens in all."""
+    return kernel.Output(
+        np.empty((4, tokens)),
+        np.empty((utterances, nbest), np.int64),
+        np.empty((utterances, nbest, 2)),
+        np.zeros(utterances, np.int64),
+    )
+
+
+NO_OUTPUT = new_output(0, 0, 0)
+
+
+def as_hypotheses(output: kernel.Output, length: int) -> list[list[Hypothesis]]:
+    """Hypotheses that the kernel has written, per utterance best first; ``length`` tokens of the room are in use."""
+    tokens, frames, ends = output.tokens[:3, :length].astype(np.int64).tolist()
+    confidences = np.minimum(np.exp(output.tokens[3, :length]), 1).tolist()
+    result, first = [], 0
+    counts, bounds, scores = output.counts.tolist(), output.bounds.tolist(), output.scores.tolist()
+    for count, lasts, values in zip(counts, bounds, scores, strict=True):
+        nbest = []
+        for last, (score, lm_score) in zip(lasts[:count], values[:count], strict=True):
+            part = slice(first, last)
+            found = tuple(tokens[part]), tuple(frames[part]), tuple(ends[part]), tuple(confidences[part])
+            nbest.append(Hypothesis(*found, score, lm_score))
+            first = last
+        result.append(nbest)
+    return result
 
 
 def accept_all(searches: Sequence[BeamSearch], matrices: Sequence[Matrix]) -> None:
@@ -300,30 +336,15 @@ def accept_all(searches: Sequence[BeamSearch], matrices: Sequence[Matrix]) -> No
 
 
 def decode_prefixes(searches: Sequence[BeamSearch]) -> None:
-    """Run searches to the end of their queued frames, language models once for all that wait for them."""
+    """Run what is queued in the searches, language models once for all that wait for them."""
     waiting = [search for search in searches if not search._run()]
     while waiting:
         lm = waiting[0]._lm
         assert lm is not None
         lm.fill([(search._rows, search._pending()) for search in waiting])
         for search in waiting:
-            search._counts[kernel.PENDING] = 0
+            search._state.counts[kernel.PENDING] = 0
         waiting = [search for search in waiting if not search._run()]
-
-
-def fill_ends(searches: Sequence[BeamSearch]) -> None:
-    """Have the rows of all prefixes in the beams filled, which tell what the end of the utterance adds; language models
-    are asked once."""
-    ready = [search for search in searches if search._columns is not None]  # else no frame has told V
-    for each in ready:
-        kernel.give_rows(
-            each._beam, each._places, each._nodes, each._counts, each._rows.values, each._rows.limits,
-            each._rows.owners, each._rows.pending, each._words,
-        )  # fmt: skip
-    if ready and ready[0]._lm is not None:
-        ready[0]._lm.fill([(each._rows, each._pending()) for each in ready])
-    for each in ready:
-        each._counts[kernel.PENDING] = 0
 
 
 def beam_search(
@@ -371,8 +392,10 @@ def beam_search(
             each.start()
             each._take(matrix)
         decode_prefixes(searches)
-        fill_ends(searches)
-        return [each.hypotheses(nbest) for each in searches]
+        for each in searches:
+            each._end(nbest)
+        decode_prefixes(searches)
+        return [each._found() for each in searches]
     groups = _groups(frames, BLOCK_VALUES // max(batch.shape[2], 4 * nbest), positive_int("threads", threads))
     if threads == 1 or len(groups) == 1:
         return [found for group in groups for found in search._decode_all(matrices[group], nbest, group.start)]

@@ -114,7 +114,8 @@ ENTRY = np.dtype(
 COUNTS = 5
 ENTRIES, NODES, SEGMENTS, FRAME, PENDING = range(COUNTS)
 """Places in ``counts``: prefixes in the beam, nodes and segments in use, frames decoded, rows the caller must fill."""
-UTTERANCE, DONE, WRITTEN = range(3)
+STANDS = 3
+UTTERANCE, DONE, WRITTEN = range(STANDS)
 """Places in ``progress``: the utterance being decoded, how many of its frames are, tokens written."""
 
 SMALLEST = -690.0
@@ -192,6 +193,57 @@ NO_WORDS = Words(
 """No lexicon, no n-gram, no hot words."""
 
 
+class State(NamedTuple):
+    """All that a search remembers between two frames."""
+
+    beam: Records
+    """``ENTRY``, two slots for each prefix that the beam may hold."""
+    places: Numbers
+    """Slots of the prefixes in the beam, best first, and behind them the free ones."""
+    nodes: Records
+    """``NODE``: the pool of prefixes; the empty one is the first."""
+    table: Numbers
+    """Hash table of nodes by parent and token."""
+    segments: Records
+    """``SEGMENT``: the pool of finished tokens."""
+    counts: Numbers
+    """What is in use (``ENTRIES`` and the like)."""
+    offset: Numbers
+    """One number: the logarithm of the factor that all masses are over."""
+    rows: Numbers
+    """``(R, V)``: what language models add to each prefix; ``R`` is 0 where there are none."""
+    limits: Numbers
+    """The factor of the best token of each row."""
+    owners: Numbers
+    """The node that each row belongs to, or -1."""
+    pending: Numbers
+    """Nodes whose rows are new."""
+
+
+class Frames(NamedTuple):
+    """Utterances to decode."""
+
+    log_probs: Numbers
+    """``(T, V)``: of all of them, one after another."""
+    starts: Numbers
+    """Utterance ``i`` has the frames ``starts[i]`` to ``starts[i + 1] - 1``."""
+    progress: Numbers
+    """Where the search stands (``UTTERANCE`` and the like)."""
+
+
+class Output(NamedTuple):
+    """Hypotheses of several utterances."""
+
+    tokens: Numbers
+    """``(4, n)``: tokens, first frames, ends and largest log posteriors of all hypotheses, one after another."""
+    bounds: Numbers
+    """``(utterances, nbest)``: where each hypothesis ends."""
+    scores: Numbers
+    """``(utterances, nbest, 2)``: total and language model scores."""
+    counts: Numbers
+    """Hypotheses of each utterance."""
+
+
 class Work(NamedTuple):
     """Working arrays of one frame; nothing in them outlives the frame."""
 
@@ -217,35 +269,52 @@ class Work(NamedTuple):
     """By slot and token: whether the prefix's continuation by the token is in the beam."""
 
 
+def new_work(width: int, columns: int, fused: bool) -> Work:
+    """Memory for the frames of searches that run one after another."""
+    return Work(
+        np.empty(columns),
+        np.empty(width), np.empty(width), np.empty(width), np.empty(width, np.int64),
+        np.empty(width), np.empty(width, np.int64), np.empty(2 * width + 1, np.uint32),
+        np.empty(width, np.uint32), np.empty(width, np.uint32),
+        # One token more than the beam is wide suffices: for any prefix each of them, save the prefix's last token,
+        # makes a candidate as good as a later token could, be it a new one or one already in the beam that the mass is
+        # merged into. Not so where language models have a say.
+        np.empty(columns - 1 if fused else min(columns - 1, width + 1), np.uint32),
+        np.zeros((2 * width, columns), np.uint8),
+    )  # fmt: skip
+
+
 def compile_kernel(function: Function) -> Function:
-    """Compile with numba, kept on disk where there is a writable place for it."""
-    return _compile(function, {}, kept=True)
+    """For what Python calls too: kept on disk where there is a writable place for it.
 
-
-def compile_search(function: Function) -> Function:
-    """``compile_kernel`` for the two kernels that hold the whole search: a line says when they must be compiled."""
-    return _compile(function, {}, kept=True, slow=True)
-
-
-def compile_inner(function: Function) -> Function:
-    """``compile_kernel`` for what other kernels call for each frame or prefix and that allocates nothing: without
-    numba's reference counts, whose atomic operations would take half of the time."""
-    return _compile(function, {"_nrt": False, "forceinline": True}, kept=True)
-
-
-def compile_apart(function: Function) -> Function:
-    """``compile_inner`` for what is called seldom, from several places: compiled once, where copies take seconds."""
+    None of the kernels allocates memory. So numba's reference counts are off (``_nrt``): their atomic operations took
+    half of the time."""
     return _compile(function, {"_nrt": False}, kept=True)
 
 
+def compile_search(function: Function) -> Function:
+    """``compile_kernel`` for the kernel that holds the whole search: a line says when it must be compiled."""
+    return _compile(function, {"_nrt": False}, kept=True, slow=True)
+
+
+def compile_inner(function: Function) -> Function:
+    """``compile_kernel`` for what other kernels call for each prefix."""
+    return _compile(function, {"_nrt": False, "forceinline": True}, kept=True)
+
+
 def compile_part(function: Function) -> Function:
-    """``compile_inner`` for what Python never calls: compiled without the entry from Python, and not kept by itself."""
-    apart = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return _compile(function, {"_nrt": False, "forceinline": True, **apart}, kept=False)
+    """For what only other kernels call: inlined, without an entry from Python, and not kept by itself."""
+    return _compile(function, {"_nrt": False, "forceinline": True, "no_cpython_wrapper": True}, kept=False)
+
+
+def compile_apart(function: Function) -> Function:
+    """``compile_part`` for what is called seldom or from several places: not copied into each of them."""
+    return _compile(function, {"_nrt": False, "no_cpython_wrapper": True}, kept=False)
 
 
 def _compile(function: Function, options: dict[str, Any], *, kept: bool, slow: bool = False) -> Function:
     # Options that numba keeps for itself: a version that has them no more still compiles, to slower code.
+    options = {"no_cfunc_wrapper": True, **options}
     known = {name: value for name, value in options.items() if hasattr(DefaultOptions, name)}
     compiled = numba.njit(nogil=True, error_model="numpy", **known)(function)
     return cast(Function, keep(compiled, slow=slow) if kept else compiled)
@@ -256,7 +325,8 @@ def likelihood(log_value: float) -> float:
     """exp, within what masses can be multiplied by; 0 only for what is impossible."""
     if log_value == -math.inf:
         return 0.0
-    return math.exp(min(max(log_value, SMALLEST), -SMALLEST))
+    log_value = log_value if log_value > SMALLEST else SMALLEST
+    return math.exp(log_value if log_value < -SMALLEST else -SMALLEST)
 
 
 @compile_inner
@@ -304,7 +374,7 @@ def ngram_suffix(words: Words, context: int) -> int:
     return word + 1
 
 
-@compile_apart
+@compile_kernel
 def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
     """Log-probability of a word after a context, by back-off (Katz 1987), and the context it leads to."""
     total = 0.0
@@ -446,16 +516,15 @@ def fill_row(words: Words, node: Any, row: Numbers) -> None:
         row += words.hot_gain[node["hot"]]
 
 
-@compile_inner
-def give_rows(
-    beam: Records, places: Numbers, nodes: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
-    pending: Numbers, words: Words,
-) -> None:  # fmt: skip
+@compile_part
+def give_rows(state: State, words: Words) -> None:
     """Give each prefix in the beam its place among the words and a row; ``pending`` lists the nodes of new rows.
 
     A row stays with its prefix, in the beam or not, until rows run out. There are four times as many as prefixes in
     the beam, so that those in the beam and the parents of new ones, whose rows other models build on, always fit.
     """
+    beam, places, nodes, counts = state.beam, state.places, state.nodes, state.counts
+    owners, pending, rows = state.owners, state.pending, state.rows
     needed = 0
     for at in range(counts[ENTRIES]):
         if nodes[beam[places[at]]["node"]]["row"] == NONE:
@@ -489,21 +558,15 @@ def give_rows(
         fill_row(words, nodes[pending[at]], rows[row])
         best = -math.inf
         for token in range(BLANK_ID + 1, rows.shape[1]):
-            best = max(best, rows[row, token])
-        limits[row] = likelihood(best)
-
-
-@compile_inner
-def index(nodes: Records, table: Numbers, counts: Numbers) -> None:
-    """Fill the table anew after nodes have moved or the table has grown."""
-    table[:] = NONE
-    for node in range(ROOT + 1, counts[NODES]):
-        table[slot(nodes, table, nodes[node]["parent"], nodes[node]["token"])] = node
+            if rows[row, token] > best:
+                best = rows[row, token]
+        state.limits[row] = likelihood(best)
 
 
 @compile_part
-def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: int) -> int:
+def child(state: State, parent: int, token: int) -> int:
     """The node of a prefix, made if there is none; what language models make of it is left to the caller."""
+    nodes, table, counts = state.nodes, state.table, state.counts
     at = slot(nodes, table, parent, token)
     if table[at] == NONE:
         node = counts[NODES]
@@ -521,16 +584,16 @@ def child(nodes: Records, table: Numbers, counts: Numbers, parent: int, token: i
 
 
 @compile_part
-def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: bool) -> int:
+def finish_token(state: State, entry: Any, from_blank: bool) -> int:
     """The segment of the last token of an entry's path, for what follows it; -1 for the empty prefix."""
     if entry["node"] == ROOT:
         return NONE
     if from_blank and entry["blank_segment"] != NONE:
         known: int = entry["blank_segment"]
         return known
-    at: int = counts[SEGMENTS]
-    counts[SEGMENTS] += 1
-    segment = segments[at]
+    at: int = state.counts[SEGMENTS]
+    state.counts[SEGMENTS] += 1
+    segment = state.segments[at]
     if from_blank:
         segment["before"] = entry["blank_before"]
         segment["start"] = entry["blank_start"]
@@ -540,7 +603,7 @@ def finish_token(segments: Records, counts: Numbers, entry: Any, from_blank: boo
     else:
         segment["before"] = entry["label_before"]
         segment["start"] = entry["label_start"]
-        segment["end"] = counts[FRAME]
+        segment["end"] = state.counts[FRAME]
         segment["peak"] = entry["label_peak"]
     return at
 
@@ -559,13 +622,13 @@ def end_in_blank(entry: Any, log_prob: float, frame: int) -> None:
 
 
 @compile_part
-def rest(beam: Records, places: Numbers, counts: Numbers) -> None:
+def rest(state: State) -> None:
     """Let all prefixes take a blank that is certain."""
-    for at in range(counts[ENTRIES]):
-        entry = beam[places[at]]
+    for at in range(state.counts[ENTRIES]):
+        entry = state.beam[state.places[at]]
         entry["blank"] = entry["total"]
         entry["label"] = 0.0
-        end_in_blank(entry, 0.0, counts[FRAME])
+        end_in_blank(entry, 0.0, state.counts[FRAME])
         entry["label_path"] = -math.inf
 
 
@@ -612,16 +675,14 @@ def insert(scores: Numbers, codes: Numbers, count: int, score: float, code: int)
 
 
 @compile_part
-def meet(
-    row: Numbers, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers,
-    work: Work, fused: bool,
-) -> int:  # fmt: skip
+def meet(state: State, work: Work, row: Numbers, fused: bool) -> int:
     """Work out what the frame makes of each prefix in the beam, with the mass that comes from its parent there.
 
     ``labels`` and ``totals`` get the masses, ``joined`` the segments of the parents whose paths are the better ones.
     Lists prefixes whose parents are in the beam, and notes them in ``taken``; returns how many there are."""
+    beam, places, nodes = state.beam, state.places, state.nodes
     blank = work.probs[BLANK_ID] = likelihood(row[BLANK_ID])
-    entries = unsigned(counts[ENTRIES])
+    entries = unsigned(state.counts[ENTRIES])
     below = unsigned(0)
     for at in range(entries):
         entry = beam[places[at]]
@@ -651,27 +712,25 @@ def meet(
         from_blank = repeated or parent["blank_path"] >= parent["label_path"]
         path = parent["blank_path"] if from_blank else parent["label_path"]
         if path > entry["label_path"]:
-            work.joined[at] = finish_token(segments, counts, parent, from_blank)
+            work.joined[at] = finish_token(state, parent, from_blank)
             work.paths[at] = path
     count: int = signed(below)
     return count
 
 
 @compile_part
-def extend(
-    row: Numbers, keep: float, rows: Numbers, limits: Numbers, beam: Records, places: Numbers,
-    nodes: Records, counts: Numbers, work: Work, tokens: int, kept: int, fused: bool,
-) -> int:  # fmt: skip
+def extend(state: State, work: Work, keep: float, tokens: int, kept: int, fused: bool) -> int:
     """Add the continuations of the prefixes in the beam by the frame's tokens to the sorted candidates."""
+    places = state.places
     width = work.scores.size
     scores, codes, taken, order = work.scores, work.codes, work.taken, work.order
-    for at in range(unsigned(counts[ENTRIES])):
-        entry = beam[places[at]]
-        own = nodes[entry["node"]]["row"] if fused else NONE
-        most = entry["total"] * limits[own] if fused else entry["total"]
+    for at in range(unsigned(state.counts[ENTRIES])):
+        entry = state.beam[places[at]]
+        own = state.nodes[entry["node"]]["row"] if fused else NONE
+        most = entry["total"] * state.limits[own] if fused else entry["total"]
         floor = scores[width - 1] if kept == width else 0.0
-        if kept:
-            floor = max(floor, scores[0] * keep)
+        if kept and scores[0] * keep > floor:
+            floor = scores[0] * keep
         if most * work.probs[order[0]] <= floor:
             if fused:
                 continue
@@ -685,19 +744,19 @@ def extend(
                 continue
             score = (entry["blank"] if token == entry["token"] else entry["total"]) * prob
             if fused:
-                score *= likelihood(rows[own, token])
+                score *= likelihood(state.rows[own, token])
             if score > floor:
                 kept = insert(scores, codes, kept, score, LATER * signed(at + ONE) + token)
-                floor = max(scores[width - 1] if kept == width else 0.0, scores[0] * keep)
+                floor = scores[width - 1] if kept == width else 0.0
+                if scores[0] * keep > floor:
+                    floor = scores[0] * keep
     return kept
 
 
 @compile_part
-def renew(
-    row: Numbers, rows: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
-    segments: Records, counts: Numbers, work: Work, kept: int, fused: bool,
-) -> None:  # fmt: skip
+def renew(state: State, work: Work, row: Numbers, kept: int, fused: bool) -> None:
     """Make the chosen candidates the beam: new ones first, as they build on what the others are before the frame."""
+    beam, places, nodes, counts = state.beam, state.places, state.nodes, state.counts
     frame, entries, blank = counts[FRAME], counts[ENTRIES], work.probs[BLANK_ID]
     free = unsigned(entries)
     new_ones, staying = unsigned(0), unsigned(0)
@@ -712,9 +771,9 @@ def renew(
         code = work.codes[rank]
         at, token = unsigned((code >> 32) - 1), unsigned(code & (LATER - 1))
         source = beam[places[at]]
-        found = child(nodes, table, counts, source["node"], token)
+        found = child(state, source["node"], token)
         if fused:
-            gain = rows[nodes[source["node"]]["row"], token]
+            gain = state.rows[nodes[source["node"]]["row"], token]
             nodes[found]["bonus"] = nodes[source["node"]]["bonus"] + gain
             nodes[found]["factor"] = likelihood(gain)
         nodes[found]["place"] = places[free]
@@ -727,7 +786,7 @@ def renew(
         new["blank_before"] = new["blank_segment"] = NONE
         from_blank = source["token"] == token or source["blank_path"] >= source["label_path"]
         new["label_path"] = (source["blank_path"] if from_blank else source["label_path"]) + row[token]
-        new["label_before"] = finish_token(segments, counts, source, from_blank)
+        new["label_before"] = finish_token(state, source, from_blank)
         new["label_start"] = frame
         new["label_peak"] = row[token]
         work.chosen[rank] = places[free]
@@ -753,7 +812,7 @@ def renew(
             entry["label_peak"] = row[last]
         else:
             entry["label_path"] += row[last]
-            entry["label_peak"] = max(entry["label_peak"], row[last])
+            entry["label_peak"] = row[last] if row[last] > entry["label_peak"] else entry["label_peak"]
     behind = unsigned(kept)
     for at in range(unsigned(entries if kept < signed(free) else 0)):
         work.chosen[behind] = places[at]
@@ -766,18 +825,14 @@ def renew(
 
 
 @compile_part
-def step(
-    row: Numbers, threshold: float, keep: float, rows: Numbers, limits: Numbers, beam: Records,
-    places: Numbers, nodes: Records, table: Numbers, segments: Records, counts: Numbers, work: Work,
-) -> None:  # fmt: skip
+def step(state: State, work: Work, row: Numbers, threshold: float, keep: float, fused: bool) -> None:
     """One frame: let prefixes stay, extend them, keep the best, those of at least ``keep`` times the best mass.
 
     Prefixes and tokens come best first, so that a prefix is left at the first token that cannot reach the beam
     whatever language models say of it. That prunes nothing that would have been kept.
     """
-    fused = counts[PENDING] != NONE
     work.probs[:] = -1.0  # not yet known
-    below = meet(row, beam, places, nodes, segments, counts, work, fused)
+    below = meet(state, work, row, fused)
     tokens = likeliest_tokens(row, threshold, work.order)
     for rank in range(unsigned(tokens)):
         work.probs[work.order[rank]] = likelihood(row[work.order[rank]])
@@ -786,53 +841,50 @@ def step(
     early = tokens > 0 and row[work.order[0]] > row[BLANK_ID]
     for turn in range(2 if tokens else 1):  # a loop, so that `extend` is compiled into one place
         if early == (turn == 0):
-            kept = extend(row, keep, rows, limits, beam, places, nodes, counts, work, tokens, kept, fused)
+            kept = extend(state, work, keep, tokens, kept, fused)
             continue
-        for at in range(unsigned(counts[ENTRIES])):
+        for at in range(unsigned(state.counts[ENTRIES])):
             if work.totals[at] > (work.scores[kept - 1] if kept == work.scores.size else 0.0):
                 kept = insert(work.scores, work.codes, kept, work.totals[at], signed(at))
     for item in range(unsigned(below)):
-        work.taken[work.others[item], beam[places[work.listed[item]]]["token"]] = 0
+        work.taken[work.others[item], state.beam[state.places[work.listed[item]]]["token"]] = 0
     while kept and work.scores[kept - 1] < work.scores[0] * keep:
         kept -= 1
-    renew(row, rows, beam, places, nodes, table, segments, counts, work, kept, fused)
+    renew(state, work, row, kept, fused)
 
 
 @compile_part
-def rescale(beam: Records, places: Numbers, counts: Numbers, offset: Numbers) -> None:
+def rescale(state: State) -> None:
     """Bring the best mass back to 1 where it has left 1e-100 to 1; ``offset`` remembers."""
-    best = beam[places[0]]["total"]
-    if counts[ENTRIES] and not 1e-100 <= best <= 1.0:
-        offset[0] += math.log(best)
-        for at in range(counts[ENTRIES]):
-            entry = beam[places[at]]
+    best = state.beam[state.places[0]]["total"]
+    if state.counts[ENTRIES] and not 1e-100 <= best <= 1.0:
+        state.offset[0] += math.log(best)
+        for at in range(state.counts[ENTRIES]):
+            entry = state.beam[state.places[at]]
             entry["blank"] /= best
             entry["label"] /= best
             entry["total"] /= best
 
 
-@compile_inner
-def start_beam(
-    beam: Records, places: Numbers, nodes: Records, table: Numbers, counts: Numbers, owners: Numbers, words: Words,
-    offset: Numbers,
-) -> None:  # fmt: skip
+@compile_part
+def start_beam(state: State, context: int) -> None:
     """The state before the first frame: only the empty prefix, certain, as if a blank had been seen."""
-    for at in range(places.size):
-        places[at] = at
-    table[:] = NONE
-    root = nodes[ROOT]
+    for at in range(state.places.size):
+        state.places[at] = at
+    state.table[:] = NONE
+    state.owners[:] = NONE
+    root = state.nodes[ROOT]
     root["parent"] = NOWHERE
     root["token"] = BLANK_ID  # which no token equals, so that nothing repeats the root
     root["depth"] = 0
     root["place"] = 0
     root["row"] = NONE
     root["lexicon"] = 0
-    root["context"] = words.ids[START]
+    root["context"] = context
     root["hot"] = 0
     root["bonus"] = 0.0
     root["factor"] = 1.0
-    owners[:] = NONE
-    empty = beam[0]
+    empty = state.beam[0]
     empty["node"] = ROOT
     empty["token"] = BLANK_ID
     empty["total"] = empty["blank"] = 1.0
@@ -840,34 +892,69 @@ def start_beam(
     empty["blank_path"] = 0.0
     empty["label_path"] = -math.inf
     empty["blank_before"] = empty["blank_segment"] = empty["label_before"] = NONE
-    offset[0] = 0.0
-    counts[ENTRIES] = 1
-    counts[NODES] = 1
-    counts[SEGMENTS] = 0
-    counts[FRAME] = 0
-    counts[PENDING] = 0 if owners.size else NONE
+    state.offset[0] = 0.0
+    state.counts[:] = 0
+    state.counts[ENTRIES] = state.counts[NODES] = 1
+
+
+@compile_part
+def decode_frames(
+    state: State, words: Words, work: Work, thresholds: Numbers, log_probs: Numbers, finish: bool, pause: bool
+) -> int:  # fmt: skip
+    """Decode frames ``(T, V)`` until none are left, the pools might overflow, or (``pause``) the caller must add to
+    the rows of ``pending`` nodes. ``finish``: after the last frame give rows once more, which hold what the end of the
+    utterance adds. Return how many frames were decoded."""
+    counts = state.counts
+    frames: int = log_probs.shape[0]
+    width = state.beam.size // 2
+    token_threshold, blank_threshold, keep = thresholds[0], thresholds[1], math.exp(-thresholds[2])
+    fused = state.owners.size > 0
+    resting = False
+    for frame in range(frames + 1 if finish and fused else frames):  # `give_rows` is compiled into one place
+        # A frame makes at most `width` nodes and two segments per prefix: one in `meet`, one in `renew`.
+        if counts[NODES] + width > state.nodes.size or counts[SEGMENTS] + 2 * width > state.segments.size:
+            return frame
+        if frame < frames and log_probs[frame, BLANK_ID] > blank_threshold:
+            # A certain blank multiplies all masses alike: that goes into the offset, and after the first of a run of
+            # such frames there is nothing else to do.
+            state.offset[0] += log_probs[frame, BLANK_ID]
+            if not resting:
+                rest(state)
+                resting = True
+        else:
+            resting = False
+            if fused:
+                give_rows(state, words)
+                if pause and counts[PENDING]:
+                    return frame
+            if frame == frames:
+                break
+            step(state, work, log_probs[frame], token_threshold, keep, fused)
+            rescale(state)
+        counts[FRAME] += 1
+    return frames
 
 
 @compile_inner
-def trace(
-    place: int, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, out: Numbers
-) -> None:
-    """Write tokens, first frames, ends and largest log posteriors of a prefix in the beam into ``out (4, length)``."""
-    entry = beam[places[place]]
+def trace(state: State, place: int, out: Numbers, first: int) -> None:
+    """Write tokens, first frames, ends and largest log posteriors of a prefix in the beam into ``out (4, ...)``, from
+    column ``first`` on."""
+    nodes = state.nodes
+    entry = state.beam[state.places[place]]
     node = entry["node"]
-    at = nodes[node]["depth"] - 1
-    if at < 0:
+    at = first + nodes[node]["depth"] - 1
+    if at < first:
         return
     from_blank = entry["blank_path"] >= entry["label_path"]
     before = entry["blank_before"] if from_blank else entry["label_before"]
     out[0, at] = nodes[node]["token"]
     out[1, at] = entry["blank_start"] if from_blank else entry["label_start"]
-    out[2, at] = entry["blank_end"] if from_blank else counts[FRAME]
+    out[2, at] = entry["blank_end"] if from_blank else state.counts[FRAME]
     out[3, at] = entry["blank_peak"] if from_blank else entry["label_peak"]
-    while at > 0:
+    while at > first:
         at -= 1
         node = nodes[node]["parent"]
-        segment = segments[before]
+        segment = state.segments[before]
         out[0, at] = nodes[node]["token"]
         out[1, at] = segment["start"]
         out[2, at] = segment["end"]
@@ -875,145 +962,78 @@ def trace(
         before = segment["before"]
 
 
-@compile_part
-def decode_matrix(
-    log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records,
-    table: Numbers, segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers,
-    pending: Numbers, words: Words, pause: bool, offset: Numbers, work: Work,
-) -> int:  # fmt: skip
-    """``advance_beams`` with the memory it works in."""
-    frames: int = log_probs.shape[0]
-    width = beam.size // 2
-    token_threshold, blank_threshold, keep = thresholds[0], thresholds[1], math.exp(-thresholds[2])
-    fused = owners.size > 0
-    resting = False
-    for frame in range(frames):
-        # A frame makes at most `width` nodes and two segments per prefix: one in `meet`, one in `renew`.
-        if counts[NODES] + width > nodes.size or counts[SEGMENTS] + 2 * width > segments.size:
-            return frame
-        row = log_probs[frame]
-        if row[BLANK_ID] > blank_threshold:
-            # A certain blank multiplies all masses alike: that goes into the offset, and after the first of a run of
-            # such frames there is nothing else to do.
-            offset[0] += row[BLANK_ID]
-            if not resting:
-                rest(beam, places, counts)
-                resting = True
-        else:
-            resting = False
-            if fused:
-                give_rows(beam, places, nodes, counts, rows, limits, owners, pending, words)
-                if pause and counts[PENDING]:
-                    return frame
-            step(
-                row, token_threshold, keep, rows, limits, beam, places, nodes, table, segments, counts, work
-            )  # fmt: skip
-            rescale(beam, places, counts, offset)
-        counts[FRAME] += 1
-    return frames
-
-
-@compile_kernel
-def new_work(width: int, columns: int, fused: bool) -> Work:
-    """Memory for one frame after the other."""
-    return Work(
-        np.empty(columns, np.float64),
-        np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, np.float64),
-        np.empty(width, np.int64),
-        np.empty(width, np.float64), np.empty(width, np.int64), np.empty(2 * width + 1, np.uint32),
-        np.empty(width, np.uint32), np.empty(width, np.uint32),
-        # One token more than the beam is wide suffices: for any prefix each of them, save the prefix's last token,
-        # makes a candidate as good as a later token could, be it a new one or one already in the beam that the mass is
-        # merged into. Not so where language models have a say.
-        np.empty(columns - 1 if fused else min(columns - 1, width + 1), np.uint32),
-        np.zeros((2 * width, columns), np.uint8),
-    )  # fmt: skip
-
-
-@compile_inner
+@compile_apart
 def write_hypotheses(
-    nbest: int, beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, rows: Numbers,
-    space: int, offset: Numbers, ends: Numbers, order: Numbers, out: Numbers, bounds: Numbers, scores: Numbers,
-    first: int,
+    state: State, work: Work, output: Output, utterance: int, first: int, space: int
 ) -> int:  # fmt: skip
-    """Write the best ``nbest`` hypotheses behind one another into ``out (4, ...)`` from ``first``, where each ends into
-    ``bounds``, total and language model scores into ``scores (nbest, 2)``; return how many there are.
+    """Write the best hypotheses of an utterance into ``output``, from column ``first`` of its tokens on. Return how
+    many there are.
 
     Where nothing ends at a word of a closed lexicon, that is the best prefix without its unfinished word."""
-    fused = counts[PENDING] != NONE
+    beam, places, nodes, counts = state.beam, state.places, state.nodes, state.counts
+    nbest = output.scores.shape[1]
+    totals, order, ends = work.scores[:nbest], work.codes, work.paths
+    fused = state.owners.size > 0
     found: int = signed(0)
-    totals = scores[:, 0]
     for at in range(counts[ENTRIES]):
         entry = beam[places[at]]
-        ends[at] = rows[nodes[entry["node"]]["row"], BLANK_ID] if fused else 0.0
-        score = math.log(entry["total"]) + offset[0] + ends[at]
+        ends[at] = state.rows[nodes[entry["node"]]["row"], BLANK_ID] if fused else 0.0
+        score = math.log(entry["total"]) + state.offset[0] + ends[at]
         if score > (totals[nbest - 1] if found == nbest else -math.inf):
             found = insert(totals, order, found, score, at)
     unfinished = found == 0 and counts[ENTRIES] > 0
     if unfinished:
-        found = insert(totals, order, found, math.log(beam[places[0]]["total"]) + offset[0], signed(0))
+        totals[0] = math.log(beam[places[0]]["total"]) + state.offset[0]
+        order[0] = 0
         ends[0] = 0.0
+        found = 1
     for rank in range(found):
         node = nodes[beam[places[order[rank]]]["node"]]
         last = first + node["depth"]
-        trace(order[rank], beam, places, nodes, segments, counts, out[:, first:last])
+        trace(state, order[rank], output.tokens, first)
         while unfinished and last > first:
             last -= 1
-            unfinished = out[0, last] != space
-        scores[rank, 1] = node["bonus"] + ends[order[rank]]
-        bounds[rank] = first = last
+            unfinished = output.tokens[0, last] != space
+        output.scores[utterance, rank, 0] = totals[rank]
+        output.scores[utterance, rank, 1] = node["bonus"] + ends[order[rank]]
+        output.bounds[utterance, rank] = first = last
     return found
 
 
 @compile_search
-def decode_all(
-    log_probs: Numbers, starts: Numbers, progress: Numbers, out: Numbers, bounds: Numbers, scores: Numbers,
-    found: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
-    segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers,
-    words: Words, offset: Numbers,
+def search(
+    state: State, words: Words, work: Work, thresholds: Numbers, frames: Frames, output: Output,
+    begin: bool, finish: bool, pause: bool,
 ) -> bool:  # fmt: skip
-    """Decode utterances, ``starts[i]`` to ``starts[i + 1] - 1`` of the frames, each from the start to its hypotheses
-    (see ``write_hypotheses``); return whether all are done. If not, the pools are full: ``progress`` says where to go
-    on."""
-    width, columns, nbest = beam.size // 2, log_probs.shape[1], scores.shape[1]
-    fused = owners.size > 0
-    work = new_work(width, columns, fused)
+    """Decode utterances: each from the empty prefix (``begin``), to its hypotheses (``finish``).
+
+    Return whether all is done. If not, ``frames.progress`` holds where to continue. The caller must first make room in
+    the pools, or (``pause``) add to the rows of ``pending`` nodes where there are any. Without rows there are no
+    language models.
+    """
+    starts, progress = frames.starts, frames.progress
     for utterance in range(progress[UTTERANCE], starts.size - 1):
-        if progress[DONE] == 0:
-            start_beam(beam, places, nodes, table, counts, owners, words, offset)
-        frames = log_probs[starts[utterance] + progress[DONE] : starts[utterance + 1]]
         progress[UTTERANCE] = utterance
-        done = decode_matrix(
-            frames, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
-            words, boolean(False), offset, work,
-        )  # fmt: skip
-        if done < len(frames):
-            progress[DONE] += done
+        if begin and progress[DONE] == 0:
+            start_beam(state, words.ids[START])
+        matrix = frames.log_probs[starts[utterance] + progress[DONE] : starts[utterance + 1]]
+        done = decode_frames(state, words, work, thresholds, matrix, finish, pause)
+        progress[DONE] += done
+        if done < matrix.shape[0] or (pause and state.counts[PENDING]):
             return False
-        if fused:
-            give_rows(beam, places, nodes, counts, rows, limits, owners, pending, words)
-        found[utterance] = write_hypotheses(
-            nbest, beam, places, nodes, segments, counts, rows, words.ids[SPACE], offset, work.paths, work.codes, out,
-            bounds[utterance], scores[utterance], progress[WRITTEN],
-        )  # fmt: skip
-        if found[utterance]:
-            progress[WRITTEN] = bounds[utterance, found[utterance] - 1]
+        if finish:
+            found = write_hypotheses(state, work, output, signed(utterance), progress[WRITTEN], words.ids[SPACE])
+            output.counts[utterance] = found
+            if found:
+                progress[WRITTEN] = output.bounds[utterance, found - 1]
         progress[DONE] = 0
     return True
 
 
-@compile_search
-def advance_beams(
-    log_probs: Numbers, thresholds: Numbers, beam: Records, places: Numbers, nodes: Records, table: Numbers,
-    segments: Records, counts: Numbers, rows: Numbers, limits: Numbers, owners: Numbers, pending: Numbers,
-    words: Words, pause: bool, offset: Numbers,
-) -> int:  # fmt: skip
-    """Decode frames ``(T, V)`` until none are left, the pools might overflow, or (``pause``) the caller must add to
-    the rows of ``pending`` nodes; return how many were decoded. Without rows there are no language models."""
-    width, columns = beam.size // 2, log_probs.shape[1]
-    fused = owners.size > 0
-    work = new_work(width, columns, fused)
-    return decode_matrix(
-        log_probs, thresholds, beam, places, nodes, table, segments, counts, rows, limits, owners, pending,
-        words, pause, offset, work,
-    )  # fmt: skip
+@compile_kernel
+def index(state: State) -> None:
+    """Fill the table anew after nodes have moved or the table has grown."""
+    nodes, table = state.nodes, state.table
+    table[:] = NONE
+    for node in range(ROOT + 1, state.counts[NODES]):
+        table[slot(nodes, table, nodes[node]["parent"], unsigned(nodes[node]["token"]))] = node

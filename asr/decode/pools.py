@@ -4,30 +4,28 @@ Numba kernels that no other kernel calls (see ``asr.decode.kernel``)."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from asr.decode.kernel import ENTRIES, NODES, NONE, ROOT, SEGMENTS, Numbers, Records, compile_kernel
+from asr.decode.kernel import ENTRIES, NODES, NONE, ROOT, SEGMENTS, Numbers, State, compile_kernel
 
 
 @compile_kernel
-def compact(
-    beam: Records, places: Numbers, nodes: Records, segments: Records, counts: Numbers, owners: Numbers
-) -> None:
-    """Drop nodes and segments that nothing in the beam builds on. The caller rebuilds the table.
+def compact(state: State, moved: Numbers) -> None:
+    """Drop nodes and segments that nothing in the beam builds on. ``index`` must follow.
 
     Both pools are filled in the order of time, so that what something builds on always has a smaller number.
+    ``moved`` is memory to work in: integers, one more than there are nodes or segments.
     """
-    used = np.zeros(counts[NODES], np.bool_)
-    used[ROOT] = True
+    beam, places, nodes, segments = state.beam, state.places, state.nodes, state.segments
+    counts, owners = state.counts, state.owners
+    moved[:] = NONE
+    moved[ROOT] = ROOT
     for at in range(counts[ENTRIES]):
         node = beam[places[at]]["node"]
-        while not used[node]:
-            used[node] = True
+        while moved[node] == NONE:
+            moved[node] = ROOT  # for now: it is in use
             node = nodes[node]["parent"]
-    moved = np.empty(counts[NODES], np.int64)
     count = 0
     for node in range(counts[NODES]):
-        if used[node]:
+        if moved[node] != NONE:
             moved[node] = count
             nodes[count] = nodes[node]
             if count != ROOT:
@@ -35,46 +33,45 @@ def compact(
             count += 1
     for row in range(owners.size):
         if owners[row] != NONE:
-            owners[row] = moved[owners[row]] if used[owners[row]] else NONE
+            owners[row] = moved[owners[row]]
     counts[NODES] = count
+    for at in range(counts[ENTRIES]):
+        beam[places[at]]["node"] = moved[beam[places[at]]["node"]]
 
-    used = np.zeros(counts[SEGMENTS] + 1, np.bool_)  # one more than there are, so that -1 is a place too
-    used[NONE] = True
+    moved[:] = NONE  # of a segment, behind a place for NONE itself
     for at in range(counts[ENTRIES]):
         entry = beam[places[at]]
-        entry["node"] = moved[entry["node"]]
         for before in (entry["blank_before"], entry["label_before"], entry["blank_segment"]):
-            while not used[before]:
-                used[before] = True
+            while before != NONE and moved[before + 1] == NONE:
+                moved[before + 1] = 0
                 before = segments[before]["before"]
-    moved = np.full(used.size, NONE, np.int64)
     count = 0
     for at in range(counts[SEGMENTS]):
-        if used[at]:
-            moved[at] = count
+        if moved[at + 1] != NONE:
+            moved[at + 1] = count
             segments[count] = segments[at]
-            segments[count]["before"] = moved[segments[at]["before"]]
+            segments[count]["before"] = moved[segments[at]["before"] + 1]
             count += 1
     counts[SEGMENTS] = count
     for at in range(counts[ENTRIES]):
         entry = beam[places[at]]
-        entry["blank_before"] = moved[entry["blank_before"]]
-        entry["label_before"] = moved[entry["label_before"]]
-        entry["blank_segment"] = moved[entry["blank_segment"]]
+        entry["blank_before"] = moved[entry["blank_before"] + 1]
+        entry["label_before"] = moved[entry["label_before"] + 1]
+        entry["blank_segment"] = moved[entry["blank_segment"] + 1]
 
 
 @compile_kernel
-def agreed_prefixes(beam: Records, places: Numbers, nodes: Records, counts: Numbers) -> int:
+def agreed_prefixes(state: State) -> int:
     """Tokens that all prefixes in the beam begin with: the depth of their lowest common ancestor."""
-    common = beam[places[0]]["node"]
-    for at in range(1, counts[ENTRIES]):
-        other = beam[places[at]]["node"]
+    nodes = state.nodes
+    common = state.beam[state.places[0]]["node"]
+    for at in range(1, state.counts[ENTRIES]):
+        other = state.beam[state.places[at]]["node"]
         while common != other:
-            if nodes[common]["depth"] > nodes[other]["depth"]:
+            # A node has a larger number than those that it continues.
+            if common > other:
                 common = nodes[common]["parent"]
-            elif nodes[other]["depth"] > nodes[common]["depth"]:
-                other = nodes[other]["parent"]
             else:
-                common, other = nodes[common]["parent"], nodes[other]["parent"]
+                other = nodes[other]["parent"]
     depth: int = nodes[common]["depth"]
     return depth

@@ -34,4 +34,4 @@ def warm_up() -> Warmth:
     search.finish()
     kernels = [value for module in (kernel, pools) for value in vars(module).values() if hasattr(value, "stats")]
     compiled = sum(sum(each.stats.cache_misses.values()) for each in kernels)
-    return Warmth(vars(kernel)["decode_all"].stats.cache_path, time.perf_counter() - start, compiled)
+    return Warmth(vars(kernel)["search"].stats.cache_path, time.perf_counter() - start, compiled)

@@ -129,4 +129,4 @@ def test_the_kernels_of_the_search_are_kept_so():
     from asr.decode import kernel
     from asr.decode.compiled import _cache_class
 
-    assert isinstance(kernel.decode_all._cache, _cache_class())
+    assert isinstance(kernel.search._cache, _cache_class())
