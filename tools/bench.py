@@ -3,6 +3,7 @@
     python tools/bench.py transcribe FILE... [--model DIR|NAME] [--threads N] [--repeat N]
     python tools/bench.py train CONF [key=value ...] [--threads N] [--repeat N]
     python tools/bench.py stream FILE... [--model DIR|NAME] [--threads N] [--streams N]
+    python tools/bench.py loader MANIFEST [--workers 0 1 2] [--threads 2] [--formats wav flac opus]
     python tools/bench.py decode MANIFEST [--model DIR|NAME] [--arpa FILE] [--lm DIR] [--peers-python PYTHON]
 
 ``transcribe`` gives seconds of computing per second of audio, without loading the model: one file after another, and
@@ -16,6 +17,9 @@ features, steps, log, checkpoints), the same steps on features that are ready (t
 with ``pack_padded_sequence``, which on CPU leaves the fused kernels. The three take turns, so that other load on the
 machine affects them equally. A large matrix product takes turns with them too: it shows how far the steps are from the
 processor's limit.
+
+``loader`` gives audio seconds per CPU second, and per second, of making batches: by format, with and without noise and
+rooms, for numbers of loader processes and, with ``--threads``, for threads of one process.
 
 ``decode`` gives seconds and WER of this package's beam search and of other packages' on the posteriors of MANIFEST, at
 the same beams and thresholds. The others (extra ``bench``) may be installed in another environment; ``--peers-python``
@@ -35,6 +39,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bench_decode
+import bench_loader
 import bench_stream
 import torch
 from torch import Tensor, nn
@@ -219,6 +224,9 @@ def main() -> int:
     command.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     command.add_argument("--repeat", type=int, default=3, help="timed epochs, after one untimed")
     command.set_defaults(run=train)
+    command = commands.add_parser("loader")
+    bench_loader.add_arguments(command)
+    command.set_defaults(run=bench_loader.run)
     command = commands.add_parser("decode")
     command.add_argument("manifest")
     command.add_argument("--model")
@@ -236,7 +244,7 @@ def main() -> int:
     command.add_argument("--repeat", type=int, default=5)
     command.set_defaults(run=bench_decode.decode)
     args = parser.parse_args()
-    if args.threads:
+    if args.threads and args.run is not bench_loader.run:
         torch.set_num_threads(args.threads)
     status: int = args.run(args)
     return status

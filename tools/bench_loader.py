@@ -1,0 +1,127 @@
+"""Loading for training: audio seconds per CPU second and per second, by format, distortion and number of workers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import soundfile
+import torch
+
+from asr.audio import read
+from asr.config.sections import AugmentConfig, Config, DataConfig
+from asr.data import manifest
+from asr.data.batches import Dataset
+from asr.data.crew import ProcessCrew
+from asr.data.feeding import Feeder
+from asr.data.manifest import Utterance
+from asr.data.sample_cache import SampleCache
+from asr.text import tokenizer_files
+
+FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
+PLAIN = AugmentConfig(speeds=(1.0,))
+DISTORTED = AugmentConfig(speeds=(0.9, 1.0, 1.1), noise_prob=0.4, reverb_prob=0.3, gain_db=6.0)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The options of ``bench.py loader``."""
+    command.add_argument("manifest", help="recordings; they are written anew in each format")
+    command.add_argument("--minutes", type=float, default=20.0, help="audio of the manifest that is used")
+    command.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    command.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    command.add_argument("--threads", type=int, default=0, help="compare with so many threads, as it was before")
+    command.add_argument("--repeat", type=int, default=3, help="epochs each; the settings take turns")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line for each format and distortion. Nothing is cached: every epoch decodes."""
+    print("audio seconds per CPU second (and per second), median of", args.repeat, "epochs")
+    with tempfile.TemporaryDirectory() as folder:
+        for form in args.formats:
+            utterances = convert(args.manifest, args.minutes, Path(folder), form)
+            for name, augment in (("plain", PLAIN), ("noise and rooms", DISTORTED)):
+                print(f"{form:>5}, {name:>15}: {compare(utterances, augment, args)}", flush=True)
+    return 0
+
+
+def convert(path: str, minutes: float, folder: Path, form: str) -> list[Utterance]:
+    """The first ``minutes`` of a manifest as files of one format."""
+    made: list[Utterance] = []
+    for number, item in enumerate(manifest.read_manifest(path)):
+        if sum(u.duration_s for u in made) >= 60 * minutes:
+            break
+        samples = read.load_audio(item.audio, 16000, start_s=item.start_s, end_s=item.end_s, channel=item.channel)
+        audio = folder / f"{number}.{form}"
+        container, coding = FORMATS[form]
+        soundfile.write(audio, samples, 16000, format=container, subtype=coding)
+        made.append(Utterance(item.id, str(audio), item.text, len(samples) / 16000, item.speaker))
+    return made
+
+
+def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.Namespace) -> str:
+    """One epoch of each setting after the other, ``--repeat`` times."""
+    config = Config(augment=augment, data=DataConfig(cache_s=0.0, batch_s=45.0))
+    tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in utterances], config.text)
+    settings: dict[str, Callable[[int], float]] = {}
+    feeders = {count: make_feeder(utterances, tokenizer, config, count) for count in args.workers}
+    for count, feeder in feeders.items():
+        settings[f"{count} workers" if count else "one thread"] = lambda epoch, f=feeder: sum(
+            batch.total_samples / 16000 for batch in f.batches(f.train.plan(epoch), epoch) if batch is not None
+        )
+    if args.threads:
+        data = feeders[args.workers[0]].train
+        settings[f"{args.threads} threads"] = lambda epoch: threaded(data, epoch, args.threads)
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
+    try:
+        for epoch in range(args.repeat + 1):
+            for name, epoch_of in settings.items():
+                before = used_s(feeders), time.perf_counter()
+                audio_s = epoch_of(epoch)
+                after = used_s(feeders), time.perf_counter()
+                if epoch:  # the first one starts the processes
+                    figures[name].append((audio_s / (after[0] - before[0]), audio_s / (after[1] - before[1])))
+    finally:
+        for feeder in feeders.values():
+            feeder.close()
+    parts = []
+    for name, values in figures.items():
+        cpu, wall = (statistics.median(column) for column in zip(*values, strict=True))
+        parts.append(f"{name} {cpu:.0f} ({wall:.0f})")
+    return "; ".join(parts)
+
+
+def make_feeder(
+    utterances: list[Utterance], tokenizer: tokenizer_files.Tokenizer, config: Config, count: int
+) -> Feeder:
+    """A feeder of ``count`` processes, or of one thread."""
+    cache = SampleCache(config.features.sample_rate_hz, config.data.cache_s, shared=count > 0)
+    sets = [
+        Dataset(part, tokenizer, config, training=True, warn=print, cache=cache)
+        for part in (utterances, utterances[:1])
+    ]
+    return Feeder(dataclasses.replace(config), sets[0], sets[1], count, torch.device("cpu"))
+
+
+def threaded(data: Dataset, epoch: int, threads: int) -> float:
+    """Audio seconds of an epoch that threads of one process make."""
+    with ThreadPoolExecutor(threads) as pool:
+        batches = pool.map(lambda part: data.batch(part, epoch), data.plan(epoch))
+        return sum(batch.total_samples / 16000 for batch in batches if batch is not None)
+
+
+def used_s(feeders: dict[int, Feeder]) -> float:
+    """CPU seconds of this process and of all loader processes so far (Linux)."""
+    total = time.process_time()
+    for feeder in feeders.values():
+        if isinstance(feeder.crew, ProcessCrew):
+            for worker in feeder.crew.workers:
+                fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
+                total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
