@@ -21,7 +21,7 @@ from asr.files import file_lines
 from asr.lm import lm_directory, perplexities
 from asr.lm.recurrent import SENTENCE_BOUNDARY, LanguageNetwork
 from asr.models import model_directory
-from asr.models.device import pick_device, processes
+from asr.models.device import pick_device, processes, set_precision
 from asr.text import tokenizer_files
 from asr.text.normalisation import normalise
 from asr.text.tokenizer import Tokenizer
@@ -91,6 +91,7 @@ class LanguageTask:
         self.config = config
         self.folder = Path(config.train.output)
         self.device = pick_device(config.train.device)
+        set_precision(config.train.precision)
         if not config.data.train:
             raise ConfigError("data.train: expected the path of a text, got nothing")
         texts = read_texts(config.data.train)

@@ -28,4 +28,4 @@ class WeightAverage:
         if unless is not None:
             part.masked_fill_(unless, 0.0)
         with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._weights, [part] * len(self._weights))  # type: ignore[list-item]
+            torch._foreach_lerp_(self._averages, self._weights, [part] * len(self._weights))
