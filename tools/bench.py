@@ -4,6 +4,7 @@
     python tools/bench.py train CONF [key=value ...] [--threads N] [--repeat N]
     python tools/bench.py stream FILE... [--model DIR|NAME] [--threads N] [--streams N]
     python tools/bench.py loader MANIFEST [--workers 0 1 2] [--threads 2] [--formats wav flac opus]
+    python tools/bench.py lm-open [--words N] [--ngrams N] [--repeat N]
     python tools/bench.py decode MANIFEST [--model DIR|NAME] [--arpa FILE] [--lm DIR] [--peers-python PYTHON]
 
 ``transcribe`` gives seconds of computing per second of audio, without loading the model: one file after another, and
@@ -20,6 +21,8 @@ processor's limit.
 
 ``loader`` gives audio seconds per CPU second, and per second, of making batches: by format, with and without noise and
 rooms, for numbers of loader processes and, with ``--threads``, for threads of one process.
+
+``lm-open`` gives seconds and anonymous memory until a search with a large word n-gram is ready.
 
 ``decode`` gives seconds and WER of this package's beam search and of other packages' on the posteriors of MANIFEST, at
 the same beams and thresholds. The others (extra ``bench``) may be installed in another environment; ``--peers-python``
@@ -40,6 +43,7 @@ from pathlib import Path
 
 import bench_decode
 import bench_loader
+import bench_lm
 import bench_stream
 import torch
 from torch import Tensor, nn
@@ -243,6 +247,13 @@ def main() -> int:
     command.add_argument("--threads", type=int, default=1, help="0: torch's own choice")
     command.add_argument("--repeat", type=int, default=5)
     command.set_defaults(run=bench_decode.decode)
+    command = commands.add_parser("lm-open")
+    command.add_argument("--words", type=int, default=200_000)
+    command.add_argument("--ngrams", type=int, default=5_000_000)
+    command.add_argument("--model", default="an4", help="whose tokens spell the words")
+    command.add_argument("--threads", type=int, default=0)
+    command.add_argument("--repeat", type=int, default=5)
+    command.set_defaults(run=bench_lm.lm_open)
     args = parser.parse_args()
     if args.threads and args.run is not bench_loader.run:
         torch.set_num_threads(args.threads)
