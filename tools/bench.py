@@ -42,8 +42,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bench_decode
-import bench_loader
 import bench_lm
+import bench_loader
 import bench_stream
 import torch
 from torch import Tensor, nn

@@ -69,6 +69,7 @@ def _add_warm_up(commands: Any) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from asr.lm.lm_directory import describe_ngrams
     from asr.models import description
     from asr.recognize import option_sources
 
@@ -76,6 +77,7 @@ def _info(args: argparse.Namespace) -> int:
     print(description.describe_model(model))
     choice = option_sources.merge(model.path)
     table = f"{choice.describe()}\n{option_sources.confidences(model.path, choice.options).describe()}"
+    table = "\n".join([table, *describe_ngrams(choice.options.lm), *describe_ngrams(choice.options.rescore)])
     print("decoding:\n" + textwrap.indent(table, "  "))
     return OK
 

@@ -352,7 +352,8 @@ def ngram_child(words: Words, context: int, word: int) -> int:
         if wide:
             found |= signed(words.word_high[middle]) << 16
         if found == word:
-            return middle
+            place: int = middle
+            return place
         if found < word:
             low = middle + 1
         else:
@@ -364,14 +365,15 @@ def ngram_child(words: Words, context: int, word: int) -> int:
 def ngram_suffix(words: Words, context: int) -> int:
     """The longest shorter n-gram context that ends as one does."""
     stored = context - words.sizes[SUFFIXES]
+    found: int = signed(0)
     if stored >= 0:
-        return signed(words.suffix[stored])
-    if context <= words.sizes[VOCABULARY]:
-        return signed(0)
-    word = signed(words.word_low[context])
-    if words.word_high.size:
-        word |= signed(words.word_high[context]) << 16
-    return word + 1
+        found = signed(words.suffix[stored])
+    elif context > words.sizes[VOCABULARY]:
+        found = signed(words.word_low[context])
+        if words.word_high.size:
+            found |= signed(words.word_high[context]) << 16
+        found += 1
+    return found
 
 
 @compile_kernel
@@ -401,13 +403,14 @@ def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
 @compile_part
 def added_place(words: Words, node: int) -> int:
     """The place of a lexicon node among those of added words, ``NONE`` for the lexicon's own."""
+    found: int = signed(NONE)
     if words.added_first.size:
         own = signed(words.first.size - 1)
         if node == 0:
-            return signed(0)
-        if node >= own:
-            return node - own
-    return signed(NONE)
+            found = signed(0)
+        elif node >= own:
+            found = node - own
+    return found
 
 
 @compile_part

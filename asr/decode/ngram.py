@@ -34,6 +34,8 @@ class Ngram:
     back-off)``; 0 where there is no back-off. ``Ngram.of`` takes arrays as they are.
     """
 
+    _text: NgramArray
+
     def __init__(self, order: int, entries: Mapping[tuple[str, ...], tuple[float, float]]) -> None:
         words = tuple(key[0] for key in entries if len(key) == 1)
         ids = {word: i for i, word in enumerate(words)}

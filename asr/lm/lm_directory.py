@@ -15,6 +15,7 @@ from asr.decode.fusion import LanguageModel
 from asr.decode.kenlm_binary import KenlmNgram, is_kenlm
 from asr.decode.ngram import Ngram
 from asr.decode.ngram_cache import load_ngram
+from asr.decode.ngram_file import is_ngram_file, open_ngram
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic, file_sha256
 from asr.models.description import load_card
@@ -130,6 +131,19 @@ def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNg
     network = build(lambda: LanguageNetwork(config.model, tokenizer.vocab_size), weights, config.model.layers)
     load_weights(network, load_tensors(weights)[0], weights)
     return LanguageDirectory(config, tokenizer, network.eval(), load_card(folder), folder)
+
+
+def describe_ngrams(models: LMs) -> list[str]:
+    """A line for each file of n-gram arrays among language models. Raises ``DecodeError`` naming a damaged one."""
+    lines = []
+    for path in models if isinstance(models, tuple) else (models,):
+        if isinstance(path, str) and os.path.isfile(path) and is_ngram_file(path):
+            arrays = open_ngram(path).arrays
+            lines.append(
+                f"{path}: {arrays.order}-gram, {arrays.vocabulary:,} words, {int(arrays.counts.sum()):,} n-grams, "
+                f"{8 if arrays.quantized else 64} bits a value"
+            )
+    return lines
 
 
 def load_recurrent(path: str | Path) -> LanguageDirectory:

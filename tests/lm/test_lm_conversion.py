@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,3 +128,14 @@ def test_a_converted_arpa_file_learns_the_words_as_the_model_spells_them(
 def test_weights_of_a_network_are_no_ngram() -> None:
     with pytest.raises((DecodeError, ModelError), match="expected an n-gram"):
         lm_directory.load_language_model(locate_model("an4") / "model.safetensors")
+
+
+def test_info_shows_the_ngram_of_a_model_directory(
+    arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(locate_model("an4"), tmp_path / "model")
+    lm_conversion.convert_ngram(arpa, tmp_path / "n.safetensors", bits=8)
+    save_options(tmp_path / "model", Decoding(beam=4, lm=str(tmp_path / "n.safetensors")))
+    assert main.run_command(["info", str(tmp_path / "model")]) == 0
+    words = len(NGRAM.words)
+    assert f"lm.safetensors: 3-gram, {words} words, {words + 3} n-grams, 8 bits a value" in capsys.readouterr().out
