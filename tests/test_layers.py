@@ -20,6 +20,7 @@ text: normalisation language_tables written_out prose tokenizer bpe word_tokens 
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
 data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
 data: findings preflight
+data: voices synth
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
@@ -34,7 +35,7 @@ evaluation: model_scores tuning calibration
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card process pseudo_labels
 train: step_results task weight_average resume schedule loop language_task acoustic_task
 cli: shared_options printing live_display transcription_verbs corpus_verbs training_verbs language_verbs
-cli: held_out_verbs scoring_verbs model_verbs main
+cli: held_out_verbs synth_verb scoring_verbs model_verbs main
 """
 """Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""
 

@@ -19,6 +19,7 @@ from asr.cli.language_verbs import add_language_commands
 from asr.cli.model_verbs import add_model_commands
 from asr.cli.scoring_verbs import add_scoring_commands
 from asr.cli.shared_options import FAILED, OK
+from asr.cli.synth_verb import add_synth_command
 from asr.cli.training_verbs import add_training_commands
 from asr.cli.transcription_verbs import add_transcription_commands
 from asr.config import cpus
@@ -142,4 +143,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_held_out_commands(commands)
     add_scoring_commands(commands)
     add_model_commands(commands)
+    add_synth_command(commands)
     return parser

