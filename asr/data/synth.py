@@ -32,7 +32,7 @@ from asr.errors import AsrError, ModelError, TextError
 from asr.text.written_out import spoken
 
 RATE_HZ, OUTPUT_HZ = 24_000, 16_000
-LONGEST = 508
+MOST_SYMBOLS = 508
 """Symbols of one utterance."""
 _CHARACTERS = (
     ';:,.!?\u2014\u2026"()\u201c\u201d \u0303'
@@ -221,8 +221,8 @@ class Synthesiser:
         if unknown or not phonetic.strip(" .,!?;:"):
             raise TextError(f"cannot say {said[:60]!r}: its pronunciation is {phonetic[:60]!r}")
         symbols = [KOKORO_SYMBOLS[symbol] for symbol in phonetic]
-        if len(symbols) > LONGEST:
-            raise TextError(f"expected at most {LONGEST} symbols, got {len(symbols)}; split the sentence")
+        if len(symbols) > MOST_SYMBOLS:
+            raise TextError(f"expected at most {MOST_SYMBOLS} symbols, got {len(symbols)}; split the sentence")
         # Played faster by ``factor`` a voice is higher; spoken slower by it, it is as long as before.
         samples = self.network(symbols, voice.style(len(symbols)), speed / factor)
         samples = soxr.resample(samples, RATE_HZ * factor, OUTPUT_HZ)
