@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import functools
 import os
 import statistics
 import tempfile
@@ -24,6 +24,7 @@ from asr.data.feeding import Feeder
 from asr.data.manifest import Utterance
 from asr.data.sample_cache import SampleCache
 from asr.text import tokenizer_files
+from asr.text.tokenizer import Tokenizer
 
 FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
 PLAIN = AugmentConfig(speeds=(1.0,))
@@ -72,12 +73,10 @@ def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.
     settings: dict[str, Callable[[int], float]] = {}
     feeders = {count: make_feeder(utterances, tokenizer, config, count) for count in args.workers}
     for count, feeder in feeders.items():
-        settings[f"{count} workers" if count else "one thread"] = lambda epoch, f=feeder: sum(
-            batch.total_samples / 16000 for batch in f.batches(f.train.plan(epoch), epoch) if batch is not None
-        )
+        settings[f"{count} workers" if count else "one thread"] = functools.partial(epoch_of_feeder, feeder)
     if args.threads:
         data = feeders[args.workers[0]].train
-        settings[f"{args.threads} threads"] = lambda epoch: threaded(data, epoch, args.threads)
+        settings[f"{args.threads} threads"] = functools.partial(threaded, data, threads=args.threads)
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
     try:
         for epoch in range(args.repeat + 1):
@@ -97,16 +96,20 @@ def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.
     return "; ".join(parts)
 
 
-def make_feeder(
-    utterances: list[Utterance], tokenizer: tokenizer_files.Tokenizer, config: Config, count: int
-) -> Feeder:
+def make_feeder(utterances: list[Utterance], tokenizer: Tokenizer, config: Config, count: int) -> Feeder:
     """A feeder of ``count`` processes, or of one thread."""
     cache = SampleCache(config.features.sample_rate_hz, config.data.cache_s, shared=count > 0)
     sets = [
         Dataset(part, tokenizer, config, training=True, warn=print, cache=cache)
         for part in (utterances, utterances[:1])
     ]
-    return Feeder(dataclasses.replace(config), sets[0], sets[1], count, torch.device("cpu"))
+    return Feeder(config, sets[0], sets[1], count, torch.device("cpu"))
+
+
+def epoch_of_feeder(feeder: Feeder, epoch: int) -> float:
+    """Audio seconds of an epoch that a crew makes."""
+    batches = feeder.batches(feeder.train.plan(epoch), epoch)
+    return sum(batch.total_samples / 16000 for batch in batches if batch is not None)
 
 
 def threaded(data: Dataset, epoch: int, threads: int) -> float:
