@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from asr.lm.lm_conversion import convert_ngram
 from asr.models import bundled
 from asr.models.description import describe_model, read_description
 from asr.models.tensors import load_storage
@@ -56,7 +57,8 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     shutil.copytree(AN4, folder)
     (tmp_path / "words.arpa").write_text(ARPA)
-    save_options(folder, Decoding(beam=8, lm=str(tmp_path / "words.arpa")))
+    convert_ngram(tmp_path / "words.arpa", tmp_path / "words.safetensors")
+    save_options(folder, Decoding(beam=8, lm=str(tmp_path / "words.safetensors")))
     shutil.rmtree(folder / "lm" / "lm", ignore_errors=True)
     return folder
 
@@ -78,7 +80,7 @@ def test_a_model_with_an_ngram_is_bundled_as_int8_and_becomes_the_default(
     assert folder.name == bundled.default_model() == "english"
     assert load_storage(folder / "model.safetensors") == "int8"
     decoding = load_options(folder)
-    assert decoding.lm == str(folder / "lm" / "lm.arpa")
+    assert decoding.lm == str(folder / "lm" / "lm.safetensors")
     assert decoding.beam == 8
     assert load(device="cpu").transcribe(ROOT / "egs" / "sample.wav").text.startswith("ENTER FOUR")
 
