@@ -105,11 +105,12 @@ class _Worker:
     def __init__(self, setup: CrewSetup) -> None:
         self.orders: dict[int, BatchOrder] = {}
         self.connection, other = multiprocessing.connection.Pipe()
+        folders = [folder for folder in sys.path if isinstance(folder, str)]  # imports ignore the rest, such as paths
         # One thread each: the processes are the parallelism.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with other:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(other.fileno()), str(os.getpid())],
+                [sys.executable, "-c", _START, json.dumps(folders), str(other.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno(), setup.slots, setup.cache.descriptor],
                 env=os.environ | single,

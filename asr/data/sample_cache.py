@@ -31,24 +31,36 @@ MEMORY_SHARE = 0.5
 _ALIGNED = 16  # samples: a cache line
 
 
-def free_memory() -> int | None:
-    """Bytes of memory that this process may still take (Linux: system and control group); None: not known."""
-    found = [
-        int(line.split()[1]) * 1024
-        for line in _read_text("/proc/meminfo").splitlines()
-        if line.startswith("MemAvailable:")
-    ]
-    for folder, most, used in (("", "memory.max", "memory.current"), ("memory/", "limit_in_bytes", "usage_in_bytes")):
-        prefix = "memory." if folder else ""
-        top, now = (_read_text(f"/sys/fs/cgroup/{folder}{prefix}{name}").strip() for name in (most, used))
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that this process may still take (Linux: system and control group); None: not known.
+
+    ``root``: the folder of ``proc`` and ``sys``.
+    """
+    found = []
+    if available := _values(root / "proc/meminfo").get("MemAvailable:"):
+        found.append(available * 1024)
+    for folder, most, used, prefix in (
+        ("sys/fs/cgroup", "memory.max", "memory.current", ""),
+        ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        top, now = (_read_text(root / folder / name).strip() for name in (most, used))
         if top.isdigit() and now.isdigit():
-            found.append(max(0, int(top) - int(now)))
+            # The system gives up cached files where memory is wanted: what was read of a corpus is not in use.
+            counts = _values(root / folder / "memory.stat")
+            cached = sum(counts.get(f"{prefix}{kind}", 0) for kind in ("active_file", "inactive_file"))
+            found.append(max(0, int(top) - int(now) + cached))
     return min(found, default=None)
 
 
-def _read_text(path: str) -> str:
+def _values(path: Path) -> dict[str, int]:
+    """The numbers of a file with a name and a number in each line."""
+    lines = (line.split() for line in _read_text(path).splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def _read_text(path: Path) -> str:
     try:
-        return Path(path).read_text(encoding="ascii")
+        return path.read_text(encoding="ascii")
     except (OSError, ValueError):
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from asr.models.tensors import save_tensors
 
@@ -18,7 +20,7 @@ class CheckpointWriter:
     """Writes one checkpoint at a time, each as the tensors were when ``write`` was called.
 
     A failure is raised by the next call, or at the end of the ``with`` statement that the writer is used in. Leaving
-    it waits for the last file.
+    it waits for the last file. Where another error ends the statement, that one is raised and the failure printed.
     """
 
     def __init__(self) -> None:
@@ -33,9 +35,11 @@ class CheckpointWriter:
     ) -> None:
         try:
             self.wait()
-        except Exception:
-            if error is None:  # else the error that ended the training counts
+        except Exception as failure:
+            if error is None:
                 raise
+            # The error that ended the training counts; this one is only told.
+            tqdm.write(f"warning: the last checkpoint was not written: {failure}", file=sys.stderr)
         finally:
             self._pool.shutdown()
 

@@ -275,6 +275,7 @@ class Run:
         if (asked or overdue) and not over:
             self.save()
         if asked and not over:
+            self.writer.wait()  # only a checkpoint that is there may be promised
             raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
         return self.clock()
 

@@ -143,15 +143,16 @@ class Schedule:
         """Let the run decay from where it stands, over ``finish``, and end there; ``steps``: those of its epoch.
 
         By epochs the decay begins with a new one. The same request again goes on with a decay that was interrupted.
-        Raises ``ConfigError`` where the run has ended, so that there is nothing to decay from.
+        Raises ``ConfigError`` where the run has decayed to its end, so that there is nothing to decay from. One that
+        ended at its peak (``optim.decay_ratio=0``) is decayed.
         """
         before = progress.finish
         same = before and (before["length"], before["unit"]) == (finish.amount, finish.unit)
-        if self.over(progress):
+        rate, lowest = self.rate(progress, steps), self.optim.final_ratio * self.optim.learning_rate
+        if self.over(progress) and (progress.finish or rate <= lowest * (1 + 1e-9)):
             raise ConfigError("--finish: expected a run that has not ended, got one that has decayed to its end")
         if same:
             return
-        rate = self.rate(progress, steps)
         if finish.unit == "epochs" and progress.batch:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         start = progress.clock_s if finish.unit == "seconds" else progress.epoch

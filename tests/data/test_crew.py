@@ -180,6 +180,23 @@ def test_a_cache_that_memory_cannot_hold_is_refused_with_what_fits(feeder, monke
         feeder(1)
 
 
+@pytest.mark.parametrize(
+    ("folder", "names", "prefix"),
+    [
+        ("sys/fs/cgroup", ("memory.max", "memory.current"), ""),
+        ("sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"),
+    ],
+)
+def test_cached_files_count_as_free_memory_of_a_control_group(tmp_path, folder, names, prefix):
+    group = tmp_path / folder
+    group.mkdir(parents=True)
+    for name, value in zip(names, (1000, 990), strict=True):
+        (group / name).write_text(f"{value}\n")
+    assert sample_cache.free_memory(tmp_path) == 10
+    (group / "memory.stat").write_text(f"anon 100\n{prefix}inactive_file 600\n{prefix}active_file 200\n")
+    assert sample_cache.free_memory(tmp_path) == 810
+
+
 def test_batches_that_shared_memory_cannot_hold_name_the_keys(feeder, monkeypatch):
     monkeypatch.setattr(crews, "free_memory", lambda: 1000)
     with pytest.raises(ConfigError, match=r"shared memory.*lower data\.batch_s, data\.prefetch or data\.workers"):
@@ -227,6 +244,17 @@ def test_a_killed_worker_is_a_clear_error(feeder):
     with pytest.raises(TrainingError, match=r"loader process \d+ was killed by SIGKILL.*lower data\.workers"):
         list(batches)
     assert wait_for(lambda: not alive(each.crew.workers[0].process.pid))
+
+
+def test_a_stop_sent_to_all_processes_of_a_job_is_for_the_training(feeder):
+    each = feeder(2, data={"batch_s": 1.0})
+    batches = each.batches(each.train.plan(0), 0)
+    found = [next(batches)]
+    for pid in pids(each):
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    found += batches
+    assert sum(len(batch.ids) for batch in found) == 20
 
 
 def test_closing_in_mid_epoch_leaves_no_process_and_the_next_epoch_is_right(feeder):

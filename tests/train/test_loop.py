@@ -1054,6 +1054,38 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_last(cor
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_stop_whose_checkpoint_cannot_be_written_promises_no_resume(corpus, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    step = loop.Run.step
+
+    def stopped(run, *args):
+        signal.raise_signal(signal.SIGTERM)
+        return step(run, *args)
+
+    monkeypatch.setattr(loop.Run, "step", stopped)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors: cannot write: .*No space left"):
+        acoustic_task.train_acoustic(run_config(corpus, tmp_path))
+
+
+def test_a_checkpoint_that_fails_beside_another_error_is_told(tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise ModelError("checkpoint.safetensors: cannot write: No space left")
+
+    monkeypatch.setattr(checkpoint_writer, "save_tensors", full)
+
+    def train():
+        with checkpoint_writer.CheckpointWriter() as writer:
+            writer.write(tmp_path / "c", {}, {}, keep=tmp_path / "p")
+            raise TrainingError("the first")
+
+    with pytest.raises(TrainingError, match="the first"):
+        train()
+    assert "warning: the last checkpoint was not written: checkpoint.safetensors: cannot" in capsys.readouterr().err
+
+
 def test_a_folder_that_turned_read_only_is_a_clear_error(corpus, tmp_path, monkeypatch):
     run = make_run(run_config(corpus, tmp_path))
     run.progress.step = 1

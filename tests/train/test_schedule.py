@@ -259,6 +259,17 @@ def test_finish_refuses_a_run_that_has_ended_and_a_folder_without_one(corpus, tm
         train(clock_config(corpus, tmp_path, 20.0), Clock(1.0), finish=Finish(5.0, "seconds"))
 
 
+def test_a_run_that_ended_at_its_peak_is_finished(corpus, tmp_path):
+    run = {"output": str(tmp_path / "run"), "epochs": 2}
+    config = make_config(corpus, train=run, optim={"schedule": "wsd", "decay_ratio": 0.0, "warmup_steps": 1})
+    train(config, Clock(1.0))
+    assert train(config, Clock(1.0), finish=Finish(2, "epochs")).epoch == 4
+    rates = logged(tmp_path, "learning_rate")
+    assert rates[-1] < rates[0] / 2
+    with pytest.raises(ConfigError, match="has decayed to its end"):
+        train(config, Clock(1.0), finish=Finish(2, "epochs"))
+
+
 def test_a_decay_too_short_for_two_steps_is_an_error_and_leaves_the_run(corpus, tmp_path):
     config = plateau_config(corpus, tmp_path)
     stopped(config)
