@@ -92,8 +92,8 @@ class BeamSearch:
     def begin(self, words: kernel.Words | None, state: Any = None) -> None:
         """``start`` with other ``words`` and, for the language model, from the ``state`` after what was said before
         (of one sequence); None: from its own start."""
-        self._words = words or kernel.NO_WORDS
-        self._fused = words is not None or self._lm is not None
+        self._words = kernel.NO_WORDS if words is None and self._lm is not None else words
+        self._fused = self._words is not None
         self._before = state
         self.start()
 
@@ -174,7 +174,7 @@ class BeamSearch:
 
     def _prepare(self, columns: int) -> None:
         """Make rows for matrices of so many columns."""
-        if self._fused:
+        if self._words is not None:
             self._rows.resize(columns, self._words)
             if self._state.rows is not self._rows.values:
                 self._state = self._state._replace(rows=self._rows.values)

@@ -224,6 +224,22 @@ def test_any_split_gives_the_same(options: dict[str, Any]) -> None:
     assert search.finish(6) == whole
 
 
+def test_the_end_of_the_utterance_counts_where_the_pools_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = words_for(lexicon=["A", "AB", "BA"], ngram=NGRAM, weight=0.8, word_bonus=0.5, unknown_penalty=-3.0)
+    log_probs = random_log_probs(150, 4, seed=7)
+
+    def hypotheses_after_each_frame(nodes: int) -> list[Any]:
+        monkeypatch.setattr("asr.decode.beam.INITIAL_NODES", nodes)
+        search = BeamSearch(beam=4, words=words)
+        found = []
+        for frame in log_probs:
+            search.accept(frame[None])
+            found.append(search.hypotheses(4))
+        return found
+
+    assert hypotheses_after_each_frame(16) == hypotheses_after_each_frame(1 << 14)
+
+
 def test_threads_change_nothing() -> None:
     batch = random_log_probs(5, 40, 4, seed=6)
     words = words_for(ngram=NGRAM, unknown_penalty=-3.0)
