@@ -64,7 +64,7 @@ def _add_lm_convert(commands: Any) -> None:
         description="Writes a word n-gram as a safetensors file, which every option that takes an n-gram opens in "
         "milliseconds; or as an ARPA file where OUT ends in .arpa or .gz.",
     )
-    convert.add_argument("lm", metavar="LM", help="ARPA file, compressed or not, or a file of this command")
+    convert.add_argument("lm", metavar="LM", help="word n-gram: ARPA, compressed or not, or .safetensors")
     convert.add_argument("output", metavar="OUT", help="file to write, such as words.safetensors")
     convert.add_argument(
         "--bits",
@@ -84,7 +84,7 @@ def _add_lm_convert(commands: Any) -> None:
 
 def _add_perplexity(commands: Any) -> None:
     perplexity = commands.add_parser("perplexity", help="perplexity of a language model on a text")
-    perplexity.add_argument("lm", metavar="LM", help="directory of train-lm, or an ARPA file")
+    perplexity.add_argument("lm", metavar="LM", help="directory of train-lm, or a word n-gram (ARPA, .safetensors)")
     perplexity.add_argument("text", metavar="TEXT", help="text, one sentence a line, or a manifest (.jsonl)")
     perplexity.add_argument(
         "--adapt",
@@ -114,9 +114,10 @@ def _add_generate(commands: Any) -> None:
 def _train_ngram(args: argparse.Namespace) -> int:
     from asr.lm.kneser_ney import is_ours
     from asr.lm.lm_texts import TextReading
-    from asr.lm.ngram_training import Limits, estimate_ngram, write_estimate
+    from asr.lm.ngram_training import Limits, check_name, estimate_ngram, write_estimate
 
     output = Path(args.output)
+    check_name(output, quantized=args.quantize)
     check_output(output, force=args.force, ours=is_ours)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
@@ -139,10 +140,11 @@ def _train_ngram(args: argparse.Namespace) -> int:
 
 
 def _lm_convert(args: argparse.Namespace) -> int:
+    from asr.decode.ngram_file import is_own_ngram
     from asr.lm import lm_conversion
 
     output = Path(args.output)
-    check_output(output, force=args.force, ours=lm_conversion.is_converted)
+    check_output(output, force=args.force, ours=is_own_ngram)
     ngram = lm_conversion.convert_ngram(args.lm, output, bits=args.bits, model=args.model)
     counts = ", ".join(f"{count} {n}-grams" for n, count in enumerate(ngram.arrays.counts.tolist(), start=1))
     print(f"{output}: {counts}, {output.stat().st_size / 1e6:.1f} MB")

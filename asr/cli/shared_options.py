@@ -76,7 +76,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         type=file_or_none,
         action="append",
         metavar="LM",
-        help="directory of train-lm, or an ARPA file (.arpa, .gz); may be given several times to combine models",
+        help="directory of train-lm, or a word n-gram (ARPA, .safetensors); several are combined",
     )
     group.add_argument(
         "--lm-weight",

@@ -70,8 +70,8 @@ class Ngram:
 
     def _hold(self, arrays: NgramArrays, trees: Mapping[str, Any]) -> None:
         self.arrays, self.order, self.trees = arrays, arrays.order, trees
-        self.place: Path | None = None
-        """The file that was converted from an ARPA file and may learn lexicon trees."""
+        self.kept: tuple[Path, dict[str, Any]] | None = None
+        """The file that was converted from an ARPA file and may get lexicon trees, and what it was made of."""
 
     def __eq__(self, other: object) -> bool:
         """Whether two n-grams have the same words and values."""

@@ -48,14 +48,18 @@ def load_ngram(path: str | Path) -> Ngram:
 def cache_places(path: Path) -> list[Path]:
     """Where the file converted from an ARPA file may lie: beside it, in the user's cache folder."""
     if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
+        root = "~/Library/Caches"
     else:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     number = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     name = path.name + SUFFIX
-    return [path.with_name(name), Path(root) / "asr" / "ngrams" / f"{number}-{name}"]
+    beside = path.with_name(name)
+    try:
+        return [beside, Path(root).expanduser() / "asr" / "ngrams" / f"{number}-{name}"]
+    except RuntimeError:  # a user without a home
+        return [beside]
 
 
 def _converted(path: Path) -> Ngram:
@@ -66,13 +70,14 @@ def _converted(path: Path) -> Ngram:
             free.append(place)
             continue
         try:
-            made_of = load_origin(place).get("arpa")
-            if not isinstance(made_of, dict):
+            made_of = load_origin(place)
+            arpa = made_of.get("arpa")
+            if not isinstance(arpa, dict):
                 continue  # somebody else's
             free.append(place)
-            if made_of.get("stamp") == stamp or made_of.get("sha256") == checksum():
+            if arpa.get("stamp") == stamp or arpa.get("sha256") == checksum():
                 ngram = open_ngram(place)
-                ngram.place = place
+                ngram.kept = place, made_of
                 return ngram
         except DecodeError:
             if _is_old(place):
@@ -88,7 +93,7 @@ def _converted(path: Path) -> Ngram:
             ngram = open_ngram(place)
         except DecodeError:
             continue
-        ngram.place = place
+        ngram.kept = place, made_of
         print(f"{path}: converted, kept as {place}", file=sys.stderr, flush=True)
         return ngram
     print(
@@ -102,11 +107,12 @@ def _converted(path: Path) -> Ngram:
 
 def keep_tree(ngram: Ngram, fingerprint: str, tree: Mapping[str, NgramArray]) -> None:
     """Add a lexicon tree to the converted file of an n-gram, where there is one that can be written."""
-    place = ngram.place
-    if place is None:
+    if ngram.kept is None:
         return
+    place, made_of = ngram.kept
     try:
-        made_of = load_origin(place)
+        if load_origin(place) != made_of:
+            return  # made anew since, of another ARPA file
         trees: dict[str, Any] = {**open_ngram(place).trees, fingerprint: tree}
         write_ngram(place, Ngram.of(ngram.arrays, ngram.words, trees), made_of=made_of)
     except DecodeError:

@@ -111,6 +111,15 @@ def is_ngram_file(path: str | Path) -> bool:
     return len(head) == 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40
 
 
+def is_own_ngram(path: str | Path) -> bool:
+    """Whether a file is an n-gram that ``write_ngram`` wrote, whole, so that commands may replace it."""
+    try:
+        load_origin(path)
+    except DecodeError:
+        return False
+    return True
+
+
 def open_ngram(path: str | Path) -> Ngram:
     """Map a file that ``write_ngram_arrays`` wrote; all that the search relies on is checked.
 

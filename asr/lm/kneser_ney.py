@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from asr.decode.arpa import first_line, write_sections
 from asr.decode.ngram import Ngram
-from asr.decode.ngram_file import is_ngram_file
+from asr.decode.ngram_file import is_ngram_file, is_own_ngram
 from asr.lm.ngram_counts import (
     SPECIAL,
     START,
@@ -117,9 +117,9 @@ class Estimate:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether an ``Estimate`` wrote the file ``path``, or it is an n-gram of arrays."""
+    """Whether an ``Estimate`` wrote the file ``path``, or it is an n-gram of arrays; no weights of a network."""
     if is_ngram_file(path):
-        return True
+        return is_own_ngram(path)
     try:
         return first_line(path) == ARPA_MARK
     except (OSError, EOFError, ValueError, zlib.error):

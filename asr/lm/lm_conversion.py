@@ -9,7 +9,7 @@ from asr.decode.kenlm_binary import is_kenlm
 from asr.decode.ngram import Ngram
 from asr.decode.ngram_arrays import coded_arrays
 from asr.decode.ngram_cache import load_ngram
-from asr.decode.ngram_file import load_origin, write_ngram
+from asr.decode.ngram_file import write_ngram
 from asr.errors import DecodeError
 from asr.models.description import read_description
 from asr.text.tokenizer import Tokenizer
@@ -53,14 +53,6 @@ def convert_ngram(source: str | Path, output: str | Path, *, bits: int = 64, mod
     written = Ngram.of(coded_arrays(ngram.arrays) if bits == 8 else ngram.arrays, ngram.words, trees)
     write_ngram(output, written, made_of={"file": source.name, "bits": bits})
     return written
-
-
-def is_converted(path: Path) -> bool:
-    """Whether a file is one of ours, which another may replace."""
-    try:
-        return bool(load_origin(path))
-    except DecodeError:
-        return False
 
 
 def _tree(ngram: Ngram, tokenizer: Tokenizer, model: str) -> dict[str, object]:

@@ -46,8 +46,9 @@ class LanguageDirectory:
 
 
 LM: TypeAlias = str | Ngram | LanguageDirectory | KenlmNgram | LanguageModel
-"""A language model: the directory of ``asr train-lm``, an ARPA file or a KenLM binary by its path, or what
-``load_language_model`` makes of it, or anything with the methods of ``asr.decode.fusion.LanguageModel``."""
+"""A language model: the path of a directory of ``asr train-lm``, of a word n-gram (ARPA, ``.safetensors``) or of a
+KenLM binary, or what ``load_language_model`` makes of it, or anything with the methods of
+``asr.decode.fusion.LanguageModel``."""
 LMs: TypeAlias = LM | tuple[LM, ...]
 
 

@@ -16,7 +16,7 @@ from asr.errors import TrainingError
 from asr.files import split_fields
 from asr.models.description import read_description
 from asr.text.normalisation import normalise
-from asr.text.prose import FOREIGN, ProseSpeller, paragraphs, split_sentences
+from asr.text.prose import FOREIGN, LONGEST, ProseSpeller, paragraphs, split_sentences
 
 ENDS = ("<s>", "</s>")
 RESERVED = frozenset((*ENDS, *UNKNOWN_NAMES))
@@ -103,13 +103,29 @@ def _texts(path: Path, prose: bool) -> Iterator[tuple[str, str]]:
             compressed = file.read(2) == b"\x1f\x8b"
         opener = gzip.open if compressed else open
         with cast(TextIO, opener(path, "rt", encoding="utf-8-sig", newline="\n")) as text:
-            lines = (line.rstrip("\n").removesuffix("\r") for line in text)
+            lines = _lines(text)
             if prose:
-                yield from ((str(path), paragraph) for paragraph in paragraphs(lines))
+                yield from ((str(path), paragraph) for paragraph in paragraphs(line for _, line in lines))
             else:
-                yield from ((f"{path}:{number}", line) for number, line in enumerate(lines, start=1))
+                yield from ((f"{path}:{number}", line) for number, line in lines)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise TrainingError(f"{path}: cannot read the text: {error}") from error
+
+
+def _lines(file: TextIO) -> Iterator[tuple[int, str]]:
+    """Numbers, from 1, and lines without their ends. A line longer than ``LONGEST`` comes in parts, cut between words:
+    some corpora are one line of millions of words."""
+    number, rest = 1, ""
+    while block := file.readline(LONGEST - len(rest)):
+        line = rest + block
+        ended, rest = line.endswith("\n"), ""
+        if not ended and len(line) == LONGEST:
+            cut = line.rfind(" ") + 1 or len(line)
+            line, rest = line[:cut], line[cut:]
+        yield number, line.rstrip("\n").removesuffix("\r")
+        number += ended
+    if rest:
+        yield number, rest
 
 
 def read_word_file(path: str | Path) -> frozenset[str]:

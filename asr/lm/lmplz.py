@@ -1,10 +1,12 @@
 """Estimates by KenLM's ``lmplz``, where it is installed: the same values as ``asr.lm.kneser_ney``, sooner.
 
-``lmplz`` gets the text by a pipe and writes an ARPA file into a folder of ours, which is read back into tables.
+``lmplz`` gets the text by a pipe and writes an ARPA file without a name, which is read back into tables.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shutil
 import subprocess
@@ -18,7 +20,6 @@ import numpy as np
 
 from asr.decode.ngram import LN10
 from asr.errors import TrainingError
-from asr.files import PART
 from asr.lm.kneser_ney import Estimate, Table, with_one_unknown
 from asr.lm.ngram_counts import END, SPECIAL, START, UNKNOWN, AnyArray, Text, blocks
 from asr.text.prose import FOREIGN
@@ -48,34 +49,28 @@ def estimate_by_lmplz(program: str, text: Text, order: int, folder: Path | None)
 
     Raises ``TrainingError`` with what it said last.
     """
-    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as name:
-        arpa = Path(name) / "lm.arpa"
-        command = [
-            program,
-            "-o",
-            str(order),
-            "--discount_fallback",
-            "-S",
-            MEMORY,
-            "-T",
-            f"{name}/",
-            "--arpa",
-            str(arpa),
-        ]
-        with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
-            assert process.stdin is not None
-            feeder = threading.Thread(target=_feed, args=(process.stdin, text))
-            feeder.start()
+    sorting = f"{folder or tempfile.gettempdir()}/"
+    command = [program, "-o", str(order), "--discount_fallback", "-S", MEMORY, "-T", sorting]
+    # Files without names: nothing is left of them, however this process ends.
+    with tempfile.TemporaryFile(dir=folder) as arpa, tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=arpa, stderr=log)
+        assert process.stdin is not None
+        feeder = threading.Thread(target=_feed, args=(process.stdin, text))
+        feeder.start()
+        try:
             status = process.wait()
+        finally:
+            process.kill()  # where we are interrupted; it would go on with half of the text
+            process.wait()
             feeder.join()
-            log.seek(0)
-            said = log.read().decode("utf-8", "replace")
-        if status or not arpa.is_file():
+        log.seek(0)
+        said = log.read().decode("utf-8", "replace")
+        arpa.seek(0)
+        if status or arpa.read(7) != b"\\data\\\n":
             last = (said.strip().splitlines() or ["nothing"])[-1]
             raise TrainingError(f"{program}: failed with status {status}: {last}")
         fallbacks = tuple(int(n) + 1 for n in re.findall(r"Substituting fallback discounts for order (\d+)", said))
-        with arpa.open(encoding="utf-8", newline="\n") as file:
+        with io.TextIOWrapper(arpa, encoding="utf-8", newline="\n") as file:
             tables = list(_tables(file, text, order))
     return with_one_unknown(Estimate(tuple(text.words), tuple(tables), fallbacks))
 
@@ -86,12 +81,9 @@ def _feed(pipe: IO[bytes], text: Text) -> None:
     if text.words[-1] == SPECIAL[UNKNOWN] and len(text.words) > len(SPECIAL):
         words[-1] = FOREIGN
     words[START], words[END] = "", "\n"
-    try:
+    with contextlib.suppress(OSError), pipe:
         for part in blocks(len(text.tokens), 1 << 18):
             pipe.write(" ".join(words[text.tokens[part]].tolist()).encode("utf-8") + b" ")
-        pipe.close()
-    except OSError:
-        pass
 
 
 def _tables(file: Iterator[str], text: Text, order: int) -> Iterator[Table]:

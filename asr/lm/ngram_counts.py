@@ -7,13 +7,15 @@ nothing of them is left when the process ends, however it ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
+import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +44,22 @@ class DiskArrays:
         if not length:
             return np.zeros(0, dtype)
         with tempfile.TemporaryFile(dir=self.folder) as file:
+            _reserve(file, length * np.dtype(dtype).itemsize)
             return np.memmap(file, dtype, "w+", shape=(length,))
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take ``size`` bytes of the disk now: where a mapped file finds the disk full, the system kills the process.
+
+    Raises ``OSError`` where there is no room. Systems and file systems that cannot reserve are left alone.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def release(*arrays: AnyArray) -> None:

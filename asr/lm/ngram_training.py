@@ -71,12 +71,18 @@ def write_estimate(estimate: Estimate, output: str | Path, *, quantized: bool = 
 
     Raises ``DecodeError``.
     """
+    check_name(output, quantized=quantized)
     if str(output).endswith(SUFFIX):
-        write_ngram_arrays(output, estimate.words, estimate.tables, quantized=quantized)
-    elif quantized:
-        raise DecodeError(f"{output}: expected a name that ends in {SUFFIX} for 8-bit codes; an ARPA file has none")
+        made_of = {"command": "asr train-ngram", "bits": 8 if quantized else 64}
+        write_ngram_arrays(output, estimate.words, estimate.tables, quantized=quantized, made_of=made_of)
     else:
         estimate.write(output)
+
+
+def check_name(output: str | Path, *, quantized: bool) -> None:
+    """Refuse the name of an ARPA file for 8-bit codes, before any work. Raises ``DecodeError``."""
+    if quantized and not str(output).endswith(SUFFIX):
+        raise DecodeError(f"{output}: expected a name that ends in {SUFFIX} for 8-bit codes; an ARPA file has none")
 
 
 def estimate_ngram(
@@ -125,32 +131,55 @@ def estimate_ngram(
         if prune:
             made = pruning.prune(made, prune, disk)
         if limits.ngrams or limits.megabytes:
+            _check_room(made, limits)
             made, _ = pruning.prune_to(made, lambda counts: _fits(counts, limits, made.words), disk)
     except OSError as error:
-        raise TrainingError(f"{folder or 'temporary files'}: cannot keep counts on disk: {error}") from error
+        raise TrainingError(
+            f"{folder or 'temporary files'}: cannot keep counts on disk: {error.strerror or error}; choose another "
+            "folder for them (--temporary)"
+        ) from error
     if speller is not None and speller.remark():
         warnings.warn(speller.remark(), stacklevel=2)
     return made
 
 
 def _fits(counts: Sequence[int], limits: Limits, words: Sequence[str]) -> bool:
-    """Whether an n-gram with these counts keeps the limits; bytes as in ``asr.decode.ngram_arrays``."""
+    """Whether an n-gram with these counts keeps the limits."""
     if limits.ngrams and sum(counts[1:]) > limits.ngrams:
         return False
+    return not limits.megabytes or _megabytes(counts, words) <= limits.megabytes
+
+
+def _megabytes(counts: Sequence[int], words: Sequence[str]) -> float:
+    """At most so large is an n-gram with these counts and 8-bit codes; bytes as in ``asr.decode.ngram_arrays``."""
     nodes, contexts, long = sum(counts) + 1, sum(counts[:-1]) + 1, sum(counts[2:-1])
     text = sum(len(word.encode()) + 1 for word in words)
     node = 3 if len(words) <= 1 << 16 else 4
-    return not limits.megabytes or node * nodes + 5 * contexts + 4 * long + 8192 + text <= 1e6 * limits.megabytes
+    return (node * nodes + 5 * contexts + 4 * long + 8192 + text) / 1e6
+
+
+def _check_room(made: Estimate, limits: Limits) -> None:
+    """Refuse a size that the words alone exceed. Raises ``TrainingError``."""
+    least = _megabytes([made.counts[0], *[0] * (len(made.counts) - 1)], made.words)
+    if 0 < limits.megabytes < least:
+        raise TrainingError(
+            f"size: expected at least {least:.2f} MB for the {made.counts[0]:,} words alone, got "
+            f"{limits.megabytes:g} MB; keep fewer words (--words), or allow more (--size)"
+        )
 
 
 def limit_words(text: Text, limits: Limits) -> Text:
     """The text with a limited vocabulary: all other words, and ``FOREIGN`` ones, are one unknown word.
 
-    Raises ``TrainingError`` for a vocabulary without words of the text.
+    Raises ``TrainingError`` for a vocabulary without words of the text, and for a text without words of the alphabet.
     """
     if not limits.words and limits.vocabulary is None and FOREIGN not in text.words:
         return text
     keep = np.array([n for n in range(len(SPECIAL), len(text.words)) if text.words[n] != FOREIGN], np.int64)
+    if not len(keep):
+        raise TrainingError(
+            "expected texts with words in the model's alphabet, got none; choose a model of their language"
+        )
     if limits.vocabulary is not None:
         allowed = read_word_file(limits.vocabulary)
         keep = keep[[text.words[number] in allowed for number in keep.tolist()]]

@@ -41,7 +41,7 @@ def prune_to(
     if fits(estimate.counts):
         return estimate, 0.0
     if not fits([estimate.counts[0], *[0] * (len(tables) - 1)]):
-        raise TrainingError(f"expected room for {estimate.counts[0]} words, got less; limit the words, or allow more")
+        raise TrainingError(f"expected room for {estimate.counts[0]} words, got less; keep fewer words, or allow more")
     changes = _all_changes(tables, disk or DiskArrays())
     low, high = -60.0, 0.0  # natural logarithms of thresholds: too many are left at the first
     for _ in range(28):
@@ -130,7 +130,7 @@ def _reduced(tables: Sequence[Table], kept: Sequence[Mask]) -> list[Table]:
         finished[-1] = replace(finished[-1], backoff=backoff[kept[n - 1]])
         mine = kept[n]
         finished.append(
-            Table(numbers[table.context[mine]], table.word[mine], table.suffix[mine], *_values(table, mine))
+            Table(numbers[table.context[mine]], table.word[mine], numbers[table.suffix[mine]], *_values(table, mine))
         )
         numbers = np.cumsum(mine) - 1
     return finished

@@ -35,13 +35,15 @@ def quantize_model(
         ModelError: the model cannot be loaded, or the copy cannot be written; what was in ``output`` stays.
     """
     source, folder = model_directory.load_model(model), Path(output)
-    if folder.resolve() == source.path.resolve():
-        raise ModelError(f"{folder}: expected a directory of its own for the copy, got the model's")
+    if folder.resolve().is_relative_to(source.path.resolve()):
+        raise ModelError(f"{folder}: expected a directory of its own for the copy, got the model's or one inside it")
     check_output(folder, force=force)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as temporary:
-            made = Path(temporary)
+            made, old = Path(temporary, "made"), Path(temporary, "old")
+            made.mkdir()
+            old.mkdir()
             for part in source.path.iterdir():
                 if part.name in ("model.safetensors", *OF_RUNS) or part.name.startswith("."):
                     continue
@@ -52,6 +54,9 @@ def quantize_model(
             model_directory.save_weights(made, source.network, source.card, storage=storage)
             model_directory.clear(folder)
             for part in made.iterdir():
-                part.replace(folder / part.name)
+                target = folder / part.name
+                if target.is_dir():  # a folder replaces no other that has files
+                    target.replace(old / part.name)
+                part.replace(target)
     except (OSError, shutil.Error) as error:
         raise ModelError(f"{folder}: cannot write the model: {error}") from error

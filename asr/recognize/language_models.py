@@ -116,7 +116,7 @@ def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageM
     it has others."""
     if isinstance(source, str):
         if not os.path.exists(source):
-            raise ModelError(f"{source}: no such language model; expected a directory of asr train-lm or an ARPA file")
+            raise ModelError(f"{source}: no such language model; expected a directory of asr train-lm or a word n-gram")
         loaded: Ngram | KenlmNgram | LanguageDirectory | LanguageModel = lm_directory.load_language_model(source)
     else:
         loaded = source

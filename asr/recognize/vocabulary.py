@@ -156,11 +156,11 @@ class Vocabularies:
     def _tree(self) -> Packed | None:
         """The tree of the n-gram's words for the tokenizer, from its file; a file that was converted learns it."""
         ngram = self.models.ngram
-        if ngram is None or not self.models.weight or self.models.lexicon or not (ngram.trees or ngram.place):
+        if ngram is None or not self.models.weight or self.models.lexicon or not (ngram.trees or ngram.kept):
             return None
         fingerprint = tokenizer_files.spelling_fingerprint(self.tokenizer)
         tree: Packed | None = ngram.trees.get(fingerprint)
-        if tree is None and ngram.place and self.tokenizer.space_id is not None:
+        if tree is None and ngram.kept and self.tokenizer.space_id is not None:
             tree = pack_lexicon(
                 self.tokenizer.spellings, self.tokenizer.vocab_size, self.tokenizer.space_id, ngram=ngram
             )

@@ -30,8 +30,8 @@ NO_END = re.compile(
     r"Vol|Co|Mme|Mlle|[A-Z]\.[A-Z])\.\s+$"
 )
 """Text before a full stop that ends an abbreviation or an initial, not a sentence."""
-LONGEST = 200
-"""Words of a sentence; what is longer is cut, since a text without stops is no sentence."""
+LONGEST = 1_000_000
+"""Characters of a line or a paragraph; what is longer is cut, so that memory does not grow with the text."""
 
 
 def split_sentences(paragraph: str) -> list[str]:
@@ -50,14 +50,16 @@ def split_sentences(paragraph: str) -> list[str]:
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Paragraphs of a text with lines: empty lines stand between them."""
+    """Paragraphs of a text with lines: empty lines stand between them. Those longer than ``LONGEST`` are cut."""
     parts: list[str] = []
+    length = 0
     for line in lines:
         if line.strip():
             parts.append(line)
-        elif parts:
+            length += len(line)
+        if parts and (length > LONGEST or not line.strip()):
             yield " ".join(parts)
-            parts = []
+            parts, length = [], 0
     if parts:
         yield " ".join(parts)
 

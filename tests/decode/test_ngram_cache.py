@@ -13,7 +13,7 @@ import safetensors.numpy
 from asr.decode import ngram_cache
 from asr.decode.arpa import read_arpa, write_arpa
 from asr.decode.ngram import Ngram
-from asr.decode.ngram_cache import cache_places, load_ngram
+from asr.decode.ngram_cache import cache_places, keep_tree, load_ngram
 from asr.decode.ngram_file import load_origin, open_ngram, write_ngram
 from asr.errors import DecodeError
 
@@ -37,7 +37,8 @@ def test_a_large_file_is_converted_once_and_says_so(arpa: Path, capsys: pytest.C
     second = load_ngram(arpa)
     assert capsys.readouterr().err == ""
     assert first == second == read_arpa(arpa)
-    assert second.place == cache_places(arpa)[0]
+    assert second.kept is not None
+    assert second.kept[0] == cache_places(arpa)[0]
 
 
 def test_a_small_file_leaves_nothing_behind(arpa: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,9 @@ def test_the_users_folder_serves_where_the_file_lies_in_a_folder_that_cannot_be_
 
     monkeypatch.setattr(ngram_cache, "write_ngram", refuse)
     load_ngram(arpa)
-    assert load_ngram(arpa).place == cache_places(arpa)[1]
+    kept = load_ngram(arpa).kept
+    assert kept is not None
+    assert kept[0] == cache_places(arpa)[1]
     assert "arpa" in load_origin(cache_places(arpa)[1])
 
 
@@ -138,3 +141,17 @@ def test_two_processes_that_convert_at_once_both_get_it(arpa: Path) -> None:
         child.join(60)
     assert scores == [read_arpa(arpa).score(["A", "B"])] * 2
     assert sorted(os.listdir(arpa.parent)) == ["a.arpa", "a.arpa.safetensors"]
+
+
+def test_a_tree_never_makes_an_old_ngram_look_new(arpa: Path) -> None:
+    opened = load_ngram(arpa)
+    write_arpa(TWO, arpa)
+    load_ngram(arpa)  # another process converts the new file
+    keep_tree(opened, "tokens", {"token": np.zeros(1, np.uint16)})
+    assert load_ngram(arpa) == read_arpa(arpa) != opened
+
+
+def test_a_user_without_a_home_has_the_place_beside_the_file(arpa: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user id that has no entry
+    assert cache_places(arpa) == [arpa.with_name("a.arpa.safetensors")]

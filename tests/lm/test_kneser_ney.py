@@ -165,6 +165,15 @@ def test_kenlm_reads_what_pruning_leaves(tmp_path: Path, order: int, threshold: 
         assert theirs.score(text) * LN10 == pytest.approx(pruned.score(text.split()), abs=1e-3)
 
 
+def test_what_is_pruned_twice_is_pruned_by_the_second(tmp_path: Path) -> None:
+    whole = kneser_ney.estimate(sentences("text"), 4)
+    once = pruning.prune(whole, 1e-5)
+    for n, table in enumerate(once.tables[1:], start=1):
+        shorter = once.tables[n - 1]
+        assert (shorter.word[table.suffix] == table.word).all()
+    assert len(pruning.prune(once, 1e-3).tables[2].word) < len(once.tables[2].word)
+
+
 def test_pruning_by_nothing_changes_nothing(tmp_path: Path) -> None:
     whole, pruned = train("text", tmp_path, 3), train("text", tmp_path, 3, 1e-12)
     assert {k: pytest.approx(v, abs=2e-5) for k, v in whole.entries.items()} == pruned.entries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -82,6 +84,15 @@ def test_sums_by_context(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
     kneser_ney.estimate(["A B C", "A B D"], 3, DiskArrays(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_and_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        DISK.make(10, np.int32)
 
 
 def test_a_limited_text_has_one_word_for_all_others() -> None:

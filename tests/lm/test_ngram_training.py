@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,9 @@ import pytest
 from asr.cli import main
 from asr.decode.arpa import read_arpa
 from asr.decode.ngram import Ngram
-from asr.decode.ngram_file import open_ngram
+from asr.decode.ngram_file import load_origin, open_ngram
 from asr.errors import TrainingError
-from asr.lm import kneser_ney, pruning
+from asr.lm import kneser_ney, lm_texts, pruning
 from asr.lm.lm_texts import TextReading
 from asr.lm.lmplz import find_lmplz
 from asr.lm.ngram_training import Limits, estimate_ngram, read_sentences
@@ -88,7 +90,7 @@ def test_pruning_to_a_size_gives_a_file_of_that_size(tmp_path: Path) -> None:
 
 def test_words_that_do_not_fit_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run_command(["train-ngram", str(TEXT), str(tmp_path / "lm.arpa"), "--size", "0.0001"]) != 0
-    assert "limit the words" in capsys.readouterr().err
+    assert "keep fewer words (--words), or allow more (--size)" in capsys.readouterr().err
     assert not (tmp_path / "lm.arpa").exists()
 
 
@@ -189,3 +191,64 @@ def test_manifests_give_their_texts(tmp_path: Path) -> None:
     rows = [{"id": str(n), "audio": "a.wav", "text": text, "duration_s": 1} for n, text in enumerate(["a b", "b c"])]
     path = save(tmp_path / "text.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     assert {"A", "B", "C"} < set(estimate_ngram(path, order=2).words)
+
+
+def test_the_weights_of_a_network_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "model.safetensors"
+    shutil.copyfile(AN4 / "model.safetensors", weights)
+    before = weights.read_bytes()
+    for command in (["train-ngram", str(TEXT)], ["lm-convert", str(save_ngram(tmp_path / "a.safetensors"))]):
+        assert main.run_command([*command, str(weights)]) == 2
+        assert "does not know as its own" in capsys.readouterr().err
+        assert weights.read_bytes() == before
+
+
+def test_a_trained_ngram_may_be_converted_in_its_place(tmp_path: Path) -> None:
+    path = save_ngram(tmp_path / "a.safetensors")
+    assert load_origin(path)["command"] == "asr train-ngram"
+    assert main.run_command(["lm-convert", str(path), str(path), "--bits", "8"]) == 0
+    assert open_ngram(path).arrays.quantized
+
+
+def test_codes_for_an_arpa_file_are_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run_command(["train-ngram", "no/such/text", str(tmp_path / "a.arpa"), "--quantize"]) == 2
+    assert "a name that ends in .safetensors" in capsys.readouterr().err
+
+
+def test_a_text_in_another_alphabet_is_refused(tmp_path: Path) -> None:
+    text = save(tmp_path / "text.txt", "привет мир\nкак дела\n")
+    with pytest.raises(TrainingError, match="words in the model's alphabet, got none"):
+        estimate_ngram(text, reading=TextReading(AN4))
+
+
+def test_a_text_of_one_endless_line_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_texts, "LONGEST", 20)
+    text = save(tmp_path / "text.txt", "A BB CCC DDDD " * 10 + "\nE F\n<s>\n")
+    found = lm_texts.stream_sentences([text], TextReading(), None)
+    sentences = []
+    with pytest.raises(TrainingError, match=r"text.txt:3: <s> is reserved"):
+        sentences.extend(found)
+    assert " ".join(sentences).split() == "A BB CCC DDDD".split() * 10 + ["E", "F"]
+    assert max(map(len, sentences)) <= 20
+
+
+def test_an_interrupted_estimate_stops_lmplz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = save(tmp_path / "lmplz", f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    def interrupted(process: subprocess.Popen[bytes]) -> int:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+            time.sleep(0.01)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        estimate_ngram(TEXT, lmplz=str(program), folder=tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def save_ngram(path: Path) -> Path:
+    assert main.run_command(["train-ngram", str(TEXT), str(path)]) == 0
+    return path

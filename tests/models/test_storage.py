@@ -110,6 +110,25 @@ def test_the_command_refuses_a_folder_in_use_and_the_models_own(
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_model_with_folders_of_its_own_replaces_its_copy(tmp_path: Path) -> None:
+    make_model(tmp_path / "a", hidden=128)
+    (tmp_path / "a" / "report").mkdir()
+    (tmp_path / "a" / "report" / "index.html").write_text("old")
+    quantize_model(tmp_path / "a", tmp_path / "out")
+    (tmp_path / "a" / "report" / "index.html").write_text("new")
+    quantize_model(tmp_path / "a", tmp_path / "out", force=True)
+    assert read_description(tmp_path / "out").storage == "int8"
+    assert (tmp_path / "out" / "report" / "index.html").read_text() == "new"
+    assert not [part for part in (tmp_path / "out").iterdir() if part.name.startswith(".")]
+
+
+def test_a_folder_inside_the_model_is_no_place_for_its_copy(tmp_path: Path) -> None:
+    make_model(tmp_path / "a")
+    with pytest.raises(ModelError, match="one inside it"):
+        quantize_model(tmp_path / "a", tmp_path / "a" / "small")
+    assert not (tmp_path / "a" / "small").exists()
+
+
 def test_a_copy_that_cannot_be_written_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model(tmp_path / "a")
     make_model(tmp_path / "out")
