@@ -45,8 +45,8 @@ def serve_crew(descriptor: int, parent: int) -> None:
     """Make batches for the process ``parent`` until it hangs up."""
     # A request to stop is meant for the parent, which ends its processes after a checkpoint. Schedulers (Slurm,
     # systemd) send it to all processes of a job.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for request in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(request, signal.SIG_IGN)
     connection = Connection(descriptor)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     setup: CrewSetup = connection.recv()

@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from asr.train.checkpoint_writer import CheckpointWriter
 from asr.train.distributed import GradientBuckets, World
 from asr.train.log import RunLog
 from asr.train.loss_scale import LARGEST_SCALE, LossScale
+from asr.train.optimiser import make_optimiser, module_norms
 from asr.train.process import StopRequest, alone, is_out_of_memory, keep_freed_memory, stop_request
 from asr.train.resume import (
     CHECKPOINT,
@@ -43,9 +43,10 @@ from asr.train.resume import (
     generator_states,
     read_checkpoint,
     set_generators,
+    state_tensors,
 )
 from asr.train.schedule import Finish, Schedule
-from asr.train.step_results import StepResults
+from asr.train.step_results import IssuedStep, StepResults
 from asr.train.task import AnyBatch, Task
 from asr.train.weight_average import WeightAverage
 
@@ -102,19 +103,6 @@ def fit(
         return run.train()
 
 
-@dataclass
-class IssuedStep:
-    """What the log says of a step whose figures the device may still be computing."""
-
-    step: int
-    epoch: int
-    seconds: float
-    rate: float = 0.0
-    ids: tuple[str, ...] = ()
-    norms: dict[str, Tensor] = field(default_factory=dict)
-    """Gradient norms of the network's parts, where the log wants them."""
-
-
 class Run:
     """The state of one training: network, its average, optimiser, progress, log."""
 
@@ -141,25 +129,7 @@ class Run:
             torch.manual_seed(config.train.seed + 2**32 * (self.world.rank + 1))
         averaged = config.train.ema or config.train.average_epochs
         self.average = WeightAverage(self.network) if averaged else None
-        # Norms and biases are not shrunk: decay would pull them to 0, which means nothing for them.
-        optim = config.optim
-        groups: list[dict[str, Any]] = []
-        named = [(task.rate_factors.get(name, 1.0), p) for name, p in self.network.named_parameters()]
-        for factor in sorted({factor for factor, _ in named}):
-            mine = [parameter for other, parameter in named if other == factor]
-            if factor == 0:
-                for parameter in mine:
-                    parameter.requires_grad_(False)
-                continue
-            groups.append({"params": [p for p in mine if p.ndim > 1], "factor": factor})
-            groups.append({"params": [p for p in mine if p.ndim <= 1], "factor": factor, "weight_decay": 0.0})
-        self.optimiser = torch.optim.AdamW(
-            groups,
-            lr=optim.learning_rate,
-            betas=optim.betas,
-            weight_decay=optim.weight_decay,
-            fused=True,  # one pass over the weights instead of a dozen: six times faster on a CPU
-        )
+        self.optimiser = make_optimiser(self.network, task.rate_factors, config.optim)
         self.device = next(self.network.parameters()).device
         self.buckets = GradientBuckets(self.network.parameters(), self.world)
         self.results = StepResults.of(self.device)
@@ -236,7 +206,7 @@ class Run:
         quiet = None if self.world.first else True
         bar = tqdm(total=steps, initial=progress.batch, desc=title, unit="batch", disable=quiet, leave=False)
         with contextlib.closing(batches), bar:  # type: ignore[type-var]
-            for batch in batches:
+            for batch in self.fetched(batches):
                 loss = self.guarded_step(batch, steps)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}")
@@ -279,6 +249,15 @@ class Run:
             raise KeyboardInterrupt(f"stopped at step {progress.step}; continue with --resume")
         return self.clock()
 
+    def fetched(self, batches: Iterator[AnyBatch | None]) -> Iterator[AnyBatch | None]:
+        """``batches``, with memory that runs out while they are copied to the device named as in ``guarded_step``."""
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self.memory_error("while the next batch was copied to the device", error) from error
+
     def guarded_step(self, batch: AnyBatch | None, steps: int) -> float:
         """``step``. Raises ``TrainingError`` naming the batch that there is no memory for, and the keys to lower."""
         try:
@@ -286,15 +265,25 @@ class Run:
         except RuntimeError as error:
             if batch is None or not is_out_of_memory(error):
                 raise
-            data, seconds = self.config.data, self.task.audio_s(batch)
-            size = ("data.batch_s", data.batch_s) if isinstance(data, DataConfig) else ("data.batch", data.batch)
-            raise TrainingError(
-                f"step {self.progress.step}: out of memory with a batch of {len(batch.ids)} utterances"
-                f"{f', {seconds:.1f} s of speech' if seconds else ''} ({', '.join(batch.ids[:5])}"
-                f"{', …' if len(batch.ids) > 5 else ''}): lower {size[0]} (now {size[1]:g}) and train into another "
-                f"train.output, with train.init={self.folder} to begin with the weights saved so far. "
-                f"{str(error).partition(chr(10))[0]}"
-            ) from error
+            seconds = self.task.audio_s(batch)
+            names = f"{', '.join(batch.ids[:5])}{', …' if len(batch.ids) > 5 else ''}"
+            speech = f", {seconds:.1f} s of speech" if seconds else ""
+            what = f"with a batch of {len(batch.ids)} utterances{speech} ({names})"
+            raise self.memory_error(what, error) from error
+
+    def memory_error(self, what: str, error: RuntimeError) -> TrainingError:
+        """The error for a step that ran out of memory."""
+        data = self.config.data
+        key, size = ("data.batch_s", data.batch_s) if isinstance(data, DataConfig) else ("data.batch", data.batch)
+        again = "start again"
+        if os.path.exists(self.checkpoint):  # the size of a batch belongs to the run
+            again = "train into another train.output"
+        if os.path.exists(self.folder / "model.safetensors"):
+            again += f", with train.init={self.folder} to begin with the weights saved so far"
+        return TrainingError(
+            f"step {self.progress.step}: out of memory {what}: lower {key} (now {size:g}) and {again}. "
+            f"{str(error).partition(chr(10))[0]}"
+        )
 
     def step(self, batch: AnyBatch | None, steps: int) -> float:
         """One optimiser step; returns the loss per token of the last step that was read.
@@ -452,13 +441,8 @@ class Run:
         self.saved = self.clock()
         if not self.world.first:
             return
-        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
-        if self.average is not None:
-            tensors |= {f"average/{name}": value for name, value in self.average.network.state_dict().items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{index}/{name}": value for name, value in state.items()}
-        for rank, states in enumerate(generators):
-            tensors |= {f"rng/{rank}/{name}": value for name, value in states.items()}
+        average = None if self.average is None else self.average.network
+        tensors = state_tensors(self.network, average, self.optimiser, generators)
         metadata = {
             "progress": dataclasses.asdict(self.progress),  # a copy: the run goes on
             "config": loader.to_dict(self.config),
@@ -487,17 +471,3 @@ class Run:
                 "the current epoch continues with other batches, and the result will differ from an "
                 "uninterrupted run"
             )
-
-
-def module_norms(network: nn.Module) -> dict[str, Tensor]:
-    """Gradient norm of each part of a network, as ``grad_norm/<part>``: its layers, where a part is a list of them.
-
-    The norms are scalars on the network's device.
-    """
-    groups: dict[str, list[Tensor]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.grad is not None:
-            *path, _ = name.split(".")
-            depth = next((i + 1 for i, word in enumerate(path) if word.isdigit()), 1)
-            groups.setdefault(".".join(path[:depth]), []).append(parameter.grad)
-    return {f"grad_norm/{name}": nn.utils.get_total_norm(gradients) for name, gradients in groups.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -305,6 +305,26 @@ def _check_generators(states: Mapping[str, Tensor]) -> None:
                 torch.Generator().set_state(state)
             except RuntimeError as error:
                 raise ValueError(f"rng/{name}: {error}") from error
+
+
+def state_tensors(
+    network: nn.Module,
+    average: nn.Module | None,
+    optimiser: torch.optim.Optimizer,
+    generators: Sequence[Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their names there, as ``read_checkpoint`` takes them; no copies.
+
+    ``generators``: the states of each process (``generator_states``).
+    """
+    tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{index}/{name}": value for name, value in state.items()}
+    for rank, states in enumerate(generators):
+        tensors |= {f"rng/{rank}/{name}": value for name, value in states.items()}
+    return tensors
 
 
 def generator_states() -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from asr.config.sections import OptimConfig, TrainConfig
 from asr.errors import ConfigError
-from asr.train.resume import Progress
+from asr.train.resume import CHECKPOINT, PLATEAU, Progress
 
 VALIDATIONS = 20
 """Validations of a run by the clock, unless ``train.validate_every_s`` says otherwise."""
@@ -150,7 +150,11 @@ class Schedule:
         same = before and (before["length"], before["unit"]) == (finish.amount, finish.unit)
         rate, lowest = self.rate(progress, steps), self.optim.final_ratio * self.optim.learning_rate
         if self.over(progress) and (progress.finish or rate <= lowest * (1 + 1e-9)):
-            raise ConfigError("--finish: expected a run that has not ended, got one that has decayed to its end")
+            again = f"; to train on from before the decay, put {PLATEAU} in the place of {CHECKPOINT}"
+            raise ConfigError(
+                "--finish: expected a run that has not ended, got one that has decayed to its end"
+                f"{again if progress.finish else ''}"
+            )
         if same:
             return
         if finish.unit == "epochs" and progress.batch:

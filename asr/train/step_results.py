@@ -9,13 +9,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 LAG_STEPS = 8
 """Steps after which the figures of a step on a GPU are read."""
+
+
+@dataclass
+class IssuedStep:
+    """What the log says of a step whose figures the device may still be computing."""
+
+    step: int
+    epoch: int
+    seconds: float
+    rate: float = 0.0
+    ids: tuple[str, ...] = ()
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    """Gradient norms of the network's parts, where the log wants them."""
 
 
 @dataclass(frozen=True)

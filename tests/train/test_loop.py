@@ -39,7 +39,7 @@ from asr.models import description, model_directory, spec_augment
 from asr.models.features import LogMel
 from asr.models.tensors import load_metadata, load_tensors, save_tensors
 from asr.scoring import wer
-from asr.train import acoustic_task, checkpoint_writer, loop, loss_scale, resume, step_results
+from asr.train import acoustic_task, checkpoint_writer, loop, loss_scale, optimiser, resume, step_results
 from asr.train import losses as losses_module
 from asr.train.loss_scale import LARGEST_SCALE
 from asr.train.losses import ctc_loss
@@ -475,7 +475,7 @@ def test_the_log_names_the_gradient_norm_of_every_part(corpus, tmp_path):
     run = make_run(moved(config, tmp_path / "norms"))
     batch = next(iter(run.task.batches(run.task.plan(0), 0)))
     run.task.loss(batch).backward()
-    norms = loop.module_norms(run.network)
+    norms = optimiser.module_norms(run.network)
     whole = torch.nn.utils.get_total_norm([p.grad for p in run.network.parameters()]).item()
     assert math.hypot(*norms.values()) == pytest.approx(whole, rel=1e-5)
     layer = run.network.encoder.layers[1].parameters()

@@ -336,9 +336,26 @@ def test_a_gpu_without_memory_names_the_batch_and_the_key(corpus, tmp_path, monk
         train(config, Clock(1.0))
     message = str(caught.value)
     assert "step 1: out of memory with a batch of " in message
-    assert "lower data.batch_s (now 3)" in message
+    assert "lower data.batch_s (now 3) and start again. " in message
     assert "train" in message.partition("(")[2].partition(")")[0]
     assert "Tried to allocate 2.00 GiB" in message
+
+
+def test_memory_that_runs_out_while_a_batch_is_copied_names_the_key(corpus, tmp_path, monkeypatch):
+    config = make_config(corpus, train={"output": str(tmp_path / "run"), "epochs": 9, "checkpoint_every_s": 1e-6})
+    batches = acoustic_task.AcousticTask.batches
+
+    def full(task, plan, epoch):
+        if epoch == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        yield from batches(task, plan, epoch)
+
+    monkeypatch.setattr(acoustic_task.AcousticTask, "batches", full)
+    with pytest.raises(
+        TrainingError, match=r"out of memory while the next batch was copied.*lower data\.batch_s"
+    ) as caught:
+        train(config, Clock(1.0))
+    assert f"train into another train.output, with train.init={tmp_path / 'run'}" in str(caught.value)
 
 
 def test_the_schedule_of_an_epoch_is_where_its_plan_was_made():
