@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,9 @@ class Transcript:
     gives the reason for each word that could not be aligned, and ``gaps`` how many of ``words`` come before it.
     ``mismatch`` is how much less likely the text is than the model's own transcript (``asr.decode.mismatch``), and
     ``losses`` are its parts, one for each word with half of the pauses beside it (``asr.decode.losses``).
+
+    ``written`` is the text with case, punctuation and digits (``asr.recognize.readable``); None where the model has no
+    tagger. ``written_words`` are its words with times: ``$25`` lasts as long as ``TWENTY FIVE DOLLARS``.
     """
 
     text: str
@@ -56,6 +60,8 @@ class Transcript:
     losses: tuple[tuple[float, int, int], ...] = ()
     threshold: float | None = None
     gaps: tuple[int, ...] = ()
+    written: str | None = None
+    written_words: tuple[Word, ...] = ()
 
     @property
     def confidence(self) -> float | None:
@@ -76,6 +82,12 @@ class Transcript:
     def __str__(self) -> str:
         return self.text
 
+    def as_written(self) -> Transcript:
+        """The same with ``written`` as its text and words; unchanged where nothing is written."""
+        if self.written is None:
+            return self
+        return dataclasses.replace(self, text=self.written, words=self.written_words)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; times in seconds. ``transcript.schema.json`` in ``asr/assets`` describes them."""
         confidence = self.confidence
@@ -84,6 +96,7 @@ class Transcript:
             "source": self.source,
             "duration_s": round(self.duration_s, 3),
             "text": self.text,
+            "written": self.written,
             "confidence": None if confidence is None else round(confidence, 4),
             "words": [_plain(word) for word in self.words],
         }

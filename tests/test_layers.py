@@ -16,7 +16,8 @@ ORDER = """
 errors terminal files transcript subtitles formats plotting
 config: arguments cpus loader ranges keys sections language
 audio: headers pyav find samples pipes sound_files read levels sources
-text: normalisation language_tables written_out prose tokenizer bpe word_tokens phones user_words tokenizer_files
+text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
+text: user_words tokenizer_files
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
 data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
 data: findings preflight
@@ -28,12 +29,12 @@ decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ng
 decode: arpa ngram_file ngram_cache pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
 lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning generation
-lm: lm_texts ngram_training perplexities
+lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
-recognize: decoder engine stream recognizer batch
+recognize: decoder readable engine stream recognizer batch
 evaluation: model_scores tuning calibration
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
-train: step_results task weight_average resume schedule loop language_task acoustic_task
+train: step_results task weight_average resume schedule loop language_task readable_task acoustic_task
 cli: shared_options printing live_display transcription_verbs corpus_verbs training_verbs language_verbs
 cli: held_out_verbs synth_verb scoring_verbs model_verbs main
 """

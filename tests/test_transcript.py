@@ -118,7 +118,7 @@ def test_json_reads_back(made: Transcript) -> None:
     body = FORMATS["json"](made)
     assert body.count("\n") == 1
     tree = json.loads(body)
-    assert list(tree) == ["format", "source", "duration_s", "text", "confidence", "words"]
+    assert list(tree) == ["format", "source", "duration_s", "text", "written", "confidence", "words"]
     assert (tree["format"], tree["source"], tree["text"]) == (2, made.source, made.text)
     assert tree["duration_s"] == pytest.approx(made.duration_s, abs=5e-4)
     assert len(tree["words"]) == len(made.words)

@@ -17,9 +17,11 @@ from asr.transcript import Transcript, doubt
 class Display:
     """Shows updates: lines of text that grow on a terminal, whole utterances elsewhere, or JSON lines."""
 
-    def __init__(self, out: TextIO, *, as_json: bool = False) -> None:
+    def __init__(self, out: TextIO, *, as_json: bool = False, written: bool = False) -> None:
         self.out = out
         self.as_json = as_json
+        self.written = written
+        """Show texts with case, punctuation and digits."""
         self.growing = out.isatty() and not as_json
         self._shown: tuple[str, int] = ("", 0)
         self._words, self._sum = 0, 0.0
@@ -34,11 +36,11 @@ class Display:
             return
         self._shown = (update.text, update.stable)
         if self.as_json:
-            self._json(
-                {"type": "partial", "time_s": round(update.time_s, 3), "text": update.text, "stable": update.stable}
-            )
+            partial = {"type": "partial", "time_s": round(update.time_s, 3), "text": update.text}
+            more = {"stable": update.stable, "written": update.written, "written_stable": update.written_stable}
+            self._json(partial | more)
         elif self.growing:
-            self._line(update.text, end="")
+            self._line((self.written and update.written) or update.text, end="")
 
     def final(self, transcript: Transcript, *, last: bool = False, shown: bool = True) -> None:
         """Show an utterance that has ended, unless it is not to be ``shown``; ``last``: nothing comes behind it."""
@@ -51,7 +53,7 @@ class Display:
         if self.as_json:
             self._json({"type": "final", **transcript.to_dict()})
         elif transcript.text:
-            self._line(transcript.text, end="\n")
+            self._line((self.written and transcript.written) or transcript.text, end="\n")
 
     def _warn(self, transcript: Transcript, *, last: bool) -> None:
         """Say once on standard error that the model may not know this speech, at the end or before it of many words."""

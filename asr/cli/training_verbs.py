@@ -1,4 +1,4 @@
-"""Commands that train neural models and show their progress: train, train-lm, plot."""
+"""Commands that train neural models and show their progress: train, train-lm, train-readable, plot."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from asr import files
 from asr.cli import printing
 from asr.cli.shared_options import OK
+from asr.config.arguments import number, whole
 from asr.errors import AsrError
 
 
@@ -18,6 +19,7 @@ def add_training_commands(commands: Any) -> None:
     """Add the commands to the parser's subparsers."""
     _add_train(commands)
     _add_train_lm(commands)
+    _add_train_readable(commands)
     _add_plot(commands)
 
 
@@ -42,6 +44,32 @@ def _add_train_lm(commands: Any) -> None:
     _add_keys(train)
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     train.set_defaults(run=_train_lm, extends="overrides", awake=True)
+
+
+def _add_train_readable(commands: Any) -> None:
+    train = commands.add_parser(
+        "train-readable",
+        help="train the tagger that gives transcripts case and punctuation",
+        description="OUT is what a model directory holds as readable/. The texts are English prose with capitals and "
+        "punctuation: text files, compressed or not, or folders of these.",
+    )
+    add = train.add_argument
+    add("texts", nargs="+", metavar="TEXT", help="prose; empty lines stand between paragraphs")
+    add("output", metavar="OUT", help="folder to write")
+    add("--valid", default="", metavar="TEXT", help="held-out prose that chooses the weights to keep")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=whole(1), default=3, metavar="N", help="passes over the texts (default: 3)")
+    length.add_argument("--seconds", type=number(0, above=True), metavar="S", help="train for so long instead")
+    add("--words", type=whole(1, 1_000_000), default=20_000, metavar="N", help="vocabulary (default: 20000)")
+    add("--lookahead", type=whole(1, 64), default=4, metavar="N", help="words awaited before a tag (default: 4)")
+    add("--hidden", type=whole(1, 4096), default=224, metavar="N", help="units of a layer (default: 224)")
+    add("--layers", type=whole(1, 16), default=2, metavar="N", help="recurrent layers (default: 2)")
+    add("--batch", type=whole(1), default=64, metavar="N", help="texts of a step (default: 64)")
+    add("--seed", type=whole(0, 2**32 - 1), default=1)
+    add("--threads", type=whole(0), default=0, metavar="N", help="CPU threads (default: as torch chooses)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
+    train.set_defaults(run=_train_readable, awake=True)
 
 
 def _add_plot(commands: Any) -> None:
@@ -116,6 +144,22 @@ def _train(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(OK)
+    return OK
+
+
+def _train_readable(args: argparse.Namespace) -> int:
+    from asr.config.language import LanguageConfig, NetworkConfig, TextDataConfig
+    from asr.config.sections import OptimConfig, TrainConfig
+    from asr.train.readable_task import train_readable
+
+    length = {"seconds": args.seconds} if args.seconds else {"epochs": args.epochs}
+    config = LanguageConfig(
+        model=NetworkConfig("lstm", args.layers, args.hidden, 64, 0.1),
+        data=TextDataConfig(train=", ".join(args.texts), valid=args.valid, batch=args.batch),
+        optim=OptimConfig(learning_rate=3e-3, warmup_ratio=0.05),
+        train=TrainConfig(output=args.output, seed=args.seed, threads=args.threads, device=args.device, **length),
+    )
+    train_readable(args.texts, config, words=args.words, lookahead=args.lookahead, resume=args.resume)
     return OK
 
 

@@ -41,6 +41,7 @@ def _add_transcribe(commands: Any) -> None:
     )
     transcribe.add_argument("--format", default="txt", choices=tuple(formats.FORMATS))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
+    _add_written(transcribe)
     shared.add_force(transcribe)
     shared.add_also(transcribe)
     shared.add_model(transcribe)
@@ -61,6 +62,7 @@ def _add_stream(commands: Any) -> None:
         help="- is standard input: an audio file or, with --rate, raw 16-bit little-endian mono samples",
     )
     stream.add_argument("--json", action="store_true", help="JSON lines: partial and final texts with times")
+    _add_written(stream)
     stream.add_argument("--realtime", action="store_true", help="read FILE or - at the speed of the recording")
     stream.add_argument(
         "--block-s",
@@ -110,6 +112,11 @@ def _add_align(commands: Any) -> None:
     align.set_defaults(run=_align)
 
 
+def _add_written(command: argparse.ArgumentParser) -> None:
+    help = "text with case, punctuation and digits in txt, srt and vtt; JSON always has both"
+    command.add_argument("--written", action="store_true", help=help)
+
+
 def _timed_formats() -> tuple[str, ...]:
     return tuple(name for name, format in formats.FORMATS.items() if format.timed)
 
@@ -131,6 +138,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         force=args.force,
         split_channels=args.channels == "split",
         raw_rate_hz=args.raw_rate,
+        written=args.written,
     )
     printing.print_warnings(outcome.doubts)
     return printing.report_failures(outcome.failures)
@@ -146,12 +154,15 @@ def _stream(args: argparse.Namespace) -> int:
     if args.input is None:
         raise AsrError("expected FILE, - (standard input) or mic; name one")
     from asr.decode.endpoint import Endpoint
+    from asr.recognize.readable import missing
     from asr.recognize.recognizer import load
     from asr.recognize.stream import Stream
 
     args.model = args.model or "stream"
     shared.announce(args)
     recognizer = load(args.model, device=args.device, **shared.decoding_options(args))
+    if args.written and recognizer.readable is None:
+        raise AsrError(missing(recognizer.model.path))
     if args.input == "mic":
         rate_hz = 16000 if args.rate is None else args.rate
         blocks = sources.microphone_blocks(args.microphone, rate_hz, args.block_s)
@@ -166,7 +177,7 @@ def _stream(args: argparse.Namespace) -> int:
     live_display.run_live(
         Stream(recognizer, sample_rate_hz=rate_hz, **options),
         blocks,
-        live_display.Display(sys.stdout, as_json=args.json),
+        live_display.Display(sys.stdout, as_json=args.json, written=args.written),
     )
     return OK
 

@@ -48,3 +48,9 @@ def locate_model(model: str | Path | None) -> Path:
     if model is not None and os.path.isdir(model):
         return Path(model)
     raise ModelError(f"{name}: neither a model directory nor a bundled model ({', '.join(names) or 'none'})")
+
+
+def bundled_readable(model: Path) -> Path | None:
+    """The folder of the tagger that all bundled models share, which are English; None for other models."""
+    folder = bundle_folder().parent / "readable"
+    return folder if model.parent == bundle_folder() and folder.is_dir() else None

@@ -28,13 +28,15 @@ from asr.config import cpus
 from asr.data import manifest
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import write_json
+from asr.models import bundled
 from asr.models.device import processes
-from asr.recognize import output_folder, recognizer
+from asr.recognize import output_folder, readable, recognizer
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.transcript import Transcript, ctm_name
 
 STDIN = "-"
+WRITTEN_FORMATS = ("txt", "srt", "vtt", "json")
 CHUNK = 16
 """Recordings that a process takes at a time."""
 
@@ -173,6 +175,7 @@ def transcribe_files(
     force: bool = False,
     split_channels: bool = False,
     raw_rate_hz: int | None = None,
+    written: bool = False,
 ) -> Outcome:
     """Transcribe files, folders, manifests and standard input; write to ``output_dir`` or else to ``out`` (stdout).
 
@@ -187,6 +190,7 @@ def transcribe_files(
         resume: leave out recordings whose file is in ``output_dir`` already.
         force: overwrite any file in ``output_dir``. Otherwise only files that an earlier run wrote, and that nobody
             changed since, are replaced (see ``asr.recognize.output_folder``).
+        written: txt, srt and vtt get the written text, with case, punctuation and digits; JSON has it always.
 
     Raises ``ConfigError`` for an unknown format, two inputs with one output file or name in a CTM, subtitles of
     several recordings without an ``output_dir``, or an ``output_dir`` that cannot be made; ``OutputError`` for files of
@@ -195,6 +199,8 @@ def transcribe_files(
     started = time.perf_counter()
     rank, size = processes()
     _check_request(engine, format, output_dir, jobs, resume, size)
+    if written:
+        _check_written(engine, format)
     longest_s = engine.max_duration_s if isinstance(engine, Recognizer) else engine.get("max_duration_s")
     found, failures = find_jobs(
         inputs, split_channels=split_channels, raw_rate_hz=raw_rate_hz, max_duration_s=longest_s
@@ -227,7 +233,7 @@ def transcribe_files(
             try:
                 if isinstance(result, AudioError):
                     raise result
-                body = _body(item, result, format)
+                body = _body(item, result.as_written() if written and format != "json" else result, format)
                 if folder:
                     folder.write(job.recording, path, body)
             except (AsrError, OSError) as error:
@@ -260,6 +266,17 @@ def _check_request(
         raise ConfigError("resume: expected an output folder with the finished files, got none; give one")
     if size > 1 and output_dir is None:
         raise ConfigError("several processes (torchrun) cannot share standard output: give an output folder")
+
+
+def _check_written(engine: Recognizer | dict[str, Any], format: str) -> None:
+    """Raise ``ConfigError`` where no written text can be had: in this format, or by this model."""
+    if format not in WRITTEN_FORMATS:
+        raise ConfigError(
+            f"written: expected the format {', '.join(WRITTEN_FORMATS)}, got {format}, which has words as spoken"
+        )
+    path = engine.model.path if isinstance(engine, Recognizer) else bundled.locate_model(engine.get("model"))
+    if readable.readable_folder(path) is None:
+        raise ConfigError(readable.missing(path))
 
 
 def _check_names(jobs: Sequence[Job]) -> None:

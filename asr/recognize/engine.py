@@ -18,6 +18,7 @@ from asr.models.features import LogMel
 from asr.recognize.decoder import Decoder
 from asr.recognize.option_sources import confidences
 from asr.recognize.options import Decoding, load_options
+from asr.recognize.readable import load_readable, readable_folder
 from asr.recognize.vocabulary import Vocabulary
 from asr.text.tokenizer import Tokenizer
 from asr.text.user_words import as_written
@@ -43,6 +44,9 @@ class Engine:
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
         self.calibration, self.threshold, self.remark = confidences(model.path, self.decoder.options)
         """See ``asr.recognize.option_sources.Confidences``."""
+        folder = readable_folder(model.path)
+        self.readable = None if folder is None else load_readable(folder)
+        """What writes transcripts with case, punctuation and digits; None where the model has no tagger."""
         self.device = pick_device(device)
         self.network = model.network.to(self.device)
         self.log_mel = LogMel(model.config.features, model.stats).to(self.device)

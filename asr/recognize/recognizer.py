@@ -31,6 +31,7 @@ from asr.recognize.engine import Engine, Span
 from asr.recognize.language_models import Context
 from asr.recognize.option_sources import choose
 from asr.recognize.options import Decoding, DecodingOptions
+from asr.recognize.readable import with_written
 from asr.recognize.recording import Heard, Recording, source_name
 from asr.recognize.stream import Stream
 from asr.text.user_words import reading
@@ -175,7 +176,7 @@ class Recognizer(Engine):
         texts = [word.written for word in said.words]
         spans = [Span.of(hypothesis, place, text) for place, text in zip(places, texts, strict=True)]
         middles = [(before.end + after.start) // 2 for before, after in itertools.pairwise(spans)]
-        return Transcript(
+        aligned = Transcript(
             " ".join(texts),
             tuple(span.word(self.frame_s, duration_s) for span in spans),
             duration_s,
@@ -187,6 +188,7 @@ class Recognizer(Engine):
             mismatch=decode.mismatch(matrix, hypothesis),
             losses=tuple(decode.losses(matrix, hypothesis, middles)),
         )
+        return with_written(aligned, None)
 
     def transcribe_many(
         self, sources: Iterable[AudioSource], *, sample_rate_hz: int | None = None, progress: bool = False
@@ -312,7 +314,8 @@ class Recognizer(Engine):
         duration_s = heard.samples / self.sample_rate_hz
         # The last frame's window may reach a little beyond the end.
         words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for w in words]
-        return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
+        text = " ".join(w.text for w in words)
+        return with_written(Transcript(text, tuple(words), duration_s, name, threshold=self.threshold), self.readable)
 
     def _words(self, group: Sequence[tuple[int, torch.Tensor]], context: Context) -> tuple[list[Word], Context]:
         """The words of utterances ``(first row, rows)``, decoded as one batch, or one after the other where language
@@ -363,7 +366,7 @@ class Recognizer(Engine):
         else:
             found = self.decoder.lists(log_probs, frames, self.depth)
         return [
-            self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name)
+            with_written(self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name), self.readable)
             for hypotheses, waveform, name in zip(found, waveforms, names, strict=True)
         ]
 

@@ -26,6 +26,7 @@ from asr.errors import AudioError, ConfigError
 from asr.models.acoustic import Latency, ModelState, join_model_states, split_model_state
 from asr.recognize.engine import Engine
 from asr.recognize.language_models import Context
+from asr.recognize.readable import ReadableWriter, with_written
 from asr.transcript import Transcript, Word
 
 # Frames of features that one pass through the network takes at most: what a long block needs is bounded.
@@ -41,13 +42,16 @@ class Update:
 
     ``final``: utterances that have ended. ``text``: the best guess at the current utterance; its first ``stable``
     characters will not change any more (except by a language model's end of sentence). ``time_s``: the position in the
-    stream that ``text`` reaches.
+    stream that ``text`` reaches. ``written``: the same with case, punctuation and digits; its first ``written_stable``
+    characters will not change any more, and what follows is in plain small letters. None where the model has no tagger.
     """
 
     final: tuple[Transcript, ...]
     text: str
     stable: int
     time_s: float
+    written: str | None = None
+    written_stable: int = 0
 
 
 class Stream:
@@ -120,6 +124,7 @@ class Stream:
     def _begin(self) -> None:
         """Begin an utterance."""
         self._vocabulary = self._next_vocabulary
+        self._writer = None if self.recognizer.readable is None else ReadableWriter(self.recognizer.readable)
         self.recognizer.decoder.begin(self._search, self._vocabulary, self._context)
         self._silence: list[torch.Tensor] | None = [] if self.recognizer.decoder.options.beam > 1 else None
         """Its log-probabilities as long as it is nothing but silence; None from its first sound on."""
@@ -235,13 +240,23 @@ class Stream:
         duration_s = min(self._received / self.rate_hz, self._offset * recognizer.frame_s)
         if self._finished:
             duration_s = self._received / self.rate_hz
-        return recognizer.transcript(found, duration_s, self.source, vocabulary)
+        return with_written(recognizer.transcript(found, duration_s, self.source, vocabulary), recognizer.readable)
 
     def update(self, final: Sequence[Transcript]) -> Update:
         """What is known now."""
         hypothesis, stable = self._search.partial()
         text, settled = self._vocabulary.partial(hypothesis.tokens, stable)
-        return Update(tuple(final), text, settled, self.time_s)
+        written, decided = self._written(text, settled)
+        return Update(tuple(final), text, settled, self.time_s, written, decided)
+
+    def _written(self, text: str, settled: int) -> tuple[str | None, int]:
+        """``text`` with case, punctuation and digits, and how many characters are decided."""
+        if self._writer is None or self.recognizer.decoder.phrases:  # a phrase is written as its list has it
+            return None, 0
+        stable = text[:settled].rpartition(" ")[0].split()  # the last word may still grow
+        known = len(self._writer.accepted)
+        self._writer.accept(stable[known:])
+        return self._writer.guess(text.split()[len(self._writer.accepted) :]), len(self._writer.text())
 
 
 def advance_streams(streams: Sequence[Stream]) -> list[Update]:
@@ -276,7 +291,14 @@ def finish_streams(streams: Sequence[Stream]) -> list[Transcript]:
         last = stream.end_utterance()
         words: tuple[Word, ...] = sum((t.words for t in done), ()) + last.words
         spoken = sum((t.spoken for t in done), ()) + last.spoken
-        transcripts.append(dataclasses.replace(last, text=" ".join(w.text for w in words), words=words, spoken=spoken))
+        written = None if last.written is None else " ".join(t.written for t in (*done, last) if t.written)
+        written_words: tuple[Word, ...] = sum((t.written_words for t in done), ()) + last.written_words
+        text = " ".join(w.text for w in words)
+        transcripts.append(
+            dataclasses.replace(
+                last, text=text, words=words, spoken=spoken, written=written, written_words=written_words
+            )
+        )
     return transcripts
 
 

@@ -197,7 +197,8 @@ def test_json_lines_tell_partial_and_final_texts():
     display.update(Update((), "ON", 1, 0.6))
     display.update(Update((transcript("ONE TWO"),), "", 0, 2.0))
     partial, final = map(json.loads, out.getvalue().splitlines())
-    assert partial == {"type": "partial", "time_s": 0.5, "text": "ON", "stable": 1}
+    expected = {"type": "partial", "time_s": 0.5, "text": "ON", "stable": 1, "written": None, "written_stable": 0}
+    assert partial == expected
     assert (final["type"], final["text"], len(final["words"])) == ("final", "ONE TWO", 2)
 
 
