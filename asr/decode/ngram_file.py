@@ -140,8 +140,7 @@ def open_ngram(path: str | Path) -> Ngram:
         empty = {name: np.empty(0, kind) for name, kind in _KINDS.items() if name != "words"}
         arrays = NgramArrays(**{**empty, **given})
         check_arrays(arrays)
-        if np.count_nonzero(text == ord("\n")) != arrays.vocabulary - 1:
-            raise ValueError(f"expected {arrays.vocabulary:,} words")
+        _check_words(text, arrays.vocabulary)
         text.tobytes().decode()
     except ValueError as error:
         raise DecodeError(f"{path}: damaged, or made by another program: {error}; make it anew") from error
@@ -151,6 +150,15 @@ def open_ngram(path: str | Path) -> Ngram:
             _, fingerprint, part = name.split(".")
             trees.setdefault(fingerprint, {})[part] = values
     return Ngram.of(arrays, text, {name: tree for name, tree in trees.items() if _is_tree(tree)})
+
+
+def _check_words(text: NgramArray, count: int) -> None:
+    """Require ``count`` words with a line feed between them. Raises ``ValueError``."""
+    ends = np.flatnonzero(text == ord("\n"))
+    if len(ends) != count - 1:
+        raise ValueError(f"expected {count:,} words")
+    if (np.diff(ends, prepend=-1, append=len(text)) < 2).any() or (text == ord(" ")).any():
+        raise ValueError("expected words without spaces, got an empty one or a space")
 
 
 def load_origin(path: str | Path) -> dict[str, Any]:

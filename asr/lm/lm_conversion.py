@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asr.decode.arpa import write_arpa
+from asr.decode.arpa import read_arpa, write_arpa
 from asr.decode.kenlm_binary import is_kenlm
 from asr.decode.ngram import Ngram
 from asr.decode.ngram_arrays import coded_arrays
-from asr.decode.ngram_cache import load_ngram
-from asr.decode.ngram_file import write_ngram
+from asr.decode.ngram_file import is_ngram_file, open_ngram, write_ngram
 from asr.errors import DecodeError
 from asr.models.description import read_description
 from asr.text.tokenizer import Tokenizer
@@ -40,7 +39,8 @@ def convert_ngram(source: str | Path, output: str | Path, *, bits: int = 64, mod
         raise DecodeError(f"bits: expected 8 or 64, got {bits}")
     if is_kenlm(source):
         raise DecodeError(f"{source}: a KenLM binary does not list its n-grams; convert the ARPA file it was made of")
-    ngram = load_ngram(source)
+    # Not load_ngram, which would keep a converted file of its own beside a large ARPA file.
+    ngram = open_ngram(source) if is_ngram_file(source) else read_arpa(source)
     if output.suffix in ARPA_SUFFIXES:
         if bits == 8 or model:
             raise DecodeError(f"{output}: bits and model: an ARPA file has neither; choose X.safetensors")

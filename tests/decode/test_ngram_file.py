@@ -222,6 +222,8 @@ def at(place: int, value: Any) -> Callable[[Any], Any]:
         ("counts", at(0, -1)), ("counts", at(0, 2**62)), ("counts", at(1, 1)), ("counts", lambda values: values[:-1]),
         ("counts", np.zeros(200, np.int64)), ("counts", np.full(4, 2**62)),
         ("log_prob", at(2, math.nan)), ("log_prob", at(2, math.inf)), ("log_prob", at(2, -math.inf)),
+        ("log_prob", at(2, -1e300)), ("words", np.frombuffer(b"A\nB C", np.uint8)),
+        ("words", np.frombuffer(b"A\n", np.uint8)),
         ("log_prob", lambda values: values[1:]), ("log_prob", None), ("backoff", at(1, math.nan)),
         ("log_prob_code", np.zeros(20, np.uint8)), ("log_prob_level", np.zeros(4)), ("extra", np.zeros(4)),
         ("words", np.frombuffer(b"A", np.uint8)), ("words", np.frombuffer(b"A\n\xff", np.uint8)), ("words", None),

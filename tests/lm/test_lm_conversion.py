@@ -61,6 +61,14 @@ def test_the_command_writes_arrays_and_arpa_again(
     assert open_ngram(tmp_path / "n.safetensors").arrays.quantized
 
 
+def test_a_large_arpa_file_is_converted_to_one_file(
+    arpa: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ngram_cache, "LARGE", 1)
+    assert run(arpa, tmp_path / "n.safetensors") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.arpa.gz", "n.safetensors"}
+
+
 def test_what_cannot_be_converted_is_named(arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "kenlm.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n")
     (tmp_path / "mine.txt").write_text("letter")
