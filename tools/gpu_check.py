@@ -151,7 +151,7 @@ class Check:
         features, frames = task.features(batch, training=True)
         log_probs, _ = task.network(features, frames)
         fixed = log_probs.detach().requires_grad_()
-        lengths = task.model.count(task.log_mel.count(batch.lengths.cpu()))
+        lengths = task.model.count(task.features.log_mel.count(batch.lengths.cpu()))
         run.step(batch, 10**6)
         parts: dict[str, Callable[[], Any]] = {
             "copy of the samples": lambda: batch.samples.to(self.device),
@@ -234,7 +234,7 @@ class Check:
             masks=(torch.zeros(rows, 4, 2, dtype=torch.int64),),
             colours=torch.tensor([[1.05, 1.0, -1.0]]).repeat(rows, 1),
         )
-        placed = task._placed(batch)
+        placed = task.features.place(batch)
         return run, placed
 
     def _time(self, work: Callable[[], Any], count: int) -> float:

@@ -160,11 +160,16 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> list[Utte
 
 
 def read_manifests(paths: Sequence[str | Path]) -> list[Utterance]:
-    """The utterances of several manifests, one after the other.
+    """The utterances of several manifests, one after the other. Raises as ``read_each_manifest``."""
+    return [utterance for found in read_each_manifest(paths) for utterance in found]
+
+
+def read_each_manifest(paths: Sequence[str | Path]) -> list[list[Utterance]]:
+    """The utterances of each of several manifests.
 
     Raises ``ManifestError`` as ``read_manifest``, and for an id that is in two of them.
     """
-    utterances: list[Utterance] = []
+    sets: list[list[Utterance]] = []
     source: dict[str, str | Path] = {}
     for path in paths:
         found = read_manifest(path)
@@ -172,8 +177,8 @@ def read_manifests(paths: Sequence[str | Path]) -> list[Utterance]:
         if twice is not None:
             raise ManifestError(f"{path}: id {twice!r} is also in {source[twice]}; every utterance needs its own")
         source.update((u.id, path) for u in found)
-        utterances += found
-    return utterances
+        sets.append(found)
+    return sets
 
 
 def scan_manifest(path: str | Path, root: str | Path | None = None) -> Iterator[tuple[int, Utterance | ManifestError]]:

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from asr.config.sections import SourceConfig
-from asr.data.manifest import Utterance, read_manifests
+from asr.data.manifest import Utterance, read_each_manifest
 from asr.errors import ConfigError
 
 STREAM = 7
@@ -29,13 +29,10 @@ Tagged: TypeAlias = tuple[list[Utterance], list[str]]
 
 
 def read_sources(sources: Mapping[str, SourceConfig]) -> Tagged:
-    """The utterances of all sources. Raises ``ManifestError`` as ``asr.data.manifest.read_manifests`` does."""
-    paths = [source.path for source in sources.values()]
-    utterances = read_manifests(paths)
-    names: list[str] = []
-    for name, path in zip(sources, paths, strict=True):
-        names += [name] * len(read_manifests([path]))
-    return utterances, names
+    """The utterances of all sources. Raises ``ManifestError`` as ``asr.data.manifest.read_each_manifest`` does."""
+    sets = read_each_manifest([source.path for source in sources.values()])
+    names = [name for name, found in zip(sources, sets, strict=True) for _ in found]
+    return [utterance for found in sets for utterance in found], names
 
 
 @dataclass(frozen=True)

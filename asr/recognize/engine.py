@@ -13,7 +13,7 @@ from asr.audio.samples import as_mono
 from asr.decode import Hypothesis
 from asr.decode.confidence import NBEST, agreeing_share
 from asr.models import model_directory
-from asr.models.device import pick_device
+from asr.models.device import pick_device, set_precision
 from asr.models.features import LogMel
 from asr.recognize.decoder import Decoder
 from asr.recognize.option_sources import confidences
@@ -48,6 +48,7 @@ class Engine:
         self.readable = None if folder is None else load_readable(folder)
         """What writes transcripts with case, punctuation and digits; None where the model has no tagger."""
         self.device = pick_device(device)
+        set_precision("fp32")  # by default cuDNN rounds to TF32, and texts could differ from those on a CPU
         self.network = model.network.to(self.device)
         self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
 

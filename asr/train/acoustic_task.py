@@ -26,10 +26,10 @@ from asr.data.manifest import Utterance
 from asr.data.sample_cache import SampleCache
 from asr.decode.greedy_search import greedy
 from asr.errors import ConfigError, ModelError, TrainingError
-from asr.models import model_directory, spec_augment
+from asr.models import model_directory
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
-from asr.models.device import copy_together, pick_device, set_precision
+from asr.models.device import pick_device, set_precision
 from asr.models.features import LogMel, measure_padded_stats
 from asr.models.tensors import load_metadata
 from asr.scoring.rules import LITERAL_RULES
@@ -41,6 +41,7 @@ from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
 from asr.train.process import make_network
 from asr.train.resume import CHECKPOINT, Progress
 from asr.train.schedule import Finish
+from asr.train.training_features import TrainingFeatures
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
@@ -114,22 +115,14 @@ class AcousticTask:
         self.config = config = settle_batch_s(config, self.device)
         self.folder = Path(config.train.output)
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
-        sources = config.data.sources
+        self._span: Sequence[float] = (0.0, 0.0)
         if not config.data.manifests:
             raise ConfigError("data.train: expected the path of a manifest (or data.sources), got nothing")
-        if sources:
-            train_set, names = source_shares.read_sources(sources)
-        else:
-            train_set, names = manifest.read_manifests(config.data.manifests), []
+        train_set, source_of = self._read_train_set()
         valid_set = manifest.read_manifest(config.data.valid) if config.data.valid else []
         if not valid_set:
             self.warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
         self.warn_shared_speakers(train_set, valid_set)
-        if self.resuming:
-            # The ids of the run so far, whatever has become of the manifest.
-            self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
-        else:
-            self.tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in train_set], config.text)
         hours = sum(utterance.duration_s for utterance in train_set) / 3600
         workers = choose_workers(config.data.workers, hours, gpu=self.device.type == "cuda")
         cache = SampleCache(config.features.sample_rate_hz, config.data.cache_s, shared=workers > 0)
@@ -138,17 +131,44 @@ class AcousticTask:
         self.feeder = Feeder(
             config, self.train_data, self.valid_data, workers, self.device, self.world.share, self._plan_following
         )
-        self.source = None if self.resuming else finetune.load_initial(config)
-        self.teacher = finetune.load_teacher(config, self.tokenizer)
-        self.origin = model_card.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
-        self.stats = self._prepare()
-        self.mixture = self._mix(dict(zip((u.id for u in train_set), names, strict=True))) if sources else None
-        if self.mixture is not None:
-            self.changes = self.mixture.changes
-        self.glance()
-        self.report_left_out(self.train_data, self.train_paths)
-        self.report_left_out(self.valid_data, config.data.valid)
-        self.log_mel = LogMel(config.features, self.stats).to(self.device)
+        try:
+            self.source = None if self.resuming else finetune.load_initial(config)
+            self.teacher = finetune.load_teacher(config, self.tokenizer)
+            self.origin = model_card.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
+            self.stats = self._prepare()
+            self.mixture = self._mix(source_of) if source_of else None
+            self._report()
+            self.features = TrainingFeatures(config, self.stats, self.device)
+            self.model = self._make_model()
+        except BaseException:
+            self.close()
+            raise
+        self.rate_factors = finetune.rate_factors(self.model, config)
+        self.network: nn.Module = self.model
+
+    def _read_train_set(self) -> tuple[list[Utterance], dict[str, str]]:
+        """The training utterances, and with ``data.sources`` the source of each by its id; makes the tokenizer.
+
+        Sources with share 0 belong to the alphabet only: a run may be repeated with other shares and the same tokens.
+        """
+        config, sources = self.config, self.config.data.sources
+        if sources:
+            found, names = source_shares.read_sources(sources)
+        else:
+            found, names = manifest.read_manifests(config.data.manifests), []
+        if self.resuming:
+            # The ids of the run so far, whatever has become of the manifest.
+            self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
+        else:
+            self.tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in found], config.text)
+        if not sources:
+            return found, {}
+        source_of = {u.id: name for u, name in zip(found, names, strict=True) if sources[name].share}
+        return [u for u in found if u.id in source_of], source_of
+
+    def _make_model(self) -> AcousticModel:
+        """The network on its device, with the weights of ``train.init`` where these are given."""
+        config = self.config
         sizes = config.features.mel_bins, self.tokenizer.vocab_size
         model = make_network(lambda: AcousticModel(config.model, *sizes))
         if self.source is not None:
@@ -160,12 +180,11 @@ class AcousticTask:
                 )
         if self.teacher is not None:
             self.teacher.network.to(self.device).requires_grad_(False)
-        self.model = model.to(self.device)
-        self.rate_factors = finetune.rate_factors(model, config)
-        self.network: nn.Module = self.model
+        model = model.to(self.device)
         if config.train.compile:
             for part in (model.subsampling, model.encoder):
                 part.compile(dynamic=True)
+        return model
 
     @property
     def train_paths(self) -> str:
@@ -179,7 +198,14 @@ class AcousticTask:
         mixed = source_shares.SourceMix(self.config.data.sources, used, names, self.config.train.seed)
         if self.world.first:
             tqdm.write(mixed.describe(), file=sys.stderr)
+        self.changes = mixed.changes
         return mixed
+
+    def _report(self) -> None:
+        """Warn of what the manifests show, and of what is left out."""
+        self.glance()
+        self.report_left_out(self.train_data, self.train_paths)
+        self.report_left_out(self.valid_data, self.config.data.valid)
 
     @functools.cached_property
     def data_key(self) -> str:
@@ -250,10 +276,14 @@ class AcousticTask:
                     yield samples[None, : int(length)], length[None]
 
     def plan(self, epoch: int, span: Sequence[float] = ()) -> list[list[Example]]:
+        self._span = span or (0.0, 0.0)
+        return self._planned(epoch, self._span)
+
+    def _planned(self, epoch: int, span: Sequence[float]) -> list[list[Example]]:
         if self.mixture is None:
             return self.train_data.plan(epoch)
         batches = []
-        for chosen in self.mixture.epoch(epoch, span or (0.0, 0.0)):
+        for chosen in self.mixture.epoch(epoch, span):
             batches += self.train_data.plan(epoch, chosen)
         return batches
 
@@ -261,58 +291,21 @@ class AcousticTask:
         return self.feeder.batches(plan, epoch)
 
     def _plan_following(self, epoch: int) -> list[list[Example]] | None:
-        if self.changes:
-            return None  # what the next epoch holds depends on when it begins
+        """The plan that the next epoch will most likely have; the feeder drops what was begun of another."""
         epochs = self.config.train.epochs  # 0: the clock ends the training
-        return self.plan(epoch) if epoch < epochs or not epochs else None
+        begin, end = self._span
+        return self._planned(epoch, (end, 2 * end - begin)) if epoch < epochs or not epochs else None
 
     def close(self) -> None:
         """End the processes that load data."""
         self.feeder.close()
 
-    def features(self, batch: Batch, *, training: bool) -> tuple[Tensor, Tensor]:
-        """Normalised features ``(B, T, D)`` of a batch and their frames ``(B,)``, on the model's device."""
-        if training:
-            features, frames = self._distorted(batch)
-            return self._masked(features, batch.masks[0]), frames
-        features, frames = self.log_mel(self._send(batch.samples), self._send_lengths(batch))
-        return features, frames
-
-    def _send(self, tensor: Tensor) -> Tensor:
-        """A tensor on the model's device; the host does not wait for the copy."""
-        return copy_together([tensor], self.device)[0]
-
-    def _send_lengths(self, batch: Batch) -> Tensor:
-        return self._send(batch.lengths if batch.device_lengths is None else batch.device_lengths)
-
-    def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
-        return spec_augment.apply_masks(features, self._send(masks), self.config.augment.time_masks)
-
-    def _placed(self, batch: Batch) -> Batch:
-        """The batch with what training computes with on the model's device: the small tensors go in one copy.
-
-        ``token_lengths`` stay on the CPU, where CTC wants them, and so do ``lengths``.
-        """
-        tokens, colours, *masks = copy_together([batch.tokens, batch.colours, *batch.masks], self.device)
-        samples = self._send(batch.samples)
-        return dataclasses.replace(batch, samples=samples, tokens=tokens, colours=colours, masks=tuple(masks))
-
-    def _distorted(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features for training before any of them are masked."""
-        setting = self.config.augment
-        change = None
-        if setting.warp or setting.tilt_db:
-            colours = self._send(batch.colours)
-            change = functools.partial(spec_augment.colour, colours=colours, config=self.config.features)
-        features, frames = self.log_mel(self._send(batch.samples), self._send_lengths(batch), change)
-        return features, frames
-
     def loss(self, batch: Batch) -> Tensor:
         """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
-        batch = self._placed(batch)
+        batch = self.features.place(batch)
         with torch.no_grad():
-            whole, frames = self._distorted(batch)
-            features = torch.cat([self._masked(whole, masks) for masks in batch.masks] or [whole])
+            whole, frames = self.features.distort(batch)
+            features = torch.cat([self.features.mask(whole, masks) for masks in batch.masks] or [whole])
         views = len(features) // len(whole)
         share, smoothing = self.config.model.intermediate_ctc, self.config.optim.label_smoothing
         half = HALF.get(self.config.train.precision)
@@ -323,7 +316,7 @@ class AcousticTask:
             else:
                 log_probs, lengths = self.network(features, frames.repeat(views))
         # CTC reads the lengths on the CPU: computed there, they need not be waited for.
-        ctc_lengths = self.model.count(self.log_mel.count(batch.lengths)).repeat(views)
+        ctc_lengths = self.model.count(self.features.log_mel.count(batch.lengths)).repeat(views)
         loss = ctc_loss(log_probs, ctc_lengths, batch).sum()
         if middle is not None:
             loss = torch.lerp(loss, ctc_loss(middle, ctc_lengths, batch).sum(), share)

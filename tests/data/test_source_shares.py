@@ -199,6 +199,27 @@ def test_a_training_with_sources_resumes_exactly_in_the_middle_of_an_epoch(corpu
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.parametrize("span", [(0.25, 0.5), (0.25, 0.25)])  # by epochs, by the clock
+def test_with_sources_the_next_epoch_is_begun_too(corpus, span):
+    task = acoustic_task.AcousticTask(sources_config(corpus, output=str(corpus / "run"), epochs=9))
+    list(task.batches(task.plan(0, span), 0))
+    begun = task.feeder._next
+    assert begun.plan == task.plan(1, (0.5, 0.75) if span[1] > span[0] else span)
+    task.close()
+
+
+def test_a_source_with_share_0_gives_its_letters_only(corpus):
+    write_manifest(corpus / "made.jsonl", [dataclasses.replace(u, text="XYZ") for u in make_utterances(corpus, 5, "m")])
+    config = sources_config(corpus, output=str(corpus / "run"))
+    sources = {**config.data.sources, "made": dataclasses.replace(config.data.sources["made"], share=0.0)}
+    task = acoustic_task.AcousticTask(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+    )
+    assert len(task.train_data.utterances) == 16
+    assert task.tokenizer.encode("XYZ", "")
+    task.close()
+
+
 def test_the_command_line_shows_what_the_sources_come_to(corpus, capsys):
     path = corpus / "conf.yaml"
     path.write_text(loader.dumps(sources_config(corpus)))

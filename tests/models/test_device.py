@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import where
 
+import asr
 from asr.config import loader
 from asr.config.sections import FeatureConfig, TrainConfig
 from asr.errors import ConfigError
@@ -80,3 +82,9 @@ def test_precisions_are_named():
     assert loader.from_dict(TrainConfig, {"precision": "tf32"}).precision == "tf32"
     with pytest.raises(ConfigError, match=r"precision.*fp32.*tf32.*bf16.*fp16"):
         loader.from_dict(TrainConfig, {"precision": "fp8"})
+
+
+def test_a_recognizer_computes_in_strict_float32(flags):
+    set_precision("tf32")
+    asr.load("an4", device=where.DEVICE)
+    assert flags() == (False, False)

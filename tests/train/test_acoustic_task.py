@@ -11,6 +11,7 @@ import pytest
 import torch
 from corpus import make_config, make_corpus, start, train_process
 
+from asr.errors import ModelError
 from asr.models.tensors import load_tensors
 from asr.train import acoustic_task
 from asr.train.resume import CHECKPOINT
@@ -98,3 +99,12 @@ def test_a_run_keeps_the_batch_that_it_began_with(corpus, tmp_path):
     fresh = dataclasses.replace(auto, train=dataclasses.replace(auto.train, output=str(tmp_path / "new")))
     assert acoustic_task.settle_batch_s(fresh, torch.device("cpu")).data.batch_s == 45.0
     assert acoustic_task.settle_batch_s(fresh, torch.device("cuda")).data.batch_s == 800.0
+
+
+def test_a_task_that_cannot_be_made_leaves_no_process(corpus, tmp_path):
+    before = set(children(os.getpid()))
+    config = config_for(corpus, tmp_path / "run", 2, init=str(tmp_path / "nothing"))
+    with pytest.raises(ModelError) as caught:
+        acoustic_task.AcousticTask(config)
+    assert caught.traceback  # which holds the task
+    assert set(children(os.getpid())) <= before

@@ -205,7 +205,7 @@ def test_colours_reach_the_features_in_training_only(corpus, tmp_path):
     task = acoustic_task.AcousticTask(run_config(corpus, tmp_path, augment=setting))
     batch = next(iter(task.batches(task.plan(0), 0)))
     plain, frames = task.features(batch, training=False)
-    expected, _ = task.log_mel(
+    expected, _ = task.features.log_mel(
         batch.samples.to(task.device),
         batch.lengths.to(task.device),
         lambda x: spec_augment.colour(x, batch.colours.to(task.device), task.config.features),
@@ -241,10 +241,10 @@ def test_two_views_learn_each_others_posteriors(corpus, tmp_path):
     task.network.train()
     loss = task.loss(batch)
     loss.backward()
-    features, frames = task._distorted(batch)
+    features, frames = task.features.distort(batch)
     outputs = []
     for masks in batch.masks:
-        log_probs, lengths = task.network(task._masked(features, masks), frames)
+        log_probs, lengths = task.network(task.features.mask(features, masks), frames)
         outputs.append(log_probs)
     ctc = sum(ctc_loss(x, lengths, batch).sum() for x in outputs)
     a, b = outputs
