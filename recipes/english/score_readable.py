@@ -91,7 +91,9 @@ def score_numbers(words: list[TaggedWord], pieces: list[WrittenPiece], counts: C
             over = [piece for piece in pieces if piece.start < stop and piece.stop > at]
             expected = "".join(word.written for word in words[over[0].start : over[-1].stop])
             found = "".join(piece.text for piece in over)
-            digits, own = (re.sub(r"\D", "", text.replace(" million", "000000")) for text in (expected, found))
+            digits, own = (
+                re.sub(r"\D", "", text.replace(" ", "").replace("million", "000000")) for text in (expected, found)
+            )
             kind = "right" if digits == own else "wrong" if own else "in_words"
             counts[kind] += 1
             counts["below_ten"] += kind == "in_words" and stop == at + 1 and words[at].word in DIGITS

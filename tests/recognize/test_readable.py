@@ -94,6 +94,17 @@ def test_abbreviations_are_in_capitals():
     assert wrote("the nato", nato=(2, 0)) == "The NATO"
 
 
+def test_letters_are_in_capitals():
+    assert wrote("spell k n a g and a b") == "Spell K N A G and a B"
+
+
+def test_a_mark_at_least_half_as_likely_as_none_is_written():
+    writer = ReadableWriter(Fixed())
+    for comma, expected in ((0.3, ""), (0.36, ",")):
+        logits = np.log(np.array([1, 1e-9, 1e-9, 1e-9, 1 - comma, comma, 1e-9, 1e-9, 1e-9], np.float32))
+        assert writer._tag(logits)[1] == expected
+
+
 def test_a_title_before_a_name_is_abbreviated():
     assert wrote("so mister smith ran", smith=(1, 0)) == "So Mr. Smith ran"
 
