@@ -53,6 +53,7 @@ from asr.audio import read
 from asr.config import sections
 from asr.config.sections import Config
 from asr.data.batches import Batch
+from asr.models.acoustic import AcousticModel
 from asr.models.cells import RecurrentLayer
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
@@ -105,7 +106,8 @@ class PackedLayer(nn.Module):
         cell = layer.forward_cell
         assert isinstance(cell, nn.RNNBase), "only rnn, rnn_relu, gru and lstm can be packed"
         bidirectional = layer.backward_cell is not None
-        self.cell = type(cell)(cell.input_size, cell.hidden_size, batch_first=True, bidirectional=bidirectional)
+        make: Callable[..., nn.RNNBase] = type(cell)
+        self.cell = make(cell.input_size, cell.hidden_size, batch_first=True, bidirectional=bidirectional)
 
     def forward(self, x: Tensor, lengths: Tensor, state: object = None) -> tuple[Tensor, object]:
         """As ``RecurrentLayer.forward``, from the start of the utterance."""
@@ -177,7 +179,7 @@ def step_time(config: Config, task: acoustic_task.AcousticTask, batches: Sequenc
     return sum(batch.total_samples for batch in batches) / config.features.sample_rate_hz / seconds
 
 
-def work_per_second(config: Config, model: nn.Module) -> float:
+def work_per_second(config: Config, model: AcousticModel) -> float:
     """Floating-point operations of a training step for a second of audio: multiplications and additions of the weights
     with what they meet, once forward and twice backward; all else (gates, norms, loss, update) is left out."""
     frames, bins, products = 1 / config.features.hop_s, config.features.mel_bins, 0.0

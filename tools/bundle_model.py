@@ -96,8 +96,12 @@ def main() -> int:
     args = parse_arguments()
     try:
         model = model_directory.load_model(args.run)
+        wrong = [note for note in args.note if ": " not in note]
+        if wrong:
+            raise ValueError(f"--note: expected 'key: text', got {wrong[0]!r}")
         notes = dict(note.split(": ", 1) for note in args.note)
-        card = notes | ({"not_for": args.not_for} if args.not_for else {}) | model.card
+        notes |= {"not_for": args.not_for} if args.not_for else {}
+        card = notes | model.card | notes  # at the head of the card, and newer than what it says
         card |= {"test": figures(args.evaluation)}
         if args.held_out:
             parts = dict(part.split("=", 1) for part in args.held_out)

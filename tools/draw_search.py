@@ -63,8 +63,9 @@ def main() -> int:
         at = first + int(probs[first:end, best[first]].argmax())
         high = time[at] - last < CLOSE_S and not high  # a neighbour that is close is written above
         last = time[at]
-        place = {"xytext": (time[at], 1.12 if high else 1.03), "fontsize": 8, "ha": "center"}
-        top.annotate(shown(recognizer.model.tokenizer, [int(best[at])]), (time[at], 1.0), **place)
+        place = (time[at], 1.12 if high else 1.03)
+        text = shown(recognizer.model.tokenizer, [int(best[at])])
+        top.annotate(text, (time[at], 1.0), xytext=place, fontsize=8, ha="center")
     top.set_ylim(-0.03, 1.22)
     top.set(ylabel="posterior", title="posteriors: a peak per letter, blank (grey) between them")
     search = BeamSearch(beam=args.beam)

@@ -67,6 +67,10 @@ compare hyp.txt hyp.trn --reference ref.txt
 train-ngram text.txt out.arpa
 train-ngram text.txt out.gz --order 2
 train-ngram text.txt out.safetensors --words 3 --size 0.1 --quantize --lmplz none
+lm-convert words.arpa out.safetensors
+lm-convert words.safetensors out.arpa
+lm-convert words.safetensors out.safetensors --bits 8 --model model
+perplexity words.safetensors text.txt
 perplexity words.arpa text.txt
 perplexity lm text.txt
 perplexity words.arpa.gz text.txt
@@ -86,7 +90,9 @@ transcribe data/a.wav --model model
 transcribe data --model model --format json --output-dir out
 transcribe - --model model --raw-rate 16000
 transcribe data/a.wav --model model --lm words.arpa
+transcribe data/a.wav --model model --lm words.safetensors
 transcribe data/a.wav --model model --lm lm
+quantize model --output out
 transcribe data/a.wav --model model --phrases phrases.txt
 transcribe data/a.wav --model model --lexicon phrases.txt
 stream data/a.wav --model model --chunk-s 0.5
@@ -216,6 +222,7 @@ def _make_models(folder: Path) -> None:
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.chdir(folder):
         run_verb(["train-ngram", "text.txt", "words.arpa", "--order", "2"])
         run_verb(["train-ngram", "text.txt", "words.arpa.gz", "--order", "1"])
+        run_verb(["lm-convert", "words.arpa", "words.safetensors", "--bits", "8", "--model", "model"])
         run_verb(["score", "ref.txt", "hyp.txt", "--json", "hyp.json"])
 
 
@@ -337,7 +344,7 @@ def _add_option(rng: random.Random, argv: list[str]) -> None:
     if option.nargs == 0:
         return
     if option.choices and rng.random() < 0.8:
-        argv.append(rng.choice(list(option.choices)))
+        argv.append(str(rng.choice(list(option.choices))))
     elif option.dest in ("output", "output_dir", "json", "plot", "save_to"):
         argv.append(
             rng.choice(("out", "out.json", "model", "ref.txt", "data", ".", "x" * 300, "no/where", "/dev/null", "é"))
