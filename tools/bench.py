@@ -184,6 +184,7 @@ def work_per_second(config: Config, model: AcousticModel) -> float:
     with what they meet, once forward and twice backward; all else (gates, norms, loss, update) is left out."""
     frames, bins, products = 1 / config.features.hop_s, config.features.mel_bins, 0.0
     for conv in model.subsampling.convs:
+        assert isinstance(conv, nn.Conv2d)
         frames, bins = frames / conv.stride[0], (bins + 1) // 2
         products += frames * bins * conv.weight.numel()
     products += frames * sum(weight.numel() for weight in model.parameters() if weight.ndim == 2)

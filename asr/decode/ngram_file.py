@@ -210,9 +210,10 @@ def _header(path: str | Path, file: Any, kind: str, version: str, wanted: str) -
         tree = json.loads(file.read(length))
         about = tree.get("__metadata__", {})
         found = about.get("format"), about.get("version")
-        ends = [entry["data_offsets"][1] for name, entry in tree.items() if name != "__metadata__"]
-        begins = [entry["data_offsets"][0] for name, entry in tree.items() if name != "__metadata__"]
-        good = all(type(at) is int and at >= 0 for at in (*ends, *begins))
+        places = [entry["data_offsets"] for name, entry in tree.items() if name != "__metadata__"]
+        if not all(type(at) is int and at >= 0 for begin, end in places for at in (begin, end)):
+            raise ValueError("offsets are no numbers of bytes")
+        expected = 8 + length + max((end for _, end in places), default=0)
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError, IndexError) as error:
         raise DecodeError(f"{path}: not a readable safetensors file: {error}") from error
     if found[0] != kind:
@@ -223,9 +224,8 @@ def _header(path: str | Path, file: Any, kind: str, version: str, wanted: str) -
             f"{path}: expected version {version} of the format {kind}, got {found[1]!r}; make the file anew from its "
             "text or ARPA file (asr train-ngram, asr lm-convert), or install the version of asr that wrote it"
         )
-    if not good or not ends or 8 + length + max(ends) != size:
-        raise DecodeError(f"{path}: expected {8 + length + max(ends, default=0):,} bytes, got {size:,}: cut short or "
-                          "damaged; copy it again")  # fmt: skip
+    if expected != size:
+        raise DecodeError(f"{path}: expected {expected:,} bytes, got {size:,}: cut short or damaged; copy it again")
     return tree, 8 + length, size
 
 

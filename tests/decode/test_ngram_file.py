@@ -181,6 +181,19 @@ def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path: Path) -> None:
         open_ngram(tmp_path / "none")
 
 
+@pytest.mark.parametrize("wrong", ["null", "-1", '"8"', "true", "1e3", "{}"])
+def test_offsets_that_are_no_numbers_are_refused(tmp_path: Path, wrong: str) -> None:
+    write_ngram(tmp_path / "good", SMALL)
+    data = (tmp_path / "good").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].decode()
+    end = json.loads(header)["words"]["data_offsets"][1]
+    header = header.replace(f",{end}]", f",{wrong}]")
+    (tmp_path / "bad").write_bytes(len(header).to_bytes(8, "little") + header.encode() + data[8 + length :])
+    with pytest.raises(DecodeError, match="bad: not a readable safetensors file: offsets are no numbers"):
+        open_ngram(tmp_path / "bad")
+
+
 def rewrite(source: Path, target: Path, change: Callable[[dict[str, Any], dict[str, str]], None]) -> None:
     """A copy of a file whose tensors or metadata are changed."""
     data = source.read_bytes()
