@@ -250,40 +250,43 @@ class Run:
         return self.clock()
 
     def fetched(self, batches: Iterator[AnyBatch | None]) -> Iterator[AnyBatch | None]:
-        """``batches``, with memory that runs out while they are copied to the device named as in ``guarded_step``."""
-        try:
+        """``batches``. Raises ``TrainingError`` where there is no memory to copy one to the device."""
+        with self.memory_named(lambda: "while the next batch was copied to the device"):
             yield from batches
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise self.memory_error("while the next batch was copied to the device", error) from error
 
     def guarded_step(self, batch: AnyBatch | None, steps: int) -> float:
-        """``step``. Raises ``TrainingError`` naming the batch that there is no memory for, and the keys to lower."""
-        try:
-            return self.step(batch, steps)
-        except RuntimeError as error:
-            if batch is None or not is_out_of_memory(error):
-                raise
+        """``step``. Raises ``TrainingError`` naming the batch that there is no memory for."""
+
+        def describe() -> str:
+            if batch is None:
+                return "in a step without a batch"
             seconds = self.task.audio_s(batch)
             names = f"{', '.join(batch.ids[:5])}{', …' if len(batch.ids) > 5 else ''}"
             speech = f", {seconds:.1f} s of speech" if seconds else ""
-            what = f"with a batch of {len(batch.ids)} utterances{speech} ({names})"
-            raise self.memory_error(what, error) from error
+            return f"with a batch of {len(batch.ids)} utterances{speech} ({names})"
 
-    def memory_error(self, what: str, error: RuntimeError) -> TrainingError:
-        """The error for a step that ran out of memory."""
-        data = self.config.data
-        key, size = ("data.batch_s", data.batch_s) if isinstance(data, DataConfig) else ("data.batch", data.batch)
-        again = "start again"
-        if os.path.exists(self.checkpoint):  # the size of a batch belongs to the run
-            again = "train into another train.output"
-        if os.path.exists(self.folder / "model.safetensors"):
-            again += f", with train.init={self.folder} to begin with the weights saved so far"
-        return TrainingError(
-            f"step {self.progress.step}: out of memory {what}: lower {key} (now {size:g}) and {again}. "
-            f"{str(error).partition(chr(10))[0]}"
-        )
+        with self.memory_named(describe):
+            return self.step(batch, steps)
+
+    @contextlib.contextmanager
+    def memory_named(self, describe: Callable[[], str]) -> Iterator[None]:
+        """Raise ``TrainingError`` where memory runs out: ``describe`` says in what, this adds the key to lower."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            data = self.config.data
+            key, size = ("data.batch_s", data.batch_s) if isinstance(data, DataConfig) else ("data.batch", data.batch)
+            again = "start again"
+            if os.path.exists(self.checkpoint):  # the size of a batch belongs to the run
+                again = "train into another train.output"
+            if os.path.exists(self.folder / "model.safetensors"):
+                again += f", with train.init={self.folder} to begin with the weights saved so far"
+            raise TrainingError(
+                f"step {self.progress.step}: out of memory {describe()}: lower {key} (now {size:g}) and {again}. "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
 
     def step(self, batch: AnyBatch | None, steps: int) -> float:
         """One optimiser step; returns the loss per token of the last step that was read.
@@ -387,7 +390,8 @@ class Run:
         self.results.flush()
         network = self.network if self.average is None else self.average.network
         progress, started = self.progress, self.clock()
-        figures = self.task.validate(network.eval())
+        with self.memory_named(lambda: "in the validation"):
+            figures = self.task.validate(network.eval())
         (progress.validation_s,) = self.world.sum(self.clock() - started if self.world.first else 0.0)
         progress.validated_s = progress.clock_s
         if figures:

@@ -358,6 +358,16 @@ def test_memory_that_runs_out_while_a_batch_is_copied_names_the_key(corpus, tmp_
     assert f"train into another train.output, with train.init={tmp_path / 'run'}" in str(caught.value)
 
 
+def test_memory_that_runs_out_in_a_validation_names_the_key(corpus, tmp_path, monkeypatch):
+    def full(task, network):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(acoustic_task.AcousticTask, "validate", full)
+    config = make_config(corpus, train={"output": str(tmp_path / "run")})
+    with pytest.raises(TrainingError, match=r"out of memory in the validation: lower data\.batch_s \(now 3\)"):
+        train(config, Clock(1.0))
+
+
 def test_the_schedule_of_an_epoch_is_where_its_plan_was_made():
     schedule = Schedule(OptimConfig(), TrainConfig(epochs=4))
     assert schedule.span(resume.Progress(epoch=1)) == [0.25, 0.5]
