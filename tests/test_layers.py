@@ -34,7 +34,8 @@ recognize: language_models long_audio output_folder recording segmentation vocab
 recognize: decoder readable engine stream recognizer batch
 evaluation: model_scores tuning calibration
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
-train: step_results task training_features weight_average resume schedule loop language_task readable_task acoustic_task
+train: step_results task training_features weight_average resume schedule steps loop
+train: language_task readable_task acoustic_task
 cli: shared_options printing live_display transcription_verbs corpus_verbs training_verbs language_verbs
 cli: held_out_verbs synth_verb scoring_verbs model_verbs main
 """

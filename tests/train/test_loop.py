@@ -39,7 +39,7 @@ from asr.models import description, model_directory, spec_augment
 from asr.models.features import LogMel
 from asr.models.tensors import load_metadata, load_tensors, save_tensors
 from asr.scoring import wer
-from asr.train import acoustic_task, checkpoint_writer, loop, loss_scale, optimiser, resume, step_results
+from asr.train import acoustic_task, checkpoint_writer, loop, loss_scale, optimiser, resume, step_results, steps
 from asr.train import losses as losses_module
 from asr.train.loss_scale import LARGEST_SCALE
 from asr.train.losses import ctc_loss
@@ -1277,7 +1277,7 @@ def test_a_run_whose_figures_are_read_later_is_the_same_run(corpus, tmp_path, mo
     """Weights, averages, logs and checkpoints, with steps that are skipped and a loss scale that falls."""
     monkeypatch.setattr(acoustic_task, "HALF", {})  # the scale, not the precision
     monkeypatch.setattr(loss_scale, "LARGEST_SCALE", 4.0)
-    monkeypatch.setattr(loop, "LARGEST_SCALE", 4.0)
+    monkeypatch.setattr(steps, "LARGEST_SCALE", 4.0)
     for name, lag in (("now", 0), ("later", 5)):
         with monkeypatch.context() as patch:
             read_later(patch, lag)
