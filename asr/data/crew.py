@@ -1,7 +1,7 @@
-"""Those who make batches: one thread of this process, or processes of their own.
+"""Makes batches in a thread of this process or in processes of its own.
 
-A crew takes orders and gives back what was made; ``BatchStream`` keeps some orders ahead and gives the batches in
-order. What is made does not depend on the crew.
+A crew takes orders and returns the batches; ``BatchStream`` places some orders ahead and returns the batches in order.
+The batches do not depend on the crew.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ class BatchStream:
         return len(self._pending)
 
     def take(self) -> MadeBatch | None:
-        """The next batch; None after the last."""
+        """The next batch; None after the last one."""
         return self._crew.collect(self._pending.popleft()) if self._pending else None
 
     def close(self) -> None:

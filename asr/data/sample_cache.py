@@ -10,6 +10,7 @@ import contextlib
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class SharedMemory:
     def __init__(self, size: int, descriptor: int | None = None) -> None:
         self.size = size
         self.descriptor = _nameless() if descriptor is None else descriptor
+        weakref.finalize(self, os.close, self.descriptor)  # not __del__, which may come after the modules have gone
         if descriptor is None:
             os.ftruncate(self.descriptor, size)
         self.map = mmap.mmap(self.descriptor, size)
@@ -87,14 +89,11 @@ class SharedMemory:
         """``count`` values of dtype ``kind`` from byte ``start`` on; no copy."""
         return np.frombuffer(self.map, kind, count, start)
 
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.close(self.descriptor)
-
 
 def _nameless() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("asr", os.MFD_CLOEXEC)
+        with contextlib.suppress(OSError):  # some sandboxes refuse it
+            return os.memfd_create("asr", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

@@ -157,7 +157,7 @@ class AcousticTask:
         else:
             found, names = manifest.read_manifests(config.data.manifests), []
         if self.resuming:
-            # The ids of the run so far, whatever has become of the manifest.
+            # The ids of the run so far, even if the manifest has changed.
             self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
         else:
             self.tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in found], config.text)

@@ -98,7 +98,7 @@ class LanguageTask:
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
         self.origin = model_card.new_origin()
         if self.resuming:
-            # The ids of the run so far, whatever has become of the text.
+            # The ids of the run so far, even if the text has changed.
             self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
         elif config.data.tokens:
             self.tokenizer = tokenizer_files.load_tokenizer(config.data.tokens, config.text)

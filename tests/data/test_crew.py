@@ -203,6 +203,16 @@ def test_batches_that_shared_memory_cannot_hold_name_the_keys(feeder, monkeypatc
         feeder(1)
 
 
+def test_memory_is_shared_where_memfd_create_is_refused(feeder, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(sample_cache.os, "memfd_create", refuse)
+    each = feeder(1)
+    assert sum(len(batch.ids) for batch in each.batches(each.train.plan(0), 0)) == 20
+    assert each.train.cached_s > 0
+
+
 def test_an_utterance_longer_than_its_manifest_says_still_arrives_whole(feeder, utterances):
     liars = [dataclasses.replace(u, text="", duration_s=u.duration_s / 10) for u in utterances]
     liars += [dataclasses.replace(u, id=f"{u.id}-{n}") for n in range(9) for u in liars]
