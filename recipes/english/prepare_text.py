@@ -66,13 +66,20 @@ def blobs(source: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def books(source: Path, exclude: frozenset[str]) -> Iterator[str]:
-    """Paragraphs of the books that are not excluded, without headings and without markup."""
+    """Paragraphs of the books that are not excluded, without headings and without markup.
+
+    Excluded names that no book has are named at the end: a misspelt one would let held-out sentences in.
+    """
+    unknown = set(exclude)
     for name, content in blobs(source):
         if name in exclude:
+            unknown.discard(name)
             continue
         lines = content.decode("utf-8", "replace").split("\n")
         for paragraph in paragraphs("" if line.lstrip().startswith(("#", "---", "|")) else line for line in lines):
             yield re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", paragraph).translate(CLEAN)
+    for name in sorted(unknown):
+        print(f"warning: {name}: excluded, but {source} has no such book; check its name", file=sys.stderr)
 
 
 def members(archive: Path, pattern: str) -> Iterator[str]:

@@ -28,18 +28,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepare(folder: Path) -> list[str]:
+def prepare(folder: Path) -> tuple[list[str], str]:
+    """The sentences of the books, and what was said on standard error."""
     script = ROOT / "recipes/english/prepare_text.py"
     options = {"--books": "books", "--exclude": "exclude.json", "--held-out": "held_out.txt"}
     command = [sys.executable, str(script), str(folder / "out")]
     command += [part for name, value in options.items() for part in (name, str(folder / value))]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    return gzip.decompress((folder / "out" / "books.txt.gz").read_bytes()).decode().splitlines()
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    return gzip.decompress((folder / "out" / "books.txt.gz").read_bytes()).decode().splitlines(), done.stderr
 
 
 def test_held_out_sentences_and_excluded_books_stay_out(folder: Path) -> None:
     # "Hold on!" equals a held-out sentence, "Then the cat sat on the old red mat" shares eight words with one.
-    assert prepare(folder) == ["IT RAINED HE PAID FIVE POUNDS", "WE LEFT", "THE CAT SAT ON THE MAT"]
+    assert prepare(folder)[0] == ["IT RAINED HE PAID FIVE POUNDS", "WE LEFT", "THE CAT SAT ON THE MAT"]
+
+
+def test_an_excluded_book_that_does_not_exist_is_named(folder: Path) -> None:
+    (folder / "exclude.json").write_text(json.dumps(["A Writer/Excluded.md", "A Writer/Exluded.md"]))
+    said = prepare(folder)[1]
+    assert "A Writer/Exluded.md: excluded, but" in said
+    assert "A Writer/Excluded.md" not in said
 
 
 def test_a_summary_counts_what_was_left_out(folder: Path) -> None:
