@@ -16,6 +16,8 @@ from asr.errors import ConfigError
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """What a network may compute in: float32 throughout; float32 whose matrix products and LSTMs round to TF32 on a GPU;
 autocast to bfloat16 or float16."""
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What autocast computes in, where the precision asks for it."""
 ALIGNMENT = 16
 """Bytes that the place of a tensor in a packed copy is a multiple of."""
 

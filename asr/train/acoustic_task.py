@@ -29,7 +29,7 @@ from asr.errors import ConfigError, ModelError, TrainingError
 from asr.models import model_directory
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
-from asr.models.device import pick_device, set_precision
+from asr.models.device import HALF, pick_device, set_precision
 from asr.models.features import LogMel, measure_padded_stats
 from asr.models.tensors import load_metadata
 from asr.scoring.rules import LITERAL_RULES
@@ -45,7 +45,6 @@ from asr.train.training_features import TrainingFeatures
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def warn(message: str) -> None:

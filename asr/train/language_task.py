@@ -21,7 +21,7 @@ from asr.files import file_lines
 from asr.lm import lm_directory, perplexities
 from asr.lm.recurrent import SENTENCE_BOUNDARY, LanguageNetwork
 from asr.models import model_directory
-from asr.models.device import pick_device, processes, set_precision
+from asr.models.device import HALF, pick_device, processes, set_precision
 from asr.text import tokenizer_files
 from asr.text.normalisation import normalise
 from asr.text.tokenizer import Tokenizer
@@ -149,10 +149,12 @@ class LanguageTask:
         trainee = self.trainee
         rows = len(batch.inputs)
         state = trainee.network.empty_state(rows) if batch.fresh else trainee.state[:rows].clone()
-        log_probs, state = trainee.network(batch.inputs.to(self.device), state)
+        half = HALF.get(self.config.train.precision)
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            log_probs, state = trainee.network(batch.inputs.to(self.device), state)
         trainee.state[:rows] = state.detach()
         targets = batch.targets.flatten().to(self.device)
-        return nn.functional.nll_loss(log_probs.flatten(0, 1), targets, reduction="sum")
+        return nn.functional.nll_loss(log_probs.flatten(0, 1).float(), targets, reduction="sum")
 
     def audio_s(self, batch: TextBatch) -> float:
         return 0.0

@@ -24,7 +24,7 @@ from asr.errors import TrainingError
 from asr.lm.lm_texts import TextReading, stream_sentences
 from asr.lm.tagger import END, UNKNOWN, Tagger, TaggerDescription, read_tagger_description, suffix_bucket
 from asr.models import model_directory
-from asr.models.device import pick_device, processes
+from asr.models.device import HALF, pick_device, processes, set_precision
 from asr.text.written_tags import TAG_CASES, TAG_MARKS, TaggedWord, tag_words
 from asr.train import loop, model_card
 from asr.train.process import make_network
@@ -191,6 +191,7 @@ class ReadableTask:
         self.texts = tuple(map(str, texts))
         self.folder = Path(config.train.output)
         self.device = pick_device(config.train.device)
+        set_precision(config.train.precision)
         self.resuming = os.path.exists(self.folder / CHECKPOINT)
         self.origin = model_card.new_origin()
         self.tagged = read_tagged(self.texts, config.train.seed)
@@ -221,7 +222,9 @@ class ReadableTask:
 
     def loss(self, batch: TaggingBatch) -> Tensor:
         """Negative log-likelihood of cases and marks, in nats, summed over the words."""
-        return _loss(self.tagger, batch, self.device)
+        half = HALF.get(self.config.train.precision)
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            return _loss(self.tagger, batch, self.device)
 
     def audio_s(self, batch: TaggingBatch) -> float:
         return 0.0

@@ -132,6 +132,21 @@ def test_a_stopped_training_resumes_bit_for_bit(texts, tmp_path, monkeypatch, bp
         assert torch.equal(value, cut[name]), name
 
 
+@pytest.mark.parametrize("bptt", [0, 5])
+def test_half_precision_is_used_and_trains(texts, tmp_path, bptt):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        train = {"precision": precision, "epochs": 1}
+        config = make_config(texts, tmp_path / precision, data={"bptt": bptt}, train=train)
+        torch.manual_seed(1)
+        task = language_task.LanguageTask(config)
+        plan = task.plan(0)
+        losses.append([float(task.loss(batch).detach()) for batch in task.batches(plan, 0)])
+        language_task.train_language(config)
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 def test_streams_carry_their_state_and_hold_the_whole_text(texts, tmp_path):
     task = language_task.LanguageTask(make_config(texts, tmp_path / "run", data={"bptt": 5, "batch": 3}))
     plan = task.plan(0)
