@@ -86,7 +86,9 @@ def _read(token: str, following: str) -> list[TaggedWord] | None:
     mark = TAG_MARKS.index(_mark(tail, following))
     if rest[0].isdigit():
         said = _spoken(rest)
-        return said and [
+        if said is None:
+            return None
+        return [
             TaggedWord(word, 0, mark if at == len(said) - 1 else 0, "" if at else rest) for at, word in enumerate(said)
         ]
     parts = rest.split("-")
