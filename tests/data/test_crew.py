@@ -1,11 +1,14 @@
 """Those who make batches: threads and processes make the same, end with the training, and name what goes wrong."""
 
+import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -15,7 +18,7 @@ from corpus import make_config, make_utterances
 
 from asr.data import crew as crews
 from asr.data import sample_cache
-from asr.data.batches import Dataset
+from asr.data.batches import Dataset, batch_tensors
 from asr.data.crew import BatchStream, ProcessCrew, ThreadCrew, choose_workers
 from asr.data.feeding import Feeder
 from asr.data.manifest import write_manifest
@@ -346,6 +349,67 @@ def test_validation_may_come_in_mid_epoch(feeder):
     assert same(next(expected), next(batches))
     assert sum(len(batch.ids) for batch in each.held_out(each.train, plan)) == 20
     assert all(same(a, b) for a, b in zip(expected, batches, strict=True))
+
+
+@pytest.fixture
+def read_ahead(feeder, monkeypatch):
+    """Makes feeders that read ahead in a thread, as for a GPU, and leave the batches on the CPU."""
+
+    def stay(self, made):
+        with contextlib.closing(made):
+            for each in made:
+                yield each, functools.partial(batch_tensors, each)
+
+    def make(workers, **options):
+        each = feeder(workers, **options)
+        each.device = torch.device("cuda")
+        return each
+
+    monkeypatch.setattr(Feeder, "_uploaded", stay)
+    return make
+
+
+def upload_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "loader-upload"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_ahead_in_a_thread_changes_nothing(feeder, read_ahead, workers):
+    sections = {"data": {"batch_s": 1.0, "prefetch": 3}}
+    each = read_ahead(workers, following=each_plan(lambda: each), **sections)
+    reference = feeder(0, **sections)
+    for epoch in range(3):
+        plan = reference.train.plan(epoch)
+        batches, expected = each.batches(plan, epoch), reference.batches(plan, epoch)
+        assert same(next(expected), next(batches))
+        assert sum(len(batch.ids) for batch in each.held_out(each.train, plan)) == 20
+        assert all(same(a, b) for a, b in zip(expected, batches, strict=True))
+    assert not upload_threads()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_is_left_ends_the_thread_that_reads_ahead(feeder, read_ahead, workers):
+    sections = {"data": {"batch_s": 1.0, "prefetch": 3}}
+    each = read_ahead(workers, following=each_plan(lambda: each), **sections)
+    reference = feeder(0, **sections)
+    for taken in (0, 1, 4):
+        batches = each.batches(each.train.plan(0), 0)
+        for _ in range(taken):
+            next(batches)
+        batches.close()
+        assert not upload_threads()
+    pairs = zip(reference.batches(reference.train.plan(1), 1), each.batches(each.train.plan(1), 1), strict=True)
+    assert all(same(a, b) for a, b in pairs)
+
+
+def test_an_error_of_the_thread_that_reads_ahead_is_raised_in_its_turn(read_ahead):
+    each = read_ahead(1, data={"batch_s": 1.0})
+    batches = each.batches(each.train.plan(0), 0)
+    next(batches)
+    os.kill(pids(each)[0], signal.SIGKILL)
+    with pytest.raises(TrainingError, match="was killed by SIGKILL"):
+        list(batches)
+    assert not upload_threads()
 
 
 def test_recordings_come_in_order_and_as_they_are(feeder, utterances):
