@@ -268,7 +268,7 @@ def synthesise(
         The manifest, and why lines were left out, by their ids.
 
     Raises:
-        AsrError: nothing can be spoken, or ``output`` holds speech of other texts or options.
+        AsrError: nothing can be spoken, ``output`` holds speech of other texts or options, or cannot be written.
     """
     jobs = sentences_to_say(texts)[:limit][shard[0] - 1 :: shard[1]]
     network = KokoroNetwork(model, threads)
@@ -277,9 +277,15 @@ def synthesise(
     maker = Synthesiser(network, Pronunciation(), load_voices(voices), options)
     if options.voice:
         maker.voices.named(options.voice)
-    prefix = _settle(output, texts, maker, network.sha256)
     name = MANIFEST if shard[1] == 1 else f"manifest.{shard[0]}-of-{shard[1]}.jsonl"
-    return output / name, speak_all(jobs, output, output / name, maker, prefix)
+    try:
+        prefix = _settle(output, texts, maker, network.sha256)
+        return output / name, speak_all(jobs, output, output / name, maker, prefix)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AsrError(
+            f"{output}: cannot write: {error}; make room or choose another folder. The same command goes on where "
+            "this one stopped"
+        ) from error
 
 
 def speak_all(

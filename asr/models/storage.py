@@ -58,5 +58,7 @@ def quantize_model(
                 if target.is_dir():  # a folder replaces no other that has files
                     target.replace(old / part.name)
                 part.replace(target)
-    except (OSError, shutil.Error) as error:
-        raise ModelError(f"{folder}: cannot write the model: {error}") from error
+    except OSError as error:
+        # An error of a folder lists each file of it with the reason; the first one is enough.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise ModelError(f"{folder}: cannot write the model: {reason}") from error

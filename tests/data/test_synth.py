@@ -313,6 +313,20 @@ def test_each_shard_has_its_own_manifest(command: Callable[..., int], tmp_path: 
     assert len(manifest.read_manifests([tmp_path / "out" / name for name in parts])) == 4
 
 
+def test_a_full_disk_ends_with_a_message_and_the_same_command_goes_on(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise soundfile.SoundFileError("System error.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(soundfile, "write", full)
+        assert command() == 2
+    assert "cannot write: System error.; make room" in capsys.readouterr().err
+    assert command() == 0
+    assert len(manifest.read_manifest(tmp_path / "out" / "manifest.jsonl")) == 4
+
+
 def test_two_texts_have_ids_and_mixtures_of_their_own(command: Callable[..., int], tmp_path: Path) -> None:
     assert command() == 0
     (tmp_path / "out").rename(tmp_path / "first")
