@@ -14,7 +14,7 @@ import asr
 ROOT = Path(__file__).parents[1]
 ORDER = """
 errors terminal files transcript subtitles formats plotting
-config: arguments cpus loader ranges keys sections language
+config: arguments child_processes cpus loader ranges keys sections language
 audio: headers pyav find samples pipes sound_files read levels sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files
@@ -30,8 +30,8 @@ decode: arpa ngram_file ngram_cache pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
 lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning generation
 lm: lm_texts ngram_training perplexities tagger
-recognize: language_models long_audio output_folder recording segmentation vocabulary options option_sources
-recognize: decoder readable engine stream recognizer batch
+recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
+recognize: options option_sources decoder readable engine stream pipeline recognizer batch
 evaluation: model_scores tuning calibration
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop

@@ -42,6 +42,24 @@ def _add_transcribe(commands: Any) -> None:
     transcribe.add_argument("--format", default="txt", choices=tuple(formats.FORMATS))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
     _add_written(transcribe)
+    transcribe.add_argument(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "bf16", "fp16"),
+        help="what the network computes in (default: fp32); half precision is for GPUs",
+    )
+    transcribe.add_argument(
+        "--batch-s",
+        type=number(0, above=True),
+        metavar="S",
+        help="seconds of audio that the network gets at once (default: 90 on a CPU, 800 on a GPU)",
+    )
+    transcribe.add_argument(
+        "--readers",
+        type=whole(0, 256),
+        metavar="N",
+        help="processes that read files ahead, 0 for threads (default: on a GPU one for each CPU but one, on a CPU 0)",
+    )
     shared.add_force(transcribe)
     shared.add_also(transcribe)
     shared.add_model(transcribe)
@@ -126,6 +144,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     from asr.recognize.recognizer import load
 
     options = {"model": args.model, "device": args.device, "max_duration_s": args.max_duration, "also": args.also}
+    options |= {"precision": args.precision, "batch_s": args.batch_s}
     options |= shared.decoding_options(args)
     shared.announce(args)
     outcome = transcribe_files(
@@ -139,6 +158,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         split_channels=args.channels == "split",
         raw_rate_hz=args.raw_rate,
         written=args.written,
+        readers=args.readers,
     )
     printing.print_warnings(outcome.doubts)
     return printing.report_failures(outcome.failures)

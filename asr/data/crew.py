@@ -6,17 +6,12 @@ The batches do not depend on the crew.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing.connection
 import os
-import signal
-import subprocess
-import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -24,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from asr.config import cpus
+from asr.config.child_processes import ChildProcess, end_processes
 from asr.data.batch_maker import BatchMaker, BatchOrder, MadeBatch
 from asr.data.crew_child import CrewSetup
 from asr.data.sample_cache import SharedMemory, free_memory
@@ -33,10 +29,6 @@ AUTO = "auto"
 MOST_WORKERS = 16
 SMALL_H = 10.0
 """Hours of speech below which a CPU trains with one thread for loading."""
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from asr.data.crew_child import serve_crew; "
-    "serve_crew(int(sys.argv[2]), int(sys.argv[3]))"
-)
 
 
 def choose_workers(setting: int | str, hours: float, *, gpu: bool) -> int:
@@ -99,23 +91,12 @@ class ThreadCrew:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Worker:
+class _Worker(ChildProcess):
     """One process, the connection to it, and the orders that it has in hand."""
 
     def __init__(self, setup: CrewSetup) -> None:
         self.orders: dict[int, BatchOrder] = {}
-        self.connection, other = multiprocessing.connection.Pipe()
-        folders = [folder for folder in sys.path if isinstance(folder, str)]  # imports ignore the rest, such as paths
-        # One thread each: the processes are the parallelism.
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with other:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(folders), str(other.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[other.fileno(), setup.slots, setup.cache.descriptor],
-                env=os.environ | single,
-                process_group=0,  # the terminal's Ctrl-C is for the training
-            )
+        super().__init__("asr.data.crew_child", "serve_crew", [setup.slots, setup.cache.descriptor])
         self.connection.send(setup)
 
 
@@ -138,7 +119,7 @@ class ProcessCrew:
         self.cache_failed = False
         told = setup(self._memory.descriptor)
         self.workers = [_Worker(told) for _ in range(count)]
-        self._finalizer = weakref.finalize(self, _end_workers, self.workers)
+        self._finalizer = weakref.finalize(self, end_processes, self.workers)
 
     def submit(self, order: BatchOrder) -> int:
         with self._lock:
@@ -229,34 +210,14 @@ def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:
     return memory
 
 
-def _end_workers(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        with contextlib.suppress(OSError):
-            worker.process.kill()
-        worker.connection.close()
-    for worker in workers:
-        worker.process.wait()
-
-
 def _death(worker: _Worker) -> TrainingError:
     """The error for a process that has ended."""
-    try:
-        status = worker.process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        status = None
     names = [row.utterance.id for order in list(worker.orders.values())[:1] for row in order.rows]
-    how = f"ended with status {status}" if status is None or status >= 0 else f"was killed by {_signal_name(-status)}"
     whose = f" while it made the batch of {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
     return TrainingError(
-        f"data.workers: loader process {worker.process.pid} {how}{whose}. If memory ran out, lower data.workers, "
-        "data.cache_s or data.prefetch; then continue with --resume"
+        f"data.workers: loader process {worker.process.pid} {worker.describe_end()}{whose}. If memory ran out, lower "
+        "data.workers, data.cache_s or data.prefetch; then continue with --resume"
     )
-
-
-def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
 
 
 class BatchStream:

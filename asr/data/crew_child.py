@@ -1,7 +1,6 @@
 """A loader process: takes orders for batches from its parent and lays the batches out in shared memory.
 
-It is a new interpreter (as ``spawn`` starts one, but without importing the parent's main module), and imports neither
-torch nor numba. It ends when its parent ends.
+It is an ``asr.config.child_processes.ChildProcess``, and imports neither torch nor numba.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import os
 import queue
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
+from asr.config.child_processes import end_with
 from asr.config.sections import Config
 from asr.data.batch_maker import BatchMaker, BatchOrder, MadeBatch
 from asr.data.manifest import Utterance
@@ -48,7 +47,7 @@ def serve_crew(descriptor: int, parent: int) -> None:
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, signal.SIG_IGN)
     connection = Connection(descriptor)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     setup: CrewSetup = connection.recv()
     orders: queue.SimpleQueue[tuple[int, int, BatchOrder]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
@@ -84,10 +83,3 @@ def _receive(connection: Connection, orders: queue.SimpleQueue[tuple[int, int, B
             orders.put(connection.recv())
     except (EOFError, OSError):
         os._exit(1)
-
-
-def _follow(parent: int) -> None:
-    """End when the parent has ended and another process still holds its end of the connection."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)

@@ -36,6 +36,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found no memory, on a GPU or on the CPU.
+
+    Only torch's own allocator for GPUs has an error class. The CPU's, cuDNN and cuBLAS have messages.
+    """
+    messages = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in messages)
+
+
 def set_precision(precision: str) -> None:
     """Have this process compute float32 as ``precision`` (one of ``PRECISIONS``) says: rounded to TF32, or strictly.
 

@@ -31,6 +31,7 @@ from asr.files import write_json
 from asr.models import bundled
 from asr.models.device import processes
 from asr.recognize import output_folder, readable, recognizer
+from asr.recognize.pipeline import Result
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.transcript import Transcript, ctm_name
@@ -39,8 +40,6 @@ STDIN = "-"
 WRITTEN_FORMATS = ("txt", "srt", "vtt", "json")
 CHUNK = 16
 """Recordings that a process takes at a time."""
-
-Result = tuple[Recording, Transcript | AudioError]
 
 
 @dataclass(frozen=True)
@@ -176,6 +175,7 @@ def transcribe_files(
     split_channels: bool = False,
     raw_rate_hz: int | None = None,
     written: bool = False,
+    readers: int | None = 0,
 ) -> Outcome:
     """Transcribe files, folders, manifests and standard input; write to ``output_dir`` or else to ``out`` (stdout).
 
@@ -188,6 +188,7 @@ def transcribe_files(
         format: a key of ``asr.formats.FORMATS``.
         jobs: processes that share the recordings, each with a model and its part of the CPUs (or ``OMP_NUM_THREADS``).
         resume: leave out recordings whose file is in ``output_dir`` already.
+        readers: as for ``Recognizer.transcribe_many``; with ``jobs`` each process reads in threads.
         force: overwrite any file in ``output_dir``. Otherwise only files that an earlier run wrote, and that nobody
             changed since, are replaced (see ``asr.recognize.output_folder``).
         written: txt, srt and vtt get the written text, with case, punctuation and digits; JSON has it always.
@@ -227,7 +228,8 @@ def transcribe_files(
     shown = not (output_dir is None and stream.isatty())
     silent = None if shown and len(work) > 1 else True
     named = format == "txt" and len(found) > 1
-    with contextlib.closing(_results(engine, [job.item for job, _ in work], jobs, progress=shown)) as results:
+    items = [job.item for job, _ in work]
+    with contextlib.closing(_results(engine, items, jobs, readers, progress=shown)) as results:
         bar = tqdm(results, total=len(work), desc="transcribing", unit="file", disable=silent)
         for (item, result), (job, path) in zip(bar, work, strict=True):
             try:
@@ -297,7 +299,7 @@ def _body(item: Recording, result: Transcript, format: str) -> str:
 
 
 def _results(
-    engine: Recognizer | dict[str, Any], items: Sequence[Recording], jobs: int, *, progress: bool
+    engine: Recognizer | dict[str, Any], items: Sequence[Recording], jobs: int, readers: int | None, *, progress: bool
 ) -> Generator[Result, None, None]:
     if jobs > 1 and len(items) > 1:
         assert isinstance(engine, dict)
@@ -306,7 +308,7 @@ def _results(
     if not items:
         return
     one = engine if isinstance(engine, Recognizer) else recognizer.load(**engine)
-    yield from one.transcribe_many(items, progress=progress)
+    yield from one.transcribe_many(items, progress=progress, readers=readers)
 
 
 def _parallel(options: dict[str, Any], items: Sequence[Recording], jobs: int) -> Iterator[Result]:

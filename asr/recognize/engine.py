@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +13,12 @@ import numpy as np
 import torch
 
 from asr.audio.samples import as_mono
+from asr.config.loader import as_number
 from asr.decode import Hypothesis
 from asr.decode.confidence import NBEST, agreeing_share
+from asr.errors import AudioError, ConfigError
 from asr.models import model_directory
-from asr.models.device import pick_device, set_precision
+from asr.models.device import is_out_of_memory, pick_device, set_precision, strict_fp32
 from asr.models.features import LogMel
 from asr.recognize.decoder import Decoder
 from asr.recognize.option_sources import confidences
@@ -24,6 +29,10 @@ from asr.text.tokenizer import Tokenizer
 from asr.text.user_words import as_written
 from asr.transcript import Transcript, Word
 
+BATCH_S = {"cpu": 90.0, "cuda": 800.0}
+"""Seconds of padded audio in one forward pass, by device. On a CPU larger batches are no faster."""
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Engine:
     """A model ready to run: network, features, decoder, and calibration of its confidences.
@@ -32,6 +41,8 @@ class Engine:
         model: a loaded model directory.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: how to decode; by default as the model directory says, else greedily.
+        precision: what ``log_probs`` computes the network in: ``fp32``, strictly, or ``bf16`` or ``fp16`` (autocast).
+        batch_s: padded seconds of audio that the network gets at once; by default ``BATCH_S`` of the device.
 
     Raises ``DecodeError`` or ``ModelError`` naming a language model or word that cannot be used.
     """
@@ -39,8 +50,21 @@ class Engine:
     also: Sequence[Engine] = ()
     """Further models that judge the same phrases."""
 
-    def __init__(self, model: model_directory.Model, *, device: str = "auto", decoding: Decoding | None = None) -> None:
+    def __init__(
+        self,
+        model: model_directory.Model,
+        *,
+        device: str = "auto",
+        decoding: Decoding | None = None,
+        precision: str = "fp32",
+        batch_s: float | None = None,
+    ) -> None:
+        if precision not in ("fp32", *_HALF):
+            raise ConfigError(f"precision: expected fp32, {' or '.join(_HALF)}, got {precision!r}")
+        if batch_s is not None and not 0 < as_number(batch_s, "batch_s") < math.inf:
+            raise ConfigError(f"batch_s: expected > 0 or None, got {batch_s}")
         self.model = model
+        self.precision = precision
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
         self.calibration, self.threshold, self.remark = confidences(model.path, self.decoder.options)
         """See ``asr.recognize.option_sources.Confidences``."""
@@ -49,6 +73,7 @@ class Engine:
         """What writes transcripts with case, punctuation and digits; None where the model has no tagger."""
         self.device = pick_device(device)
         set_precision("fp32")  # by default cuDNN rounds to TF32, and texts could differ from those on a CPU
+        self.batch_s = batch_s or BATCH_S[self.device.type]
         self.network = model.network.to(self.device)
         self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
 
@@ -71,17 +96,62 @@ class Engine:
         Returns:
             ``(B, T, V)`` float32 natural log-probabilities on the CPU, blank first, and ``(B,)`` valid frames.
 
-        Raises ``AudioError`` for what is no sound, as ``asr.audio.read.load_audio`` for arrays.
+        A batch for which there is no memory is split, and ``batch_s`` halved for those to come.
+
+        Raises ``AudioError`` for what is no sound, as ``asr.audio.read.load_audio`` for arrays, and for one waveform
+        that is too long for the memory.
         """
+        log_probs, frames = self.device_log_probs(waveforms)
+        return log_probs.cpu(), frames.cpu()
+
+    def device_log_probs(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """``log_probs`` on the device, which may still be computing them."""
         waveforms = [as_mono(w, f"waveform {i}", self.sample_rate_hz) for i, w in enumerate(waveforms)]
+        try:
+            return self._log_probs(waveforms)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+        # Outside the handler: the traceback would keep what the attempt has allocated.
+        return self._log_probs_of_halves(waveforms, reason)
+
+    def _log_probs_of_halves(self, waveforms: list[np.ndarray], reason: str) -> tuple[torch.Tensor, torch.Tensor]:
+        longest_s = max(map(len, waveforms)) / self.sample_rate_hz
+        on_gpu = self.device.type == "cuda"
+        if len(waveforms) == 1:
+            advice = "use --device cpu or a smaller model" if on_gpu else "free memory or use a smaller model"
+            raise AudioError(
+                f"out of memory with one recording of {longest_s:.1f} s on {self.device}; {advice} ({reason})"
+            )
+        if on_gpu:
+            torch.cuda.empty_cache()
+        self.batch_s = min(self.batch_s, longest_s * len(waveforms) / 2)
+        print(
+            f"warning: out of memory with {len(waveforms)} recordings of up to {longest_s:.1f} s; from here on batches "
+            f"have {self.batch_s:.1f} s (--batch-s {self.batch_s:.1f}) ({reason})",
+            file=sys.stderr,
+        )
+        middle = len(waveforms) // 2
+        halves = [self.device_log_probs(part) for part in (waveforms[:middle], waveforms[middle:])]
+        rows = [row for log_probs, _ in halves for row in log_probs]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([frames for _, frames in halves])
+
+    def _log_probs(self, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = torch.tensor([len(w) for w in waveforms])
-        padded = torch.zeros(len(waveforms), int(lengths.max()))
+        padded = torch.zeros(len(waveforms), int(lengths.max()), pin_memory=self.device.type == "cuda")
         for row, waveform in enumerate(waveforms):
             padded[row, : len(waveform)] = torch.from_numpy(waveform)
         with torch.inference_mode():
-            mel, frames = self.log_mel(padded.to(self.device), lengths.to(self.device))
-            log_probs, valid = self.network(mel, frames)
-        return log_probs.cpu(), valid.cpu()
+            mel, frames = self.log_mel(padded.to(self.device, non_blocking=True), lengths.to(self.device))
+            with self.computing():
+                log_probs, valid = self.network(mel, frames)
+        return log_probs.float(), valid
+
+    def computing(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which the network computes in ``precision``."""
+        half = _HALF.get(self.precision)
+        return torch.autocast(self.device.type, half) if half else strict_fp32(self.device)
 
     @property
     def depth(self) -> int:

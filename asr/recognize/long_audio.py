@@ -8,6 +8,7 @@ posteriors are cut at pauses, and the utterances are decoded in batches.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ CONTEXT_S = 0.5
 QUIET_S = 0.3
 """Stretch over which loudness is averaged to find the quietest place, and blanks to find where to go over."""
 TOGETHER = 12
-"""Pieces of one forward pass."""
+"""Pieces of one forward pass in ``asr.recognize.engine.BATCH_S`` of a CPU."""
 RULES = Endpoint(silence_s=0.8, longest_s=30.0)
 
 LogProbs = Callable[[list[Samples]], tuple[Tensor, Tensor]]
@@ -107,15 +108,22 @@ def _crossing(before: Tensor, after: Tensor, width: int) -> int:
 
 
 def posteriors(
-    blocks: Iterable[Samples], network: AcousticModel, log_mel: LogMel, log_probs: LogProbs
+    blocks: Iterable[Samples],
+    network: AcousticModel,
+    log_mel: LogMel,
+    log_probs: LogProbs,
+    *,
+    computing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    together: int = TOGETHER,
 ) -> Iterator[Tensor]:
     """Natural log-probabilities ``(T, V)`` of a recording on the CPU, in consecutive parts.
 
-    ``log_probs`` gives those of a batch of waveforms, as ``Recognizer.log_probs``.
+    ``log_probs`` gives those of a batch of waveforms, as ``Recognizer.log_probs``; ``together``: pieces of a batch. A
+    unidirectional model, which needs no pieces, computes in the context of ``computing``.
     """
     features = log_mel.config
     if not network.config.bidirectional:
-        yield from _carried(blocks, network, log_mel)
+        yield from _carried(blocks, network, log_mel, computing)
         return
     step = features.hop_samples * network.config.subsampling
     frame_s = step / features.sample_rate_hz / network.config.upsampling
@@ -125,7 +133,7 @@ def posteriors(
         cut = pieces(blocks, features.sample_rate_hz, step)
         for piece in cut:
             group.append(piece)
-            if len(group) == TOGETHER:
+            if len(group) == together:
                 yield from zip(group, _rows(group, log_probs), strict=True)
                 group = []
         if group:
@@ -139,7 +147,12 @@ def _rows(group: list[Piece], log_probs: LogProbs) -> list[Tensor]:
     return [matrix[row, : int(count)] for row, count in enumerate(frames)]
 
 
-def _carried(blocks: Iterable[Samples], network: AcousticModel, log_mel: LogMel) -> Iterator[Tensor]:
+def _carried(
+    blocks: Iterable[Samples],
+    network: AcousticModel,
+    log_mel: LogMel,
+    computing: Callable[[], contextlib.AbstractContextManager[object]],
+) -> Iterator[Tensor]:
     size = round(LONGEST_S * log_mel.config.sample_rate_hz)
     device = log_mel.window.device
     rest: tuple[Tensor, Tensor | None] | None = None
@@ -149,8 +162,9 @@ def _carried(blocks: Iterable[Samples], network: AcousticModel, log_mel: LogMel)
         nonlocal rest, state
         with torch.inference_mode():
             mel, rest = log_mel.stream(torch.from_numpy(samples)[None].to(device), rest)
-            rows, state = network.stream(mel, state, last=last)
-        return rows[0].cpu()
+            with computing():
+                rows, state = network.stream(mel, state, last=last)
+        return rows[0].float().cpu()
 
     for block in blocks:
         for at in range(0, len(block), size):

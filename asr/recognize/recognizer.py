@@ -18,21 +18,22 @@ import torch
 from tqdm import tqdm
 
 from asr import decode
-from asr.audio import read, sound_files
 from asr.audio.samples import resample
-from asr.config import loader, sections
+from asr.config import loader
 from asr.data.manifest import Utterance
 from asr.decode import Hypothesis
 from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.models import model_directory
 from asr.recognize import long_audio
-from asr.recognize.engine import Engine, Span
+from asr.recognize.engine import BATCH_S, Engine, Span
 from asr.recognize.language_models import Context
 from asr.recognize.option_sources import choose
 from asr.recognize.options import Decoding, DecodingOptions
+from asr.recognize.pipeline import Pipeline, cut_batches
 from asr.recognize.readable import with_written
-from asr.recognize.recording import Heard, Recording, source_name
+from asr.recognize.readers import ReadingPlan, ReadRecording, read_recordings
+from asr.recognize.recording import Heard, Recording, RecordingReader, source_name
 from asr.recognize.stream import Stream
 from asr.text.user_words import reading
 from asr.transcript import Transcript, Word
@@ -40,8 +41,6 @@ from asr.transcript import Transcript, Word
 # Audio decoded together before it is sorted by length and cut into batches.
 WINDOW_S = 600.0
 WINDOW_ITEMS = 64
-# Padded audio of one forward pass: beyond this a larger batch is no faster on a CPU and only takes memory.
-BATCH_S = 90.0
 
 
 AudioSource: TypeAlias = "str | os.PathLike[str] | BinaryIO | np.ndarray | Utterance | Recording"
@@ -58,6 +57,7 @@ class Recognizer(Engine):
         max_duration_s: refuse longer recordings; by default there is no limit.
         also: further recognizers, with any tokens and features, that score the same phrases with equal weight
             (``decoding.phrases``; the mean of the logarithms).
+        precision, batch_s: see ``Engine``.
 
     Recordings beyond ``asr.recognize.long_audio.LONG_S`` are read and recognised in pieces, in constant memory.
 
@@ -72,11 +72,15 @@ class Recognizer(Engine):
         decoding: Decoding | None = None,
         max_duration_s: float | None = None,
         also: Sequence[Recognizer] = (),
+        precision: str = "fp32",
+        batch_s: float | None = None,
     ) -> None:
         if max_duration_s is not None and not loader.as_number(max_duration_s, "max_duration_s") > 0:
             raise ConfigError(f"max_duration_s: expected > 0 or None, got {max_duration_s}")
-        super().__init__(model, device=device, decoding=decoding)
-        self.max_duration_s = max_duration_s
+        super().__init__(model, device=device, decoding=decoding, precision=precision, batch_s=batch_s)
+        self.overlap = self.device.type == "cuda"
+        """Whether many recordings are decoded in a thread while the network computes the next batch."""
+        self.reader = RecordingReader(model.config.features, max_duration_s)
         self.also: tuple[Recognizer, ...] = tuple(also)
         for other in self.also:
             name, options = other.model.path, (self.decoder.options, other.decoder.options)
@@ -93,6 +97,11 @@ class Recognizer(Engine):
                     f"{name}: expected phrases that all models can tell apart; one model spells {odd[0]!r} like "
                     "another phrase"
                 )
+
+    @property
+    def max_duration_s(self) -> float | None:
+        """Longer recordings are refused; None: there is no limit."""
+        return self.reader.max_duration_s
 
     def stream(
         self,
@@ -134,9 +143,9 @@ class Recognizer(Engine):
                     raise result
                 found.append(result)
             return found
-        item = self._item(source, sample_rate_hz)
+        item = self.reader.rewindable(Recording.of(source, sample_rate_hz))
         try:
-            samples = self._load(item, long_audio.LONG_S)
+            samples = self.reader.samples(item, long_audio.LONG_S)
         except TooLongError:
             return self._transcribe_long(item)
         return self._transcripts([samples], [item.name or source_name(item.source)])[0]
@@ -156,12 +165,12 @@ class Recognizer(Engine):
         Raises ``AudioError`` as ``transcribe``, ``TextError`` for a text without a word that the model can spell, and
         ``DecodeError`` for more words than the recording has room for.
         """
-        item = self._item(source, sample_rate_hz)
+        item = self.reader.rewindable(Recording.of(source, sample_rate_hz))
         name = item.name or source_name(item.source)
         said = reading(words, self.model.tokenizer, self.decoder.options.language, name)
         tokens, places = said.tokens(self.model.tokenizer)
         try:
-            samples = self._load(item, long_audio.LONG_S)
+            samples = self.reader.samples(item, long_audio.LONG_S)
         except TooLongError:
             parts, heard = self._posteriors(item)
             matrix = torch.cat(list(parts))
@@ -191,42 +200,52 @@ class Recognizer(Engine):
         return with_written(aligned, None)
 
     def transcribe_many(
-        self, sources: Iterable[AudioSource], *, sample_rate_hz: int | None = None, progress: bool = False
+        self,
+        sources: Iterable[AudioSource],
+        *,
+        sample_rate_hz: int | None = None,
+        progress: bool = False,
+        readers: int | None = 0,
     ) -> Iterator[tuple[Recording, Transcript | AudioError]]:
         """Transcribe recordings in batches, in order; one that fails gives its error in its place.
 
+        A list is read ahead of the network; recordings of any other iterable are taken one at a time.
+
         Args:
-            sources: each as for ``transcribe``, or an ``Recording``, which names and cuts a recording.
-            sample_rate_hz: the rate of arrays that are no items.
+            sources: each as for ``transcribe``, or a ``Recording``, which names and cuts a recording.
+            sample_rate_hz: the rate of arrays that are no recordings.
             progress: a bar on a terminal shows how far a long recording has come.
+            readers: processes that read files ahead; 0: threads; None: see ``asr.recognize.readers.choose_readers``.
 
         Yields each recording as an item, and its transcript or error.
         """
         if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
             raise AudioError(f"expected several recordings, got {sources!r}"[:200])
-        window: list[tuple[Recording, np.ndarray | AudioError]] = []
+        scale = max(self.batch_s / BATCH_S["cpu"], 1.0)  # larger batches need more recordings of similar length
+        most_s, most_items = WINDOW_S * scale, WINDOW_ITEMS * scale
+        plan = ReadingPlan(long_audio.LONG_S, most_s, gpu=self.device.type == "cuda", processes=readers)
+        readings = read_recordings(self.reader, sources, sample_rate_hz, plan)
+        overlap = self.overlap and not self.decoder.phrases  # they may need the network again
+        window: list[ReadRecording] = []
         window_s = 0.0
-        for source in sources:
-            item = Recording.of(source, sample_rate_hz)
-            try:
-                item = self._item(item)
-                samples = self._load(item, long_audio.LONG_S)
-            except TooLongError:
-                yield from self._window(window)
-                window, window_s = [], 0.0
-                try:
-                    yield item, self._transcribe_long(item, progress=progress)
-                except AudioError as error:
-                    yield item, error
-            except AudioError as error:
-                window.append((item, error))
-            else:
+        with contextlib.closing(readings), Pipeline(self, self._decode, overlap=overlap) as pipeline:
+            for item, samples in readings:
+                if isinstance(samples, TooLongError):
+                    yield from pipeline.accept(window)
+                    yield from pipeline.finish()
+                    window, window_s = [], 0.0
+                    try:
+                        yield item, self._transcribe_long(item, progress=progress)
+                    except AudioError as error:
+                        yield item, error
+                    continue
                 window.append((item, samples))
-                window_s += len(samples) / self.sample_rate_hz
-            if window_s >= WINDOW_S or len(window) >= WINDOW_ITEMS:
-                yield from self._window(window)
-                window, window_s = [], 0.0
-        yield from self._window(window)
+                window_s += 0.0 if isinstance(samples, AudioError) else len(samples) / self.sample_rate_hz
+                if window_s >= most_s or len(window) >= most_items:
+                    yield from pipeline.accept(window)
+                    window, window_s = [], 0.0
+            yield from pipeline.accept(window)
+            yield from pipeline.finish()
 
     def posteriors(self, utterances: Sequence[Utterance]) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
         """Ids, log-probabilities and valid frames of a manifest's utterances, in batches; unreadable ones are left
@@ -234,8 +253,8 @@ class Recognizer(Engine):
         waveforms: dict[int, np.ndarray] = {}
         for index, utterance in enumerate(utterances):
             with contextlib.suppress(AudioError):
-                waveforms[index] = self._load(Recording.of(utterance))
-        for batch in self._batches(waveforms):
+                waveforms[index] = self.reader.samples(Recording.of(utterance))
+        for batch in cut_batches(waveforms, lambda: self.batch_s * self.sample_rate_hz):
             log_probs, frames = self.log_probs([waveforms[index] for index in batch])
             yield [utterances[index].id for index in batch], log_probs, frames
 
@@ -248,46 +267,18 @@ class Recognizer(Engine):
             if token != tokenizer.space_id
         )
 
-    def _load(self, item: Recording, longest_s: float | None = None) -> np.ndarray:
-        """A recording as a whole. Raises ``TooLongError`` beyond ``longest_s`` unless no length is allowed either."""
-        limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
-        try:
-            samples = item.samples(self.sample_rate_hz, min(limits_s, default=None))
-        except TooLongError as error:
-            if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
-                raise AudioError(str(error)) from error
-            raise
-        self._check_length(item, len(samples))
-        return samples
-
-    def _item(self, source: Any, rate_hz: int | None = None) -> Recording:
-        """A recording that can be read again where it turns out to be long, a pipe among it."""
-        item = Recording.of(source, rate_hz)
-        try:
-            again = sound_files.rewindable(item.source, self.max_duration_s)
-        except TooLongError as error:  # than max_duration_s: not for another way of reading it
-            raise AudioError(str(error)) from error
-        return item if again is item.source else dataclasses.replace(item, source=again)
-
-    def _check_length(self, item: Recording, samples: int) -> None:
-        if sections.count_frames(samples, self.model.config.features) == 0:
-            window_s = self.model.config.features.window_s
-            name = source_name(item.source) or item.name or "audio"
-            raise AudioError(
-                f"{name}: expected at least {window_s:g} s of audio, got {samples / self.sample_rate_hz:.4f} s"
-            )
-
     def _posteriors(self, item: Recording) -> tuple[Iterator[torch.Tensor], Heard]:
         """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of what has been heard."""
         heard = Heard()
-
-        def counted() -> Iterator[np.ndarray]:
-            for block in item.blocks(self.sample_rate_hz, self.max_duration_s):
-                heard.samples += len(block)
-                yield block
-            self._check_length(item, heard.samples)
-
-        return long_audio.posteriors(counted(), self.network, self.log_mel, self.log_probs), heard
+        parts = long_audio.posteriors(
+            self.reader.blocks(item, heard),
+            self.network,
+            self.log_mel,
+            self.log_probs,
+            computing=self.computing,
+            together=max(1, round(long_audio.TOGETHER * self.batch_s / BATCH_S["cpu"])),
+        )
+        return parts, heard
 
     def _transcribe_long(self, item: Recording, *, progress: bool = False) -> Transcript:
         """A recording in constant memory: see ``asr.recognize.long_audio``. Raises ``AudioError`` where it should be
@@ -301,7 +292,7 @@ class Recognizer(Engine):
         context = Context()
         group: list[tuple[int, torch.Tensor]] = []
         shown = progress and sys.stderr.isatty()
-        total = _seconds(item) if shown else None
+        total = item.stated_length_s() if shown else None
         with tqdm(total=total, desc=name, unit="s", disable=not shown, leave=False) as bar:
             for start, rows in long_audio.utterances(parts, self.frame_s):
                 group.append((start, rows))
@@ -333,34 +324,13 @@ class Recognizer(Engine):
             words += self.transcript([h.shifted(start) for h in hypotheses], math.inf).words
         return words, context
 
-    def _window(
-        self, window: list[tuple[Recording, np.ndarray | AudioError]]
-    ) -> Iterator[tuple[Recording, Transcript | AudioError]]:
-        results: dict[int, Transcript | AudioError] = {}
-        waveforms: dict[int, np.ndarray] = {}
-        for index, (_, samples) in enumerate(window):
-            if isinstance(samples, AudioError):
-                results[index] = samples
-            else:
-                waveforms[index] = samples
-        for batch in self._batches(waveforms):
-            names = [window[index][0].name or source_name(window[index][0].source) for index in batch]
-            transcripts = self._transcripts([waveforms[index] for index in batch], names)
-            results.update(zip(batch, transcripts, strict=True))
-        for index, (item, _) in enumerate(window):
-            yield item, results[index]
-
-    def _batches(self, waveforms: dict[int, np.ndarray]) -> list[list[int]]:
-        limit = BATCH_S * self.sample_rate_hz
-        batches: list[list[int]] = []
-        for index in sorted(waveforms, key=lambda i: len(waveforms[i])):
-            if not batches or len(waveforms[index]) * (len(batches[-1]) + 1) > limit:
-                batches.append([])
-            batches[-1].append(index)
-        return batches
-
     def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
-        log_probs, frames = self.log_probs(waveforms)
+        return self._decode(waveforms, names, *self.log_probs(waveforms))
+
+    def _decode(
+        self, waveforms: list[np.ndarray], names: list[str], log_probs: torch.Tensor, frames: torch.Tensor
+    ) -> list[Transcript]:
+        log_probs, frames = log_probs.cpu(), frames.cpu()
         if self.decoder.phrases:
             found = self.decoder.answers(log_probs, frames, self._phrase_scores(waveforms, (log_probs, frames)))
         else:
@@ -405,30 +375,23 @@ class Recognizer(Engine):
         return summed - math.log(len(speeds))
 
 
-def _seconds(item: Recording) -> float | None:
-    """How long a recording is said to be, for a progress bar; None where that is not known without decoding it."""
-    if item.end_s is not None:
-        return round(item.end_s - item.start_s)
-    if isinstance(item.source, str | os.PathLike):
-        with contextlib.suppress(AudioError):
-            return round(read.probe_audio(item.source).duration_s - item.start_s)
-    return None
-
-
 def load(
     model: str | Path | None = None,
     *,
     device: str = "auto",
     max_duration_s: float | None = None,
     also: str | Path | Sequence[str | Path] = (),
+    precision: str = "fp32",
+    batch_s: float | None = None,
     **decoding: Unpack[DecodingOptions],
 ) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
 
-    ``max_duration_s``: longer recordings are refused. ``decoding``: options of ``asr.recognize.options.Decoding``, such
-    as ``beam=16, lm="lm.arpa"``, instead of those that the model directory holds; a language model may be given as an
-    object as well. ``also``: further models that judge the same ``phrases="commands.txt"``. Raises ``ModelError``
-    naming what is missing or damaged, and ``ConfigError`` or ``DecodeError`` for a wrong option.
+    ``max_duration_s``: longer recordings are refused. ``precision``, ``batch_s``: see ``Recognizer``; half precision is
+    for GPUs. ``decoding``: options of ``asr.recognize.options.Decoding``, such as ``beam=16, lm="lm.arpa"``, instead of
+    those that the model directory holds; a language model may be given as an object as well. ``also``: further models
+    that judge the same ``phrases="commands.txt"``. Raises ``ModelError`` naming what is missing or damaged, and
+    ``ConfigError`` or ``DecodeError`` for a wrong option.
     """
     loader.check_names(decoding, [*inspect.signature(load).parameters, *DecodingOptions.__annotations__], "option ")
     loaded = model_directory.load_model(model)
@@ -438,5 +401,6 @@ def load(
         raise ConfigError(
             f"also: expected phrases as well, which {1 + len(also)} models can score together; give phrases"
         )
-    others = [Recognizer(model_directory.load_model(other), device=device, decoding=options) for other in also]
-    return Recognizer(loaded, device=device, decoding=options, max_duration_s=max_duration_s, also=others)
+    common: dict[str, Any] = {"device": device, "decoding": options, "precision": precision, "batch_s": batch_s}
+    others = [Recognizer(model_directory.load_model(other), **common) for other in also]
+    return Recognizer(loaded, max_duration_s=max_duration_s, also=others, **common)

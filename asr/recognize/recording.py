@@ -1,15 +1,22 @@
-"""One recording to transcribe: a file or array, with its span and channel."""
+"""One recording to transcribe: a file or array, with its span and channel; how a model's recordings are read.
+
+Needs no torch: reader processes import it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from asr.audio import read
+from asr.audio import read, sound_files
 from asr.audio.samples import Samples
+from asr.config.sections import FeatureConfig, count_frames
 from asr.data.manifest import Utterance
+from asr.errors import AudioError, TooLongError
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,67 @@ class Recording:
         """The same in blocks of bounded size; raises as ``asr.audio.read.stream_audio``."""
         return read.stream_audio(self.source, sample_rate_hz, **self._part(max_duration_s))
 
+    def stated_length_s(self) -> float | None:
+        """The length to the nearest second, for a progress bar; None where it is not known without decoding."""
+        if self.end_s is not None:
+            return round(self.end_s - self.start_s)
+        if isinstance(self.source, str | os.PathLike):
+            with contextlib.suppress(AudioError):
+                return round(read.probe_audio(self.source).duration_s - self.start_s)
+        return None
+
     def _part(self, max_duration_s: float | None) -> dict[str, Any]:
         bounds = {"start_s": self.start_s, "end_s": self.end_s, "max_duration_s": max_duration_s}
         return {"source_rate_hz": self.rate_hz, "channel": self.channel, **bounds}
+
+
+@dataclass(frozen=True)
+class RecordingReader:
+    """Reads recordings for one model.
+
+    ``features``: what their frames are made of. ``max_duration_s``: longer recordings are refused (None: no limit).
+    """
+
+    features: FeatureConfig
+    max_duration_s: float | None = None
+
+    def rewindable(self, recording: Recording) -> Recording:
+        """The recording, such that it can be read twice: a pipe is read into memory. Raises ``AudioError``."""
+        try:
+            again = sound_files.rewindable(recording.source, self.max_duration_s)
+        except TooLongError as error:  # than max_duration_s: not for another way of reading it
+            raise AudioError(str(error)) from error
+        return recording if again is recording.source else dataclasses.replace(recording, source=again)
+
+    def samples(self, recording: Recording, longest_s: float | None = None) -> Samples:
+        """A recording as a whole, ``(S,)`` float32 at the model's rate.
+
+        Raises ``TooLongError`` beyond ``longest_s`` unless ``max_duration_s`` refuses it anyway, and ``AudioError`` for
+        what is shorter than one frame, or as ``asr.audio.read.load_audio``.
+        """
+        limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
+        try:
+            samples = recording.samples(self.features.sample_rate_hz, min(limits_s, default=None))
+        except TooLongError as error:
+            if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
+                raise AudioError(str(error)) from error
+            raise
+        self.check_length(recording, len(samples))
+        return samples
+
+    def blocks(self, recording: Recording, heard: Heard) -> Iterator[Samples]:
+        """The same in blocks of bounded size, which ``heard`` counts. Raises ``AudioError``."""
+        for block in recording.blocks(self.features.sample_rate_hz, self.max_duration_s):
+            heard.samples += len(block)
+            yield block
+        self.check_length(recording, heard.samples)
+
+    def check_length(self, recording: Recording, samples: int) -> None:
+        """Raise ``AudioError`` for a recording without one whole frame."""
+        if count_frames(samples, self.features) == 0:
+            name = source_name(recording.source) or recording.name or "audio"
+            got_s = samples / self.features.sample_rate_hz
+            raise AudioError(f"{name}: expected at least {self.features.window_s:g} s of audio, got {got_s:.4f} s")
 
 
 @dataclass

@@ -24,9 +24,10 @@ from asr.config.sections import Config, DataConfig
 from asr.errors import TrainingError
 from asr.files import sweep
 from asr.models import description
+from asr.models.device import is_out_of_memory
 from asr.train.checkpoint_writer import CheckpointWriter
 from asr.train.distributed import World
-from asr.train.process import StopRequest, alone, is_out_of_memory, keep_freed_memory, stop_request
+from asr.train.process import StopRequest, alone, keep_freed_memory, stop_request
 from asr.train.resume import (
     CHECKPOINT,
     PLATEAU,

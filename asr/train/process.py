@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from asr.errors import ConfigError, TrainingError
@@ -31,11 +30,6 @@ def make_network(make: Callable[[], _Network]) -> _Network:
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:  # torch has one for each reason
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"model: no network of these sizes can be made on this machine: {reason}") from error
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch found no memory, on a GPU or on the CPU, whose allocator has no error class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass
