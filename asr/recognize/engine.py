@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,12 +101,26 @@ class Engine:
         Raises ``AudioError`` for what is no sound, as ``asr.audio.read.load_audio`` for arrays, and for one waveform
         that is too long for the memory.
         """
-        log_probs, frames = self.device_log_probs(waveforms)
-        return log_probs.cpu(), frames.cpu()
+        return self.begin_log_probs(waveforms)()
 
-    def device_log_probs(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """``log_probs`` on the device, which may still be computing them."""
+    def begin_log_probs(self, waveforms: Sequence[np.ndarray]) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+        """``log_probs`` that a GPU may still be computing: call the result, in any thread, to wait for them."""
         waveforms = [as_mono(w, f"waveform {i}", self.sample_rate_hz) for i, w in enumerate(waveforms)]
+        log_probs, frames = self._log_probs_or_halves(waveforms)
+        if self.device.type != "cuda":
+            return lambda: (log_probs, frames)
+        # The copies follow at once: behind the network of a later batch they would wait for that one.
+        copies = log_probs.to("cpu", non_blocking=True), frames.to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> tuple[torch.Tensor, torch.Tensor]:
+            arrived.synchronize()
+            return copies
+
+        return wait
+
+    def _log_probs_or_halves(self, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         try:
             return self._log_probs(waveforms)
         except RuntimeError as error:
@@ -133,11 +147,12 @@ class Engine:
             file=sys.stderr,
         )
         middle = len(waveforms) // 2
-        halves = [self.device_log_probs(part) for part in (waveforms[:middle], waveforms[middle:])]
+        halves = [self._log_probs_or_halves(part) for part in (waveforms[:middle], waveforms[middle:])]
         rows = [row for log_probs, _ in halves for row in log_probs]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([frames for _, frames in halves])
 
     def _log_probs(self, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """``log_probs``, still on the device."""
         lengths = torch.tensor([len(w) for w in waveforms])
         padded = torch.zeros(len(waveforms), int(lengths.max()), pin_memory=self.device.type == "cuda")
         for row, waveform in enumerate(waveforms):

@@ -21,7 +21,7 @@ _AHEAD = 2
 """Batches that the network may be ahead of the search: each holds its log-probabilities."""
 
 Decode: TypeAlias = Callable[[list[np.ndarray], list[str], Tensor, Tensor], list[Transcript]]
-"""Waveforms, names, log-probabilities ``(B, T, V)`` and valid frames ``(B,)`` on any device -> transcripts."""
+"""Waveforms, names, log-probabilities ``(B, T, V)`` and valid frames ``(B,)`` -> transcripts."""
 Result: TypeAlias = "tuple[Recording, Transcript | AudioError]"
 _Part: TypeAlias = "tuple[AudioError | list[Transcript] | Future[list[Transcript]], int]"
 """The transcripts of a batch, or their future, or an error; and which of the transcripts."""
@@ -86,17 +86,20 @@ class Pipeline:
         while len(self._decoding) >= _AHEAD:
             wait([self._decoding.popleft()])
         try:
-            log_probs, frames = self._engine.device_log_probs(part)
+            fetch = self._engine.begin_log_probs(part)
         except AudioError as error:  # no memory for one recording: the others are transcribed
             if len(batch) == 1:
                 return {batch[0]: (error, 0)}
             alone = (self._run([index], waveforms, names) for index in batch)
             return functools.reduce(lambda one, other: one | other, alone)
-        job = functools.partial(self._decode, part, [names[index] for index in batch], log_probs, frames)
+
+        def decode() -> list[Transcript]:
+            return self._decode(part, [names[index] for index in batch], *fetch())
+
         if self._pool is None:
-            made = job()
+            made = decode()
             return {index: (made, row) for row, index in enumerate(batch)}
-        future = self._pool.submit(job)
+        future = self._pool.submit(decode)
         self._decoding.append(future)
         return {index: (future, row) for row, index in enumerate(batch)}
 

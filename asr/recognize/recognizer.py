@@ -330,7 +330,6 @@ class Recognizer(Engine):
     def _decode(
         self, waveforms: list[np.ndarray], names: list[str], log_probs: torch.Tensor, frames: torch.Tensor
     ) -> list[Transcript]:
-        log_probs, frames = log_probs.cpu(), frames.cpu()
         if self.decoder.phrases:
             found = self.decoder.answers(log_probs, frames, self._phrase_scores(waveforms, (log_probs, frames)))
         else:

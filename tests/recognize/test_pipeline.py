@@ -67,11 +67,11 @@ def test_the_network_is_at_most_two_batches_ahead(
 ) -> None:
     recognizer = load(model_dir, device="cpu", batch_s=1.0)
     recognizer.overlap = True
-    run, decode = recognizer.device_log_probs, recognizer._decode
+    run, decode = recognizer.begin_log_probs, recognizer._decode
     computed, decoded, ahead = [0], [0], []
     slow = threading.Event()
 
-    def counted(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def counted(waveforms: list[np.ndarray]) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
         ahead.append(computed[0] - decoded[0])
         computed[0] += 1
         return run(waveforms)
@@ -82,7 +82,7 @@ def test_the_network_is_at_most_two_batches_ahead(
         decoded[0] += 1
         return made
 
-    monkeypatch.setattr(recognizer, "device_log_probs", counted)
+    monkeypatch.setattr(recognizer, "begin_log_probs", counted)
     monkeypatch.setattr(recognizer, "_decode", slowly)
     assert len(list(recognizer.transcribe_many([bursts(1.0, seed=i) for i in range(12)]))) == 12
     assert max(ahead) == 1  # and the one that begins

@@ -286,14 +286,14 @@ def test_batches_hold_a_bounded_amount_of_audio(
     recognizer: Recognizer, bursts: Bursts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    log_probs = recognizer.device_log_probs
+    log_probs = recognizer.begin_log_probs
 
-    def spy(waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(waveforms: list[np.ndarray]) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
         shapes.append((len(waveforms), max(map(len, waveforms)) / 16000))
         return log_probs(waveforms)
 
     monkeypatch.setattr(recognizer, "batch_s", 6.0)
-    monkeypatch.setattr(recognizer, "device_log_probs", spy)
+    monkeypatch.setattr(recognizer, "begin_log_probs", spy)
     list(recognizer.transcribe_many([Recording(bursts(seconds)) for seconds in (*LENGTHS, 7.0)]))
     assert all(rows * longest <= 6 or rows == 1 for rows, longest in shapes)
     assert max(rows for rows, _ in shapes) > 2
