@@ -26,7 +26,7 @@ def read_lines(capsys):
 def test_every_part_gives_its_figures(gpu_check, capsys):
     assert gpu_check.main(["--device", "cpu", "--budget", "1000"]) == 0
     lines = read_lines(capsys)
-    parts = ["versions", "features", "step", "transcripts", "speeds", "where", "waits", "loader"]
+    parts = ["versions", "features", "step", "transcripts", "speeds", "where", "waits", "loader", "transcription"]
     assert list(lines) == parts
     assert lines["versions"]["torch"] == torch.__version__
     assert lines["features"]["largest_difference"] == {"fp32": 0.0, "tf32": 0.0}
@@ -39,13 +39,15 @@ def test_every_part_gives_its_figures(gpu_check, capsys):
     assert all(x > 0 for x in lines["speeds"]["x_real_time"].values())
     assert all(x >= 0 for x in lines["where"]["ms"].values())
     assert lines["loader"]["x_real_time"] > 0
+    assert set(lines["transcription"]["x_real_time"]) == {"fp32", "bf16"}
+    assert all(x > 0 for speeds in lines["transcription"]["x_real_time"].values() for x in speeds.values())
 
 
 def test_a_part_that_fails_ends_no_other_and_sets_the_status(gpu_check, capsys, monkeypatch):
     def features(check):
         raise ZeroDivisionError
 
-    for part in ("step", "transcripts", "speeds", "where", "loader"):
+    for part in ("step", "transcripts", "speeds", "where", "loader", "transcription"):
         monkeypatch.setattr(gpu_check.Check, part, gpu_check.Check.versions)
     monkeypatch.setattr(gpu_check.Check, "features", features)
     assert gpu_check.main(["--device", "cpu"]) == 1

@@ -1,4 +1,4 @@
-"""What a GPU gives: correctness beside the CPU, speeds, where the time of a step goes, waits, and the loader.
+"""What a GPU gives: correctness beside the CPU, speeds, where the time of a step goes, waits, loader, transcription.
 
 ``python tools/gpu_check.py`` prints a JSON object a line: ``part``, ``seconds`` since the start, and figures. After
 ``--budget`` seconds (50) no part begins. A part that fails says so in ``error`` and ends no other; the exit status is
@@ -29,8 +29,12 @@ import torch
 from asr.config import loader
 from asr.config.sections import Config
 from asr.data.batches import Batch
+from asr.errors import AudioError
 from asr.models.device import PRECISIONS, pick_device, set_precision
-from asr.models.features import LogMel
+from asr.models.features import LogMel, measure_stats
+from asr.models.model_directory import Model
+from asr.recognize.options import Decoding
+from asr.recognize.recognizer import Recognizer
 from asr.train import acoustic_task, loop
 
 RATE_HZ = 16000
@@ -63,6 +67,7 @@ class Check:
         self.manifest = self._write_corpus()
         self.parts: tuple[Callable[[], Any], ...] = (
             self.versions, self.features, self.step, self.transcripts, self.speeds, self.where, self.waits, self.loader,
+            self.transcription,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -189,6 +194,32 @@ class Check:
             for batch in task.batches(task.plan(epoch), epoch):
                 audio_s += task.audio_s(batch) if batch is not None else 0.0
         return {"x_real_time": round(audio_s / (time.perf_counter() - started), 1), "workers": task.config.data.workers}
+
+    def transcription(self) -> dict[str, Any]:
+        """Seconds of audio that are transcribed a second, greedily, from arrays and from WAV files, by precision.
+
+        ``files``: of ``arrays``, what the reading leaves. The network has random weights.
+        """
+        count, times = (300, 10) if self.device.type == "cuda" else (4, 2)
+        waves = [chords(self.sizes.seconds, number) for number in range(count)]
+        paths = [self.folder / f"long{number}.wav" for number in range(count)]
+        for path, wave in zip(paths, waves, strict=True):
+            soundfile.write(path, wave, RATE_HZ, subtype="PCM_16")
+        task = acoustic_task.AcousticTask(self.config())
+        stats = measure_stats(LogMel(task.config.features), waves[:1])
+        model = Model(task.config, task.tokenizer, stats, task.model.eval(), {}, self.folder)
+        audio_s, found = count * times * self.sizes.seconds, {}
+        for precision in ("fp32", "bf16") if self.device.type == "cpu" else ("fp32", "bf16", "fp16"):
+            recognizer = Recognizer(model, device=str(self.device), decoding=Decoding(beam=1), precision=precision)
+            list(recognizer.transcribe_many(waves))
+            speeds = {}
+            for name, sources in (("arrays", waves * times), ("files", paths * times)):
+                started = time.perf_counter()
+                results = [result for _, result in recognizer.transcribe_many(sources, readers=None)]
+                speeds[name] = round(audio_s / (time.perf_counter() - started), 1)
+                assert not any(isinstance(result, AudioError) for result in results)
+            found[precision] = speeds
+        return {"x_real_time": found}
 
     def config(self, **train: Any) -> Config:
         """The configuration of the measurements, with other values of its section ``train``."""

@@ -111,7 +111,7 @@ class Engine:
             return lambda: (log_probs, frames)
         # The copies follow at once: behind the network of a later batch they would wait for that one.
         copies = log_probs.to("cpu", non_blocking=True), frames.to("cpu", non_blocking=True)
-        arrived = torch.cuda.Event()
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record(torch.cuda.current_stream(self.device))
 
         def wait() -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import where
 
 from asr.errors import AudioError
 from asr.recognize import recognizer as recognizer_module
@@ -54,9 +55,9 @@ def outcomes(recognizer: Recognizer, sources: object) -> list[str]:
 def test_overlap_changes_neither_texts_nor_order_nor_errors(
     model_dir: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch, overlap: bool, items: int, batch_s: float
 ) -> None:
-    expected = outcomes(load(model_dir, device="cpu", beam=4), iter(paths))
+    expected = outcomes(load(model_dir, device=where.DEVICE, beam=4), iter(paths))
     monkeypatch.setattr(recognizer_module, "WINDOW_ITEMS", items)
-    recognizer = load(model_dir, device="cpu", beam=4, batch_s=batch_s)
+    recognizer = load(model_dir, device=where.DEVICE, beam=4, batch_s=batch_s)
     recognizer.overlap = overlap
     assert outcomes(recognizer, paths) == expected
     assert [line.partition(":")[0] for line in expected] == paths
@@ -65,7 +66,7 @@ def test_overlap_changes_neither_texts_nor_order_nor_errors(
 def test_the_network_is_at_most_two_batches_ahead(
     model_dir: Path, bursts: Bursts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recognizer = load(model_dir, device="cpu", batch_s=1.0)
+    recognizer = load(model_dir, device=where.DEVICE, batch_s=1.0)
     recognizer.overlap = True
     run, decode = recognizer.begin_log_probs, recognizer._decode
     computed, decoded, ahead = [0], [0], []
@@ -91,7 +92,7 @@ def test_the_network_is_at_most_two_batches_ahead(
 def test_an_error_of_the_search_beside_the_network_is_raised(
     model_dir: Path, bursts: Bursts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recognizer = load(model_dir, device="cpu")
+    recognizer = load(model_dir, device=where.DEVICE)
     recognizer.overlap = True
 
     def fail(*arguments: object) -> object:
@@ -125,7 +126,7 @@ def test_a_batch_without_memory_is_split_and_those_to_come_are_smaller(
     overlap: bool,
 ) -> None:
     sounds = [bursts(2, seed=index) for index in range(16)]
-    recognizer = load(model_dir, device="cpu", batch_s=16)
+    recognizer = load(model_dir, device=where.DEVICE, batch_s=16)
     recognizer.overlap = overlap
     expected = outcomes(recognizer, sounds)
     rows = no_memory_once(recognizer, monkeypatch)
@@ -154,20 +155,20 @@ def short_of_memory(most_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recording_too_long_for_the_memory_fails_alone(
     model_dir: Path, bursts: Bursts, monkeypatch: pytest.MonkeyPatch, overlap: bool
 ) -> None:
-    recognizer = load(model_dir, device="cpu")
+    recognizer = load(model_dir, device=where.DEVICE)
     recognizer.overlap = overlap
     sounds = [bursts(2, seed=1), bursts(12, seed=2), bursts(3, seed=3)]
     expected = outcomes(recognizer, sounds)
     short_of_memory(10.0, monkeypatch)
     found = outcomes(recognizer, sounds)
     assert found[::2] == expected[::2]
-    assert "out of memory with one recording of 12.0 s on cpu" in found[1]
+    assert f"out of memory with one recording of 12.0 s on {recognizer.device}" in found[1]
 
 
 def test_a_long_recording_goes_through_with_little_memory(
     model_dir: Path, bursts: Bursts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recognizer = load(model_dir, device="cpu")
+    recognizer = load(model_dir, device=where.DEVICE)
     sound = bursts(70, seed=4)
     expected = recognizer.transcribe(sound).text
     assert expected
