@@ -68,7 +68,7 @@ def estimate_by_lmplz(program: str, text: Text, order: int, folder: Path | None)
         arpa.seek(0)
         if status or arpa.read(7) != b"\\data\\\n":
             last = (said.strip().splitlines() or ["nothing"])[-1]
-            raise TrainingError(f"{program}: failed with status {status}: {last}")
+            raise TrainingError(f"{program}: failed with status {status}: {last}; --lmplz none does without it")
         fallbacks = tuple(int(n) + 1 for n in re.findall(r"Substituting fallback discounts for order (\d+)", said))
         with io.TextIOWrapper(arpa, encoding="utf-8", newline="\n") as file:
             tables = list(_tables(file, text, order))

@@ -30,6 +30,8 @@ NO_END = re.compile(
     r"Vol|Co|Mme|Mlle|[A-Z]\.[A-Z])\.\s+$"
 )
 """Text before a full stop that ends an abbreviation or an initial, not a sentence."""
+ABBREVIATION = 8
+"""Characters of the longest abbreviation in ``NO_END``, with the one before it."""
 LONGEST = 1_000_000
 """Characters of a line or a paragraph; what is longer is cut, so that memory does not grow with the text."""
 
@@ -43,7 +45,10 @@ def split_sentences(paragraph: str) -> list[str]:
     text = " ".join(paragraph.split())
     parts, start = [], 0
     for match in STOPS.finditer(text):
-        if not (match[0][0] == "." and match[0][1:2].isspace() and NO_END.search(text, start, match.end())):
+        # From the character before the word, also where that is outside the sentence; a longer look would cost the
+        # square of a paragraph that is all initials.
+        before = max(start - 1, match.start() - ABBREVIATION, 0)
+        if not (match[0][0] == "." and match[0][1:2].isspace() and NO_END.search(text, before, match.end())):
             parts.append(text[start : match.end()].strip())
             start = match.end()
     return [part for part in (*parts, text[start:].strip()) if part]

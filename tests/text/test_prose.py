@@ -19,6 +19,9 @@ def speller() -> ProseSpeller:
     [
         ("It rained. We left.", ["It rained.", "We left."]),
         ("Mr. Hill met J. Smith. They spoke.", ["Mr. Hill met J. Smith.", "They spoke."]),
+        ("He left. Mr. Hill came. J. Smith too.", ["He left.", "Mr. Hill came.", "J. Smith too."]),
+        ("“No.” “Messrs. Hill and Smith.” (Dr. Hill)", ["“No.”", "“Messrs. Hill and Smith.”", "(Dr. Hill)"]),
+        ("He saw Edwin. He left.", ["He saw Edwin.", "He left."]),
         ("“Stop!” he cried. “Why?” she asked.", ["“Stop!” he cried.", "“Why?” she asked."]),
         ("He paid 3.50 for it. 12 men saw it.", ["He paid 3.50 for it.", "12 men saw it."]),
         ("Wait… he said. Yes", ["Wait… he said.", "Yes"]),
