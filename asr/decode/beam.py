@@ -103,7 +103,8 @@ class BeamSearch:
         size = 1 << (max(INITIAL_NODES, 8 * self._width) - 1).bit_length()
         self._columns: int | None = None
         self._begun = False
-        self._rows = Rows(4 * self._width if self._fused else 0, self._width)
+        columns = 0 if self._words is None else int(self._words.ids[kernel.COLUMNS])
+        self._rows = Rows(4 * self._width if self._fused else 0, self._width, columns)
         self._rows.before = self._before
         self._state = kernel.State(
             beam=np.zeros(2 * self._width, kernel.ENTRY),

@@ -103,7 +103,7 @@ def _speaks() -> bool:
 @functools.cache
 def _announce() -> None:
     if _speaks():
-        print("compiling the search for this machine, once: about 10 s", file=sys.stderr, flush=True)
+        print("compiling the search for this machine, once: 5 to 10 s", file=sys.stderr, flush=True)
 
 
 @functools.cache
@@ -111,7 +111,7 @@ def _note(reason: str) -> None:
     if _speaks():
         print(
             f"note: {reason}; the compiled beam search is not kept, so that every start compiles it again, which takes "
-            "about 10 s; NUMBA_CACHE_DIR=FOLDER names another folder",
+            "5 to 10 s; NUMBA_CACHE_DIR=FOLDER names another folder",
             file=sys.stderr,
             flush=True,
         )

@@ -57,13 +57,14 @@ class LanguageModel(Protocol):
 class Rows:
     """Language model scores of the prefixes of one search: a row of ``V`` values for each (see the kernel).
 
-    ``state`` is the language model's state; ``places`` is the position of each row's prefix in it.
+    ``state`` is the language model's state; ``places`` is the position of each row's prefix in it. ``columns`` is
+    ``V``, or 0 until the first frames show it (``resize``).
     """
 
-    def __init__(self, count: int, width: int) -> None:
+    def __init__(self, count: int, width: int, columns: int = 0) -> None:
         from asr.decode import kernel
 
-        self.values = np.empty((count, 0))
+        self.values = np.empty((count, columns))
         self.limits = np.empty(count)
         self.owners = np.full(count, kernel.NONE, np.int64)
         self.pending = np.empty(width, np.int64)

@@ -126,35 +126,39 @@ NEVER = -100 * math.log(10)
 """What an n-gram gives a word that it does not know and has no ``<unk>`` for (as KenLM)."""
 
 
-class Words(NamedTuple):
-    """Lexicon, n-gram and hot words as flat arrays; ``asr.decode.lexicon`` builds them. Natural logarithms.
+TREE_NODE = np.dtype(
+    [
+        ("first", "i4"),  # of its children
+        ("word", "i4"),  # one of the words that end here, or -1
+        ("lookahead", "f8"),  # largest unigram log-probability of the words that go through it; 0 at the root
+    ]
+)
+"""A node of a lexicon's prefix tree."""
 
-    The lexicon is a prefix tree with the root 0; the children of node ``n`` are ``first[n]`` to ``first[n + 1] - 1``.
-    The n-gram's arrays are those of ``asr.decode.ngram_arrays``. Hot words are an automaton over tokens. An empty array
-    means that the part is absent.
-    """
+CHILD = np.dtype([("token", "i4"), ("node", "i4")])
+"""Where a token leads from a node of a lexicon."""
 
-    first: Numbers
-    child_token: Numbers
-    child_node: Numbers
-    word: Numbers
-    """One of the words that end at a lexicon node, or -1."""
-    entry: Numbers
-    """The n-gram's number of each word."""
-    twin: Numbers
-    """Another word that is spelt the same, as words that sound alike are in phones, or -1."""
-    lookahead: Numbers
-    """Largest unigram log-probability of the words that go through a lexicon node; 0 at the root."""
-    added_first: Numbers
-    """Words that joined the lexicon: nodes behind its own. The first one stands for the root."""
-    added_token: Numbers
-    added_node: Numbers
-    added_word: Numbers
-    added_entry: Numbers
-    added_twin: Numbers
-    added_lookahead: Numbers
+SPELLING = np.dtype([("entry", "i4"), ("twin", "i4")])
+"""A word: its number in the n-gram, and another word that is spelt the same (in phones: sounds the same) or -1."""
+
+
+class Tree(NamedTuple):
+    """A lexicon as a prefix tree; all empty where there is none."""
+
+    nodes: Records
+    """``TREE_NODE``, the root first. The children of node ``n`` are ``nodes[n].first`` to ``nodes[n + 1].first - 1``.
+    So one more node stands behind the last."""
+    children: Records
+    """``CHILD``."""
+    spellings: Records
+    """``SPELLING``, by word."""
+
+
+class Backoff(NamedTuple):
+    """A back-off n-gram: the arrays of ``asr.decode.ngram_arrays``, all empty where there is none."""
+
     branch: Numbers
-    """The first child of each n-gram context; empty without an n-gram."""
+    """The first child of each context."""
     word_low: Numbers
     word_high: Numbers
     log_prob: Numbers
@@ -165,7 +169,18 @@ class Words(NamedTuple):
     backoff_level: Numbers
     suffix: Numbers
     sizes: Numbers
-    """Words of the n-gram, the first context with a stored suffix."""
+    """The number of words, the first context with a stored suffix."""
+
+
+class Words(NamedTuple):
+    """Lexicon, n-gram and hot words as flat arrays; ``asr.decode.lexicon`` builds them. Natural logarithms."""
+
+    tree: Tree
+    """The lexicon."""
+    added: Tree
+    """Words that joined the lexicon. Its nodes are numbered behind those of ``tree``, and its words too. Its first node
+    stands for the root of both."""
+    ngram: Backoff
     hot_next: Numbers
     """``(states, V)``: where a token leads."""
     hot_gain: Numbers
@@ -181,14 +196,20 @@ WEIGHT, WORD_BONUS, UNKNOWN_PENALTY = range(3)
 SPACE, UNKNOWN, END, START, COLUMNS = range(5)
 VOCABULARY, SUFFIXES = range(2)
 
-_INTS, _FLOATS, _BYTES, _PLACES = (np.empty(0, kind) for kind in (np.int32, np.float64, np.uint8, np.uint32))
+_FLOATS, _BYTES, _PLACES = (np.empty(0, kind) for kind in (np.float64, np.uint8, np.uint32))
+NO_TREE = Tree(np.empty(0, TREE_NODE), np.empty(0, CHILD), np.empty(0, SPELLING))
+NO_NGRAM = Backoff(
+    _PLACES, np.empty(0, np.uint16), _BYTES, _FLOATS, _FLOATS, _BYTES, _BYTES, _FLOATS, _FLOATS, _PLACES,
+    np.zeros(2, np.int64),
+)  # fmt: skip
 NO_WORDS = Words(
-    *(_INTS, _INTS, _INTS, _INTS, _INTS, _INTS, _FLOATS),
-    *(_INTS, _INTS, _INTS, _INTS, _INTS, _INTS, _FLOATS),
-    *(_PLACES, np.empty(0, np.uint16), _BYTES, _FLOATS, _FLOATS, _BYTES, _BYTES, _FLOATS, _FLOATS, _PLACES),
-    *(np.zeros(2, np.int64),),
-    *(np.empty((0, 0), np.int32), np.empty((0, 0), np.float64)),
-    *(np.zeros(3), np.array([NONE, NONE, NONE, 0, 0])),
+    tree=NO_TREE,
+    added=NO_TREE,
+    ngram=NO_NGRAM,
+    hot_next=np.empty((0, 0), np.int32),
+    hot_gain=np.empty((0, 0), np.float64),
+    options=np.zeros(3),
+    ids=np.array([NONE, NONE, NONE, 0, 0]),
 )
 """No lexicon, no n-gram, no hot words."""
 
@@ -340,17 +361,17 @@ def slot(nodes: Records, table: Numbers, parent: int, token: int) -> int:
 
 
 @compile_part
-def ngram_child(words: Words, context: int, word: int) -> int:
+def ngram_child(arrays: Backoff, context: int, word: int) -> int:
     """The node that a word leads to from an n-gram context, 0 where there is none."""
     if context == 0:
-        return word + 1 if 0 <= word < words.sizes[VOCABULARY] else 0
-    low, high = signed(words.branch[context]), signed(words.branch[context + 1])
-    wide = words.word_high.size > 0
+        return word + 1 if 0 <= word < arrays.sizes[VOCABULARY] else 0
+    low, high = signed(arrays.branch[context]), signed(arrays.branch[context + 1])
+    wide = arrays.word_high.size > 0
     while low < high:
         middle = (low + high) >> 1
-        found = signed(words.word_low[middle])
+        found = signed(arrays.word_low[middle])
         if wide:
-            found |= signed(words.word_high[middle]) << 16
+            found |= signed(arrays.word_high[middle]) << 16
         if found == word:
             place: int = middle
             return place
@@ -362,39 +383,39 @@ def ngram_child(words: Words, context: int, word: int) -> int:
 
 
 @compile_part
-def ngram_suffix(words: Words, context: int) -> int:
+def ngram_suffix(arrays: Backoff, context: int) -> int:
     """The longest shorter n-gram context that ends as one does."""
-    stored = context - words.sizes[SUFFIXES]
+    stored = context - arrays.sizes[SUFFIXES]
     found: int = signed(0)
     if stored >= 0:
-        found = signed(words.suffix[stored])
-    elif context > words.sizes[VOCABULARY]:
-        found = signed(words.word_low[context])
-        if words.word_high.size:
-            found |= signed(words.word_high[context]) << 16
+        found = signed(arrays.suffix[stored])
+    elif context > arrays.sizes[VOCABULARY]:
+        found = signed(arrays.word_low[context])
+        if arrays.word_high.size:
+            found |= signed(arrays.word_high[context]) << 16
         found += 1
     return found
 
 
 @compile_kernel
-def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
+def ngram(arrays: Backoff, context: int, word: int) -> tuple[float, int]:
     """Log-probability of a word after a context, by back-off (Katz 1987), and the context it leads to."""
     total = 0.0
-    contexts = words.branch.size - 1
-    coded = words.log_prob.size == 0
-    found = ngram_child(words, context, word)
+    contexts = arrays.branch.size - 1
+    coded = arrays.log_prob.size == 0
+    found = ngram_child(arrays, context, word)
     while found == 0:
         if context == 0:
             return total + NEVER, 0
-        total += words.backoff_level[words.backoff_code[context]] if coded else words.backoff[context]
-        context = ngram_suffix(words, context)
-        found = ngram_child(words, context, word)
-    total += words.log_prob_level[words.log_prob_code[found]] if coded else words.log_prob[found]
+        total += arrays.backoff_level[arrays.backoff_code[context]] if coded else arrays.backoff[context]
+        context = ngram_suffix(arrays, context)
+        found = ngram_child(arrays, context, word)
+    total += arrays.log_prob_level[arrays.log_prob_code[found]] if coded else arrays.log_prob[found]
     while found >= contexts:  # of the highest order: nothing follows it, but its longest shorter context
         if context == 0:
             return total, 0
-        context = ngram_suffix(words, context)
-        found = ngram_child(words, context, word)
+        context = ngram_suffix(arrays, context)
+        found = ngram_child(arrays, context, word)
         if found == 0:
             found = contexts
     return total, found
@@ -404,8 +425,8 @@ def ngram(words: Words, context: int, word: int) -> tuple[float, int]:
 def added_place(words: Words, node: int) -> int:
     """The place of a lexicon node among those of added words, ``NONE`` for the lexicon's own."""
     found: int = signed(NONE)
-    if words.added_first.size:
-        own = signed(words.first.size - 1)
+    if words.added.nodes.size:
+        own = signed(words.tree.nodes.size - 1)
         if node == 0:
             found = signed(0)
         elif node >= own:
@@ -414,60 +435,62 @@ def added_place(words: Words, node: int) -> int:
 
 
 @compile_part
+def tree_child(tree: Tree, place: int, token: int) -> int:
+    """The node that a token leads to, ``OFF`` if there is none."""
+    for at in range(tree.nodes[place]["first"], tree.nodes[place + 1]["first"]):
+        if tree.children[at]["token"] == token:
+            found: int = tree.children[at]["node"]
+            return found
+    return OFF
+
+
+@compile_part
 def lexicon_child(words: Words, node: int, token: int) -> int:
     """The lexicon node that a token leads to, ``OFF`` if there is none."""
-    if node != OFF:
-        added = added_place(words, signed(node))
-        if added != NONE:
-            for at in range(words.added_first[added], words.added_first[added + 1]):
-                if words.added_token[at] == token:
-                    found: int = words.added_node[at]
-                    return found
-            return OFF
-        for at in range(words.first[node], words.first[node + 1]):
-            if words.child_token[at] == token:
-                found = words.child_node[at]
-                return found
-    return OFF
+    if node == OFF:
+        return OFF
+    added = added_place(words, signed(node))
+    return tree_child(words.tree, signed(node), token) if added == NONE else tree_child(words.added, added, token)
 
 
 @compile_part
 def lookahead_of(words: Words, node: int) -> float:
     """The best unigram among the words that go through a lexicon node."""
     added = added_place(words, node)
-    return words.lookahead[node] if added == NONE else words.added_lookahead[added]  # type: ignore[no-any-return]
+    found: float = words.tree.nodes[node]["lookahead"] if added == NONE else words.added.nodes[added]["lookahead"]
+    return found
 
 
-@compile_part
+@compile_apart
 def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
     """What the end of the word at a lexicon place adds, and the context it leads to. Of words that are spelt the same
     the n-gram's favourite is taken."""
-    if place == 0 or words.first.size == 0:  # between words, or no lexicon
+    if place == 0 or words.tree.nodes.size == 0:  # between words, or no lexicon
         return 0.0, context
     weight = words.options[WEIGHT]
     word, added = signed(NONE), 0.0
     if place != OFF:
         own = added_place(words, signed(place))
-        word = signed(words.word[place] if own == NONE else words.added_word[own])
+        word = signed(words.tree.nodes[place]["word"] if own == NONE else words.added.nodes[own]["word"])
         added = -weight * lookahead_of(words, signed(place))
     if word == NONE:
         if place != OFF:  # the start of a known word that is none itself
             added += words.options[UNKNOWN_PENALTY]
         if words.ids[UNKNOWN] == NONE:  # an n-gram without <unk> has no opinion of it
             return added, 0
-        if words.branch.size:
-            log_prob, context = ngram(words, signed(context), signed(words.ids[UNKNOWN]))
+        if words.ngram.branch.size:
+            log_prob, context = ngram(words.ngram, signed(context), signed(words.ids[UNKNOWN]))
             added += weight * log_prob
         return added, context
-    if words.branch.size:
+    if words.ngram.branch.size:
         best, reached = -math.inf, context
         while word != NONE:
-            late = word - words.entry.size  # of an added word
-            number = words.entry[word] if late < 0 else words.added_entry[late]
-            log_prob, leads = ngram(words, signed(context), signed(number))
+            late = word - signed(words.tree.spellings.size)  # of an added word
+            spelling = words.tree.spellings[word] if late < 0 else words.added.spellings[late]
+            log_prob, leads = ngram(words.ngram, signed(context), signed(spelling["entry"]))
             if log_prob > best:
                 best, reached = log_prob, leads
-            word = signed(words.twin[word] if late < 0 else words.added_twin[late])
+            word = signed(spelling["twin"])
         return added + weight * best, reached
     return added, context
 
@@ -475,7 +498,7 @@ def end_word(words: Words, place: int, context: int) -> tuple[float, int]:
 @compile_part
 def enter(words: Words, source: Any, token: int, target: Any) -> None:
     """Set where a prefix stands that continues ``source`` by a token."""
-    if words.first.size:
+    if words.tree.nodes.size:
         if token == words.ids[SPACE]:
             _, target["context"] = end_word(words, source["lexicon"], source["context"])
             target["lexicon"] = 0
@@ -486,29 +509,32 @@ def enter(words: Words, source: Any, token: int, target: Any) -> None:
         target["hot"] = words.hot_next[source["hot"], token]
 
 
-@compile_part
+@compile_apart
 def fill_row(words: Words, node: Any, row: Numbers) -> None:
     """What each token, and in the blank's column the end of the utterance, adds to a prefix."""
     row[:] = 0.0
-    if words.first.size:
+    if words.tree.nodes.size:
         place, weight = node["lexicon"], words.options[WEIGHT]
         if place != OFF:
             before = lookahead_of(words, signed(place))
             row[:] = words.options[UNKNOWN_PENALTY] - weight * before
             own = added_place(words, signed(place))
             if own == NONE:
-                for at in range(words.first[place], words.first[place + 1]):
-                    row[words.child_token[at]] = weight * (words.lookahead[words.child_node[at]] - before)
+                tree = words.tree
+                for at in range(tree.nodes[place]["first"], tree.nodes[place + 1]["first"]):
+                    gained = tree.nodes[tree.children[at]["node"]]["lookahead"] - before
+                    row[tree.children[at]["token"]] = weight * gained
             else:
-                for at in range(words.added_first[own], words.added_first[own + 1]):
-                    gained = lookahead_of(words, signed(words.added_node[at])) - before
-                    row[words.added_token[at]] = weight * gained
+                tree = words.added
+                for at in range(tree.nodes[own]["first"], tree.nodes[own + 1]["first"]):
+                    gained = lookahead_of(words, signed(tree.children[at]["node"])) - before
+                    row[tree.children[at]["token"]] = weight * gained
             if place == 0:
                 row += words.options[WORD_BONUS]
         ended, context = end_word(words, place, node["context"])
         row[BLANK_ID] = ended
-        if words.branch.size and words.ids[END] != NONE:
-            row[BLANK_ID] += weight * ngram(words, signed(context), signed(words.ids[END]))[0]
+        if words.ngram.branch.size and words.ids[END] != NONE:
+            row[BLANK_ID] += weight * ngram(words.ngram, signed(context), signed(words.ids[END]))[0]
         if words.ids[SPACE] != NONE:
             row[words.ids[SPACE]] = ended
     elif node["token"] == BLANK_ID or node["token"] == words.ids[SPACE]:  # the next token begins a word
@@ -519,7 +545,7 @@ def fill_row(words: Words, node: Any, row: Numbers) -> None:
         row += words.hot_gain[node["hot"]]
 
 
-@compile_part
+@compile_apart
 def give_rows(state: State, words: Words) -> None:
     """Give each prefix in the beam its place among the words and a row; ``pending`` lists the nodes of new rows.
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.decode import kernel
-from asr.decode.lexicon_tree import Packed, added_arrays, pack_tree, tree_arrays
+from asr.decode.lexicon_tree import Packed, added_tree, pack_tree, unpack_tree
 from asr.decode.ngram import Ngram
 from asr.decode.posteriors import finite_number, positive_int
 from asr.errors import DecodeError, TextError
@@ -85,19 +85,18 @@ def make_words(
     hot_arrays(spell, columns, space, hotwords)  # what is wrong with them comes first
     known: dict[str, Any] = dict.fromkeys(lexicon)
     packed = pack_lexicon(spell, columns, space, lexicon=known, ngram=ngram) if tree is None or known else tree
-    parts: dict[str, Any] = {}
+    lexicon_tree = kernel.NO_TREE
     if packed is not None:
         try:
-            parts |= tree_arrays(packed, None if ngram is None else ngram.unigrams, columns, space)
+            lexicon_tree = unpack_tree(packed, None if ngram is None else ngram.unigrams, columns, space)
         except ValueError as error:
             raise DecodeError(f"{error}; make the n-gram's file anew (asr lm-convert)") from error
-    if ngram is not None:
-        parts |= ngram.search_arrays
     places = [-1, -1, 0] if ngram is None else [ngram.unknown, ngram.end, ngram.start]
     words = kernel.NO_WORDS._replace(
+        tree=lexicon_tree,
+        ngram=kernel.NO_NGRAM if ngram is None else ngram.search_arrays,
         options=np.array([weight, word_bonus, unknown_penalty], np.float64),
         ids=np.array([space, *places, columns]),
-        **parts,
     )
     return add_hotwords(words, spell, hotwords, known or (() if ngram is None else ngram), ngram)
 
@@ -135,8 +134,8 @@ def add_hotwords(
     join it. Errors are those of ``make_words``.
     """
     columns, space = int(words.ids[kernel.COLUMNS]), int(words.ids[kernel.SPACE])
-    parts = hot_arrays(spell, columns, space, hotwords)
-    if len(words.first):
+    parts: dict[str, Any] = hot_arrays(spell, columns, space, hotwords)
+    if len(words.tree.nodes):
         listed = known.knows if isinstance(known, Ngram) else known.__contains__
         new = dict.fromkeys(word for phrase in hotwords for word in phrase.split() if not listed(word))
         spelt = []
@@ -147,7 +146,7 @@ def add_hotwords(
                 if space in ids:
                     raise DecodeError(f"lexicon: expected single words, got {word!r}")
                 spelt.append((ids, number, score))
-        parts |= added_arrays(words, spelt)
+        parts["added"] = added_tree(words, spelt)
     return words._replace(**parts)
 
 

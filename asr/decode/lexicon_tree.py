@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -48,8 +48,8 @@ def pack_tree(spellings: Sequence[Sequence[int]], entries: Sequence[int], column
     }
 
 
-def tree_arrays(packed: Packed, unigrams: NgramArray | None, columns: int, space: int) -> dict[str, NgramArray]:
-    """The lexicon's part of ``kernel.Words``; ``unigrams`` are the n-gram's log-probabilities without a context.
+def unpack_tree(packed: Packed, unigrams: NgramArray | None, columns: int, space: int) -> kernel.Tree:
+    """The tree for a search; ``unigrams`` are the n-gram's log-probabilities without a context.
 
     Raises ``ValueError`` for arrays that are no tree of tokens below ``columns`` without the space.
     """
@@ -81,19 +81,28 @@ def tree_arrays(packed: Packed, unigrams: NgramArray | None, columns: int, space
     same = end[order[1:]] == end[order[:-1]]
     twin[order[1:][same]] = order[:-1][same]
     word[end[order]] = order  # the last one stays
-    return {
-        "first": first.astype(np.int32), "child_token": token, "child_node": np.arange(1, nodes, dtype=np.int32),
-        "word": word, "entry": entry, "twin": twin, "lookahead": lookahead,
-    }  # fmt: skip
+    return _tree(first, word, lookahead, token, np.arange(1, nodes), entry, twin)
 
 
-def added_arrays(words: kernel.Words, spelt: Iterable[tuple[Sequence[int], int, float]]) -> dict[str, NgramArray]:
-    """Spellings that join the lexicon of ``words``, as the ``added`` part of ``kernel.Words``.
+def _tree(first: Any, word: Any, lookahead: Any, token: Any, node: Any, entry: Any, twin: Any) -> kernel.Tree:
+    """A tree of its columns, of which ``first`` has one value more than there are nodes."""
+    nodes = np.full(len(first), np.array((0, kernel.NONE, -math.inf), kernel.TREE_NODE))
+    nodes["first"] = first
+    nodes["word"][:-1], nodes["lookahead"][:-1] = word, lookahead
+    children, spellings = np.empty(len(token), kernel.CHILD), np.empty(len(entry), kernel.SPELLING)
+    children["token"], children["node"] = token, node
+    spellings["entry"], spellings["twin"] = entry, twin
+    return kernel.Tree(nodes, children, spellings)
+
+
+def added_tree(words: kernel.Words, spelt: Iterable[tuple[Sequence[int], int, float]]) -> kernel.Tree:
+    """Spellings that join the lexicon of ``words``, as its ``added`` words.
 
     ``spelt``: tokens, the n-gram's number of the word, its unigram log-probability. The search is as if the tree had
     been built with them.
     """
-    base = len(words.first) - 1
+    tree = words.tree
+    base = len(tree.nodes) - 1
     children: list[dict[int, int]] = []
     word_at: list[int] = []
     lookahead: list[float] = []
@@ -102,10 +111,12 @@ def added_arrays(words: kernel.Words, spelt: Iterable[tuple[Sequence[int], int, 
 
     def copied(node: int) -> int:
         """The number among the added nodes of a copy of a node of the tree; of a new node for -1."""
-        own = range(words.first[node], words.first[node + 1]) if node >= 0 else range(0)
-        children.append({int(words.child_token[at]): int(words.child_node[at]) for at in own})
-        word_at.append(int(words.word[node]) if node >= 0 else kernel.NONE)
-        lookahead.append(float(words.lookahead[node]) if node >= 0 else -math.inf)
+        own = (
+            tree.children[tree.nodes["first"][node] : tree.nodes["first"][node + 1]] if node >= 0 else tree.children[:0]
+        )
+        children.append(dict(own.tolist()))
+        word_at.append(int(tree.nodes["word"][node]) if node >= 0 else kernel.NONE)
+        lookahead.append(float(tree.nodes["lookahead"][node]) if node >= 0 else -math.inf)
         return len(children) - 1
 
     copied(0)
@@ -119,17 +130,10 @@ def added_arrays(words: kernel.Words, spelt: Iterable[tuple[Sequence[int], int, 
             place = found - base
             lookahead[place] = max(lookahead[place], score)
         twin.append(word_at[place])
-        word_at[place] = len(words.entry) + len(entry)
+        word_at[place] = len(tree.spellings) + len(entry)
         entry.append(number)
     if not entry:
-        return {}
-    pairs = [pair for each in children for pair in each.items()]
-    return {
-        "added_first": np.cumsum([0, *map(len, children)]).astype(np.int32),
-        "added_token": np.array([token for token, _ in pairs], np.int32),
-        "added_node": np.array([node for _, node in pairs], np.int32),
-        "added_word": np.array(word_at, np.int32),
-        "added_entry": np.array(entry, np.int32),
-        "added_twin": np.array(twin, np.int32),
-        "added_lookahead": np.array(lookahead),
-    }
+        return kernel.NO_TREE
+    first = np.cumsum([0, *map(len, children)])
+    pairs = np.array([pair for each in children for pair in each.items()])
+    return _tree(first, word_at, lookahead, pairs[:, 0], pairs[:, 1], entry, twin)

@@ -160,7 +160,7 @@ class Ngram:
 
         place = 0
         for word in words:
-            place = kernel.ngram(self._lookup, place, self.entry_of(word))[1]
+            place = kernel.ngram(self.search_arrays, place, self.entry_of(word))[1]
         return int(place)
 
     def knows(self, word: str) -> bool:
@@ -172,17 +172,14 @@ class Ngram:
         return self._ids.get(word, self.unknown)
 
     @cached_property
-    def search_arrays(self) -> dict[str, NgramArray]:
-        """The n-gram's part of ``kernel.Words``."""
-        arrays = self.arrays._asdict()
-        del arrays["counts"]
-        return {**arrays, "sizes": self.arrays.sizes}
+    def search_arrays(self) -> kernel.Backoff:
+        """The arrays for a search."""
 
-    @cached_property
-    def _lookup(self) -> kernel.Words:
         from asr.decode import kernel
 
-        return kernel.NO_WORDS._replace(**self.search_arrays)
+        arrays = self.arrays._asdict()
+        del arrays["counts"]
+        return kernel.Backoff(**arrays, sizes=self.arrays.sizes)
 
     def log_prob(self, context: Sequence[str], word: int | str) -> float:
         """Natural log-probability of a word after the words of ``context``, of which the last ``order - 1`` count."""
@@ -191,8 +188,8 @@ class Ngram:
 
         place = 0
         for before in context[max(0, len(context) - self.order + 1) :]:
-            place = kernel.ngram(self._lookup, place, self.id_of(before))[1]
-        return float(kernel.ngram(self._lookup, place, self.id_of(word) if isinstance(word, str) else word)[0])
+            place = kernel.ngram(self.search_arrays, place, self.id_of(before))[1]
+        return float(kernel.ngram(self.search_arrays, place, self.id_of(word) if isinstance(word, str) else word)[0])
 
     def score(self, sentence: str | Sequence[str], *, start: bool = True, end: bool = True) -> float:
         """Natural log-probability of a sentence, by default with its start and end (as ``kenlm.Model.score``).
@@ -205,7 +202,7 @@ class Ngram:
         total, place = 0.0, self.start if start else 0
         ids = [self.id_of(word) for word in as_words(sentence)] + [self.end] * (end and self.end >= 0)
         for word in ids:
-            log_prob, place = kernel.ngram(self._lookup, place, word)
+            log_prob, place = kernel.ngram(self.search_arrays, place, word)
             total += log_prob
         return total
 
@@ -225,7 +222,7 @@ class Ngram:
             raise DecodeError(f"count: expected 1 or more, got {count}")
         place = self.start if start else 0
         for number in map(self.id_of, as_words(sentence)):
-            place = kernel.ngram(self._lookup, place, number)[1] if number >= 0 else 0
+            place = kernel.ngram(self.search_arrays, place, number)[1] if number >= 0 else 0
         chain = [place]
         while chain[-1]:
             chain.append(self.arrays.suffix_of(chain[-1]))
@@ -253,7 +250,7 @@ class Ngram:
                 found.append(None)
                 place = 0
                 continue
-            log_prob, place = kernel.ngram(self._lookup, place, word)
+            log_prob, place = kernel.ngram(self.search_arrays, place, word)
             found.append(float(log_prob))
         return found
 

@@ -23,10 +23,10 @@ class Warmth:
 
 
 def warm_up() -> Warmth:
-    """Compile the kernels of the beam search that are not in the cache folder yet: all that the bundled models need."""
+    """Compile the kernels of the beam search that are not in the cache folder yet: with language models and without."""
     start = time.perf_counter()
     log_probs = np.full((3, 2), np.log(0.5))
-    beam_search(log_probs, beam=2)
+    beam_search(log_probs, beam=2, words=kernel.NO_WORDS)
     search = BeamSearch(beam=2)
     search.accept(log_probs)
     search.partial()

@@ -98,7 +98,7 @@ if __name__ == "__main__":
 def test_a_line_says_when_a_slow_kernel_is_compiled_and_none_when_it_is_there(run, tmp_path):
     path = tmp_path / "slow.py"
     path.write_text(SLOW.replace("WORK", "print(double(21))"))
-    assert run(path).stderr == "compiling the search for this machine, once: about 10 s\n"
+    assert run(path).stderr == "compiling the search for this machine, once: 5 to 10 s\n"
     assert run(path).stderr == ""
 
 

@@ -12,32 +12,31 @@ from hypothesis import strategies as st
 from test_fusion import random_log_probs
 from test_lexicon import NGRAM
 
-from asr.decode import beam_search
+from asr.decode import beam_search, kernel
 from asr.decode.lexicon import add_hotwords, make_words, pack_lexicon
-from asr.decode.lexicon_tree import pack_tree, tree_arrays
+from asr.decode.lexicon_tree import pack_tree, unpack_tree
 from asr.errors import DecodeError
 
 TEXTS = st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=5).map(tuple), min_size=1, max_size=20)
 
 
-def walk(parts: dict[str, Any], node: int = 0) -> dict[tuple[int, ...], tuple[list[int], float]]:
+def walk(tree: kernel.Tree, node: int = 0) -> dict[tuple[int, ...], tuple[list[int], float]]:
     """The words that end at each node, by the tokens on the way, and the node's lookahead."""
     found = {}
-    word, here = parts["word"][node], []
+    word, here = tree.nodes["word"][node], []
     while word >= 0:
-        here.append(int(parts["entry"][word]))
-        word = parts["twin"][word]
-    found[()] = here, float(parts["lookahead"][node])
-    for at in range(parts["first"][node], parts["first"][node + 1]):
-        below = walk(parts, int(parts["child_node"][at]))
-        found |= {(int(parts["child_token"][at]), *key): value for key, value in below.items()}
+        entry, word = tree.spellings[word].tolist()
+        here.append(entry)
+    found[()] = here, float(tree.nodes["lookahead"][node])
+    for token, child in tree.children[tree.nodes["first"][node] : tree.nodes["first"][node + 1]].tolist():
+        found |= {(token, *key): value for key, value in walk(tree, child).items()}
     return found
 
 
 @given(TEXTS)
 def test_a_tree_has_every_beginning_its_words_and_their_best_score(texts: list[tuple[int, ...]]) -> None:
     scores = -np.arange(1.0, len(texts) + 1) % 7
-    found = walk(tree_arrays(pack_tree(texts, range(len(texts)), 5), scores, 5, 1))
+    found = walk(unpack_tree(pack_tree(texts, range(len(texts)), 5), scores, 5, 1))
     assert found.keys() == {text[:end] for text in texts for end in range(len(text) + 1)}
     for key, (words, lookahead) in found.items():
         assert words == [i for i in reversed(range(len(texts))) if texts[i] == key]
@@ -59,17 +58,17 @@ def test_a_search_with_added_words_is_that_with_a_tree_built_with_them(
     options: dict[str, Any] = {"ngram": NGRAM if with_ngram else None, "unknown_penalty": penalty, "weight": 0.7}
     boosts = dict.fromkeys(words[known:], 1.5)
     base = make_words(SOUNDS.__getitem__, 4, 1, lexicon=words[:known], **options)
-    before = [array.copy() for array in base]
+    before = [array.copy() for array in (*base.tree, *base.ngram)]
     added = add_hotwords(base, SOUNDS.__getitem__, boosts, words[:known], options["ngram"])
     whole = make_words(SOUNDS.__getitem__, 4, 1, lexicon=words, hotwords=boosts, **options)
-    assert len(added.added_first)
-    assert not len(whole.added_first)
+    assert len(added.added.nodes)
+    assert not len(whole.added.nodes)
     log_probs = random_log_probs(8, 4, seed=seed)
     assert beam_search(log_probs, beam=beam, words=added, nbest=beam) == beam_search(
         log_probs, beam=beam, words=whole, nbest=beam
     )
-    assert all(map(np.array_equal, before, base))
-    assert added.first is base.first
+    assert all(map(np.array_equal, before, (*base.tree, *base.ngram)))
+    assert added.tree is base.tree
 
 
 @pytest.mark.parametrize(
