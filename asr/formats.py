@@ -62,9 +62,14 @@ def _from_dict(where: str, tree: Any, name: str) -> Transcript:
         duration_s = _time(tree.get("duration_s", max((w.end_s for w in words), default=0.0)))
         source, channel = str(tree.get("source") or name), int(tree.get("channel", 0))
         written = None if tree.get("written") is None else str(tree["written"])
+        reliable, reliability = tree.get("reliable"), tree.get("reliability")  # from format 3 on
+        reliability = None if reliability is None else _time(reliability)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ManifestError(f"{where}: expected words with text, start_s, end_s and confidence, got {error}") from error
-    return Transcript(tree["text"], words, duration_s, source, tokens, channel, written=written)
+    return Transcript(
+        tree["text"], words, duration_s, source, tokens, channel, written=written,
+        reliable=reliable if isinstance(reliable, bool) else None, reliability=reliability,
+    )  # fmt: skip
 
 
 def _word(tree: Mapping[str, Any]) -> Word:

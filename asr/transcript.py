@@ -35,8 +35,11 @@ class Word:
 class Transcript:
     """The text of one recording. ``str()`` gives the text alone.
 
-    ``channel``: its channel, from 1; 0: the mean of all. ``threshold``: if the mean of the words' own confidences is
-    below it, the model may not know this kind of speech; None where unknown.
+    ``channel``: its channel, from 1; 0: the mean of all. ``reliable``: False where the text probably has little to do
+    with what was said (another language, music); None where the model cannot judge that, or there are no words.
+    ``reliability``: the probability that at least half of the words are right, and ``least_reliability`` the threshold
+    below which a text is not reliable. Models without a fit of it judge by ``threshold``: the mean of the words' own
+    confidences that a text should have.
 
     Words of a given text or phrase keep its spelling; ``spoken`` is then the spoken form of each (``42`` as ``FORTY
     TWO``). For an alignment, ``tokens`` are the words' tokens one by one, with times and confidences. ``left_out``
@@ -62,6 +65,9 @@ class Transcript:
     gaps: tuple[int, ...] = ()
     written: str | None = None
     written_words: tuple[Word, ...] = ()
+    reliable: bool | None = None
+    reliability: float | None = None
+    least_reliability: float | None = None
 
     @property
     def confidence(self) -> float | None:
@@ -70,9 +76,13 @@ class Transcript:
 
     @property
     def doubt(self) -> str:
-        """A line for people where the words' own confidences are below the threshold: the text may have little to do
-        with what was said. Empty elsewhere."""
-        return doubt(self.source, len(self.words), sum(word.own for word in self.words), self.threshold)
+        """A line for people where the text is not reliable: it may have little to do with what was said. Empty
+        elsewhere."""
+        if self.reliability is None:
+            return doubt(self.source, len(self.words), sum(word.own for word in self.words), self.threshold)
+        if self.reliable is not False:
+            return ""
+        return unreliable(self.source, len(self.words), self.reliability, self.least_reliability)
 
     @property
     def spoken_text(self) -> str:
@@ -92,12 +102,14 @@ class Transcript:
         """Plain values for JSON; times in seconds. ``transcript.schema.json`` in ``asr/assets`` describes them."""
         confidence = self.confidence
         tree = {
-            "format": 2,
+            "format": 3,
             "source": self.source,
             "duration_s": round(self.duration_s, 3),
             "text": self.text,
             "written": self.written,
             "confidence": None if confidence is None else round(confidence, 4),
+            "reliable": self.reliable,
+            "reliability": None if self.reliability is None else round(self.reliability, 4),
             "words": [_plain(word) for word in self.words],
         }
         if self.channel:
@@ -117,10 +129,24 @@ def doubt(source: str, words: int, total: float, threshold: float | None) -> str
     threshold *= min(1.0, words / DOUBT_WORDS)
     if total / words >= threshold:
         return ""
+    return _advice(source, f" (confidence {total / words:.2f}, expected {threshold:.2f} or more)")
+
+
+def unreliable(source: str, words: int, reliability: float, least: float | None) -> str:
+    """The line of ``Transcript.doubt`` for a recording below the least reliability, whose words may be dropped."""
+    expected = "" if least is None else f", expected {least:.3f} or more"
+    if not words:
+        return (
+            f"{source or 'audio'}: no words, because the sound is not like speech that the model knows (reliability "
+            f"{reliability:.3f}{expected}): if it is speech, use a model that was trained on such speech"
+        )
+    return _advice(source, f" (reliability {reliability:.3f}{expected})")
+
+
+def _advice(source: str, figures: str) -> str:
     return (
-        f"{source or 'audio'}: the model may not know this kind of speech (confidence {total / words:.2f}, expected "
-        f"{threshold:.2f} or more): check the text, or use a model that was trained on such speech; asr info shows "
-        "what a model is for"
+        f"{source or 'audio'}: the model may not know this kind of speech{figures}: check the text, or use a model "
+        "that was trained on such speech; asr info shows what a model is for"
     )
 
 

@@ -25,14 +25,14 @@ data: voices synth
 models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
-decode: compiled confidence hypothesis kenlm_child posteriors endpoint kernel ngram_arrays lexicon_tree ngram
+decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
 lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning generation
 lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder readable engine stream pipeline recognizer batch
-evaluation: model_scores tuning calibration
+evaluation: model_scores tuning calibration judge_fitting
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task

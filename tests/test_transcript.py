@@ -118,8 +118,9 @@ def test_json_reads_back(made: Transcript) -> None:
     body = FORMATS["json"](made)
     assert body.count("\n") == 1
     tree = json.loads(body)
-    assert list(tree) == ["format", "source", "duration_s", "text", "written", "confidence", "words"]
-    assert (tree["format"], tree["source"], tree["text"]) == (2, made.source, made.text)
+    keys = ["format", "source", "duration_s", "text", "written", "confidence", "reliable", "reliability", "words"]
+    assert list(tree) == keys
+    assert (tree["format"], tree["source"], tree["text"]) == (3, made.source, made.text)
     assert tree["duration_s"] == pytest.approx(made.duration_s, abs=5e-4)
     assert len(tree["words"]) == len(made.words)
     for got, word in zip(tree["words"], made.words, strict=True):
@@ -309,7 +310,14 @@ def test_json_is_what_its_schema_says(made: Transcript) -> None:
     schema = json.loads((Path(asr.__file__).parent / "assets" / "transcript.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(FORMATS["json"](made)), schema)
-    for broken in ({"format": 1}, {"duration_s": -1}, {"words": [{"text": "A"}]}, {"confidence": 1.5}):
+    for broken in (
+        {"format": 2},
+        {"reliability": 1.5},
+        {"reliable": 0},
+        {"duration_s": -1},
+        {"words": [{"text": "A"}]},
+        {"confidence": 1.5},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(made.to_dict() | broken, schema)
 

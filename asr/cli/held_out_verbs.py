@@ -35,8 +35,20 @@ def _add_calibrate(commands: Any) -> None:
         "calibrate",
         help="fit confidences to held-out speech",
         description="Fits word confidences on a manifest of held-out speakers, for greedy decoding and "
-        "for the beam search, and saves them into the model directory (confidence.json).",
+        "for the beam search, and saves them into the model directory (confidence.json). With --foreign it also fits "
+        "what says whether a whole transcript is reliable.",
     )
+    calibrate.add_argument(
+        "--foreign",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="recordings that are not the model's language: other languages, music; may be given several times",
+    )
+    calibrate.add_argument(
+        "--words", default="fit", choices=("fit", "keep"), help="keep: leave the confidences of words as they are"
+    )
+    calibrate.add_argument("--json", type=Path, metavar="OUT", help="write the figures")
     calibrate.add_argument("--plot", type=Path, metavar="PNG", help="draw reliability diagrams")
     _add_held_out(calibrate)
     calibrate.set_defaults(run=_calibrate)
@@ -106,7 +118,7 @@ def _tune(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     from asr import plotting
     from asr.decode import confidence
-    from asr.evaluation import calibration
+    from asr.evaluation import calibration, judge_fitting
     from asr.models.model_directory import load_model
     from asr.recognize.option_sources import choose
     from asr.recognize.options import Decoding
@@ -114,24 +126,36 @@ def _calibrate(args: argparse.Namespace) -> int:
 
     if args.plot:
         plotting.require()
+    if args.words == "keep" and (args.plot or not args.foreign):
+        raise AsrError("--words keep: expected --foreign FOLDER, and no --plot, which shows fits of words; give it")
     _refuse_phrases(args)
+    check_report(args.json)
     _check_save_to(args)
     shared.announce(args, confidences=False)
     model = load_model(args.model)
     wide = choose(model.path, **shared.decoding_options(args))
     folder = args.save_to or model.path
     fits = []
-    for options in [Decoding()] + ([wide] if wide.beam > 1 else []):
+    recognizer = Recognizer(model, device=args.device, decoding=wide)
+    for options in ([Decoding()] + ([wide] if wide.beam > 1 else [])) if args.words == "fit" else []:
         recognizer = Recognizer(model, device=args.device, decoding=options)
         fits.append(calibration.calibrate_model(args.manifest, recognizer, args.root, folder=folder))
         print(fits[-1].summary())
     if args.plot:
         calibration.draw_reliability(fits, args.plot)
+    judge = None
+    if args.foreign:
+        fit = judge_fitting.fit_judge(args.manifest, recognizer, args.foreign, args.root)
+        print(fit.summary())
+        judge = fit.judge
+    if args.json:
+        found = {one.kind: one.to_dict() for one in fits}
+        write_json(args.json, found | ({"reliability": fit.to_dict()} if args.foreign else {}))
     old = confidence.load_calibration(folder)
     new = calibration.improved(old, fits)
-    if new == old:
+    if new == old and judge is None:
         print(f"nothing was better than the confidences as they are: {folder / confidence.CONFIDENCE_FILE} not saved")
     elif not args.dry_run:
-        confidence.save_calibration(folder, new)
+        confidence.save_calibration(folder, new, judge=judge)
         print(f"saved: {folder / confidence.CONFIDENCE_FILE}")
     return OK

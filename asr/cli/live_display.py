@@ -11,7 +11,7 @@ from asr.audio.sources import WARN_WORDS, Block
 from asr.errors import AudioError
 from asr.recognize.stream import Stream, Update
 from asr.terminal import Terminated, printable
-from asr.transcript import Transcript, doubt
+from asr.transcript import Transcript, doubt, unreliable
 
 
 class Display:
@@ -24,8 +24,8 @@ class Display:
         """Show texts with case, punctuation and digits."""
         self.growing = out.isatty() and not as_json
         self._shown: tuple[str, int] = ("", 0)
-        self._words, self._sum = 0, 0.0
-        """How many words there were, and the sum of their own confidences."""
+        self._words, self._sum, self._trust = 0, 0.0, 0.0
+        """How many words there were, the sum of their own confidences, and that of their utterances' reliability."""
         self._warned = False
 
     def update(self, update: Update) -> None:
@@ -57,11 +57,19 @@ class Display:
 
     def _warn(self, transcript: Transcript, *, last: bool) -> None:
         """Say once on standard error that the model may not know this speech, at the end or before it of many words."""
-        self._words += len(transcript.words)
+        # Words that were dropped count as one.
+        self._words += (count := len(transcript.words) or int(transcript.reliable is False))
+        self._trust += count * (transcript.reliability or 0.0)
         self._sum += sum(word.own for word in transcript.words)
         if self._warned or self._words < (1 if last else WARN_WORDS):
             return
-        if line := doubt(transcript.source, self._words, self._sum, transcript.threshold):
+        if transcript.least_reliability is not None:
+            mean = self._trust / max(1, self._words)
+            low = mean < transcript.least_reliability
+            line = unreliable(transcript.source, self._words, mean, transcript.least_reliability) if low else ""
+        else:
+            line = doubt(transcript.source, self._words, self._sum, transcript.threshold)
+        if line:
             print(f"warning: {line}", file=sys.stderr)
             self._warned = True
 

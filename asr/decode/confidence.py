@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr.decode.judgement import Judge
 from asr.errors import ManifestError, ModelError
 from asr.files import atomic, read_object
 
 CONFIDENCE_FILE = "confidence.json"
 CALIBRATION_KINDS = {"greedy", "beam"}
 THRESHOLD = "threshold"
+RELIABILITY = "reliability"
+"""Key of ``asr.decode.judgement.Judge``."""
 NBEST = 8
 """Hypotheses that are asked whether they agree."""
 BINS = 10
@@ -56,11 +59,18 @@ class Calibration:
         return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
 
-def save_calibration(folder: Path, calibrations: Mapping[str, Calibration], threshold: float | None = None) -> None:
-    """Into a model directory; ``calibrations`` of ``greedy`` and ``beam`` decoding, and ``threshold`` (see
-    ``load_threshold``), by default the one that is there already. Raises ``ModelError``."""
+def save_calibration(
+    folder: Path,
+    calibrations: Mapping[str, Calibration],
+    threshold: float | None = None,
+    judge: Judge | None = None,
+) -> None:
+    """Into a model directory; ``calibrations`` of ``greedy`` and ``beam`` decoding, ``threshold`` (see
+    ``load_threshold``) and ``judge``, by default those that are there already. Raises ``ModelError``."""
     threshold = load_threshold(folder) if threshold is None else threshold
+    judge = load_judge(folder) if judge is None else judge
     tree: dict[str, Any] = {} if threshold is None else {THRESHOLD: threshold}
+    tree |= {} if judge is None else {RELIABILITY: asdict(judge)}
     tree |= {
         name: {key: value for key, value in asdict(calibration).items() if value is not None}
         for name, calibration in calibrations.items()
@@ -102,6 +112,17 @@ def load_calibration(folder: Path) -> dict[str, Calibration]:
 def load_threshold(folder: Path) -> float | None:
     """The threshold of ``load_confidences``."""
     return load_confidences(folder)[1]
+
+
+def load_judge(folder: Path) -> Judge | None:
+    """What says whether a model directory's transcripts are reliable; None where nothing was fitted. Raises
+    ``ModelError`` naming a damaged file."""
+    path = folder / CONFIDENCE_FILE
+    tree = _read(path).get(RELIABILITY)
+    try:
+        return None if tree is None else Judge.read(tree)
+    except ValueError as error:
+        raise ModelError(f"{path}: {RELIABILITY}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

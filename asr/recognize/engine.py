@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from asr.audio.samples import as_mono
 from asr.config.loader import as_number
 from asr.decode import Hypothesis
 from asr.decode.confidence import NBEST, agreeing_share
+from asr.decode.judgement import FrameSums, frame_sums
 from asr.errors import AudioError, ConfigError
 from asr.models import model_directory
 from asr.models.device import is_out_of_memory, pick_device, set_precision, strict_fp32
@@ -32,6 +34,9 @@ from asr.transcript import Transcript, Word
 BATCH_S = {"cpu": 90.0, "cuda": 800.0}
 """Seconds of padded audio in one forward pass, by device. On a CPU larger batches are no faster."""
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Part: TypeAlias = "tuple[Transcript, FrameSums | None]"
+"""An utterance of a recording, and the sums of its posteriors."""
 
 
 class Engine:
@@ -66,7 +71,7 @@ class Engine:
         self.model = model
         self.precision = precision
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
-        self.calibration, self.threshold, self.remark = confidences(model.path, self.decoder.options)
+        self.calibration, self.threshold, self.remark, self.judge = confidences(model.path, self.decoder.options)
         """See ``asr.recognize.option_sources.Confidences``."""
         folder = readable_folder(model.path)
         self.readable = None if folder is None else load_readable(folder)
@@ -179,11 +184,53 @@ class Engine:
         duration_s: float,
         source: str = "",
         vocabulary: Vocabulary | None = None,
+        sums: FrameSums | None = None,
     ) -> Transcript:
         """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them.
 
-        ``vocabulary``: that of the search, where it has other hot words than the options.
+        ``vocabulary``: that of the search, where it has other hot words than the options. ``sums``: of the posteriors,
+        which say whether the transcript is reliable; without words where they are not like speech.
         """
+        made = self._calibrated(hypotheses, duration_s, source, vocabulary)
+        return self.judged(made, sums)
+
+    def judged(self, made: Transcript, sums: FrameSums | None, *, drop: bool = True) -> Transcript:
+        """A transcript with what the model's judge, or else its threshold, says of it.
+
+        ``drop``: without words where they are below the judge's ``silence``.
+        """
+        if not made.words:
+            return made
+        if self.judge is None or sums is None:
+            reliable = None if self.threshold is None else not made.doubt
+            return dataclasses.replace(made, reliable=reliable)
+        found, least = self.judge.apply(sums), self.judge.threshold
+        if drop and found < self.judge.silence:
+            made = dataclasses.replace(made, text="", words=(), spoken=())
+        return dataclasses.replace(made, reliable=found >= least, reliability=found, least_reliability=least)
+
+    def whole(self, made: Transcript, parts: Sequence[Part]) -> Transcript:
+        """A transcript of several utterances, judged by those with words, else by those whose words were dropped."""
+        if made.words:
+            found = [sums for part, sums in parts if part.words and sums is not None]
+            return self.judged(made, sum(found, FrameSums()) if found else None, drop=False)
+        dropped = [part for part, _ in parts if part.reliability is not None]
+        if not dropped:
+            return made
+        best = max(dropped, key=lambda part: part.reliability or 0.0)
+        return dataclasses.replace(
+            made, reliable=False, reliability=best.reliability, least_reliability=best.least_reliability
+        )
+
+    def sums(self, log_probs: torch.Tensor, lengths: torch.Tensor | None = None) -> list[FrameSums | None]:
+        """What ``judged`` needs of each row of posteriors ``(B, T, V)``, or of one ``(T, V)``; None without a judge."""
+        if self.judge is None:
+            return [None] * (len(log_probs) if log_probs.ndim == 3 else 1)
+        return list(frame_sums(log_probs, lengths))
+
+    def _calibrated(
+        self, hypotheses: Sequence[Hypothesis], duration_s: float, source: str, vocabulary: Vocabulary | None
+    ) -> Transcript:
         best = hypotheses[0]
         texts = (vocabulary or self.decoder.vocabulary).texts(best.tokens)
         # The same phones may be those of several phrases: what was chosen counts, not what they are read as.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from asr.decode import confidence
 from asr.decode.confidence import Calibration
+from asr.decode.judgement import Judge
 from asr.lm import lm_directory
 from asr.lm.lm_directory import name_of
 from asr.recognize.options import DEFAULT_BEAM, SEARCHING, WIDE, Decoding, load_options
@@ -128,16 +129,20 @@ class Confidences(NamedTuple):
 
     ``calibration``: fitted to the confidences of words. ``threshold``: if the mean confidence of a text, before
     calibration, is below it, the model may not know this kind of speech; a calibration holds only for speech like the
-    speech that it was fitted on. ``remark``: why a calibration was left out.
+    speech that it was fitted on. ``remark``: why a calibration was left out. ``judge``: says instead of ``threshold``
+    whether a text is reliable, where it was fitted.
     """
 
     calibration: Calibration | None = None
     threshold: float | None = None
     remark: str = ""
+    judge: Judge | None = None
 
     def describe(self) -> str:
         """A line for people, as those of ``Choice.describe``."""
         doubt = "" if self.threshold is None else f", doubtful below {self.threshold:.2f}"
+        if self.judge is not None:
+            doubt = f", texts reliable from {self.judge.threshold:.3f}"
         source = "the model's own" if self.calibration is None else "fitted to held-out speech"
         return f"{'confidences':<17}{source}{doubt}"
 
@@ -152,12 +157,13 @@ def confidences(folder: Path, options: Decoding) -> Confidences:
     if options.phrases:
         return Confidences()
     calibrations, threshold = confidence.load_confidences(folder)
+    judge = confidence.load_judge(folder)
     found = calibrations.get("greedy" if options.beam == 1 else "beam")
     if found is None or found.fitted_for is None:
-        return Confidences(found, threshold)
+        return Confidences(found, threshold, judge=judge)
     here = conditions(options)
     if found.fitted_for == here:
-        return Confidences(found, threshold)
+        return Confidences(found, threshold, judge=judge)
     other = ", ".join(
         sorted(name for name in here.keys() | found.fitted_for if here.get(name) != found.fitted_for.get(name))
     )
@@ -166,4 +172,5 @@ def confidences(folder: Path, options: Decoding) -> Confidences:
         threshold,
         f"{folder / confidence.CONFIDENCE_FILE}: not used, because it was fitted with other options ({other} differ); "
         "word confidences are the model's own. asr calibrate fits them to the options that you give it",
+        judge,
     )

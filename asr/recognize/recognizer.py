@@ -26,7 +26,7 @@ from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.models import model_directory
 from asr.recognize import long_audio
-from asr.recognize.engine import BATCH_S, Engine, Span
+from asr.recognize.engine import BATCH_S, Engine, Part, Span
 from asr.recognize.language_models import Context
 from asr.recognize.option_sources import choose
 from asr.recognize.options import Decoding, DecodingOptions
@@ -288,7 +288,7 @@ class Recognizer(Engine):
             limit = f"at most {long_audio.LONG_S:g} s"
             raise AudioError(f"{name or 'audio'}: expected one phrase, {limit}, got more; asr stream cuts at pauses")
         parts, heard = self._posteriors(item)
-        words: list[Word] = []
+        found: list[Part] = []
         context = Context()
         group: list[tuple[int, torch.Tensor]] = []
         shown = progress and sys.stderr.isatty()
@@ -297,20 +297,21 @@ class Recognizer(Engine):
             for start, rows in long_audio.utterances(parts, self.frame_s):
                 group.append((start, rows))
                 if sum(len(rows) for _, rows in group) * self.frame_s >= WINDOW_S or len(group) == WINDOW_ITEMS:
-                    more, context = self._words(group, context)
-                    words += more
+                    more, context = self._utterances(group, context)
+                    found += more
                     group = []
                 bar.update(round((start + len(rows)) * self.frame_s) - bar.n)
-            words += self._words(group, context)[0]
+            found += self._utterances(group, context)[0]
         duration_s = heard.samples / self.sample_rate_hz
         # The last frame's window may reach a little beyond the end.
-        words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for w in words]
-        text = " ".join(w.text for w in words)
-        return with_written(Transcript(text, tuple(words), duration_s, name, threshold=self.threshold), self.readable)
+        words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for part, _ in found for w in part.words]
+        made = Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
+        return with_written(self.whole(made, found), self.readable)
 
-    def _words(self, group: Sequence[tuple[int, torch.Tensor]], context: Context) -> tuple[list[Word], Context]:
-        """The words of utterances ``(first row, rows)``, decoded as one batch, or one after the other where language
-        models remember what was said before, ``context``; and what was said behind them."""
+
+    def _utterances(self, group: Sequence[tuple[int, torch.Tensor]], context: Context) -> tuple[list[Part], Context]:
+        """The utterances ``(first row, rows)``, decoded as one batch, or one after the other where language models
+        remember what was said before, ``context``; and what was said behind them."""
         found: list[list[Hypothesis]] = []
         if self.decoder.options.lm_carry:
             for _, rows in group:
@@ -319,10 +320,11 @@ class Recognizer(Engine):
         elif group:
             padded = torch.nn.utils.rnn.pad_sequence([rows for _, rows in group], batch_first=True)
             found = self.decoder.lists(padded, torch.tensor([len(rows) for _, rows in group]), self.depth)
-        words: list[Word] = []
-        for (start, _), hypotheses in zip(group, found, strict=True):
-            words += self.transcript([h.shifted(start) for h in hypotheses], math.inf).words
-        return words, context
+        parts: list[Part] = []
+        for (start, rows), hypotheses in zip(group, found, strict=True):
+            sums = self.sums(rows)[0]
+            parts.append((self.transcript([h.shifted(start) for h in hypotheses], math.inf, sums=sums), sums))
+        return parts, context
 
     def _transcripts(self, waveforms: list[np.ndarray], names: list[str]) -> list[Transcript]:
         return self._decode(waveforms, names, *self.log_probs(waveforms))
@@ -335,8 +337,12 @@ class Recognizer(Engine):
         else:
             found = self.decoder.lists(log_probs, frames, self.depth)
         return [
-            with_written(self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name), self.readable)
-            for hypotheses, waveform, name in zip(found, waveforms, names, strict=True)
+            with_written(
+                self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name, sums=sums), self.readable
+            )
+            for hypotheses, waveform, name, sums in zip(
+                found, waveforms, names, self.sums(log_probs, frames), strict=True
+            )
         ]
 
     def phrase_scores(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:

@@ -21,10 +21,11 @@ from asr.audio.headers import check_rate
 from asr.audio.samples import as_mono
 from asr.config import loader, sections
 from asr.decode.endpoint import Endpoint, Endpointer
+from asr.decode.judgement import FrameSums
 from asr.decode.posteriors import BLANK
 from asr.errors import AudioError, ConfigError
 from asr.models.acoustic import Latency, ModelState, join_model_states, split_model_state
-from asr.recognize.engine import Engine
+from asr.recognize.engine import Engine, Part
 from asr.recognize.language_models import Context
 from asr.recognize.readable import ReadableWriter, with_written
 from asr.transcript import Transcript, Word
@@ -115,6 +116,10 @@ class Stream:
         """What the features know of the recording so far; there where ``_state`` is."""
         self._context = Context()
         """What was said in the utterances before, for language models that go on."""
+        self._sums: FrameSums | None = None
+        """Of the posteriors of the utterance under way, for a model with a judge."""
+        self._ended: list[Part] = []
+        """Utterances that have ended in the block under way."""
         self._begin()
         self._offset = 0
         """Frame of log-probabilities at which the utterance under way begins."""
@@ -156,7 +161,9 @@ class Stream:
             self._silence = silence
 
     def note(self, log_probs: torch.Tensor) -> None:
-        """Remember rows ``(T, V)`` that the search has taken, while they are silence."""
+        """Add rows ``(T, V)`` that the search has taken to the sums; remember the rows while they are silence."""
+        if (sums := self.recognizer.sums(log_probs)[0]) is not None:
+            self._sums = sums if self._sums is None else self._sums + sums
         if self._silence is None:
             return
         self._silence.append(log_probs)
@@ -240,7 +247,10 @@ class Stream:
         duration_s = min(self._received / self.rate_hz, self._offset * recognizer.frame_s)
         if self._finished:
             duration_s = self._received / self.rate_hz
-        return with_written(recognizer.transcript(found, duration_s, self.source, vocabulary), recognizer.readable)
+        sums, self._sums = self._sums, None
+        made = recognizer.transcript(found, duration_s, self.source, vocabulary, sums)
+        self._ended.append((made, sums))
+        return with_written(made, recognizer.readable)
 
     def update(self, final: Sequence[Transcript]) -> Update:
         """What is known now."""
@@ -262,6 +272,8 @@ class Stream:
 def advance_streams(streams: Sequence[Stream]) -> list[Update]:
     """Decode what has been pushed to streams of one recognizer, those with equally much to do in one pass."""
     final: list[list[Transcript]] = [[] for _ in streams]
+    for stream in streams:
+        stream._ended = []
     for indices in iter(lambda: _next_group(streams), []):
         matrices = _forward([streams[i] for i in indices])
         # An endpoint splits a stream's frames; the first parts of all go to the search together, then the second ones.
@@ -274,7 +286,7 @@ def advance_streams(streams: Sequence[Stream]) -> list[Update]:
                 streams[i].note(rows)
                 if ends:
                     ended = streams[i].end_utterance()
-                    if ended.words:
+                    if ended.words or ended.reliable is False:
                         final[i].append(ended)
                 if not queues[i]:
                     del queues[i]
@@ -294,11 +306,10 @@ def finish_streams(streams: Sequence[Stream]) -> list[Transcript]:
         written = None if last.written is None else " ".join(t.written for t in (*done, last) if t.written)
         written_words: tuple[Word, ...] = sum((t.written_words for t in done), ()) + last.written_words
         text = " ".join(w.text for w in words)
-        transcripts.append(
-            dataclasses.replace(
-                last, text=text, words=words, spoken=spoken, written=written, written_words=written_words
-            )
+        made = dataclasses.replace(
+            last, text=text, words=words, spoken=spoken, written=written, written_words=written_words
         )
+        transcripts.append(stream.recognizer.whole(made, stream._ended))
     return transcripts
 
 

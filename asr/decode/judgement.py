@@ -1,0 +1,153 @@
+"""Whether a whole transcript is to be trusted: a logistic judge of a recording's posteriors.
+
+Speech that a model knows has posteriors near 0 and 1 wherever a token is said. Another language or music has not. The
+judge looks at posteriors alone: it is the same for every decoder, language model and hot word. Its evidence are sums
+over frames: that of a long recording is that of its parts together, and a stream's is that of the whole recording.
+Logistic regression: Platt 1999. It is fitted to held-out speech and to sound that is not the model's language.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asr.decode.posteriors import BLANK
+
+EVIDENCE = ("frame", "rivals", "spoken")
+"""In the order of ``FrameSums.features``."""
+ENOUGH_FRAMES = 100
+"""More frames with a token than these are no more evidence."""
+FLOOR_NATS = 0.01
+"""Added before logarithms: a path without any doubt has finite evidence."""
+PRIOR_FRAMES, PRIOR_NATS = 0.5, 1.0
+"""Added to every recording: so many frames with such a shortfall and rivalry. Words that a language model puts where
+no frame says a token have no other evidence."""
+PENALTY = 1.0
+"""Ridge on the weights of standardised features."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSums:
+    """Sums over frames of posteriors.
+
+    ``spoken``: frames whose likeliest token is no blank. ``shortfall``: the nats by which their likeliest tokens fall
+    short of certainty. ``mass``: the probability of all tokens but blank. ``rivalry``: nats, the entropy among these
+    tokens, weighted by their probability.
+    """
+
+    spoken: int = 0
+    shortfall: float = 0.0
+    mass: float = 0.0
+    rivalry: float = 0.0
+
+    def __add__(self, other: FrameSums) -> FrameSums:
+        return FrameSums(
+            self.spoken + other.spoken,
+            self.shortfall + other.shortfall,
+            self.mass + other.mass,
+            self.rivalry + other.rivalry,
+        )
+
+    def features(self) -> npt.NDArray[np.float64]:
+        """``EVIDENCE`` ``(3,)`` float64: logarithms of the mean shortfall of a frame with a token, of the mean rivalry
+        for each unit of mass, and of the number of frames with a token, up to ``ENOUGH_FRAMES``."""
+        prior = PRIOR_FRAMES * PRIOR_NATS
+        return np.array(
+            [
+                math.log(FLOOR_NATS + (self.shortfall + prior) / (self.spoken + PRIOR_FRAMES)),
+                math.log(FLOOR_NATS + (self.rivalry + prior) / (self.mass + PRIOR_FRAMES)),
+                math.log(min(max(1, self.spoken), ENOUGH_FRAMES)),
+            ]
+        )
+
+
+def frame_sums(log_probs: Tensor, lengths: Sequence[int] | Tensor | None = None) -> list[FrameSums]:
+    """Sums of each row of natural log-probabilities ``(B, T, V)``, or of one ``(T, V)``, over its valid frames."""
+    rows = (log_probs if log_probs.ndim == 3 else log_probs[None]).float().cpu()
+    if not rows.shape[1]:
+        return [FrameSums()] * len(rows)
+    counts = torch.full((len(rows),), rows.shape[1]) if lengths is None else torch.as_tensor(lengths).cpu()
+    valid = torch.arange(rows.shape[1]) < counts[:, None]
+    best, tokens = rows.max(dim=-1)
+    spoken = valid & (tokens != BLANK)
+    others = torch.cat([rows[..., :BLANK], rows[..., BLANK + 1 :]], dim=-1)
+    mass = others.exp().sum(dim=-1).double()
+    # H(token | no blank) * mass = mass log mass - sum p log p. A log-probability of -inf must not make NaN.
+    rivalry = torch.special.xlogy(mass, mass) - (others.exp() * others.clamp(min=-100.0)).sum(dim=-1).double()
+    columns = [
+        torch.where(where, values, torch.zeros((), dtype=torch.float64)).sum(dim=1).tolist()
+        for where, values in ((spoken, -best.double()), (valid, mass), (valid, rivalry.clamp(min=0.0)))
+    ]
+    return [FrameSums(*row) for row in zip(spoken.sum(dim=1).tolist(), *columns, strict=True)]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """``P(reliable) = sigmoid(weights · features + bias)``.
+
+    ``threshold``: below it a transcript is not reliable. ``silence``: below it its words are dropped; 0 drops none.
+    """
+
+    weights: Mapping[str, float]
+    bias: float
+    threshold: float
+    silence: float = 0.0
+
+    def apply(self, sums: FrameSums) -> float:
+        """The probability, 0 to 1."""
+        vector = np.array([self.weights.get(name, 0.0) for name in EVIDENCE])
+        x = self.bias + float(vector @ sums.features())
+        return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+    @classmethod
+    def read(cls, tree: Any) -> Judge:
+        """From plain values, as ``dataclasses.asdict`` gives them. Raises ``ValueError`` saying what is wrong."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("weights"), dict):
+            raise ValueError(f"expected weights, bias and threshold, got {tree!r}"[:200])
+        strange = sorted(set(tree["weights"]) - set(EVIDENCE))
+        if strange:
+            raise ValueError(f"expected weights of {', '.join(EVIDENCE)}, got {strange[0]!r}")
+        weights = {name: _number(value) for name, value in tree["weights"].items()}
+        bias, threshold, silence = (_number(tree.get(name, 0.0)) for name in ("bias", "threshold", "silence"))
+        if not 0 <= silence <= threshold <= 1:
+            raise ValueError(f"expected 0 <= silence <= threshold <= 1, got {silence} and {threshold}")
+        return cls(weights, bias, threshold, silence)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value!r}"[:100])
+    return float(value)
+
+
+def fit_weights(
+    features: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], shares: npt.NDArray[np.float64]
+) -> tuple[dict[str, float], float]:
+    """Weights and bias by Newton's method from features ``(N, 3)``, labels ``(N,)`` and the examples' weights ``(N,)``.
+
+    The penalty is on weights of standardised features; a feature that never varies gets 0.
+    """
+    mean, spread = np.average(features, axis=0, weights=shares), features.std(axis=0)
+    varies = spread > 1e-9
+    scale = np.where(varies, spread, 1.0)
+    x = np.concatenate([(features - mean) / scale * varies, np.ones((len(features), 1))], axis=1)
+    ridge = np.diag([*np.full(features.shape[1], PENALTY), 1e-3])
+    weights = np.zeros(x.shape[1])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -500, 500)))
+        gradient = x.T @ (shares * (right - p)) - ridge @ weights
+        hessian = (x * (shares * p * (1 - p))[:, None]).T @ x + ridge
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights + step * min(1.0, 4 / max(1e-12, float(np.abs(step).max())))
+        if np.abs(step).max() < 1e-9:
+            break
+    real = weights[:-1] / scale * varies
+    bias = float(weights[-1] - real @ mean)
+    return dict(zip(EVIDENCE, real.tolist(), strict=True)), bias
