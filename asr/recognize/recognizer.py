@@ -308,7 +308,6 @@ class Recognizer(Engine):
         made = Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
         return with_written(self.whole(made, found), self.readable)
 
-
     def _utterances(self, group: Sequence[tuple[int, torch.Tensor]], context: Context) -> tuple[list[Part], Context]:
         """The utterances ``(first row, rows)``, decoded as one batch, or one after the other where language models
         remember what was said before, ``context``; and what was said behind them."""
