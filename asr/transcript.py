@@ -37,8 +37,8 @@ class Transcript:
 
     ``channel``: its channel, from 1; 0: the mean of all. ``reliable``: False where the text probably has little to do
     with what was said (another language, music); None where the model cannot judge that, or there are no words.
-    ``reliability``: the probability that at least half of the words are right, and ``least_reliability`` the threshold
-    below which a text is not reliable. Models without a fit of it judge by ``threshold``: the mean of the words' own
+    ``reliability``: the probability that this is speech that the model recognises, where other sound is as frequent, and
+    ``least_reliability`` the threshold below which a text is not reliable. Models without a fit of it judge by ``threshold``: the mean of the words' own
     confidences that a text should have.
 
     Words of a given text or phrase keep its spelling; ``spoken`` is then the spoken form of each (``42`` as ``FORTY

@@ -17,6 +17,7 @@ from asr.audio.samples import Samples
 from asr.data import distort, manifest
 from asr.decode.judgement import EVIDENCE, FrameSums, Judge, fit_weights, frame_sums
 from asr.errors import AudioError, ManifestError
+from asr.evaluation.calibration import FOLDS
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.scoring import wer
@@ -28,7 +29,6 @@ GOOD_WER = 0.5
 """At most this error rate is well recognised."""
 MARGIN = 1.0
 """In the logit: how far below the least reliable of well recognised utterances words are dropped."""
-FOLDS = 5
 MOST_UTTERANCES, MOST_PIECES, MOST_IN_A_FILE = 1000, 2000, 20
 LEAST = 20
 """Utterances, and pieces with words, without which nothing can be fitted."""
@@ -39,7 +39,7 @@ MADE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Example:
+class HeardSound:
     """A sound that was recognised: where it comes from, the sums of its posteriors and its number of words.
 
     ``errors``: error rate of held-out speech; None for what is not speech of the model. ``fold``: equal for the
@@ -118,12 +118,12 @@ def fit_judge(
     if not examples:
         raise ManifestError(f"{path}: none of {len(utterances)} utterances could be read")
     lengths_s = [e.duration_s for e in examples]
-    sounds = [*pieces(recognizer, foreign, lengths_s, rng), *made_sounds(recognizer.sample_rate_hz, rng)]
+    sounds = [*sound_pieces(recognizer, foreign, lengths_s, rng), *made_sounds(recognizer.sample_rate_hz, rng)]
     examples += _recognised(recognizer, sounds)
     return judge_examples(examples)
 
 
-def judge_examples(examples: Sequence[Example]) -> JudgeFit:
+def judge_examples(examples: Sequence[HeardSound]) -> JudgeFit:
     """Fit a judge to examples that were recognised. Raises ``ManifestError`` where there are too few of a kind."""
     known = [e for e in examples if e.words]
     good = np.array([e.errors is not None and e.errors <= GOOD_WER for e in known])
@@ -163,7 +163,7 @@ def judge_examples(examples: Sequence[Example]) -> JudgeFit:
     return JudgeFit(judge, int(good.sum()), alarms, utterances, tuple(_figures(examples, judge, judged)))
 
 
-def _figures(examples: Sequence[Example], judge: Judge, judged: dict[int, float]) -> Iterator[KindFigures]:
+def _figures(examples: Sequence[HeardSound], judge: Judge, judged: dict[int, float]) -> Iterator[KindFigures]:
     for kind in dict.fromkeys(e.kind for e in examples):
         own = [e for e in examples if e.kind == kind]
         spoken = [e for e in own if e.words]
@@ -195,7 +195,7 @@ def speech(recognizer: Recognizer, utterances: Sequence[manifest.Utterance]) -> 
         yield "clipped", fold, distort.clip(samples, 0.1), reference
 
 
-def pieces(
+def sound_pieces(
     recognizer: Recognizer, folders: Sequence[str | Path], lengths_s: Sequence[float], rng: np.random.Generator
 ) -> Iterator[_Sound]:
     """The recordings of folders in pieces with lengths drawn from ``lengths_s``.
@@ -235,7 +235,7 @@ def made_sounds(rate_hz: int, rng: np.random.Generator) -> Iterator[_Sound]:
     yield "silence", 1, (rng.integers(-1, 2, size) / 32768).astype(np.float32), None
 
 
-def _recognised(recognizer: Recognizer, sounds: Iterator[_Sound] | Sequence[_Sound]) -> Iterator[Example]:
+def _recognised(recognizer: Recognizer, sounds: Iterator[_Sound] | Sequence[_Sound]) -> Iterator[HeardSound]:
     """Each sound decoded, one at a time: what is held is small, whatever there is of it."""
     for kind, fold, samples, reference in sounds:
         log_probs, frames = recognizer.log_probs([samples])
@@ -245,4 +245,4 @@ def _recognised(recognizer: Recognizer, sounds: Iterator[_Sound] | Sequence[_Sou
         if reference is not None:
             report = wer.score({"u": reference}, {"u": text}, LITERAL_RULES)
             errors = report.errors / max(1, report.words)
-        yield Example(kind, fold, len(samples) / recognizer.sample_rate_hz, sums, len(text.split()), errors)
+        yield HeardSound(kind, fold, len(samples) / recognizer.sample_rate_hz, sums, len(text.split()), errors)

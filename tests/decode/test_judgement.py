@@ -66,7 +66,7 @@ def test_no_frames_have_finite_features() -> None:
 
 def test_more_frames_of_the_same_kind_are_no_more_evidence() -> None:
     few, many = (FrameSums(n, 0.2 * n, n, 0.1 * n) for n in (ENOUGH_FRAMES, 50 * ENOUGH_FRAMES))
-    assert many.features() == pytest.approx(few.features(), rel=0.01)
+    assert many.features() == pytest.approx(few.features(), abs=0.05)
 
 
 def test_the_fit_is_where_the_penalised_likelihood_has_no_slope() -> None:

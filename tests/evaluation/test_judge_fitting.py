@@ -15,18 +15,18 @@ from asr.decode import confidence
 from asr.decode.judgement import FrameSums
 from asr.errors import ManifestError
 from asr.evaluation import judge_fitting
-from asr.evaluation.judge_fitting import Example, judge_examples
+from asr.evaluation.judge_fitting import HeardSound, judge_examples
 from asr.models import bundled
 
 SAMPLE = Path(__file__).parents[2] / "egs" / "sample.wav"
 
 
-def example(kind: str, doubt: float, errors: float | None, fold: int = 0, words: int = 5) -> Example:
+def example(kind: str, doubt: float, errors: float | None, fold: int = 0, words: int = 5) -> HeardSound:
     """One whose frames fall short of certainty by ``doubt`` nats each."""
-    return Example(kind, fold, 3.0, FrameSums(50, 50 * doubt, 40.0, 20 * doubt), words, errors)
+    return HeardSound(kind, fold, 3.0, FrameSums(50, 50 * doubt, 40.0, 20 * doubt), words, errors)
 
 
-def drawn(count: int = 200, seed: int = 1) -> list[Example]:
+def drawn(count: int = 200, seed: int = 1) -> list[HeardSound]:
     """Good speech, other sound that overlaps with it, and badly recognised speech in between."""
     rng = np.random.default_rng(seed)
     return [
@@ -128,6 +128,6 @@ def test_keeping_words_without_other_sound_says_what_is_missing(material, capsys
 
 def test_pieces_are_as_long_as_the_utterances(material):
     recognizer = asr.load("an4", device="cpu")
-    made = list(judge_fitting.pieces(recognizer, [material / "other"], [2.0, 3.0], np.random.default_rng(1)))
+    made = list(judge_fitting.sound_pieces(recognizer, [material / "other"], [2.0, 3.0], np.random.default_rng(1)))
     assert {len(samples) / 16000 for _, _, samples, _ in made[:-1]} <= {2.0, 3.0} | {x / 2 for x in range(2, 7)}
     assert {kind for kind, *_ in made} == {"tones"}
