@@ -37,9 +37,9 @@ class Transcript:
 
     ``channel``: its channel, from 1; 0: the mean of all. ``reliable``: False where the text probably has little to do
     with what was said (another language, music); None where the model cannot judge that, or there are no words.
-    ``reliability``: the probability that this is speech that the model recognises, where other sound is as frequent, and
-    ``least_reliability`` the threshold below which a text is not reliable. Models without a fit of it judge by ``threshold``: the mean of the words' own
-    confidences that a text should have.
+    ``reliability``: the probability that this is speech that the model recognises, where other sound is as frequent,
+    and ``least_reliability`` the threshold below which a text is not reliable. Models without a fit of it judge by
+    ``threshold``: the mean of the words' own confidences that a text should have.
 
     Words of a given text or phrase keep its spelling; ``spoken`` is then the spoken form of each (``42`` as ``FORTY
     TWO``). For an alignment, ``tokens`` are the words' tokens one by one, with times and confidences. ``left_out``
