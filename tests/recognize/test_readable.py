@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -25,11 +26,13 @@ from asr.models import bundled, model_directory
 from asr.recognize import readable
 from asr.recognize.batch import transcribe_files
 from asr.recognize.readable import ReadableWriter, load_readable, with_written
+from asr.scoring.wer import read_transcripts
 from asr.text.number_words import NUMERIC
 from asr.transcript import Transcript, Word
 
 WORDS = ("a", "b", "c", "d", "ab", "ba", "the", "smith", "mister", "twenty", "five", "dollars", "and", "to", "p", "m")
 LOOKAHEAD = 3
+SAMPLE = Path(__file__).parents[2] / "egs" / "sample.wav"
 
 
 def save_tagger(folder, seed=1):
@@ -278,6 +281,12 @@ def test_json_is_read_with_its_written_text(recognizer):
     assert formats.read_transcript_json(formats.to_json(found), "x")[0].written == found.written
 
 
+def test_scoring_takes_the_spoken_text_of_json(recognizer, tmp_path):
+    found = recognizer.transcribe(sound(2.0, seed=3))
+    (tmp_path / "hyp.json").write_text(formats.to_json(dataclasses.replace(found, source="a.wav")))
+    assert read_transcripts(tmp_path / "hyp.json") == {"a": found.text}
+
+
 @pytest.mark.parametrize("name", ["txt", "srt", "vtt"])
 def test_files_have_the_written_text_where_it_is_asked_for(recognizer, tmp_path, name):
     soundfile.write(tmp_path / "a.wav", sound(2.0, seed=3), 16000)
@@ -392,3 +401,22 @@ def test_a_model_with_a_damaged_tagger_does_not_load(tmp_path):
     (model / "readable" / "readable.json").write_text("{}")
     with pytest.raises(ModelError, match=r"readable\.json: format"):
         asr.load(model)
+
+
+def test_bundled_models_write_their_transcripts():
+    found = asr.load("an4").transcribe(SAMPLE)
+    assert found.text == "ENTER FOUR FIVE NINE TWO"
+    assert found.written == "Enter 4592."
+
+
+def test_the_bundled_tagger_takes_at_most_three_megabytes():
+    folder = bundled.bundle_folder().parent / "readable"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 3_000_000
+
+
+def test_the_bundled_tagger_writes_english():
+    writer = ReadableWriter(load_readable(bundled.bundle_folder().parent / "readable"))
+    writer.accept("HELLO MISTER SMITH I PAID TWENTY FIVE DOLLARS IN NEW YORK THEN I WENT HOME".split())
+    writer.finish()
+    assert "Mr. Smith" in writer.text()
+    assert "I paid $25 in New York" in writer.text()
