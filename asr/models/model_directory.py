@@ -50,7 +50,8 @@ def build(make: Callable[[], Network], path: Path, layers: int) -> Network:
     """The network that ``make`` makes, if the weights at ``path`` are those of such a one.
 
     Names and shapes are compared with the file's header before any memory is taken: a configuration may ask for more
-    than there is. ``layers`` is how many the configuration asks for, each of which has weights.
+    than there is. ``layers`` is how many the configuration asks for, each of which has weights. The weights have no
+    values yet: ``load_weights`` sets all of them.
 
     Raises ``ModelError`` that lists what is missing, unexpected or of another shape.
     """
@@ -63,7 +64,12 @@ def build(make: Callable[[], Network], path: Path, layers: int) -> Network:
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{path.with_name('config.yaml')}: no network can have these sizes: {error}") from error
     _compare(path, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}, shapes)
-    return make()
+    # Not made a second time: drawing the orthogonal weights of a large network takes half a second, for nothing. Nor
+    # ``to_empty``, which imports torch's compiler.
+    for module in outline.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype), weight.requires_grad))
+    return outline
 
 
 class _NoDraws(TorchFunctionMode):
