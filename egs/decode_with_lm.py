@@ -3,7 +3,7 @@
     python egs/decode_with_lm.py recording.wav [--text sentences.txt] [--hotword GORDON:5]
 
 ``--text`` (one sentence a line) makes a word 3-gram whose words are the lexicon; without it only the bundled model's
-own recurrent language model is used.
+own language model is used.
 """
 
 import argparse

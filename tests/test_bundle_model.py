@@ -89,14 +89,16 @@ def test_the_card_has_results_by_corpus_and_what_the_model_is_not_for(
     tool: ModuleType, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = run.parent / "report.json"
-    more = ["--held-out", f"readers={report}", "--not-for", "other languages", "--note", "licence: see NOTICE"]
+    more = ["--not-for", "other languages", "--note", "licence: see NOTICE"]
+    more += [part for name in ("readers", "actors") for part in ("--held-out", f"{name}={report}")]
     assert bundle(tool, monkeypatch, run, *more) == 0
     found = read_description("english")
     assert found.card["held_out"]["readers"]["errors"] == 1
     assert found.card["licence"] == "see NOTICE", "a note is newer than what the run's card says"
     text = describe_model(found)
     assert "not_for:        other languages" in text
-    assert "held_out:       readers wer 25.00 %" in text
+    assert "held_out:       readers wer 25.00 %, errors 1, words 4, " in text
+    assert "\n                actors wer 25.00 %" in text
 
 
 def test_recurrent_language_models_are_stored_like_the_weights(

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream-block", type=float, default=0.1, metavar="S", help="of the many (default: 0.1)")
     parser.add_argument("--seconds", type=float, default=30.0, help="of sound in each of the many (default: 30)")
     parser.add_argument("--chunk-s", type=float, help="for a bidirectional model")
-    parser.add_argument("--right-s", type=float, default=0.0)
+    parser.add_argument("--right-s", type=float)
     parser.add_argument("--threads", type=int)
 
 

@@ -35,6 +35,8 @@ ASSETS = Path(__file__).parent.parent / "asr" / "assets" / "models"
 BUDGET_BYTES = 80_000_000
 """Of all bundled models with their language models, which a test checks too."""
 FIGURES = ("wer", "cer", "ser", "errors", "words", "substitutions", "deletions", "insertions", "ci95")
+HELD_OUT = ("wer", "errors", "words", "ci95")
+"""Of each further corpus."""
 
 
 def bundle_lm(source: lm_directory.LanguageDirectory, folder: Path, storage: model_directory.Storage) -> None:
@@ -56,10 +58,10 @@ def bundled_confidences(run: Path, folder: Path) -> dict[str, confidence.Calibra
     }
 
 
-def figures(path: Path) -> dict[str, Any]:
+def figures(path: Path, names: tuple[str, ...] = FIGURES) -> dict[str, Any]:
     """The figures of a card from the JSON of ``asr evaluate``. Raises ``KeyError`` and ``ValueError``."""
     evaluation = json.loads(path.read_text(encoding="utf-8"))
-    return {key: evaluation[key] for key in FIGURES}
+    return {key: evaluation[key] for key in names}
 
 
 def bundle_language_models(run: Path, folder: Path, storage: model_directory.Storage) -> None:
@@ -105,7 +107,7 @@ def main() -> int:
         card |= {"test": figures(args.evaluation)}
         if args.held_out:
             parts = dict(part.split("=", 1) for part in args.held_out)
-            card["held_out"] = {name: figures(Path(path)) for name, path in parts.items()}
+            card["held_out"] = {name: figures(Path(path), HELD_OUT) for name, path in parts.items()}
         # Paths of the training machine mean nothing to others.
         data = dataclasses.replace(model.config.data, train="", more=(), sources={}, valid="")
         train = dataclasses.replace(model.config.train, output="exp/model", init="", teacher="")

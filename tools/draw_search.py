@@ -44,7 +44,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         plotting.require()
-        recognizer = asr.load(beam=1)
+        recognizer = asr.load("an4", beam=1)
         log_probs, _ = recognizer.log_probs([read.load_audio(args.file, recognizer.sample_rate_hz)])
     except asr.AsrError as error:
         sys.exit(f"error: {error}")

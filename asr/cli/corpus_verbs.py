@@ -59,9 +59,9 @@ def _add_init(commands: Any) -> None:
     init.add_argument(
         "--init",
         type=file_or_none,
-        default="",
         metavar="MODEL",
-        help="start from this model, such as an4: needs little data",
+        help="start from this model; none: from random weights (default: the bundled model where it can spell the "
+        "texts, which needs little data)",
     )
     init.add_argument("--force", action="store_true", help="replace existing files in --output")
     init.set_defaults(run=_init)
@@ -207,7 +207,7 @@ def _init(args: argparse.Namespace) -> int:
         print(f"{len(left_out)} left out (all of them in {out / LEFT_OUT}):", file=sys.stderr)
         for name, reason in left_out[:_SHOWN]:
             print(f"  {name}: {reason}", file=sys.stderr)
-    if advice := speech_advice(project, args.init):
+    if advice := speech_advice(project):
         print(advice)
     print(f"next: asr train {project.config}")
     return SOME_FAILED if left_out else OK

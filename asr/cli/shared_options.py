@@ -56,10 +56,10 @@ def add_chunks(parser: argparse.ArgumentParser) -> None:
         "--chunk-s",
         type=number(0, 3600, above=True, off=None),
         metavar="S",
-        help="chunk length of a bidirectional model, such as 0.64",
+        help="chunk length of a bidirectional model (default: 0.64)",
     )
     parser.add_argument(
-        "--right-s", type=number(0, 3600), default=0.0, metavar="S", help="right context of each chunk, such as 0.64"
+        "--right-s", type=number(0, 3600), metavar="S", help="right context of each chunk (default: 0.64)"
     )
 
 

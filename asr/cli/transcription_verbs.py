@@ -178,7 +178,6 @@ def _stream(args: argparse.Namespace) -> int:
     from asr.recognize.recognizer import load
     from asr.recognize.stream import Stream
 
-    args.model = args.model or "stream"
     shared.announce(args)
     recognizer = load(args.model, device=args.device, **shared.decoding_options(args))
     if args.written and recognizer.readable is None:

@@ -29,7 +29,9 @@ from asr.data.findings import ERROR, CheckReport
 from asr.data.manifest import Utterance
 from asr.errors import AudioError, ManifestError, OutputError, TextError
 from asr.files import write_together
+from asr.models.bundled import default_model
 from asr.models.description import read_description
+from asr.text.normalisation import normalise
 from asr.text.written_out import language_code, spoken
 
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
@@ -52,6 +54,8 @@ PIECES_HOURS = 100.0
 FAST_FILL = 0.45
 """Share of the frames that the labels of fast speech may need before frames become shorter (docs/experiments.md)."""
 PROBED = 50
+LEAST_SPELT = 0.99
+"""Share of the utterances that the default model must be able to spell for a training to start from it."""
 LEAST_HOURS, ENOUGH_HOURS = 0.3, 100.0
 """Below the first there is too little speech for any text; from the second on there is enough for all of them."""
 TEXTS, LEFT_OUT = detection.PROJECT[-2:]
@@ -62,42 +66,47 @@ ALWAYS = {"model": ("cell", "bidirectional", "layers", "hidden", "dropout"), "da
 
 @dataclass(frozen=True)
 class Project:
-    """What ``start_project`` wrote and why; ``lines`` is the summary. ``reports`` are the preflight's, by set."""
+    """What ``start_project`` wrote and why; ``lines`` is the summary. ``reports`` are the preflight's, by set.
+
+    ``init``: the model that the training starts from; empty for random weights.
+    """
 
     config: Path
     sets: dict[str, list[Utterance]]
     found: Detection
     reports: dict[str, CheckReport]
     lines: tuple[str, ...]
+    init: str = ""
 
     @property
     def left_out(self) -> dict[str, str]:
         return self.found.left_out
 
 
-def speech_advice(project: Project, init: str = "") -> str:
+def speech_advice(project: Project) -> str:
     """How far the project's speech for training goes, in words; empty where there is nothing to say."""
     hours = manifest.statistics(project.sets["train"]).hours
-    if init or hours >= ENOUGH_HOURS:
+    if project.init or hours >= ENOUGH_HOURS:
         return ""
     text = f"{hours:.2f} h of speech to train on, from random weights: "
     if hours < LEAST_HOURS:
         return (
-            f"{text}enough for a few different words at most. Record more, or go on from a trained model (--init an4), "
-            "for which minutes of speech do"
+            f"{text}enough for a few different words at most. Record more, or go on from a trained model "
+            "(--init MODEL), for which minutes of speech do"
         )
     return f"{text}enough for letters, digits, names or commands (recipe an4: 0.7 h); free speech takes 100 h and more"
 
 
 def start_project(
-    folder: str | Path, out: str | Path, *, language: str = "en", init: str = "", force: bool = False
+    folder: str | Path, out: str | Path, *, language: str = "en", init: str | None = None, force: bool = False
 ) -> Project:
     """Understand ``folder`` and write ``out/{train,valid,test}.jsonl`` and ``out/train.yaml``, all of it or nothing;
     besides ``out/left_out.txt`` (what and why) and ``out/spoken.tsv`` (texts before and after), where there is any.
 
     ``language``: whose rules write numbers and abbreviations out (``asr.text.written_out``), empty to keep the texts
     as they are.
-    ``init``: a trained model to start from; the configuration then has its features and its network.
+    ``init``: a trained model to start from; the configuration then has its features and its network. Empty: random
+    weights. None: the default model where it fits (see ``fitting_model``), else random weights.
     ``force``: also where ``out`` has files of these names that an earlier ``start_project`` did not write;
     ``OutputError`` otherwise, and always for files that the layout was read from. Raises ``ManifestError`` where the
     layout is not understood or no utterance can be used, ``ConfigError`` for what is no language.
@@ -127,6 +136,8 @@ def start_project(
         reason = next(iter(found.left_out.items()), ("", ""))
         raise ManifestError(f"{folder}: no utterance can be used; the first, {reason[0]}: {reason[1]}")
     sets = _split(sets, found, lines)
+    if init is None:
+        init = fitting_model(sets["train"], language, lines)
     chosen = choose_model_size(sets["train"], out, init=init, valid="valid" in sets, lines=lines)
     sets, reports = _checked(sets, chosen, out, found, lines)
     path = out / "train.yaml"
@@ -142,7 +153,7 @@ def start_project(
     for name in detection.PROJECT if again else ():
         if out / name not in texts:
             (out / name).unlink(missing_ok=True)
-    return Project(path, sets, found, reports, tuple(lines))
+    return Project(path, sets, found, reports, tuple(lines), init)
 
 
 def _check_output(out: Path, replace: bool) -> None:
@@ -255,6 +266,28 @@ def _draw(utterances: list[Utterance], shares: dict[str, float], lines: list[str
         bounds |= {u.id: name for u in order[:count]}
         order = order[count:]
     return {name: [u for u in utterances if bounds.get(u.id, "train") == name] for name in shares}
+
+
+def fitting_model(train: list[Utterance], language: str, lines: list[str]) -> str:
+    """The name of the default model if a training on these utterances should start from it, else nothing.
+
+    It should for English of less than ``ENOUGH_HOURS`` if the model can spell ``LEAST_SPELT`` of the utterances. The
+    preflight names the others. The reason goes to ``lines``.
+    """
+    if language.replace("-", "_").partition("_")[0] != "en" or sum(u.duration_s for u in train) / 3600 >= ENOUGH_HOURS:
+        return ""
+    name = default_model()
+    source = read_description(name)
+    if source.config.text.tokenizer != "char":
+        return ""
+    known = set(source.tokenizer.symbols)
+    texts = (normalise(u.text, source.config.text) for u in train)
+    spelt = sum(known.issuperset(text) for text in texts) / len(train)
+    if spelt < LEAST_SPELT:
+        lines.append(f"{name} can spell only {spelt:.0%} of the utterances: random weights")
+        return ""
+    lines.append(f"English that {name} can spell: the training starts from it (--init none: from random weights)")
+    return name
 
 
 def choose_model_size(

@@ -81,13 +81,13 @@ def evaluate_stream(
     *,
     block_s: float = 0.1,
     chunk_s: float | None = None,
-    right_s: float = 0.0,
+    right_s: float | None = None,
     rules: Rules = DEFAULT_RULES,
 ) -> Evaluation:
     """As ``evaluate_model``, each utterance fed to a stream in blocks of ``block_s`` (see
     ``asr.recognize.stream.Stream``).
 
-    Raises ``ConfigError`` for a block of no or endless length or a bidirectional model without ``chunk_s``.
+    Raises ``ConfigError`` for a block of no or endless length and for impossible chunks.
     """
     if not 0 < block_s < math.inf:
         raise ConfigError(f"block_s: expected a number above 0, got {block_s}")

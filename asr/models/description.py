@@ -105,8 +105,15 @@ def describe_model(model: Description) -> str:
         f"one output per {model.config.output_frame_s * 1000:g} ms",
         "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",
     }
-    rows |= {name: _one_line(value) for name, value in card.items()}
-    return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
+    lines = [f"{name + ':':<16}{value}" for name, value in rows.items()]
+    for name, value in card.items():
+        if isinstance(value, dict) and value and all(isinstance(part, dict) for part in value.values()):
+            # Results by corpus: a line each.
+            parts = [f"{key} {_one_line(part)}" for key, part in value.items()]
+        else:
+            parts = [_one_line(value)]
+        lines += [f"{label:<16}{part}" for label, part in zip([f"{name}:", *[""] * len(parts)], parts, strict=False)]
+    return "\n".join(lines)
 
 
 def list_symbols(tokenizer: Tokenizer) -> str:

@@ -109,7 +109,7 @@ class Recognizer(Engine):
         sample_rate_hz: int | None = None,
         endpoint: Endpoint | None = None,
         chunk_s: float | None = None,
-        right_s: float = 0.0,
+        right_s: float | None = None,
         source: str = "stream",
     ) -> Stream:
         """A live stream that this recognizer listens to; the arguments are those of ``asr.Stream``."""

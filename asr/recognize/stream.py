@@ -34,6 +34,8 @@ from asr.transcript import Transcript, Word
 PASS_FRAMES = 2048
 SILENCE_S = 60.0
 """Silence at an utterance's start that is kept, so that hot words can still change."""
+CHUNK_S, RIGHT_S = 0.64, 0.64
+"""Chunk and right context of a bidirectional model where none are given (docs/streaming.md has the figures)."""
 LONGEST_CHUNK_S = 3600
 
 
@@ -63,12 +65,12 @@ class Stream:
         sample_rate_hz: the rate of the samples to come; by default the model's.
         endpoint: rules that cut the stream into utterances; ``None``: one utterance, with the same text as
             ``Recognizer.transcribe``.
-        chunk_s, right_s: for a bidirectional model, the length of its chunks and of their right context in seconds.
-            It answers after both. A unidirectional model needs neither.
+        chunk_s, right_s: for a bidirectional model, the length of its chunks and of their right context in seconds;
+            by default ``CHUNK_S`` and ``RIGHT_S``. It answers after both. A unidirectional model needs neither.
         source: a name for transcripts and messages.
 
     Raises:
-        ConfigError: a bidirectional model without ``chunk_s``; several models or speeds, which need whole recordings.
+        ConfigError: an impossible ``chunk_s`` or ``right_s``; several models or speeds, which need whole recordings.
         AudioError: an impossible rate.
     """
 
@@ -79,7 +81,7 @@ class Stream:
         sample_rate_hz: int | None = None,
         endpoint: Endpoint | None = None,
         chunk_s: float | None = None,
-        right_s: float = 0.0,
+        right_s: float | None = None,
         source: str = "stream",
     ) -> None:
         self.recognizer = recognizer
@@ -325,7 +327,7 @@ class StreamBatch:
         *,
         endpoint: Endpoint | None = None,
         chunk_s: float | None = None,
-        right_s: float = 0,
+        right_s: float | None = None,
     ) -> None:
         self.recognizer = recognizer
         self.endpoint = endpoint
@@ -385,18 +387,14 @@ def _forward(streams: Sequence[Stream]) -> list[torch.Tensor]:
     return list(log_probs.cpu())
 
 
-def _latency(recognizer: Engine, chunk_s: float | None, right_s: float) -> Latency | None:
+def _latency(recognizer: Engine, chunk_s: float | None, right_s: float | None) -> Latency | None:
     """Chunk and right context in subsampled frames, rounded up."""
     config = recognizer.model.config
     if not config.model.bidirectional:
         return None
-    if chunk_s is None:
-        raise ConfigError(
-            "a bidirectional model needs the whole recording; give chunk_s (such as 0.64) and right_s, or use a "
-            "unidirectional model"
-        )
     frame_s = config.features.hop_s * config.model.subsampling
-    chunk_s, right_s = loader.as_number(chunk_s, "chunk_s"), loader.as_number(right_s, "right_s")
+    chunk_s = CHUNK_S if chunk_s is None else loader.as_number(chunk_s, "chunk_s")
+    right_s = RIGHT_S if right_s is None else loader.as_number(right_s, "right_s")
     if not (0 < chunk_s <= LONGEST_CHUNK_S and 0 <= right_s <= LONGEST_CHUNK_S):
         raise ConfigError(
             f"expected chunk_s above 0 and right_s of 0 or more, {LONGEST_CHUNK_S} at most, got {chunk_s} and {right_s}"

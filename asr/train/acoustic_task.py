@@ -97,7 +97,7 @@ def advice(wer: float, hours: float) -> str:
         f"the model recognises next to nothing yet (validation WER {100 * wer:.0f} %). It was trained on {hours:.2f} h "
         "of speech. From random weights, 0.7 h of letters, digits and names (the recipe an4) give a WER of 6 %; free "
         "speech takes far more. Record more, train for more epochs (--resume train.epochs=N), or go on from a trained "
-        "model, for which minutes of speech do (train.init=an4)"
+        "model, for which minutes of speech do (train.init=english)"
     )
 
 

@@ -54,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", metavar="MANIFEST")
     parser.add_argument("output", type=Path, metavar="OUT")
-    parser.add_argument("--model", metavar="DIR|NAME", help="the model that aligns (default: bundled)")
+    parser.add_argument("--model", default="an4", metavar="DIR|NAME", help="the model that aligns (default: an4)")
     parser.add_argument("--seed", type=whole(0), default=1)
     args = parser.parse_args()
     try:

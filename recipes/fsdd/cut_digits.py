@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", metavar="MANIFEST")
     parser.add_argument("output", type=Path, metavar="OUT")
-    parser.add_argument("--model", metavar="DIR|NAME", help="the model that aligns (default: bundled)")
+    parser.add_argument("--model", default="an4", metavar="DIR|NAME", help="the model that aligns (default: an4)")
     parser.add_argument(
         "--least-confidence", type=number(0, 1), default=0.05, metavar="P", help="of a run (default: 0.05)"
     )

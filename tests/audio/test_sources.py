@@ -264,14 +264,12 @@ def test_the_command_streams_files_and_pipes_alike(model_dir, sample, monkeypatc
     [
         (["stream"], "expected FILE, - .* or mic"),
         (["stream", "nowhere.wav"], r"nowhere\.wav"),
-        (["stream", "{sample}"], "give chunk_s"),
     ],
 )
 def test_what_cannot_be_streamed_is_said(model_dir, sample, capsys, monkeypatch, arguments, message):
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"")))
-    chunk = [] if "chunk" in message else ["--chunk-s", "1"]
     arguments = [argument.format(sample=sample) for argument in arguments]
-    assert main.run_command([*arguments, "--model", str(model_dir), *chunk]) == 2
+    assert main.run_command([*arguments, "--model", str(model_dir)]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 

@@ -15,12 +15,13 @@ from corpus import tones
 from asr.cli import main
 from asr.config import sections
 from asr.corpora import detection, kaldi_nemo, layouts, tabular, turns
-from asr.corpora.project import Project, choose_model_size, speech_advice, start_project
+from asr.corpora.project import Project, choose_model_size, fitting_model, speech_advice, start_project
 from asr.corpora.turns import Turn
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, ManifestError
-from asr.models import model_directory
+from asr.models import bundled, model_directory
+from asr.models.description import read_description
 
 WORDS = ("AB C", "CA", "B AC", "ABC", "C B A", "BA CA", "AC", "CB B", "A", "BB C")
 
@@ -561,7 +562,7 @@ def test_init_writes_what_trains(own: Path, tmp_path: Path, capsys: pytest.Captu
     record(own / "spk4" / "short.wav", "A")
     (own / "spk4" / "short.txt").write_text("ABCABCABCABCABCABC")
     out = tmp_path / "out"
-    assert main.run_command(["init", str(own), "--output", str(out)]) == 1
+    assert main.run_command(["init", str(own), "--output", str(out), "--init", "none"]) == 1
     printed = capsys.readouterr()
     assert "10 folders are taken for speakers" in printed.out
     assert "sets by speaker, 10 of them: nobody is in two" in printed.out
@@ -770,6 +771,40 @@ def test_from_a_trained_model(own: Path, tmp_path: Path, model_dir: Path) -> Non
     assert chosen.optim.layer_decay < 1
 
 
+def english(count: int = 100, text: str = "It's a sentence", seconds: float = 4.0) -> list[Utterance]:
+    return [Utterance(f"u{i}", "/none.wav", text, seconds) for i in range(count)]
+
+
+def test_english_starts_from_the_bundled_model_unless_told_otherwise(own: Path, tmp_path: Path) -> None:
+    project = start_project(own, tmp_path / "out")
+    chosen = sections.load_config(project.config)
+    assert project.init == chosen.train.init == bundled.default_model()
+    assert chosen.model == read_description(None).config.model
+    assert any("from random weights" in line for line in project.lines)
+    plain = start_project(own, tmp_path / "random", init="")
+    assert plain.init == sections.load_config(plain.config).train.init == ""
+
+
+@pytest.mark.parametrize(
+    ("utterances", "language"),
+    [
+        (english(), "de"),
+        (english(), ""),
+        (english(98) + english(2, "déjà vu"), "en"),
+        (english(100, "Привет"), "en"),
+        (english(100, seconds=3600.0), "en"),
+    ],
+)
+def test_what_the_bundled_model_does_not_fit_starts_from_random_weights(
+    utterances: list[Utterance], language: str
+) -> None:
+    assert fitting_model(utterances, language, []) == ""
+
+
+def test_a_rare_foreign_word_does_not_keep_a_training_from_the_bundled_model() -> None:
+    assert fitting_model(english(199) + english(1, "déjà vu"), "en", []) == bundled.default_model()
+
+
 # Export
 
 
@@ -919,6 +954,6 @@ def test_real_speech(asr_data: Callable[[str], Path], tmp_path: Path) -> None:
 )
 def test_advice_says_how_far_the_speech_goes(hours: float, trained: str, words: str | None) -> None:
     utterances = [Utterance("u", "u.wav", "HI", hours * 3600)]
-    project = Project(Path("train.yaml"), {"train": utterances}, detection.Detection("", {}), {}, ())
-    advice = speech_advice(project, trained)
+    project = Project(Path("train.yaml"), {"train": utterances}, detection.Detection("", {}), {}, (), trained)
+    advice = speech_advice(project)
     assert words in advice if words else advice == ""

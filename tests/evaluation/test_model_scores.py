@@ -261,7 +261,11 @@ def test_an_utterance_on_one_channel_is_heard_on_it(recognizer: Recognizer, corp
 
 def test_streaming_on_the_command_line_reaches_the_network(model_dir: Path, corpus: Path, tmp_path: Path) -> None:
     rates = []
-    for options in ([], ["--stream", "0.1", "--chunk-s", "60"], ["--stream", "0.1", "--chunk-s", "0.2"]):
+    for options in (
+        [],
+        ["--stream", "0.1", "--chunk-s", "60"],
+        ["--stream", "0.1", "--chunk-s", "0.2", "--right-s", "0"],
+    ):
         out = tmp_path / "report.json"
         assert run("evaluate", corpus, "--model", model_dir, "--json", out, *options) == 0
         rates.append(json.loads(out.read_text())["utterances"])
@@ -282,8 +286,8 @@ def test_streaming_options_that_make_no_sense(
 ) -> None:
     with pytest.raises(ConfigError, match="block_s: expected a number above 0"):
         evaluate_stream(corpus, recognizer, block_s=0.0, chunk_s=1.0)
-    with pytest.raises(ConfigError, match="give chunk_s"):
-        evaluate_stream(corpus, recognizer)
+    with pytest.raises(ConfigError, match="chunk_s above 0"):
+        evaluate_stream(corpus, recognizer, chunk_s=0.0)
     assert run("evaluate", corpus, "--model", model_dir, "--chunk-s", "1") == 2
     assert "--chunk-s: expected --stream" in capsys.readouterr().err
 

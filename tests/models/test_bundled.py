@@ -31,6 +31,19 @@ def test_commands_use_it_without_being_told(capsys):
     assert main.run_command(["transcribe", str(ROOT / "egs" / "sample.wav")]) == 0
     assert capsys.readouterr().out == REFERENCE + "\n"
     assert main.run_command(["info"]) == 0
+    shown = capsys.readouterr().out
+    assert "not_for: " in shown
+    assert "held_out: " in shown
+
+
+def test_the_default_model_is_the_one_of_general_english():
+    assert bundled.default_model() == "english"
+    assert asr.load(device="cpu").model.path == bundled.locate_model("english")
+
+
+@pytest.mark.parametrize("name", ["an4", "stream"])
+def test_the_models_of_an4_say_what_they_are_for(name, capsys):
+    assert main.run_command(["info", name]) == 0
     assert "letters, digits, names, dates" in capsys.readouterr().out
 
 
@@ -52,7 +65,7 @@ def test_the_example_prints_words_and_goes_on_after_a_bad_file(capsys, monkeypat
     assert [line.split()[-1] for line in printed.out.splitlines()[1:]] == REFERENCE.split()
 
 
-@pytest.mark.parametrize(("name", "size"), [("an4", 12e6), ("stream", 14e6)])
+@pytest.mark.parametrize(("name", "size"), [("english", 56e6), ("an4", 12e6), ("stream", 14e6)])
 def test_it_is_small_and_holds_no_path_of_the_machine_that_made_it(name, size):
     folder = bundled.locate_model(name)
     assert sum(path.stat().st_size for path in folder.rglob("*")) <= size
@@ -80,7 +93,7 @@ def test_the_default_model_is_named_in_one_place(tmp_path, monkeypatch):
         bundled.locate_model(None)
 
 
-@pytest.mark.parametrize("name", ["an4", "stream"])
+@pytest.mark.parametrize("name", ["english", "an4", "stream"])
 def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path, name):
     archive = asr_data("an4_sphere.tar.gz")
     with pytest.MonkeyPatch.context() as patch:
@@ -100,15 +113,33 @@ def test_it_reaches_what_its_card_says_on_an4(asr_data, tmp_path, name):
     assert card["wer"] == card["errors"] / card["words"]
 
 
-def test_the_streaming_model_hears_the_sample_as_it_comes(capsys, monkeypatch):
+def test_the_streaming_model_hears_the_sample_as_it_comes(capsys):
     recognizer = asr.load("stream", device="cpu")
     assert not recognizer.model.config.model.bidirectional
     sample = ROOT / "egs" / "sample.wav"
     assert recognizer.transcribe(sample).text == REFERENCE
+    assert main.run_command(["stream", str(sample), "--model", "stream"]) == 0
+    assert capsys.readouterr().out == REFERENCE + "\n"
+
+
+def test_the_default_model_streams_the_sample_in_chunks(capsys, monkeypatch):
+    sample = ROOT / "egs" / "sample.wav"
     assert main.run_command(["stream", str(sample)]) == 0
     assert capsys.readouterr().out == REFERENCE + "\n"
     assert not run_example(monkeypatch, "stream.py", sample)
     assert capsys.readouterr().out.strip().endswith(REFERENCE)
+
+
+def test_a_streaming_model_of_english_does_not_exist_yet():
+    with pytest.raises(ModelError, match=r"english-stream: neither a model directory nor a bundled model \(an4, eng"):
+        asr.load("english-stream")
+
+
+@pytest.mark.parametrize("options", [{"beam": 1}, {"lm": ""}])
+def test_english_without_its_language_model(options):
+    recognizer = asr.load("english", device="cpu", **options)
+    assert not recognizer.decoder.options.lm
+    assert recognizer.transcribe(ROOT / "egs" / "sample.wav").text == REFERENCE
 
 
 def run_example(monkeypatch, name, *arguments):

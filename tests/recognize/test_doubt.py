@@ -63,7 +63,7 @@ def test_a_recording_outside_the_domain_is_a_doubt_in_python(model, music, silen
 
 
 def test_transcribe_warns_once_of_each_file_and_still_writes_it(music, silence, tmp_path, capsys):
-    command = ["transcribe", str(music), str(SAMPLE), str(silence), "--format", "json"]
+    command = ["transcribe", str(music), str(SAMPLE), str(silence), "--format", "json", "--model", "an4"]
     assert main.run_command([*command, "--output-dir", str(tmp_path / "out")]) == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("warning: ")]
     assert str(music) in line
@@ -75,7 +75,8 @@ def test_transcribe_warns_once_of_each_file_and_still_writes_it(music, silence, 
 def test_no_warning_without_a_threshold_or_with_phrases(music, tmp_path, capsys):
     assert main.run_command(["transcribe", str(music), "--model", without_threshold(tmp_path)]) == 0
     (tmp_path / "phrases").write_text("YES\nNO\n")
-    assert main.run_command(["transcribe", str(music), "--phrases", str(tmp_path / "phrases")]) == 0
+    command = ["transcribe", str(music), "--phrases", str(tmp_path / "phrases"), "--model", "an4"]
+    assert main.run_command(command) == 0
     assert "warning" not in capsys.readouterr().err
 
 
@@ -83,7 +84,7 @@ def test_no_warning_without_a_threshold_or_with_phrases(music, tmp_path, capsys)
 def test_stream_warns_once(option, music, tmp_path, write_wav, capsys):
     long = write_wav(tmp_path / "long.wav", np.tile(melody(), 3) / np.float32(2**15))
     for path, count in ((long, 1), (music, 1), (SAMPLE, 0)):
-        assert main.run_command(["stream", str(path), option]) == 0
+        assert main.run_command(["stream", str(path), option, "--model", "stream"]) == 0
         assert capsys.readouterr().err.count("may not know this kind of speech") == count, path
 
 
@@ -99,14 +100,15 @@ def test_a_stream_gives_the_doubt_of_the_whole_recording(music):
 
 def test_a_long_recording_has_its_doubt(music, monkeypatch):
     monkeypatch.setattr("asr.recognize.long_audio.LONG_S", 3.0)
-    assert asr.load(device="cpu").transcribe(music).doubt
+    assert asr.load("an4", device="cpu").transcribe(music).doubt
 
 
 def test_label_warns_of_each_file_also_when_resumed(music, tmp_path, capsys):
-    command = ["label", str(music), str(SAMPLE), "--output", str(tmp_path / "out.jsonl"), "--least-confidence", "0.5"]
+    label = ["label", "--model", "an4", str(music)]
+    command = [*label, str(SAMPLE), "--output", str(tmp_path / "out.jsonl"), "--least-confidence", "0.5"]
     assert main.run_command(command) == 0
     assert capsys.readouterr().err.count("may not know this kind of speech") == 1
-    alone = ["label", str(music), "--output", str(tmp_path / "none.jsonl")]
+    alone = [*label, "--output", str(tmp_path / "none.jsonl")]
     for more in ([], ["--resume"]):
         assert main.run_command([*alone, *more]) == 2
         assert "1 are doubtful as a whole" in capsys.readouterr().err
@@ -118,7 +120,7 @@ def test_a_calibration_does_not_change_what_is_a_doubt(music, tmp_path):
     shutil.copytree(bundled.locate_model("an4"), tmp_path / "model")
     confidence.save_calibration(tmp_path / "model", {"beam": law})
     assert confidence.load_threshold(tmp_path / "model") == 0.65
-    fitted, plain = asr.load(tmp_path / "model", device="cpu"), asr.load(device="cpu")
+    fitted, plain = asr.load(tmp_path / "model", device="cpu"), asr.load("an4", device="cpu")
     assert fitted.transcribe(music).confidence > 0.9
     assert fitted.transcribe(music).doubt == plain.transcribe(music).doubt != ""
     assert fitted.transcribe(SAMPLE).doubt == ""

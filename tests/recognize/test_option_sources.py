@@ -97,13 +97,14 @@ def test_each_option_says_where_it_comes_from(tuned):
 
 
 def test_info_shows_the_options_in_force(capsys):
-    assert main.run_command(["info"]) == 0
+    assert main.run_command(["info", "an4"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert {"lm_weight 0.3 (model directory)", "nbest 16 (default)"} <= set(lines)
 
 
 def test_verbose_shows_the_options_in_force_beside_the_text(capsys):
-    assert main.run_command(["transcribe", str(SAMPLE), "--hotword", "FOUR:2", "--verbose"]) == 0
+    command = ["transcribe", str(SAMPLE), "--model", "an4", "--hotword", "FOUR:2", "--verbose"]
+    assert main.run_command(command) == 0
     shown = capsys.readouterr()
     lines = {" ".join(line.split()) for line in shown.err.splitlines()}
     expected = {"hotwords FOUR:2 (command line)", "unknown_penalty -6 (model directory)", "rescore none (default)"}

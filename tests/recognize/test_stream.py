@@ -16,7 +16,7 @@ from asr.errors import AudioError, ConfigError, DecodeError
 from asr.models.acoustic import Latency
 from asr.recognize import stream
 from asr.recognize.language_models import Context
-from asr.recognize.stream import Stream, StreamBatch
+from asr.recognize.stream import CHUNK_S, RIGHT_S, Stream, StreamBatch
 
 CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 
@@ -272,7 +272,7 @@ def test_hot_words_that_cannot_be_used_are_refused(tmp_path):
         ({"sample_rate_hz": True}, AudioError),
         ({"chunk_s": True}, ConfigError),
         ({"chunk_s": "0.64"}, ConfigError),
-        ({"chunk_s": 0.64, "right_s": None}, ConfigError),
+        ({"chunk_s": 0.64, "right_s": "0"}, ConfigError),
     ],
 )
 def test_options_of_other_types_are_refused(tmp_path, options, error):
@@ -308,8 +308,19 @@ def test_a_chunk_with_everything_behind_it_is_the_whole(tmp_path):
     for chunk, right in ((60, 0), (1, 60), (7, 60)):
         log_probs, _ = fed(Stream(recognizer, chunk_s=chunk * 0.03, right_s=right * 0.03), samples, [5000])
         torch.testing.assert_close(log_probs, whole[0], atol=1e-4, rtol=0)
-    narrow, _ = fed(Stream(recognizer, chunk_s=0.03), samples, [5000])
+    narrow, _ = fed(Stream(recognizer, chunk_s=0.03, right_s=0.0), samples, [5000])
     assert (narrow - whole[0]).abs().max() > 0.1  # the context does matter
+
+
+@pytest.mark.parametrize("given", [{}, {"chunk_s": CHUNK_S}, {"right_s": RIGHT_S}])
+def test_a_bidirectional_model_streams_in_chunks_of_default_lengths(tmp_path, given):
+    recognizer = make_recognizer(tmp_path, "lstm", bidirectional=True)
+    samples = sound(3.0, seed=7)
+    default, _ = fed(recognizer.stream(**given), samples, [5000])
+    named, _ = fed(Stream(recognizer, chunk_s=CHUNK_S, right_s=RIGHT_S), samples, [5000])
+    whole, _ = recognizer.log_probs([samples])
+    assert torch.equal(default, named)
+    assert not torch.allclose(default, whole[0], atol=1e-4)
 
 
 def test_each_chunk_is_that_of_the_definition(tmp_path):
@@ -339,12 +350,11 @@ def test_each_chunk_is_that_of_the_definition(tmp_path):
 # Bad input
 
 
-def test_a_bidirectional_model_streams_only_in_chunks(tmp_path):
+def test_impossible_chunks_are_refused(tmp_path):
     recognizer = make_recognizer(tmp_path, bidirectional=True)
-    with pytest.raises(ConfigError, match=r"bidirectional.*chunk_s"):
-        Stream(recognizer)
-    with pytest.raises(ConfigError, match="chunk_s above 0"):
-        Stream(recognizer, chunk_s=0.0)
+    for options in ({"chunk_s": 0.0}, {"right_s": -1.0}, {"chunk_s": math.inf}):
+        with pytest.raises(ConfigError, match="chunk_s above 0"):
+            Stream(recognizer, **options)
 
 
 def test_a_rate_and_a_pause_of_zero_are_refused(tmp_path):
@@ -416,5 +426,3 @@ def test_a_recognizer_opens_its_own_streams(tmp_path):
     live.accept(samples)
     assert live.source == "desk"
     assert live.finish().text == recognizer.transcribe(samples, sample_rate_hz=8000).text
-    with pytest.raises(ConfigError, match="chunk_s"):
-        make_recognizer(tmp_path, bidirectional=True).stream()
