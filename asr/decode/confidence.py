@@ -82,8 +82,9 @@ def save_calibration(
         raise ModelError(f"{folder / CONFIDENCE_FILE}: cannot write: {error}") from error
 
 
-def load_confidences(folder: Path) -> tuple[dict[str, Calibration], float | None]:
-    """A model directory's calibrations by kind of decoding, and its threshold of doubt; ``({}, None)`` without file.
+def load_confidences(folder: Path) -> tuple[dict[str, Calibration], float | None, Judge | None]:
+    """A model directory's calibrations by kind of decoding, its threshold of doubt, and what says whether transcripts
+    are reliable; ``({}, None, None)`` without file.
 
     The threshold is a mean of words' own confidences, before any calibration: below it the model may not know the kind
     of speech. Raises ``ModelError`` naming a damaged file.
@@ -96,12 +97,13 @@ def load_confidences(folder: Path) -> tuple[dict[str, Calibration], float | None
         raise ModelError(f"{path}: cannot read the calibration of confidences: {error}") from error
     if not all(math.isfinite(x) for c in found.values() for x in (c.posterior, c.share, c.bias)):
         raise ModelError(f"{path}: expected finite numbers")
+    judge = _judge(path, tree.get(RELIABILITY))
     threshold = tree.get(THRESHOLD)
     if threshold is None:
-        return found, None
+        return found, None, judge
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise ModelError(f"{path}: {THRESHOLD}: expected a number from 0 to 1, got {threshold!r}")
-    return found, float(threshold)
+    return found, float(threshold), judge
 
 
 def load_calibration(folder: Path) -> dict[str, Calibration]:
@@ -115,10 +117,11 @@ def load_threshold(folder: Path) -> float | None:
 
 
 def load_judge(folder: Path) -> Judge | None:
-    """What says whether a model directory's transcripts are reliable; None where nothing was fitted. Raises
-    ``ModelError`` naming a damaged file."""
-    path = folder / CONFIDENCE_FILE
-    tree = _read(path).get(RELIABILITY)
+    """The judge of ``load_confidences``."""
+    return load_confidences(folder)[2]
+
+
+def _judge(path: Path, tree: Any) -> Judge | None:
     try:
         return None if tree is None else Judge.read(tree)
     except ValueError as error:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from asr.decode.posteriors import BLANK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EVIDENCE = ("frame", "rivals", "spoken")
 """In the order of ``FrameSums.features``."""
@@ -70,6 +71,8 @@ class FrameSums:
 
 def frame_sums(log_probs: Tensor, lengths: Sequence[int] | Tensor | None = None) -> list[FrameSums]:
     """Sums of each row of natural log-probabilities ``(B, T, V)``, or of one ``(T, V)``, over its valid frames."""
+    import torch  # here: reading a judge must not cost what importing torch costs
+
     rows = (log_probs if log_probs.ndim == 3 else log_probs[None]).float().cpu()
     if not rows.shape[1]:
         return [FrameSums()] * len(rows)

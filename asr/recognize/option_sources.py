@@ -156,8 +156,7 @@ def confidences(folder: Path, options: Decoding) -> Confidences:
     # A phrase's confidence is its share of the probability of all of them, which is another thing.
     if options.phrases:
         return Confidences()
-    calibrations, threshold = confidence.load_confidences(folder)
-    judge = confidence.load_judge(folder)
+    calibrations, threshold, judge = confidence.load_confidences(folder)
     found = calibrations.get("greedy" if options.beam == 1 else "beam")
     if found is None or found.fitted_for is None:
         return Confidences(found, threshold, judge=judge)

@@ -186,7 +186,7 @@ def test_the_file_of_confidences_is_read_once(calibrated, monkeypatch):
 
 def test_fitted_confidences_that_do_not_say_for_what_are_used(tmp_path):
     confidence.save_calibration(tmp_path, {"beam": Calibration(1.0, 0.0, 0.0)})
-    assert option_sources.confidences(tmp_path, Decoding(beam=4)) == (Calibration(1.0, 0.0, 0.0), None, "")
+    assert option_sources.confidences(tmp_path, Decoding(beam=4)) == (Calibration(1.0, 0.0, 0.0), None, "", None)
 
 
 def test_no_file_is_opened_where_no_fit_says_what_it_is_for(tmp_path, monkeypatch):
