@@ -75,6 +75,7 @@ perplexity words.arpa text.txt
 perplexity lm text.txt
 perplexity words.arpa.gz text.txt
 generate lm --length 3
+synth text.txt out --voices data
 info model
 info
 average model model --output out
@@ -105,6 +106,7 @@ tune m.jsonl --model model --lm words.arpa
 calibrate m.jsonl --model model
 train train.yaml train.epochs=1 train.output=run model.layers=1 model.hidden=8 model.channels=4
 train-lm lm.yaml train.epochs=1 train.output=lmrun model.hidden=8
+train-readable text.txt out --seconds 1 --hidden 8
 plot run.jsonl --output out.png
 check m.jsonl --plot out.png
 """
