@@ -178,7 +178,7 @@ def test_no_word_is_lost_or_doubled_in_a_long_recording(rate):
         at += len(pause) + len(said)
     whole = np.concatenate(parts)
     assert len(whole) / rate > long_audio.LONG_S
-    result = asr.load(beam=1).transcribe(whole, sample_rate_hz=rate)
+    result = asr.load("an4", beam=1).transcribe(whole, sample_rate_hz=rate)
     assert [w.text for w in result.words] == words * 24
     assert result.duration_s == pytest.approx(len(whole) / rate, abs=1e-3)
     for word, start in zip(result.words[:: len(words)], starts, strict=True):
