@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def stream_sentences(paths: Sequence[str | Path], reading: TextReading, speller:
 
 
 def _of_path(path: Path, reading: TextReading, speller: ProseSpeller | None) -> Iterator[str]:
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+    if os.path.isdir(path):
+        found = sorted(p for p in path.rglob("*") if os.path.isfile(p) and p.name.endswith(SUFFIXES))
         if not found:
             raise TrainingError(f"{path}: expected texts ({', '.join(SUFFIXES)}) in the folder, got none")
         for inside in found:

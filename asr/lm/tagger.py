@@ -7,6 +7,7 @@ behind them.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class TaggerDescription:
 def read_tagger_description(folder: Path) -> TaggerDescription:
     """Read ``readable.json``. Raises ``ModelError`` naming what is missing or what no tagger can say."""
     path = folder / DESCRIPTION
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(
             f"{folder}: not the folder of a tagger: {DESCRIPTION} is missing; asr train-readable makes one"
         )

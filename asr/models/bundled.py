@@ -53,4 +53,4 @@ def locate_model(model: str | Path | None) -> Path:
 def bundled_readable(model: Path) -> Path | None:
     """The folder of the tagger that all bundled models share, which are English; None for other models."""
     folder = bundle_folder().parent / "readable"
-    return folder if model.parent == bundle_folder() and folder.is_dir() else None
+    return folder if model.parent == bundle_folder() and os.path.isdir(folder) else None

@@ -55,7 +55,7 @@ def quantize_model(
             model_directory.clear(folder)
             for part in made.iterdir():
                 target = folder / part.name
-                if target.is_dir():  # a folder replaces no other that has files
+                if os.path.isdir(target):  # a folder replaces no other that has files
                     target.replace(old / part.name)
                 part.replace(target)
     except OSError as error:

@@ -8,6 +8,7 @@ decided never changes, and a text that arrives in pieces becomes what the whole 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ Floats = npt.NDArray[np.float32]
 def readable_folder(model: Path) -> Path | None:
     """The folder of a model directory's tagger: its own, or for a bundled model the package's; None without one."""
     own = model / FOLDER
-    return own if own.is_dir() else bundled_readable(model)
+    return own if os.path.isdir(own) else bundled_readable(model)
 
 
 def missing(model: Path) -> str:
