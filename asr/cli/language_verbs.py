@@ -68,7 +68,7 @@ def _add_lm_convert(commands: Any) -> None:
     convert.add_argument("output", metavar="OUT", help="file to write, such as words.safetensors")
     convert.add_argument(
         "--bits",
-        type=int,
+        type=whole(8, 64),
         choices=(8, 64),
         default=64,
         help="of each probability: 64 keeps them exactly, 8 makes the file a third as large (default: 64)",
