@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,11 +48,11 @@ class Recording:
 
     def samples(self, sample_rate_hz: int, max_duration_s: float | None = None) -> Samples:
         """The whole recording, ``(S,)`` float32; raises as ``asr.audio.read.load_audio``."""
-        return read.load_audio(self.source, sample_rate_hz, **self._part(max_duration_s))
+        return read.load_audio(self._own_source(), sample_rate_hz, **self._part(max_duration_s))
 
     def blocks(self, sample_rate_hz: int, max_duration_s: float | None = None) -> Iterator[Samples]:
         """The same in blocks of bounded size; raises as ``asr.audio.read.stream_audio``."""
-        return read.stream_audio(self.source, sample_rate_hz, **self._part(max_duration_s))
+        return read.stream_audio(self._own_source(), sample_rate_hz, **self._part(max_duration_s))
 
     def stated_length_s(self) -> float | None:
         """The length to the nearest second, for a progress bar; None where it is not known without decoding."""
@@ -61,6 +62,16 @@ class Recording:
             with contextlib.suppress(AudioError):
                 return round(read.probe_audio(self.source).duration_s - self.start_s)
         return None
+
+    def _own_source(self) -> Any:
+        """The source; bytes in memory as a file of this call's own, since threads read channels of one at a time."""
+        if type(self.source) is not io.BytesIO:
+            return self.source
+        own = io.BytesIO(self.source.getvalue())
+        if hasattr(self.source, "name"):
+            own.name = self.source.name
+        own.seek(self.source.tell())
+        return own
 
     def _part(self, max_duration_s: float | None) -> dict[str, Any]:
         bounds = {"start_s": self.start_s, "end_s": self.end_s, "max_duration_s": max_duration_s}
