@@ -70,7 +70,6 @@ class Recording:
         own = io.BytesIO(self.source.getvalue())
         if hasattr(self.source, "name"):
             own.name = self.source.name
-        own.seek(self.source.tell())
         return own
 
     def _part(self, max_duration_s: float | None) -> dict[str, Any]:
