@@ -97,6 +97,9 @@ class FeatureConfig:
     adapt_s: Annotated[float, Range(0, math.inf, below=True)] = 0.0
     """Let each bin's mean follow the recording: after so many seconds half of it is the recording's own. 0 keeps the
     mean of the training data."""
+    preemphasis: ShareBelowOne = 0.0
+    """Share of the sample before that is taken off each sample within a window; the first sample loses this share of
+    itself. Other runtimes use 0.97 (docs/export.md). 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "features")

@@ -164,6 +164,10 @@ class LogMel(nn.Module):
         return features, (samples[:, features.shape[1] * self.config.hop_samples :], level)
 
     def _log_energies(self, windows: Tensor) -> Tensor:
+        if self.config.preemphasis:
+            # Within each window, as Kaldi does: a frame does not depend on where a stream was cut.
+            before = torch.cat([windows[..., :1], windows[..., :-1]], dim=-1)
+            windows = windows - self.config.preemphasis * before
         spectrum = torch.fft.rfft(windows * self.window, n=self.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
         # Their logarithm magnifies what reduced precision loses in quiet bins.

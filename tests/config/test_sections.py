@@ -135,6 +135,7 @@ RANGES = {
     "features.mel_bins": ([0], [1, 128]),
     "features.floor": ([0.0, -1e-8, 1e-40, math.inf, math.nan], [1e-10]),
     "features.adapt_s": ([-0.1, math.inf, math.nan], [0.0, 0.5]),
+    "features.preemphasis": ([-0.1, 1.0, math.nan], [0.0, 0.97]),
     "features.low_hz": ([-1.0, 8000.0, math.nan], [0.0, 7999.0]),
     "features.high_hz": ([20.0, 8001.0, math.nan], [8000.0]),
     "augment.speeds": ([[], [0.4], [1.0, 2.1], [math.nan]], [[1.0], [0.5, 2.0]]),

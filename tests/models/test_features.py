@@ -201,3 +201,29 @@ def test_damaged_statistics_name_the_file(tmp_path, content):
 def test_statistics_of_another_size_are_refused():
     with pytest.raises(ModelError, match="40 mel bins"):
         LogMel(CONFIG, FeatureStats((0.0,) * 40, (1.0,) * 40, 1))
+
+
+def test_preemphasis_equals_windows_filtered_one_by_one():
+    config = dataclasses.replace(CONFIG, preemphasis=0.97)
+    waveform = noise(4000)
+    bank, window = mel_filterbank(config, 512), np.hanning(401)[:400]
+    expected = []
+    for start in range(0, 4000 - 400 + 1, 160):
+        frame = waveform[start : start + 400].astype(np.float64)
+        filtered = frame.copy()
+        filtered[1:] -= 0.97 * frame[:-1]
+        filtered[0] -= 0.97 * frame[0]
+        expected.append(np.log(np.maximum(np.abs(np.fft.rfft(filtered * window, 512)) ** 2 @ bank, config.floor)))
+    features, _ = extract(LogMel(config), waveform)
+    np.testing.assert_allclose(features[0].numpy(), expected, atol=1e-3)
+
+
+def test_preemphasised_features_of_a_stream_equal_those_of_the_whole():
+    log_mel = LogMel(dataclasses.replace(CONFIG, preemphasis=0.97), FeatureStats((-8.0,) * 80, (2.5,) * 80, 1))
+    waveform = torch.from_numpy(noise(4000))[None]
+    whole, _ = log_mel(waveform, torch.tensor([4000]))
+    parts, state = [], None
+    for block in torch.split(waveform, 370, dim=1):
+        part, state = log_mel.stream(block, state)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
