@@ -36,8 +36,10 @@ evaluation: model_scores tuning calibration judge_fitting
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
+server: problems settings messages samples_in catalogue models_in_memory live_streams file_jobs services
+server: access health vosk realtime rest page wyoming_service app running
 cli: shared_options printing live_display transcription_verbs corpus_verbs training_verbs language_verbs
-cli: held_out_verbs synth_verb scoring_verbs model_verbs main
+cli: held_out_verbs synth_verb serve_verb scoring_verbs model_verbs main
 """
 """Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""
 

@@ -82,6 +82,7 @@ average model model --output out
 train train.yaml model.layers=x
 train-lm lm.yaml model.layers=x
 transcribe nowhere.wav --model nomodel
+serve --live-model nomodel --alias x=nomodel --wyoming 1 --model nomodel
 plot run.jsonl --output no/where.png
 """
 # What takes some milliseconds, and what loads models, trains or draws.

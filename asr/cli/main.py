@@ -18,6 +18,7 @@ from asr.cli.held_out_verbs import add_held_out_commands
 from asr.cli.language_verbs import add_language_commands
 from asr.cli.model_verbs import add_model_commands
 from asr.cli.scoring_verbs import add_scoring_commands
+from asr.cli.serve_verb import add_serve_command
 from asr.cli.shared_options import FAILED, OK
 from asr.cli.synth_verb import add_synth_command
 from asr.cli.training_verbs import add_training_commands
@@ -144,4 +145,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_scoring_commands(commands)
     add_model_commands(commands)
     add_synth_command(commands)
+    add_serve_command(commands)
     return parser
