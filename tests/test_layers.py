@@ -22,7 +22,7 @@ scoring: alternatives rules bootstrap score_report transcript_files pairing wer 
 data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
 data: findings preflight
 data: voices synth
-models: bundled device mel scan subsample tensors description cells acoustic features model_directory averaging
+models: bundled onnx_files device mel scan subsample tensors description cells acoustic features model_directory averaging
 models: storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
@@ -32,13 +32,14 @@ lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning g
 lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder readable engine stream pipeline recognizer batch
+export: graph_builder stored_weights cell_graphs acoustic_graphs language_graph int8_graphs onnx_folder
 evaluation: model_scores tuning calibration judge_fitting
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
 server: problems settings messages samples_in catalogue models_in_memory live_streams file_jobs services
 server: access health vosk realtime rest page wyoming_service app running
-cli: shared_options printing live_display transcription_verbs corpus_verbs training_verbs language_verbs
+cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
 cli: held_out_verbs synth_verb serve_verb scoring_verbs model_verbs main
 """
 """Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""

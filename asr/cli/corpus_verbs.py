@@ -1,4 +1,4 @@
-"""Commands for corpora and manifests: recipes, init, check, segment, label, export."""
+"""Commands for corpora and manifests: recipes, init, check, segment, label."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def add_corpus_commands(commands: Any) -> None:
     _add_check(commands)
     _add_segment(commands)
     _add_label(commands)
-    _add_export(commands)
 
 
 def _add_recipes(commands: Any) -> None:
@@ -147,15 +146,6 @@ def _add_label(commands: Any) -> None:
     shared.add_also(label)
     shared.add_model(label)
     label.set_defaults(run=_label, extends="inputs")
-
-
-def _add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write a manifest in the format of another toolkit")
-    export.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest")
-    export.add_argument("output", type=Path, metavar="OUT", help="folder (kaldi) or file (nemo) to write")
-    export.add_argument("--format", choices=("kaldi", "nemo"), required=True)
-    export.add_argument("--force", action="store_true", help="overwrite existing files")
-    export.set_defaults(run=_export)
 
 
 def _recipes(args: argparse.Namespace) -> int:
@@ -302,15 +292,3 @@ def _label(args: argparse.Namespace) -> int:
     )
     printing.print_warnings(found.doubts)
     return printing.report_failures(found.failures)
-
-
-def _export(args: argparse.Namespace) -> int:
-    from asr.corpora import kaldi_nemo
-    from asr.data import manifest
-
-    check_output(args.output, force=args.force)
-    utterances = manifest.read_manifest(args.manifest)
-    write = {"kaldi": kaldi_nemo.to_kaldi, "nemo": kaldi_nemo.to_nemo}[args.format]
-    write(utterances, args.output)
-    print(f"{args.output}: {len(utterances)} utterances")
-    return OK

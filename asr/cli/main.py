@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import asr
 from asr import terminal
 from asr.cli.corpus_verbs import add_corpus_commands
+from asr.cli.export_verb import add_export_command
 from asr.cli.held_out_verbs import add_held_out_commands
 from asr.cli.language_verbs import add_language_commands
 from asr.cli.model_verbs import add_model_commands
@@ -139,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_transcription_commands(commands)
     add_corpus_commands(commands)
+    add_export_command(commands)
     add_training_commands(commands)
     add_language_commands(commands)
     add_held_out_commands(commands)

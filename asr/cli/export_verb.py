@@ -1,0 +1,56 @@
+"""The command export: models as ONNX graphs, manifests in the formats of other toolkits."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from asr.cli.shared_options import OK
+from asr.errors import AsrError
+from asr.files import check_output
+
+
+def add_export_command(commands: Any) -> None:
+    """Add the command to the parser's subparsers."""
+    export = commands.add_parser(
+        "export",
+        help="write a model for other runtimes, or a manifest in the format of another toolkit",
+        description="--to writes a model directory or bundled model as ONNX graphs, which need no torch: see "
+        "docs/export.md. --format writes a manifest for another toolkit.",
+    )
+    export.add_argument("places", nargs="*", metavar="MODEL|MANIFEST OUT", help="what to export, and where to")
+    kind = export.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--to", choices=("onnx",), help="export a model: graphs for onnxruntime")
+    kind.add_argument("--format", choices=("kaldi", "nemo"), help="export a manifest")
+    export.add_argument("--int8", action="store_true", help="with --to: int8 weights, a quarter of the size (LSTM only)")
+    export.add_argument("--force", action="store_true", help="overwrite existing files or an earlier export")
+    export.set_defaults(run=_export, extends="places")
+
+
+def _export(args: argparse.Namespace) -> int:
+    if len(args.places) != 2:
+        expected = "a model and the folder to write" if args.to else "a manifest and what to write"
+        raise AsrError(f"export: expected {expected}, got {' '.join(args.places) or 'nothing'}")
+    if args.format:
+        return _export_manifest(args)
+    from asr.export.onnx_folder import export_onnx
+
+    for line in export_onnx(args.places[0], args.places[1], int8=args.int8, force=args.force):
+        print(line)
+    return OK
+
+
+def _export_manifest(args: argparse.Namespace) -> int:
+    from asr.corpora import kaldi_nemo
+    from asr.data import manifest
+
+    if args.int8:
+        raise AsrError("--int8: expected --to, since a manifest has no weights; leave it out")
+    source, output = args.places[0], Path(args.places[1])
+    check_output(output, force=args.force)
+    utterances = manifest.read_manifest(source)
+    write = {"kaldi": kaldi_nemo.to_kaldi, "nemo": kaldi_nemo.to_nemo}[args.format]
+    write(utterances, output)
+    print(f"{output}: {len(utterances)} utterances")
+    return OK

@@ -1,0 +1,195 @@
+"""A model directory as a folder of ONNX graphs: ``asr export MODEL OUT --to onnx`` (docs/export.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asr
+from asr.config.sections import Config
+from asr.errors import ModelError, OutputError
+from asr.export.acoustic_graphs import AcousticWeights, offline_graph, streaming_graph
+from asr.export.graph_builder import require_onnx
+from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
+from asr.export.language_graph import language_graph
+from asr.export.stored_weights import read_weights
+from asr.files import PART, check_output, file_sha256, read_object, write_json
+from asr.lm import lm_directory
+from asr.models import model_directory
+from asr.models.acoustic import Latency
+from asr.models.model_directory import Model
+from asr.models.onnx_files import FORMAT
+from asr.models.storage import OF_RUNS
+from asr.models.tensors import load_storage
+from asr.recognize.options import PLACES, load_options
+from asr.recognize.readable import FOLDER as READABLE
+from asr.recognize.readable import readable_folder
+from asr.recognize.stream import CHUNK_S, RIGHT_S
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OFFLINE, STREAMING, LANGUAGE = "offline.onnx", "streaming.onnx", "lm.onnx"
+WEIGHTS = "model.safetensors"
+EXPORT_FILE = "export.json"
+"""What a folder that we exported has, and nobody else's: what is in it, with checksums."""
+
+
+def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = False, force: bool = False) -> list[str]:
+    """Write a model as a folder of ONNX graphs with all that belongs to it; whole, or not at all.
+
+    Args:
+        model: directory or name of a bundled model; ``None`` is the default one.
+        output: folder to write.
+        int8: quantise the acoustic graphs; they are a quarter of the size and only close to the model.
+        force: replace an earlier export.
+
+    Returns the names of the files with their sizes, for people.
+
+    Raises:
+        OutputError: ``output`` is there already, and no earlier export or not to be replaced.
+        ModelError: the model cannot be loaded or exported so, ``onnx`` is missing, or the folder cannot be written.
+    """
+    require_onnx()
+    source, folder = model_directory.load_model(model), Path(output)
+    if int8:
+        check_int8(source.config.model, source.path)
+    weights = acoustic_weights(source)
+    with whole_folder(folder, force=force, source=source.path) as made:
+        _copy_parts(source, made)
+        for name, graph in _acoustic_graphs(weights, int8=int8):
+            save_graph(graph, made / name)
+        _export_language_models(source, made)
+        storage = DYNAMIC if int8 else weights.storage
+        write_description(made, source, {"format": FORMAT, "weights": storage})
+    return [f"{name}: {os.path.getsize(folder / name) / 1e6:.1f} MB" for name in (OFFLINE, STREAMING)]
+
+
+def acoustic_weights(model: Model) -> AcousticWeights:
+    """What the graphs of a loaded model directory are made of."""
+    path = model.path / WEIGHTS
+    return AcousticWeights(
+        model.config, model.tokenizer, model.stats, model.card, read_weights(path), load_storage(path)
+    )
+
+
+def default_latency(config: Config) -> Latency | None:
+    """The chunks in which a bidirectional model streams; None for a unidirectional one."""
+    if not config.model.bidirectional:
+        return None
+    frame_s = config.features.hop_s * config.model.subsampling
+    return Latency(math.ceil(CHUNK_S / frame_s), math.ceil(RIGHT_S / frame_s))
+
+
+def save_graph(graph: ModelProto, path: Path) -> None:
+    """Write a graph as one file."""
+    path.write_bytes(graph.SerializeToString())
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, *, force: bool, source: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``folder`` when the block ends without an error.
+
+    With ``force`` an earlier export is replaced; never anything else. Raises ``OutputError`` and ``ModelError``.
+    """
+    if folder.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(f"{folder}: expected a folder apart from the model's own, {source}")
+    check_output(folder, ours=(lambda path: force and is_export(path)))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PART, dir=folder.parent) as temporary:
+            made, old = Path(temporary, "made"), Path(temporary, "old")
+            made.mkdir()
+            yield made
+            if os.path.isdir(folder):
+                folder.rename(old)
+            try:
+                made.rename(folder)
+            except OSError:
+                if os.path.isdir(old):
+                    old.rename(folder)
+                raise
+    except OSError as error:
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise ModelError(f"{folder}: cannot write the export: {reason}") from error
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is one that we exported."""
+    return os.path.isfile(folder / EXPORT_FILE)
+
+
+def write_description(folder: Path, source: Model, more: Mapping[str, Any]) -> None:
+    """Write ``export.json``: what was exported from what, and the checksum of every file."""
+    paths = sorted(path for path in folder.rglob("*") if os.path.isfile(path))
+    sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    tree = {"package": f"asr {asr.__version__}", "model": source.card.get("name") or source.path.name}
+    write_json(folder / EXPORT_FILE, {**more, **tree, "files": sums})
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """Compare the files of an export with their checksums; returns its description.
+
+    Raises ``ModelError`` naming a file that is missing or that has changed, and a folder that is no export.
+    """
+    if not is_export(folder):
+        raise ModelError(f"{folder}: expected a folder of asr export, which has {EXPORT_FILE}")
+    tree = read_object(folder / EXPORT_FILE, "the description of an export")
+    files = tree.get("files")
+    if tree.get("format") != FORMAT or not isinstance(files, dict) or not files:
+        raise ModelError(f"{folder / EXPORT_FILE}: expected format {FORMAT} and checksums of files; export again")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{folder / EXPORT_FILE}: expected files inside the folder, got {name[:100]!r}")
+        if not os.path.isfile(path):
+            raise ModelError(f"{path}: missing; get the folder again")
+        if file_sha256(path) != expected:
+            raise ModelError(f"{path}: expected SHA-256 {expected}, got another: the file is damaged or was changed; "
+                             "get it again")  # fmt: skip
+    return tree
+
+
+def _acoustic_graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, ModelProto]]:
+    makers = (
+        (OFFLINE, functools.partial(offline_graph, weights)),
+        (STREAMING, functools.partial(streaming_graph, weights, default_latency(weights.config))),
+    )
+    for name, make in makers:
+        yield name, quantized(make(plain=True)) if int8 else make()
+
+
+def _copy_parts(source: Model, made: Path) -> None:
+    """Everything of the model but its weights and what belongs to its training."""
+    for part in source.path.iterdir():
+        if part.name in (WEIGHTS, *OF_RUNS) or part.name.startswith("."):
+            continue
+        if os.path.isdir(part):
+            shutil.copytree(part, made / part.name)
+        else:
+            shutil.copyfile(part, made / part.name)
+    tagger = readable_folder(source.path)
+    if tagger is not None and not os.path.exists(made / READABLE):
+        shutil.copytree(tagger, made / READABLE)
+
+
+def _export_language_models(source: Model, made: Path) -> None:
+    """Put graphs in place of the weights of the recurrent language models that ``decoding.yaml`` names."""
+    options = load_options(source.path)
+    places = [getattr(options, name) for name in PLACES]
+    named = [place for found in places for place in (found if isinstance(found, tuple) else (found,))]
+    for place in {Path(place) for place in named if isinstance(place, str) and place and os.path.isdir(place)}:
+        language = lm_directory.load_recurrent(place)
+        target = made / place.relative_to(source.path)
+        stored = place / WEIGHTS
+        graph = language_graph(language, read_weights(stored), load_storage(stored))
+        save_graph(graph, target / LANGUAGE)
+        (target / WEIGHTS).unlink()
+
