@@ -22,8 +22,8 @@ scoring: alternatives rules bootstrap score_report transcript_files pairing wer 
 data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
 data: findings preflight
 data: voices synth
-models: bundled onnx_files device mel scan subsample tensors description cells acoustic features model_directory averaging
-models: storage spec_augment
+models: bundled onnx_files device mel scan subsample tensors description cells acoustic features model_directory
+models: averaging storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion
@@ -32,7 +32,7 @@ lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning g
 lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder readable engine stream pipeline recognizer batch
-export: graph_builder stored_weights cell_graphs acoustic_graphs language_graph int8_graphs onnx_folder
+export: graph_builder stored_weights cell_graphs acoustic_graphs lm_graph int8_graphs onnx_folder
 evaluation: model_scores tuning calibration judge_fitting
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop

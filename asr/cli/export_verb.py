@@ -23,7 +23,9 @@ def add_export_command(commands: Any) -> None:
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument("--to", choices=("onnx",), help="export a model: graphs for onnxruntime")
     kind.add_argument("--format", choices=("kaldi", "nemo"), help="export a manifest")
-    export.add_argument("--int8", action="store_true", help="with --to: int8 weights, a quarter of the size (LSTM only)")
+    export.add_argument(
+        "--int8", action="store_true", help="with --to: int8 weights, a quarter of the size (LSTM only)"
+    )
     export.add_argument("--force", action="store_true", help="overwrite existing files or an earlier export")
     export.set_defaults(run=_export, extends="places")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from asr.config import loader
 from asr.config.sections import Config
-from asr.export.cell_graphs import CellGraph, bidirectional, linear_scan, state_parts
+from asr.export.cell_graphs import CellGraph, bidirectional, scan_nodes, state_parts
 from asr.export.graph_builder import END, GraphBuilder, Weight
 from asr.models.acoustic import Latency
 from asr.models.description import FeatureStats
@@ -104,10 +104,7 @@ def streaming_graph(
     last, count = "last", builder.size(x, 0)
     flush = builder.op("GreaterOrEqual", last, builder.constant([0]))
     valid = builder.op("Where", flush, last, count)
-    if latency is None:
-        x = _unidirectional(parts, x, valid, flush, following)
-    else:
-        x = _chunk(parts, x, valid, following)
+    x = _unidirectional(parts, x, valid, flush, following) if latency is None else _chunk(parts, x, valid, following)
     builder.named("log_probs", parts.log_probs(x))
     for name, _ in states.shapes:
         builder.named(f"next.{name}", following[name])
@@ -195,7 +192,9 @@ class _Parts:
             squares = [builder.op("Mul", half, half) for half in halves]
             power = builder.transpose(builder.op("Add", *squares), 0, 2, 1)
             bank = mel_filterbank(config, 2 * (bins - 1))
-            energies = builder.op("Max", builder.op("MatMul", power, builder.floats(bank)), builder.floats(config.floor))
+            energies = builder.op(
+                "Max", builder.op("MatMul", power, builder.floats(bank)), builder.floats(config.floor)
+            )
             centred = builder.op("Sub", builder.op("Log", energies), builder.floats(stats.mean))
             inverse = 1 / np.maximum(np.asarray(stats.std, np.float32), np.float32(MIN_STD))
             return builder.op("Mul", centred, builder.floats(inverse))
@@ -226,7 +225,7 @@ class _Parts:
                 zero = builder.onnx.numpy_helper.from_array(np.zeros(1, np.float32))
                 level = builder.op("ConstantOfShape", builder.op("Shape", fresh, start=1, end=3), value=zero)
             kept = builder.op("Expand", builder.floats(math.exp(-config.hop_s / MEMORY_S)), builder.op("Shape", fresh))
-            totals, last = linear_scan(builder, kept, fresh, level)
+            totals, last = scan_nodes(builder, kept, fresh, level)
             sums = builder.slice(totals, 0, config.mel_bins, 2)
             weights = builder.op("Add", builder.slice(totals, config.mel_bins, END, 2),
                                  builder.floats(config.adapt_s / config.hop_s))  # fmt: skip
@@ -244,10 +243,9 @@ class _Parts:
             if following is not None:
                 x, before = builder.concat([f"conv.{index}", x], 2), 0
             with builder.scope(name):
-                y = builder.op(
-                    "Conv", x, builder.weight(self.weight(f"{name}.weight")), builder.weight(self.weight(f"{name}.bias")),
-                    kernel_shape=[KERNEL, KERNEL], strides=[stride, 2], pads=[before, 1, 0, 1],
-                )  # fmt: skip
+                weights = [builder.weight(self.weight(f"{name}.{part}")) for part in ("weight", "bias")]
+                y = builder.op("Conv", x, *weights, kernel_shape=[KERNEL, KERNEL], strides=[stride, 2],
+                               pads=[before, 1, 0, 1])  # fmt: skip
                 if following is not None:
                     used = builder.op("Mul", builder.size(y, 2), builder.constant([stride]))
                     following[f"conv.{index}"] = builder.slice(x, used, END, 2)
@@ -302,10 +300,14 @@ class _Parts:
         """Mix frames ``(T, B, D)`` with those ``lookahead`` later, so many ``zeros (1)`` following the last one."""
         builder, name = self.builder, f"encoder.lookaheads.{index}.mix"
         with builder.scope(f"ahead.{index}"):
-            padded = builder.op("Pad", x, builder.concat([builder.constant([0, 0, 0]), zeros, builder.constant([0, 0])], 0))
+            padded = builder.op(
+                "Pad", x, builder.concat([builder.constant([0, 0, 0]), zeros, builder.constant([0, 0])], 0)
+            )
             later = builder.slice(padded, self.model.config.model.lookahead, END, 0)
             now = builder.slice(x, 0, builder.size(later, 0), 0)
-            mixed = builder.linear(builder.concat([now, later], 2), self.weight(f"{name}.weight"), self.weight(f"{name}.bias"))
+            mixed = builder.linear(
+                builder.concat([now, later], 2), self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+            )
             return builder.op("Add", now, builder.op("Relu", mixed))
 
     def valid_frames(self, x: str, counts: str) -> str:
@@ -324,7 +326,9 @@ class _Parts:
             y = builder.transpose(y, 1, 0, 2)
             if config.upsampling > 1:
                 vocab = self.model.tokenizer.vocab_size
-                sizes = builder.op("Mul", builder.op("Shape", y, start=0, end=2), builder.constant([1, config.upsampling]))
+                sizes = builder.op(
+                    "Mul", builder.op("Shape", y, start=0, end=2), builder.constant([1, config.upsampling])
+                )
                 y = builder.op("Reshape", y, builder.concat([sizes, builder.constant([vocab])], 0))
             return builder.op("LogSoftmax", y, axis=-1)
 

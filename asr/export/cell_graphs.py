@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr.export.graph_builder import GraphBuilder, Weight, joined
+from asr.export.graph_builder import GraphBuilder, Weight, join_weights
 
-OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "rnn_relu": "RNN"}
+CELL_OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "rnn_relu": "RNN"}
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """Torch's order of the gates, by the place that ONNX has them in: i o f g of i f g o, z r n of r z n."""
 
@@ -37,7 +37,7 @@ class CellGraph:
 
         ``reverse``: from the last frame to the first.
         """
-        if self.cell not in OPERATORS:
+        if self.cell not in CELL_OPERATORS:
             return self._scanned(x, state, reverse)
         builder = self.builder
         before = [builder.unsqueeze(part, 0) for part in state]
@@ -47,17 +47,19 @@ class CellGraph:
 
     def matrices(self) -> tuple[Weight, Weight, Weight]:
         """``W (1, G H, D)``, ``R (1, G H, H)`` and the biases ``(1, 2 G H)`` in ONNX's order of gates."""
-        gates = _GATES[OPERATORS[self.cell]]
+        gates = _GATES[CELL_OPERATORS[self.cell]]
         rows = np.concatenate([np.arange(self.hidden) + gate * self.hidden for gate in gates])
         parts = [self.weights[f"{self.prefix}.{name}_l0"].rows(rows) for name in ("weight_ih", "weight_hh")]
         biases = [self.weights[f"{self.prefix}.{name}_l0"].rows(rows) for name in ("bias_ih", "bias_hh")]
-        bias = joined(biases, 0)
+        bias = join_weights(biases, 0)
         return (*(part.reshaped(1, *part.values.shape) for part in parts), bias.reshaped(1, len(bias.values)))
 
     def _scanned(self, x: str, state: Sequence[str], reverse: bool) -> tuple[str, list[str]]:
         builder = self.builder
         if self.cell == "min_gru":
-            gates = builder.linear(x, self.weights[f"{self.prefix}.gates.weight"], self.weights[f"{self.prefix}.gates.bias"])
+            gates = builder.linear(
+                x, self.weights[f"{self.prefix}.gates.weight"], self.weights[f"{self.prefix}.gates.bias"]
+            )
             update, candidate = self._split(gates, 2)
             update = builder.op("Sigmoid", update)
             decay = builder.op("Sub", builder.floats(1), update)
@@ -82,7 +84,7 @@ class CellGraph:
     def _scan(self, decay: str, fresh: str, state: Sequence[str], reverse: bool) -> tuple[str, str]:
         builder = self.builder
         start = state[0] if state else zeros_like_frame(builder, fresh)
-        return linear_scan(builder, decay, fresh, start, reverse=reverse)
+        return scan_nodes(builder, decay, fresh, start, reverse=reverse)
 
 
 def bidirectional(forward: CellGraph, backward: CellGraph, x: str, lengths: str) -> str:
@@ -91,7 +93,7 @@ def bidirectional(forward: CellGraph, backward: CellGraph, x: str, lengths: str)
     The backward direction runs over each row within its own length.
     """
     builder = forward.builder
-    if forward.cell in OPERATORS:
+    if forward.cell in CELL_OPERATORS:
         short = builder.op("Cast", lengths, to=builder.onnx.TensorProto.INT32)
         cells = [forward, backward]
         output, _ = _operator(
@@ -105,9 +107,7 @@ def bidirectional(forward: CellGraph, backward: CellGraph, x: str, lengths: str)
     return builder.concat([ahead, behind], 2)
 
 
-def linear_scan(
-    builder: GraphBuilder, decay: str, fresh: str, start: str, *, reverse: bool = False
-) -> tuple[str, str]:
+def scan_nodes(builder: GraphBuilder, decay: str, fresh: str, start: str, *, reverse: bool = False) -> tuple[str, str]:
     """``h_t = a_t h_(t-1) + b_t`` for ``a, b (T, B, D)`` from ``start (B, D)`` -> all states, and the last one."""
     helper = builder.onnx.helper
     nodes = [
@@ -142,8 +142,8 @@ def _operator(
     lengths: str = "",
 ) -> tuple[str, list[str]]:
     """The operator of a cell: output ``(T, directions, B, H)`` and the states ``(directions, B, H)``."""
-    kind = OPERATORS[cell]
-    inputs = [builder.weight(joined(parts, 0)) for parts in zip(*(c.matrices() for c in cells), strict=True)]
+    kind = CELL_OPERATORS[cell]
+    inputs = [builder.weight(join_weights(parts, 0)) for parts in zip(*(c.matrices() for c in cells), strict=True)]
     attributes: dict[str, object] = {"hidden_size": hidden, "direction": direction}
     if kind == "GRU":
         attributes["linear_before_reset"] = 1

@@ -28,7 +28,9 @@ def require_onnx() -> ModuleType:
     try:
         import onnx
     except ImportError as error:
-        raise ModelError(f"export to ONNX needs the package onnx: pip install 'recurrent-asr[export]' ({error})") from error
+        raise ModelError(
+            f"export to ONNX needs the package onnx: pip install 'recurrent-asr[export]' ({error})"
+        ) from error
     return onnx
 
 
@@ -60,7 +62,7 @@ class Weight:
         return values if self.scale is None else values * self.scale
 
 
-def joined(weights: Sequence[Weight], axis: int) -> Weight:
+def join_weights(weights: Sequence[Weight], axis: int) -> Weight:
     """Weights behind each other; those of different storage become float32."""
     kinds = {(w.values.dtype, w.scale is None) for w in weights}
     if len(kinds) > 1 or (weights[0].scale is not None and axis != 0):

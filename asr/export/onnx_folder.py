@@ -18,7 +18,7 @@ from asr.errors import ModelError, OutputError
 from asr.export.acoustic_graphs import AcousticWeights, offline_graph, streaming_graph
 from asr.export.graph_builder import require_onnx
 from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
-from asr.export.language_graph import language_graph
+from asr.export.lm_graph import language_graph
 from asr.export.stored_weights import read_weights
 from asr.files import PART, check_output, file_sha256, read_object, write_json
 from asr.lm import lm_directory
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OFFLINE, STREAMING, LANGUAGE = "offline.onnx", "streaming.onnx", "lm.onnx"
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 EXPORT_FILE = "export.json"
 """What a folder that we exported has, and nobody else's: what is in it, with checksums."""
 
@@ -74,7 +74,7 @@ def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = Fa
 
 def acoustic_weights(model: Model) -> AcousticWeights:
     """What the graphs of a loaded model directory are made of."""
-    path = model.path / WEIGHTS
+    path = model.path / WEIGHTS_FILE
     return AcousticWeights(
         model.config, model.tokenizer, model.stats, model.card, read_weights(path), load_storage(path)
     )
@@ -169,7 +169,7 @@ def _acoustic_graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[
 def _copy_parts(source: Model, made: Path) -> None:
     """Everything of the model but its weights and what belongs to its training."""
     for part in source.path.iterdir():
-        if part.name in (WEIGHTS, *OF_RUNS) or part.name.startswith("."):
+        if part.name in (WEIGHTS_FILE, *OF_RUNS) or part.name.startswith("."):
             continue
         if os.path.isdir(part):
             shutil.copytree(part, made / part.name)
@@ -188,8 +188,7 @@ def _export_language_models(source: Model, made: Path) -> None:
     for place in {Path(place) for place in named if isinstance(place, str) and place and os.path.isdir(place)}:
         language = lm_directory.load_recurrent(place)
         target = made / place.relative_to(source.path)
-        stored = place / WEIGHTS
+        stored = place / WEIGHTS_FILE
         graph = language_graph(language, read_weights(stored), load_storage(stored))
         save_graph(graph, target / LANGUAGE)
-        (target / WEIGHTS).unlink()
-
+        (target / WEIGHTS_FILE).unlink()

@@ -29,8 +29,9 @@ FLOAT32, INT64 = 1, 7
 """Types of tensors, as ONNX counts them."""
 OPERATORS = frozenset(
     "Add Cast Concat ConstantOfShape Conv DequantizeLinear Div DynamicQuantizeLinear Exp Expand GRU Gather "
-    "GreaterOrEqual Identity LSTM LayerNormalization Less Log LogSoftmax MatMul MatMulInteger Max Min Mul Pad RNN Range "
-    "Relu Reshape ReverseSequence Scan Shape Sigmoid Slice Softplus Split Squeeze Sub Transpose Unsqueeze Where".split()
+    "GreaterOrEqual Identity LSTM LayerNormalization Less Log LogSoftmax MatMul MatMulInteger Max Min Mul Pad RNN "
+    "Range Relu Reshape ReverseSequence Scan Shape Sigmoid Slice Softplus Split Squeeze Sub Transpose "
+    "Unsqueeze Where".split()
 )
 """Operators of the standard domain that ``asr export`` writes."""
 QUANTIZED_DOMAIN = "com.microsoft"
@@ -131,15 +132,17 @@ def check_graph(path: str | Path, kind: str | None = None) -> GraphFile:
                          f"{found.external[0][:100]!r}, which may lie anywhere; {again}")  # fmt: skip
     if found.metadata.get("asr.format") != str(FORMAT) or found.kind not in KINDS:
         got = f"format {found.metadata.get('asr.format', 'none')[:20]!r}, graph {found.kind[:20]!r}"
-        raise ModelError(f"{found.path}: expected a graph of asr export (format {FORMAT}: {', '.join(KINDS)}), got {got}; "
-                         f"{again}")  # fmt: skip
+        expected = f"a graph of asr export (format {FORMAT}: {', '.join(KINDS)})"
+        raise ModelError(f"{found.path}: expected {expected}, got {got}; {again}")
     if kind is not None and found.kind != kind:
         raise ModelError(f"{found.path}: expected the graph {kind}, got {found.kind}")
     foreign = {f"{domain}:{name}" if domain else name for domain, name in found.operators
                if name not in (QUANTIZED_OPERATORS if domain == QUANTIZED_DOMAIN else OPERATORS if not domain
                                else ())}  # fmt: skip
     if foreign:
-        raise ModelError(f"{found.path}: expected operators of asr export, got {', '.join(sorted(foreign))[:200]}; {again}")
+        raise ModelError(
+            f"{found.path}: expected operators of asr export, got {', '.join(sorted(foreign))[:200]}; {again}"
+        )
     _check_ends(found)
     return found
 
