@@ -1,0 +1,130 @@
+"""WebSockets within bounds: what uvicorn leaves open, closed; a client's messages with time limits.
+
+uvicorn reads one message ahead. Beyond that, a client could make it keep pongs that nobody reads and empty fragments
+without end, or hold a closed connection for ever by not reading. Neither is possible here, and no malformed frame is
+an exception in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from asr.server.problems import BusyError, RequestError, UnknownModelError
+from asr.server.settings import Limits
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
+    from websockets.frames import Frame
+
+UNSENT_BYTES = 1 << 20
+"""Bytes that may wait for a client to read them, beside one message."""
+LINGER_S = 5.0
+"""Seconds that a client has to read what was sent before the connection was closed."""
+SEND_S = 30.0
+"""Seconds that a client has to make room for a message."""
+LONGEST_REASON = 120
+"""Bytes of a close frame's reason; the protocol allows 123."""
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket connection: the ``ws`` of ``uvicorn.Config``."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Pings keep proxies awake. A pong may wait behind a long message, so that a late one proves nothing.
+        self.ping_timeout = None
+
+    def handle_ping(self) -> None:
+        """Answer a ping, unless answers pile up."""
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > UNSENT_BYTES:
+            self.transport.abort()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Keep a fragment; an empty one is nothing to keep."""
+        if event.data or event.fin:
+            super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on. Text that is no UTF-8 closes the connection with 1007."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            self.frames = [b"".join(self.frames)]
+            try:
+                self.frames[0].decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(1007, "text is not UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send; what comes behind the end of the connection is a client that has gone, and no fault of the server."""
+        await self.writable.wait()
+        if self.close_sent and message["type"] in ("websocket.send", "websocket.close"):
+            raise ClientDisconnected
+        await super().send(message)
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """The application has ended: soon the connection has too."""
+        super().on_task_complete(task)
+        self.loop.call_later(LINGER_S, self.transport.abort)
+
+
+class GoneError(Exception):
+    """The client has closed the connection, or does not read what it is sent."""
+
+
+class ClientSocket:
+    """A client's WebSocket after the handshake."""
+
+    def __init__(self, socket: WebSocket, limits: Limits) -> None:
+        self.socket, self.limits = socket, limits
+
+    async def receive(self) -> str | bytes:
+        """The next message. Raises ``GoneError``; closes a connection that was silent for too long."""
+        try:
+            async with asyncio.timeout(self.limits.idle_s):
+                message = await self.socket.receive()
+        except TimeoutError:
+            await self.close(1008, f"no message for {self.limits.idle_s:g} s")
+            raise GoneError from None
+        if message["type"] == "websocket.disconnect":
+            raise GoneError
+        text = message.get("text")
+        return message["bytes"] if text is None else text
+
+    async def send(self, value: dict[str, Any]) -> None:
+        """Send a value as JSON. Raises ``GoneError``, also for a client that makes no room for it."""
+        try:
+            async with asyncio.timeout(SEND_S):
+                await self.socket.send_text(json.dumps(value))
+        except (WebSocketDisconnect, TimeoutError):
+            raise GoneError from None
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection; nothing where it is closed."""
+        try:
+            async with asyncio.timeout(SEND_S):
+                await self.socket.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore"))
+        except (WebSocketDisconnect, TimeoutError, RuntimeError):
+            pass
+
+
+async def refuse_handshake(socket: WebSocket, error: RequestError | BusyError) -> None:
+    """Answer a handshake with an HTTP status: 503 with ``Retry-After``, 404 for an unknown model, else 400."""
+    headers = {}
+    status = 404 if isinstance(error, UnknownModelError) else 400
+    if isinstance(error, BusyError):
+        status, headers = 503, {"Retry-After": str(math.ceil(error.retry_after_s))}
+    kind = "server_error" if status == 503 else "invalid_request_error"
+    tree = {"error": {"message": str(error), "type": kind, "param": getattr(error, "param", None), "code": None}}
+    await socket.send_denial_response(JSONResponse(tree, status, headers))
