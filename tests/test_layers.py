@@ -26,19 +26,20 @@ models: bundled onnx_files device mel scan subsample tensors description cells a
 models: averaging storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
-decode: arpa ngram_file ngram_cache pools fusion
+decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
 lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning generation
 lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
-recognize: options option_sources decoder readable engine stream pipeline recognizer batch
+recognize: options option_sources decoder phrase_lists readable engine stream pipeline recognizer batch
 export: graph_builder stored_weights cell_graphs acoustic_graphs lm_graph int8_graphs onnx_folder
 evaluation: model_scores tuning calibration judge_fitting
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
 server: problems settings messages samples_in catalogue models_in_memory live_streams file_jobs services
-server: access health vosk realtime rest page wyoming_service app running
+server: client_messages web_sockets vosk_replies vosk realtime_settings realtime_items realtime
+server: wyoming_frames wyoming_announcement wyoming_service access health rest page app running
 cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
 cli: held_out_verbs synth_verb serve_verb scoring_verbs model_verbs main
 """

@@ -7,6 +7,7 @@ are likelier than others.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,11 +16,11 @@ from asr.decode.ngram import Ngram
 from asr.errors import DecodeError
 
 DISCOUNT = 0.5
-NEVER = -99 * math.log(10)
+IMPOSSIBLE = -99 * math.log(10)
 """The natural logarithm that stands for a probability of 0, as in ARPA files."""
 
 
-def phrase_bigram(phrases: Iterable[Sequence[str]], discount: float = DISCOUNT) -> Ngram:
+def bigram_of_phrases(phrases: Iterable[Sequence[str]], discount: float = DISCOUNT) -> Ngram:
     """The bigram of phrases, each a sequence of words; the word ``<unk>`` stands for any other word.
 
     Raises ``DecodeError`` where there is no word, for a word that marks an end of sentences, and for a discount that is
@@ -28,7 +29,7 @@ def phrase_bigram(phrases: Iterable[Sequence[str]], discount: float = DISCOUNT) 
     if not 0 < discount < 1:
         raise DecodeError(f"discount: expected more than 0 and less than 1, got {discount}")
     sentences = [("<s>", *words, "</s>") for words in phrases if words]
-    counts = Counter(pair for words in sentences for pair in zip(words, words[1:], strict=False))
+    counts = Counter(pair for words in sentences for pair in itertools.pairwise(words))
     unigrams, contexts, followers = Counter[str](), Counter[str](), Counter[str]()
     for (before, word), count in counts.items():
         unigrams[word] += count
@@ -38,7 +39,7 @@ def phrase_bigram(phrases: Iterable[Sequence[str]], discount: float = DISCOUNT) 
         raise DecodeError("phrases: expected words other than <s> and </s>, got none or one of these")
     total = unigrams.total()
     spare = {before: discount * followers[before] / contexts[before] for before in contexts}
-    entries: dict[tuple[str, ...], tuple[float, float]] = {("<s>",): (NEVER, math.log(spare["<s>"]))}
+    entries: dict[tuple[str, ...], tuple[float, float]] = {("<s>",): (IMPOSSIBLE, math.log(spare["<s>"]))}
     for word, count in unigrams.items():
         entries[word,] = math.log(count / total), math.log(spare[word]) if word in spare else 0.0
     for (before, word), count in counts.items():

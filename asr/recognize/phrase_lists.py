@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from asr.decode.phrase_bigram import phrase_bigram
+from asr.decode.phrase_bigram import bigram_of_phrases
 from asr.errors import DecodeError, TextError
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import DEFAULT_BEAM, Decoding
@@ -67,7 +67,7 @@ class PhraseListDecoder(Decoder):
         penalty = options.unknown_penalty if options.unknown_penalty > -math.inf else OTHER_PENALTY
         own = Decoding(
             beam=max(options.beam, DEFAULT_BEAM),
-            lm=phrase_bigram(sentences),
+            lm=bigram_of_phrases(sentences),
             lm_weight=1.0,
             unknown_penalty=penalty if opened else -math.inf,
             token_threshold=options.token_threshold,

@@ -21,7 +21,7 @@ class ClientError(RequestError):
         self.code = code
 
 
-def shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """A client's value for a message: printable ASCII, cut to ``LONGEST_SHOWN`` characters."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
@@ -35,9 +35,9 @@ def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # also of UTF-8, of digits without end, of brackets without end
-        raise ClientError(f"{what}: expected a JSON object, got {shown(text)}", "invalid_json") from error
+        raise ClientError(f"{what}: expected a JSON object, got {shown_value(text)}", "invalid_json") from error
     if not isinstance(value, dict):
-        raise ClientError(f"{what}: expected a JSON object, got {shown(value)}", "invalid_json")
+        raise ClientError(f"{what}: expected a JSON object, got {shown_value(value)}", "invalid_json")
     return value
 
 
@@ -60,7 +60,7 @@ class Fields:
 
     def wrong(self, field: str, expected: str, code: str = "invalid_value") -> ClientError:
         """The error of a field with a wrong value."""
-        got = shown(self.values[field]) if field in self.values else "nothing"
+        got = shown_value(self.values[field]) if field in self.values else "nothing"
         return ClientError(f"{self.name(field)}: expected {expected}, got {got}", code, self.name(field))
 
     def object(self, field: str) -> Fields | None:
@@ -109,7 +109,7 @@ class Fields:
         value = self.values.get(field)
         if value is None:
             return default
-        if not isinstance(value, bool | int) or value not in (0, 1):
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise self.wrong(field, "true or false")
         return bool(value)
 
@@ -123,7 +123,7 @@ class Fields:
         for at, text in enumerate(value):
             if not isinstance(text, str) or not 0 < len(text) <= longest:
                 raise ClientError(
-                    f"{self.name(field)}[{at}]: expected a text of 1 to {longest} characters, got {shown(text)}",
+                    f"{self.name(field)}[{at}]: expected a text of 1 to {longest} characters, got {shown_value(text)}",
                     "invalid_value",
                     f"{self.name(field)}[{at}]",
                 )

@@ -16,6 +16,7 @@ import dataclasses
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from asr.errors import DecodeError
 from asr.server.catalogue import Catalogue, ServedModel
 from asr.server.messages import Event, Final, Partial, SpeechStarted, SpeechStopped, StreamOptions
 from asr.server.models_in_memory import LoadedModels
@@ -37,8 +38,11 @@ class LiveService:
         self.closing = False
         """Whether the server is shutting down; ``feed`` then raises ``ClosingError``."""
 
-    async def open(self, options: StreamOptions) -> LiveSession:
+    async def open(self, options: StreamOptions, *, instead_of: LiveSession | None = None) -> LiveSession:
         """A new stream. Call it before the handshake, so that a refusal can be an HTTP status.
+
+        ``instead_of``: a session that the new one replaces. It was admitted, so that the new one always is, and it is
+        closed; where this raises ``RequestError`` it stays as it was.
 
         Raises:
             BusyError: no room; ``retry_after_s`` says when to try again. ``ClosingError``: the server shuts down.
@@ -46,11 +50,19 @@ class LiveService:
         """
         if self.closing:
             raise ClosingError("the server is shutting down")
-        if self.open_sessions >= self.settings.limits.streams:
+        if instead_of is None and self.open_sessions >= self.settings.limits.streams:
             raise BusyError(f"expected fewer than {self.open_sessions} streams at a time; try again later")
         model = check_stream_options(options, self.catalogue, self.settings)
         session = LiveSession(self, model, options)
-        await session.begin()
+        try:
+            await session.begin()
+        except BaseException as error:
+            await session.close()
+            if isinstance(error, DecodeError):  # a hot word or phrase that the model cannot spell
+                raise RequestError(str(error), "phrases" if options.phrases else "hot_words") from error
+            raise
+        if instead_of is not None:
+            await instead_of.close()
         return session
 
 
@@ -85,6 +97,7 @@ class LiveSession:
         self._offset_s = 0.0
         self._received = 0
         self._speaking = False
+        self._open = True
         service.open_sessions += 1
 
     async def __aenter__(self) -> LiveSession:
@@ -160,8 +173,8 @@ class LiveSession:
 
     async def close(self) -> None:
         """Free everything; may be called twice."""
-        if self._stream is not None:
-            self._stream = None
+        if self._open:
+            self._open, self._stream = False, None
             self.service.open_sessions -= 1
 
     def _need(self) -> Stream:

@@ -15,6 +15,7 @@ from asr.errors import AsrError
 from asr.server.app import build_app, build_vosk_app
 from asr.server.services import Services
 from asr.server.settings import Settings
+from asr.server.web_sockets import BoundedWebSocket
 from asr.server.wyoming_service import serving_wyoming
 
 
@@ -77,7 +78,7 @@ def _configuration(settings: Settings, app: object) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         lifespan="off",
-        ws="websockets-sansio",
+        ws=BoundedWebSocket,
         ws_max_size=settings.limits.message_bytes,
         ssl_certfile=settings.certificate or None,
         ssl_keyfile=settings.key or None,

@@ -33,8 +33,8 @@ class ServerLimits:
     """Files that are being transcribed or wait for it."""
     idle_s: float = 60.0
     """Seconds without a message of the client after which a connection is closed. Silence is sound like any other."""
-    message_bytes: int = 16 * 2**20
-    """Bytes of one message of a protocol."""
+    message_bytes: int = 24 * 2**20
+    """Bytes of one message of a WebSocket: 15 MiB of audio in base64 fit, as in OpenAI's API."""
     hot_words: int = 500
     """Hot words (keywords), or phrases, of a session."""
     phrase_characters: int = 200

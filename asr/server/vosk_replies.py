@@ -16,7 +16,7 @@ from typing import Any
 
 from asr.server.client_messages import ClientError, Fields, parse_object
 from asr.server.messages import Event, Final, Partial, StreamOptions
-from asr.server.settings import Limits
+from asr.server.settings import ServerLimits
 from asr.transcript import Transcript
 
 MOST_ALTERNATIVES = 16
@@ -32,12 +32,13 @@ class VoskConfig:
     max_alternatives: int = 0
     phrases: tuple[str, ...] = ()
 
-    def changed(self, fields: Fields, limits: Limits) -> VoskConfig:
+    def changed(self, message: Fields, limits: ServerLimits) -> VoskConfig:
         """With the fields of a ``config`` message; ``model`` and unknown ones are ignored. Raises ``ClientError``."""
+        fields = message.object("config") or Fields({}, "config")
         phrases = self.phrases
         if fields.values.get("phrase_list") is not None:
             if isinstance(text := fields.values["phrase_list"], str):  # some clients send a list within a text
-                fields = Fields(fields.values | {"phrase_list": _listed(text)}, fields.path)
+                fields = Fields({**fields.values, "phrase_list": _listed(text)}, fields.path)
             phrases = tuple(fields.texts("phrase_list", limits.hot_words, limits.phrase_characters))
         most = fields.whole("max_alternatives", self.max_alternatives, 0, 1000)
         return VoskConfig(
@@ -56,7 +57,7 @@ class VoskConfig:
 
 @dataclass(frozen=True)
 class VoskCommand:
-    """A text message: one of a new ``config``, the end of the audio, the end of an utterance."""
+    """A text message: one of a message with a new ``config``, the end of the audio, the end of an utterance."""
 
     config: Fields | None = None
     eof: bool = False
@@ -67,7 +68,7 @@ def read_command(text: str) -> VoskCommand:
     """A client's text message, in any spelling of the JSON. Raises ``ClientError`` for what is none."""
     fields = Fields(parse_object(text, "message"))
     if "config" in fields:
-        return VoskCommand(config=fields.object("config") or Fields({}, "config"))
+        return VoskCommand(config=fields)
     if fields.flag("eof", False):
         return VoskCommand(eof=True)
     if fields.flag("reset", False):
@@ -134,9 +135,7 @@ def moved(events: Sequence[Event], by_s: float) -> list[Event]:
 def _moved(event: Event, by_s: float) -> Event:
     if not isinstance(event, Final):
         return dataclasses.replace(event, time_s=event.time_s + by_s)
-    return Final(
-        _later(event.transcript, by_s), tuple(_later(one, by_s) for one in event.alternatives), event.shares
-    )
+    return Final(_later(event.transcript, by_s), tuple(_later(one, by_s) for one in event.alternatives), event.shares)
 
 
 def _later(transcript: Transcript, by_s: float) -> Transcript:

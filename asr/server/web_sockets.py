@@ -18,11 +18,10 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from asr.server.problems import BusyError, RequestError, UnknownModelError
-from asr.server.settings import Limits
+from asr.server.settings import ServerLimits
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
-    from websockets.frames import Frame
 
 UNSENT_BYTES = 1 << 20
 """Bytes that may wait for a client to read them, beside one message."""
@@ -48,7 +47,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self.transport.get_write_buffer_size() > UNSENT_BYTES:
             self.transport.abort()
 
-    def handle_cont(self, event: Frame) -> None:
+    def handle_cont(self, event: Any) -> None:
         """Keep a fragment; an empty one is nothing to keep."""
         if event.data or event.fin:
             super().handle_cont(event)
@@ -86,7 +85,7 @@ class GoneError(Exception):
 class ClientSocket:
     """A client's WebSocket after the handshake."""
 
-    def __init__(self, socket: WebSocket, limits: Limits) -> None:
+    def __init__(self, socket: WebSocket, limits: ServerLimits) -> None:
         self.socket, self.limits = socket, limits
 
     async def receive(self) -> str | bytes:
@@ -99,8 +98,9 @@ class ClientSocket:
             raise GoneError from None
         if message["type"] == "websocket.disconnect":
             raise GoneError
-        text = message.get("text")
-        return message["bytes"] if text is None else text
+        text: str | None = message.get("text")
+        data: bytes | None = message.get("bytes")
+        return text if text is not None else data or b""
 
     async def send(self, value: dict[str, Any]) -> None:
         """Send a value as JSON. Raises ``GoneError``, also for a client that makes no room for it."""

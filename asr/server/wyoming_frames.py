@@ -14,7 +14,7 @@ from typing import Any
 
 from asr.server.client_messages import ClientError, Fields, parse_object
 
-LONGEST_LINE = 1 << 16
+LINE_BYTES = 1 << 16
 """Bytes of a frame's first line; the ``limit`` of the ``asyncio.StreamReader`` that frames are read from."""
 
 
@@ -58,6 +58,6 @@ async def read_frame(reader: asyncio.StreamReader, most_bytes: int) -> WyomingFr
         return None
     except asyncio.LimitOverrunError as error:
         raise ClientError(
-            f"frame: expected a line of at most {LONGEST_LINE} bytes of JSON, got a longer one", "invalid_frame"
+            f"frame: expected a line of at most {LINE_BYTES} bytes of JSON, got a longer one", "invalid_frame"
         ) from error
     return WyomingFrame(kind, data, payload)

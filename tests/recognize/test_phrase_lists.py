@@ -51,7 +51,10 @@ def test_the_text_is_the_likeliest_of_all_that_can_be_made_of_the_words():
 
 
 def test_a_closed_list_has_no_other_words():
-    assert set(decoded(PhraseListDecoder(Decoding(), TOKENIZER, ["ab ba"]), posteriors("AB CD")).split()) <= {"ab", "ba"}
+    assert set(decoded(PhraseListDecoder(Decoding(), TOKENIZER, ["ab ba"]), posteriors("AB CD")).split()) <= {
+        "ab",
+        "ba",
+    }
 
 
 def test_other_words_are_allowed_and_written_as_unk_where_the_list_says_so():
