@@ -39,7 +39,8 @@ train: step_results task training_features weight_average resume schedule steps 
 train: language_task readable_task acoustic_task
 server: problems settings messages samples_in catalogue models_in_memory live_streams file_jobs services
 server: client_messages web_sockets vosk_replies vosk realtime_settings realtime_items realtime
-server: wyoming_frames wyoming_announcement wyoming_service access health rest page app running
+server: wyoming_frames wyoming_announcement wyoming_service
+server: api_errors form_fields transcription_bodies uploads access health rest page app running
 cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
 cli: held_out_verbs synth_verb serve_verb scoring_verbs model_verbs main
 """

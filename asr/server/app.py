@@ -6,11 +6,11 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from asr.server.access import AccessMiddleware
+from asr.server.access import AccessMiddleware, AccessRules
 from asr.server.health import health_routes
 from asr.server.page import page_routes
 from asr.server.realtime import realtime_routes
-from asr.server.rest import rest_routes
+from asr.server.rest import ERROR_HANDLERS, rest_routes
 from asr.server.services import Services
 from asr.server.vosk import vosk_routes
 
@@ -28,6 +28,8 @@ def build_vosk_app(services: Services) -> Starlette:
 
 
 def _application(services: Services, routes: list[BaseRoute]) -> Starlette:
-    app = Starlette(routes=routes, middleware=[Middleware(AccessMiddleware, settings=services.settings)])
+    settings = services.settings
+    access = Middleware(AccessMiddleware, rules=AccessRules.of(settings), limits=settings.limits)
+    app = Starlette(routes=routes, middleware=[access], exception_handlers=ERROR_HANDLERS)
     app.state.services = services
     return app

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from asr.server.catalogue import Catalogue
 from asr.server.live_streams import check_stream_options, in_case
@@ -46,7 +46,7 @@ class FileService:
                     return event.transcript
         raise AssertionError("the last event is Done")
 
-    async def pieces(self, path: str | os.PathLike[str], options: FileOptions) -> AsyncIterator[FileEvent]:
+    async def pieces(self, path: str | os.PathLike[str], options: FileOptions) -> AsyncGenerator[FileEvent, None]:
         """``Settled`` for each utterance as soon as its text stands, then ``Done`` with the whole transcript.
 
         Use it in ``contextlib.aclosing``: closing it ends the work. The file must stay there until then.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from asr.errors import AsrError
+from asr.server.access import check_certificate
 from asr.server.app import build_app, build_vosk_app
 from asr.server.services import Services
 from asr.server.settings import Settings
@@ -33,6 +34,7 @@ async def serve(settings: Settings) -> None:
     Prints the address once requests are answered. Raises ``AsrError`` for a port in use, a missing certificate or a
     model that cannot be loaded.
     """
+    check_certificate(settings)
     services = Services(settings)
     apps = [(settings.port, build_app(services))]
     if settings.vosk_port is not None:
