@@ -8,6 +8,8 @@ import subprocess
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr.errors import ConfigError
 from asr.server.access import AccessMiddleware, AccessRules, check_certificate
@@ -221,6 +223,21 @@ def test_the_subprotocol_realtime_is_echoed():
     offered = "realtime, openai-insecure-api-key.secret, openai-beta.realtime-v1"
     answered = answer(Settings(token="secret"), kind="websocket", sec_websocket_protocol=offered)
     assert (answered[0], answered[1]["subprotocol"]) == (101, "realtime")
+
+
+NAMES = st.sampled_from(
+    "host origin authorization x_api_key content_length transfer_encoding sec_websocket_protocol".split()
+)
+LATIN = st.text(st.characters(max_codepoint=255), max_size=30) | st.sampled_from(
+    ["[::1", "http://[", "Bearer ", "9" * 99]
+)
+
+
+@given(st.dictionaries(NAMES, LATIN), LATIN)
+def test_no_header_passes_without_the_token(headers, query):
+    for kind in ("http", "websocket"):
+        answered = answer(Settings(token="a very secret token"), kind=kind, query=query, **headers)
+        assert answered[0] in (401, 403)
 
 
 def test_a_body_that_is_announced_too_large_is_refused_before_it_arrives():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr.server.api_errors import ApiError
-from asr.server.form_fields import TranscriptionFields, check_languages, read_fields
+from asr.server.form_fields import LISTS, SINGLE, TranscriptionFields, check_languages, read_fields
 from asr.server.settings import ServerLimits
 
 LIMITS = ServerLimits(hot_words=3, phrase_characters=10)
@@ -136,3 +140,20 @@ def test_another_language_is_refused(asked, param):
     with pytest.raises(ApiError, match="the model an4 knows en, got de") as caught:
         check_languages(asked, ("en",), "an4")
     assert (caught.value.param, caught.value.code) == (param, "unsupported_language")
+
+
+NAMES = st.sampled_from([*SINGLE, *LISTS, *(f"{name}[]" for name in LISTS), "chunking_strategy[type]"]) | st.text()
+VALUES = st.sampled_from(["true", "json", "en", "0", "-1", "1e999", "{}", '{"type": []}', "[" * 5000]) | st.text()
+
+
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=5))
+def test_any_form_is_understood_or_refused(pairs):
+    refused = None
+    try:
+        found = read(*pairs)
+    except ApiError as error:
+        refused = error
+    if refused:
+        assert (refused.status, json.loads(refused.body())["error"]["message"]) == (400, refused.message)
+    else:
+        assert found.response_format in ("json", "text", "srt", "vtt", "verbose_json")

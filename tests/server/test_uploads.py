@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asr.server.api_errors import ApiError
 from asr.server.settings import ServerLimits
@@ -169,3 +171,16 @@ def test_a_name_never_leads_to_another_folder(name, expected):
 def test_an_encoded_file_name_is_understood():
     head = b"------edge\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''na%C3%AFve.wav\r\n\r\n"
     assert receive(head + CONTENT + b"\r\n" + END)[1] == "naïve.wav"
+
+
+@given(st.lists(st.tuples(st.integers(0, len(FORM) - 1), st.binary(max_size=3)), min_size=1, max_size=4), st.data())
+def test_a_damaged_form_is_understood_or_refused(damages, data):
+    damaged = bytearray(FORM)
+    for place, replacement in damages:
+        damaged[place : place + data.draw(st.integers(0, 40))] = replacement
+    refused = None
+    try:
+        _, name, content, _ = receive(bytes(damaged), 100)
+    except ApiError as error:
+        refused = error
+    assert refused.status in (400, 413) if refused else content and "/" not in name
