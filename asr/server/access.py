@@ -21,21 +21,16 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asr.errors import ConfigError
 from asr.server.api_errors import ApiError
 from asr.server.settings import ServerLimits, Settings
 from asr.server.uploads import too_large
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/", "/health", "/ready", "/favicon.ico")
@@ -45,8 +40,8 @@ REALTIME = "realtime"
 TOKEN_PROTOCOL = "openai-insecure-api-key."
 FORM_BYTES = 2**20
 """What a form may have beside its file."""
-LINGER_S = 2.0
-LINGER_BYTES = 2**28
+REST_S = 2.0
+REST_BYTES = 2**28
 """How long, and for how many bytes, a refused upload is still read: a client that is cut off while it sends does not
 see the answer."""
 BODY = "asr.body"
@@ -133,7 +128,7 @@ class AccessMiddleware:
     ``realtime`` for every WebSocket that offers it.
     """
 
-    def __init__(self, app: AsgiApp, rules: AccessRules, limits: ServerLimits) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, limits: ServerLimits) -> None:
         self.app = app
         self.rules = rules
         self.limits = limits
@@ -309,9 +304,9 @@ class RequestBody:
 
     async def linger(self) -> None:
         """Read the rest for a while, so that a client that is still sending can read the answer."""
-        left = LINGER_BYTES
+        left = REST_BYTES
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(REST_S):
                 while left > 0 and not self.complete:
                     left -= len((await self.receive()).get("body", b""))
 
