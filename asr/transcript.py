@@ -49,6 +49,10 @@ class Transcript:
 
     ``written`` is the text with case, punctuation and digits (``asr.recognize.readable``); None where the model has no
     tagger. ``written_words`` are its words with times: ``$25`` lasts as long as ``TWENTY FIVE DOLLARS``.
+
+    ``acoustic_score`` and ``lm_score`` are natural logarithms: of the acoustic model's probability of the tokens (of
+    the best path for greedy decoding, of all paths for a search), and what language models and bonuses added to it.
+    Rounding differs between a stream and a whole recording, so they take no part in comparisons.
     """
 
     text: str
@@ -68,6 +72,8 @@ class Transcript:
     reliable: bool | None = None
     reliability: float | None = None
     least_reliability: float | None = None
+    acoustic_score: float | None = dataclasses.field(default=None, compare=False)
+    lm_score: float | None = dataclasses.field(default=None, compare=False)
 
     @property
     def confidence(self) -> float | None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
 errors terminal files transcript subtitles formats plotting
 config: arguments child_processes cpus loader ranges keys sections language
-audio: headers pyav find samples pipes sound_files read levels sources
+audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
@@ -33,7 +33,8 @@ lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder phrase_lists readable engine stream pipeline recognizer batch
 export: graph_builder stored_weights cell_graphs acoustic_graphs lm_graph int8_graphs onnx_folder
-evaluation: model_scores tuning calibration judge_fitting
+evaluation: evaluation_file model_scores tuning calibration judge_fitting
+evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
@@ -42,7 +43,7 @@ server: client_messages web_sockets vosk_replies vosk realtime_settings realtime
 server: wyoming_frames wyoming_announcement wyoming_service
 server: api_errors form_fields transcription_bodies uploads access health rest page app running
 cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
-cli: held_out_verbs synth_verb serve_verb scoring_verbs model_verbs main
+cli: held_out_verbs synth_verb serve_verb scoring_verbs report_verb model_verbs main
 """
 """Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""
 

@@ -63,6 +63,9 @@ score ref.txt hyp.trn
 score m.jsonl hyp.json --errors
 score ref.txt hyp.txt --json out.json
 compare hyp.json hyp.json
+report hyp.json page.html
+report hyp.json page.html --compare hyp.json --title T
+report detailed.json page.html --model none --files linked
 compare hyp.txt hyp.trn --reference ref.txt
 train-ngram text.txt out.arpa
 train-ngram text.txt out.gz --order 2
@@ -103,6 +106,8 @@ align data/a.wav data/a.txt --model model
 segment data/a.wav data/a.txt out.jsonl --model model
 label data --output out.jsonl --model model
 evaluate m.jsonl --model model --json out.json
+evaluate m.jsonl --model model --html page.html
+report detailed.json page.html --model model --embed 2
 tune m.jsonl --model model --lm words.arpa
 calibrate m.jsonl --model model
 train train.yaml train.epochs=1 train.output=run model.layers=1 model.hidden=8 model.channels=4
@@ -227,6 +232,18 @@ def _make_models(folder: Path) -> None:
         run_verb(["train-ngram", "text.txt", "words.arpa.gz", "--order", "1"])
         run_verb(["lm-convert", "words.arpa", "words.safetensors", "--bits", "8", "--model", "model"])
         run_verb(["score", "ref.txt", "hyp.txt", "--json", "hyp.json"])
+    evaluation = json.loads((folder / "hyp.json").read_text())
+    for utterance in evaluation["utterances"]:
+        words = [
+            {"text": word, "start_s": 0.1, "end_s": 0.2, "confidence": 0.5} for word in utterance["hypothesis"].split()
+        ]
+        utterance |= {
+            "audio": f"data/{utterance['id']}.wav",
+            "duration_s": 0.5,
+            "snr_db": 10.0,
+            "hypothesis_words": words,
+        }
+    (folder / "detailed.json").write_text(json.dumps(evaluation | {"format": 2, "model": "model"}))
 
 
 def _concerned(rng: random.Random, argv: list[str], folder: Path) -> Path:

@@ -18,6 +18,7 @@ from asr.cli.export_verb import add_export_command
 from asr.cli.held_out_verbs import add_held_out_commands
 from asr.cli.language_verbs import add_language_commands
 from asr.cli.model_verbs import add_model_commands
+from asr.cli.report_verb import add_report_command
 from asr.cli.scoring_verbs import add_scoring_commands
 from asr.cli.serve_verb import add_serve_command
 from asr.cli.shared_options import FAILED, OK
@@ -145,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_language_commands(commands)
     add_held_out_commands(commands)
     add_scoring_commands(commands)
+    add_report_command(commands)
     add_model_commands(commands)
     add_synth_command(commands)
     add_serve_command(commands)

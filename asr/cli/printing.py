@@ -23,6 +23,12 @@ def print_warnings(doubts: Sequence[str]) -> None:
         print(f"warning: {doubt}", file=sys.stderr)
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """Print each note on standard error."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def report_failures(failures: Sequence[str]) -> int:
     """Print each failure as an error on standard error; returns the exit status."""
     for failure in failures:

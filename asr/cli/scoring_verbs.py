@@ -15,6 +15,8 @@ from asr.config.arguments import number
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
+    from asr.evaluation.model_scores import Evaluation
+    from asr.recognize.recognizer import Recognizer
     from asr.scoring.rules import Rules
     from asr.scoring.score_report import Report
 
@@ -30,6 +32,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="transcribe a manifest and score it: WER, CER, SER")
     evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
+    evaluate.add_argument("--html", type=Path, metavar="OUT", help="write the report as a page, as asr report does")
     evaluate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
     evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
     evaluate.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")
@@ -106,6 +109,10 @@ def _rules(args: argparse.Namespace) -> Rules | None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     files.check_report(args.json)
+    if args.html:
+        from asr.evaluation.report import check_page
+
+        check_page(args.html)
     from asr.evaluation.model_scores import evaluate_model, evaluate_stream
     from asr.recognize.recognizer import load
     from asr.scoring.rules import DEFAULT_RULES
@@ -119,17 +126,29 @@ def _evaluate(args: argparse.Namespace) -> int:
     recognizer = load(args.model, device=args.device, also=args.also, **shared.decoding_options(args))
     rules = _rules(args) or DEFAULT_RULES
     if args.stream is None:
-        result = evaluate_model(args.manifest, recognizer, args.root, rules=rules)
+        result = evaluate_model(args.manifest, recognizer, args.root, rules=rules, noise=bool(args.json or args.html))
     else:
         options = {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s, "rules": rules}
+        options["noise"] = bool(args.json or args.html)
         result = evaluate_stream(args.manifest, recognizer, args.root, **options)
     if args.json:  # first: a closed pipe ends the command at the first line it prints
         files.write_json(args.json, result.to_dict())
+    if args.html:
+        _write_page(result, recognizer, args)
     _print_report(result.report, args)
     printing.show(result.summary())
     if args.details:
         printing.show(result.report.details())
     return printing.report_failures([f"{name}: {reason}" for name, reason in result.failures.items()])
+
+
+def _write_page(result: Evaluation, recognizer: Recognizer, args: argparse.Namespace) -> None:
+    """The page of ``--html``, with the posteriors of the model that is loaded already."""
+    from asr.evaluation.evaluation_file import parse_evaluation
+    from asr.evaluation.report import ReportOptions, write_report
+
+    evaluation = parse_evaluation(result.to_dict(), args.manifest)
+    printing.print_notes(write_report([evaluation], args.html, options=ReportOptions(engine=recognizer)))
 
 
 def _score(args: argparse.Namespace) -> int:

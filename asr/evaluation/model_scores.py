@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from asr.audio import read
+from asr.audio.noise import noise_level
+from asr.config import cpus
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AudioError, ConfigError, ManifestError
+from asr.evaluation.evaluation_file import EVALUATION_FORMAT, UtteranceDetails
+from asr.lm.lm_directory import name_of
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.recognize.stream import StreamBatch, finish_streams
@@ -23,6 +31,8 @@ from asr.scoring.rules import DEFAULT_RULES, Rules
 from asr.scoring.score_report import Report
 from asr.transcript import Transcript
 
+NOISE_RATE_HZ = 16000
+"""Rate at which noise is measured."""
 STREAMS = 32
 """Utterances streamed side by side."""
 
@@ -35,6 +45,10 @@ class Evaluation:
     failures: dict[str, str]
     audio_s: float
     seconds: float
+    details: dict[str, UtteranceDetails] = field(default_factory=dict)
+    """What is known of each utterance beside its score, by id."""
+    setting: dict[str, Any] = field(default_factory=dict)
+    """``model``, ``manifest``, ``decoding``, ``streamed``, ``words_outside_lexicon``: see ``EvaluationFile``."""
 
     def summary(self) -> str:
         """Rates and speed for people, and how many utterances are not in them."""
@@ -45,14 +59,24 @@ class Evaluation:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report's keys, and ``failures``, ``audio_s``, ``seconds`` and ``real_time_factor``, which is null
-        where there is no audio."""
+        """What ``asr evaluate --json`` writes (``asr.evaluation.evaluation_file`` reads it).
+
+        The report's keys, those of ``setting``, ``failures``, ``audio_s``, ``seconds`` and ``real_time_factor``, which
+        is null where there is no audio. Each of the ``utterances`` has the keys of its details too.
+        """
         speed = {
             "audio_s": round(self.audio_s, 3),
             "seconds": round(self.seconds, 3),
             "real_time_factor": round(self.seconds / self.audio_s, 6) if self.audio_s > 0 else None,
         }
-        return self.report.to_dict() | {"failures": self.failures} | speed
+        tree = (
+            {"format": EVALUATION_FORMAT} | self.setting | self.report.to_dict() | {"failures": self.failures} | speed
+        )
+        utterances = tree.pop("utterances")
+        for entry in utterances:
+            if entry["id"] in self.details:
+                entry |= self.details[entry["id"]].to_dict()
+        return tree | {"utterances": utterances}
 
 
 def evaluate_model(
@@ -61,17 +85,20 @@ def evaluate_model(
     root: str | Path | None = None,
     *,
     rules: Rules = DEFAULT_RULES,
+    noise: bool = False,
 ) -> Evaluation:
     """Transcribe every utterance of the manifest ``path`` and score it against its text.
 
     References go through the model's text normalisation, as in training; a character the model does not know stays
-    and counts as an error. Raises ``ManifestError`` for malformed alternatives in a reference, before any work,
-    and when nothing could be transcribed.
+    and counts as an error. ``noise``: measure the noise of each recording, for which it is read once more.
+    Raises ``ManifestError`` for malformed alternatives in a reference, before any work, and when nothing could be
+    transcribed.
     """
     utterances = manifest.read_manifest(path, root)
     items = [Recording.of(u) for u in utterances]
     references = _references(utterances, recognizer, rules)
-    return _scored(path, utterances, references, recognizer.transcribe_many(items), rules)
+    result = _scored(path, utterances, references, recognizer.transcribe_many(items), rules)
+    return _with_setting(result, path, utterances, recognizer, streamed=False, noise=noise)
 
 
 def evaluate_stream(
@@ -83,6 +110,7 @@ def evaluate_stream(
     chunk_s: float | None = None,
     right_s: float | None = None,
     rules: Rules = DEFAULT_RULES,
+    noise: bool = False,
 ) -> Evaluation:
     """As ``evaluate_model``, each utterance fed to a stream in blocks of ``block_s`` (see
     ``asr.recognize.stream.Stream``).
@@ -95,7 +123,8 @@ def evaluate_stream(
     batch = StreamBatch(recognizer, chunk_s=chunk_s, right_s=right_s)
     batch.open()  # a wrong option is refused before any work is done
     references = _references(utterances, recognizer, rules)
-    return _scored(path, utterances, references, _streamed(utterances, batch, block_s), rules)
+    result = _scored(path, utterances, references, _streamed(utterances, batch, block_s), rules)
+    return _with_setting(result, path, utterances, recognizer, streamed=True, noise=noise)
 
 
 def _references(utterances: Sequence[Utterance], recognizer: Recognizer, rules: Rules) -> dict[str, str]:
@@ -140,6 +169,7 @@ def _scored(
     rules: Rules,
 ) -> Evaluation:
     hypotheses: dict[str, str] = {}
+    details: dict[str, UtteranceDetails] = {}
     failures: dict[str, str] = {}
     audio_s = 0.0
     started = time.perf_counter()
@@ -148,6 +178,7 @@ def _scored(
             failures[item.name] = str(result)
         else:
             hypotheses[item.name] = result.spoken_text
+            details[item.name] = _details(item, result)
             audio_s += result.duration_s
     seconds = time.perf_counter() - started
     if not hypotheses:
@@ -156,4 +187,83 @@ def _scored(
     scored = {name: references[name] for name in references if name in hypotheses}
     speakers = {u.id: u.speaker for u in utterances}
     report = wer.score(scored, hypotheses, rules, speakers)
-    return Evaluation(report, failures, audio_s, seconds)
+    return Evaluation(report, failures, audio_s, seconds, details)
+
+
+def _details(item: Recording, transcript: Transcript) -> UtteranceDetails:
+    spoken = transcript.spoken or [word.text for word in transcript.words]
+    # Words that a phrase list writes as one (42) share its times.
+    words = [
+        dataclasses.replace(word, text=part)
+        for word, said in zip(transcript.words, spoken, strict=True)
+        for part in said.split()
+    ]
+    return UtteranceDetails(
+        os.path.abspath(item.source),
+        item.start_s,
+        item.end_s,
+        item.channel,
+        transcript.duration_s,
+        confidence=transcript.confidence,
+        reliability=transcript.reliability,
+        acoustic_score=transcript.acoustic_score,
+        lm_score=transcript.lm_score,
+        words=tuple(words),
+    )
+
+
+def _with_setting(
+    result: Evaluation,
+    path: str | Path,
+    utterances: Sequence[Utterance],
+    recognizer: Recognizer,
+    *,
+    streamed: bool,
+    noise: bool,
+) -> Evaluation:
+    """The evaluation with what it was made of: model, manifest, options, lexicon, and noise where it is asked for."""
+    options = recognizer.decoder.options
+    plain = {
+        entry.name: _shown(getattr(options, entry.name))
+        for entry in dataclasses.fields(options)
+        if getattr(options, entry.name) != entry.default
+    }
+    setting = {
+        "model": os.path.abspath(recognizer.model.path),
+        "manifest": os.path.abspath(path),
+        "streamed": streamed,
+        "decoding": {name: text for name, text in plain.items() if text},
+        "words_outside_lexicon": _outside(result.report, recognizer.decoder.listed_words()),
+    }
+    details = _with_noise(result.details, utterances) if noise else result.details
+    return dataclasses.replace(result, details=details, setting=setting)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}:{_shown(item)}" for name, item in value.items())
+    return str(value) if isinstance(value, str | int | float) else name_of(value)
+
+
+def _outside(report: Report, listed: set[str] | None) -> list[str] | None:
+    """Reference words that are not among those that the search can write, as they are scored."""
+    if listed is None:
+        return None
+    known = {part for word in listed for part in report.rules.text(word).split()}
+    return sorted({word for u in report.utterances for word, _ in u.alignment if word and word not in known})
+
+
+def _with_noise(details: dict[str, UtteranceDetails], utterances: Sequence[Utterance]) -> dict[str, UtteranceDetails]:
+    def measured(utterance: Utterance) -> tuple[str, UtteranceDetails]:
+        found = details[utterance.id]
+        with contextlib.suppress(AudioError):  # it was read a moment ago; without it the noise is not known
+            level = noise_level(Recording.of(utterance).blocks(NOISE_RATE_HZ), NOISE_RATE_HZ)
+            found = dataclasses.replace(found, snr_db=level.snr_db, level_db=level.level_db)
+        return utterance.id, found
+
+    scored = [utterance for utterance in utterances if utterance.id in details]
+    with ThreadPoolExecutor(cpus.available()) as pool:
+        found = pool.map(measured, scored)
+        return dict(tqdm(found, total=len(scored), desc="measuring noise", disable=None, leave=False))

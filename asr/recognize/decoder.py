@@ -76,6 +76,12 @@ class Decoder:
         """The words of the search with other hot words. Raises ``DecodeError`` naming one that cannot be used."""
         return self._vocabularies.make(hotwords)
 
+    def listed_words(self) -> set[str] | None:
+        """The words of the phrases, the lexicon or the n-gram, normalised; None where any word can be written."""
+        if self.phrases:
+            return {word for phrase in self.phrases for one in phrase.said for word in one.words}
+        return self._vocabularies.listed()
+
     def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
         """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
         return [found[0] for found in self.lists(log_probs, lengths)]

@@ -211,6 +211,10 @@ class Engine:
 
     def whole(self, made: Transcript, parts: Sequence[Part]) -> Transcript:
         """A transcript of several utterances, judged by those with words, else by those whose words were dropped."""
+        acoustic = [part.acoustic_score for part, _ in parts if part.acoustic_score is not None]
+        language = [part.lm_score for part, _ in parts if part.lm_score is not None]
+        if acoustic and len(acoustic) == len(parts):
+            made = dataclasses.replace(made, acoustic_score=sum(acoustic), lm_score=sum(language))
         if made.words:
             found = [sums for part, sums in parts if part.words and sums is not None]
             return self.judged(made, sum(found, FrameSums()) if found else None, drop=False)
@@ -312,4 +316,8 @@ def make_transcript(
     least certain token.
     """
     words = [span.word(frame_s, duration_s) for span in spans(hypothesis, tokenizer, texts)]
-    return Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
+    made = Transcript(" ".join(w.text for w in words), tuple(words), duration_s, source)
+    if not math.isfinite(hypothesis.score):
+        return made
+    acoustic = hypothesis.score - hypothesis.lm_score
+    return dataclasses.replace(made, acoustic_score=acoustic, lm_score=hypothesis.lm_score)

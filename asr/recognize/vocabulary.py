@@ -123,6 +123,11 @@ class Vocabularies:
         boosts = {normalise(phrase, self.tokenizer.config): boost for phrase, boost in hotwords.items()}
         return Vocabulary(self.tokenizer, arrays, *self.reader, boosts, forms)
 
+    def listed(self) -> set[str] | None:
+        """The words of the lexicon or n-gram, normalised; None where the search has neither and may write any word."""
+        words = {normalise(word, self.tokenizer.config) for word in self.models.words}
+        return words or None
+
     @functools.cached_property
     def _forms(self) -> dict[str, str]:
         """The words of the search by normalised form, where words may sound alike."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "help": ["--help"],
     "score": ["score", "ref.txt", "hyp.txt"],
     "compare": ["compare", "hyp.txt", "other.txt", "--reference", "ref.txt"],
+    "report": ["report", "evaluation.json", "page.html"],
     "recipes": ["recipes", "--folder", str(ROOT / "recipes")],
     "info": ["info", "an4"],
     "check": ["check", "set.jsonl"],
@@ -45,6 +46,8 @@ def inputs(tmp_path: Path) -> Path:
     (tmp_path / "ref.txt").write_text("a GO DO\n")
     (tmp_path / "hyp.txt").write_text("a GO DOG\n")
     (tmp_path / "other.txt").write_text("a GO TO\n")
+    utterance = {"id": "a", "reference": "GO DO", "hypothesis": "GO DOG"}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"utterances": [utterance]}))
     line = {"id": "a", "audio": "recordings/sample.wav", "text": "ENTER FOUR FIVE NINE TWO", "duration_s": 2.75}
     (tmp_path / "set.jsonl").write_text(json.dumps(line | {"speaker": "s"}) + "\n")
     return tmp_path
