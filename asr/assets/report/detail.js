@@ -233,7 +233,7 @@ function paintWords(context, u, frame_s, width, height, colour) {
     context.fillRect(start, TOP - 4, Math.max(1, end - start - 1), 2);
     context.save();
     context.beginPath();
-    const next = index + 1 < heard.length ? LEFT + (u.t[3 * index + 3] / 100 / frame_s) * width : Infinity;
+    const next = index + 1 < heard.length ? LEFT + (u.t[3 * index + 3] / 100 / frame_s) * width : start + 4000;
     context.rect(start, 0, Math.max(0, next - start - 2), TOP);
     context.clip();
     context.fillStyle = colour("--text");

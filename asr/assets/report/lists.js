@@ -30,9 +30,9 @@ class VirtualList {
     this.drawn = new Map();
     this.id = `list-${VirtualList.count = (VirtualList.count || 0) + 1}`;
     frame.classList.add("list");
-    const widths = (shown) => shown.map((column) => column.width).join(" ");
-    frame.style.setProperty("--columns", widths(columns));
-    frame.style.setProperty("--columns-narrow", widths(columns.filter((column) => !column.hide)));
+    frame.style.setProperty("--columns", columns.map((column) => column.width).join(" "));
+    const narrow = columns.filter((column) => !column.hide).map((column) => column.narrow || column.width);
+    frame.style.setProperty("--columns-narrow", narrow.join(" "));
     this.head = el("div", { class: "row head-row" }, ...columns.map((column) => this.title(column)));
     this.space = el("div", { class: "space", role: "presentation" });
     this.box = el("div", { class: "scroll", role: "listbox", tabindex: "0", "aria-label": label, id: this.id }, this.space);

@@ -97,11 +97,12 @@ function cards(found, name) {
 
 function comparisonPart(found) {
   const sure = (p) => (p < 0.05 ? "significant at 5 %" : "not significant at 5 %");
+  const probability = (p) => (p < 0.0001 ? "p < 0.0001" : `p = ${p.toFixed(4)}`);
   const points = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(2)}`;
   const rows = [
     ["Difference in WER, B minus A", `${points(found.difference)} points`, `95 %: ${points(found.low)} to ${points(found.high)}`],
-    ["Randomisation test", `p = ${found.p.toFixed(4)}`, sure(found.p)],
-    ["Matched pairs (MAPSSWE)", `p = ${found.pairs.p_value.toFixed(4)}`, `${sure(found.pairs.p_value)}; ${whole(found.pairs.segments)} segments, z = ${found.pairs.z.toFixed(2)}`],
+    ["Randomisation test", probability(found.p), sure(found.p)],
+    ["Matched pairs (MAPSSWE)", probability(found.pairs.p_value), `${sure(found.pairs.p_value)}; ${whole(found.pairs.segments)} segments, z = ${found.pairs.z.toFixed(2)}`],
     ["Utterances", `better in ${whole(found.better)}, worse in ${whole(found.worse)}`, `of ${whole(DATA.utterances.length)}`],
   ];
   const links = el("p", {},
@@ -169,7 +170,7 @@ function drawOverview() {
 
 const known = (name) => DATA.utterances.some((u) => FIELDS[name].of(u) !== undefined);
 const werCell = (wer) => {
-  const bar = el("span", { class: "wer-bar" }, el("i", {}));
+  const bar = el("span", { class: "wer-bar hide-narrow" }, el("i", {}));
   bar.firstChild.style.width = `${Math.min(100, wer)}%`;
   return el("span", { class: "wer-cell" }, bar, `${wer.toFixed(0)} %`);
 };
@@ -184,8 +185,8 @@ const marked = (u) => {
   return el("bdi", { class: "text-line" }, ...parts);
 };
 const COLUMNS = [
-  { name: "wer", title: BOTH ? "WER A" : "WER", width: "92px", number: true, value: (u) => u.wer, cell: (u) => werCell(u.wer) },
-  BOTH && { name: "wer2", title: "WER B", width: "92px", number: true, value: (u) => u.wer2, cell: (u) => werCell(u.wer2) },
+  { name: "wer", title: BOTH ? "WER A" : "WER", width: "92px", narrow: "50px", number: true, value: (u) => u.wer, cell: (u) => werCell(u.wer) },
+  BOTH && { name: "wer2", title: "WER B", width: "92px", narrow: "50px", number: true, value: (u) => u.wer2, cell: (u) => werCell(u.wer2) },
   { name: "errors", title: "errors", width: "62px", number: true, value: (u) => u.e, cell: (u) => `${u.e} / ${u.w}` },
   known("duration") && { name: "duration", title: "s", hint: "length in seconds", width: "52px", number: true, hide: "hide-narrow", value: (u) => u.d, cell: (u) => fixed(u.d, 1) },
   known("snr") && { name: "snr", title: "dB", hint: "speech above noise", width: "46px", number: true, hide: "hide-narrow", value: (u) => u.n, cell: (u) => fixed(u.n, 0) },
