@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import ssl
 import subprocess
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from served import serving
 
+from asr.cli import main
 from asr.errors import ConfigError
 from asr.server.access import AccessMiddleware, AccessRules, check_certificate
 from asr.server.settings import ServerLimits, Settings
@@ -304,3 +308,18 @@ def test_a_damaged_certificate_is_refused(certificate, tmp_path):
     (tmp_path / "cert.pem").write_text("no certificate")
     with pytest.raises(ConfigError, match="expected a certificate in PEM"):
         check_certificate(Settings(certificate=str(tmp_path / "cert.pem"), key=certificate[1]))
+
+
+def test_https_with_an_own_certificate(certificate):
+    """Health is asked by the name of the certificate, with its issuer checked."""
+    context = ssl.create_default_context(cafile=certificate[0])
+    with serving("--model", "an4", "--certificate", certificate[0], "--key", certificate[1]) as served:
+        connection = http.client.HTTPSConnection("localhost", served.port, context=context)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def test_the_command_names_a_missing_certificate(capsys):
+    assert main.run_verb(["serve", "--certificate", "/nowhere/cert.pem"]) == 2
+    assert "--certificate: /nowhere/cert.pem: expected a PEM file, got none" in capsys.readouterr().err
