@@ -320,6 +320,6 @@ def test_https_with_an_own_certificate(certificate):
         connection.close()
 
 
-def test_the_command_names_a_missing_certificate(capsys):
-    assert main.run_verb(["serve", "--certificate", "/nowhere/cert.pem"]) == 2
-    assert "--certificate: /nowhere/cert.pem: expected a PEM file, got none" in capsys.readouterr().err
+def test_the_command_names_a_missing_certificate():
+    with pytest.raises(ConfigError, match="--certificate: /nowhere/cert.pem: expected a PEM file, got none"):
+        main.run_verb(["serve", "--certificate", "/nowhere/cert.pem"])
