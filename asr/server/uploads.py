@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -30,6 +31,8 @@ WRITE_BYTES = 2**20
 """Bytes of the file that are held in memory before they are written."""
 NAME_CHARACTERS = 120
 """Longest file name in messages."""
+# Each damaged form would be a line of the log, with bytes of the client in it; the client gets the reason.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 @dataclass

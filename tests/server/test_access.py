@@ -321,5 +321,5 @@ def test_https_with_an_own_certificate(certificate):
 
 
 def test_the_command_names_a_missing_certificate():
-    with pytest.raises(ConfigError, match="--certificate: /nowhere/cert.pem: expected a PEM file, got none"):
+    with pytest.raises(ConfigError, match=r"--certificate: /nowhere/cert\.pem: expected a PEM file, got none"):
         main.run_verb(["serve", "--certificate", "/nowhere/cert.pem"])

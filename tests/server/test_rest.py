@@ -145,6 +145,22 @@ def test_other_rates_channels_and_formats_give_the_same_text(client):
     assert transcribe(client, wav(samples, rate_hz, "FLAC")).text == SAMPLE_TEXT
 
 
+@pytest.mark.parametrize(("container", "coding"), [("webm", "libopus"), ("mp4", "aac")])
+def test_recordings_of_browsers_and_telephones_are_read(client, container, coding):
+    av = pytest.importorskip("av")
+    samples, rate_hz = soundfile.read(SAMPLE, dtype="float32")
+    samples = soxr.resample(samples, rate_hz, 48000)
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        track = out.add_stream(coding, rate=48000, layout="mono")
+        track.bit_rate = 64000
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.rate = 48000
+        out.mux(track.encode(frame))
+        out.mux(track.encode())
+    assert transcribe(client, (f"voice.{container}", file.getvalue())).text == SAMPLE_TEXT
+
+
 def test_models_are_listed_with_their_aliases(client):
     listed = {model.id: model for model in client.models.list()}
     assert set(listed) == {"an4", "whisper-1"}

@@ -117,8 +117,9 @@ def test_a_form_without_a_boundary_is_refused():
     assert refusal(FORM, kind="multipart/form-data").status == 400
 
 
-def test_a_damaged_form_is_refused():
+def test_a_damaged_form_is_refused_and_leaves_the_log_empty(caplog):
     assert "got a damaged one" in refusal(b"no form at all").message
+    assert caplog.records == []
 
 
 def test_a_long_text_field_is_refused():
