@@ -86,3 +86,5 @@ def test_recipes_are_part_of_what_is_installed_and_run_from_there(tmp_path):
     assert "--source PATH" in run(prepare, "--help")
     assert (site / "asr" / "recipes" / "yesno" / "conf" / "blstm.yaml").is_file()
     assert not list(site.rglob("*.pyc"))
+    page = {path.name for path in (ROOT / "asr" / "server" / "page").iterdir()}
+    assert {path.name for path in (site / "asr" / "server" / "page").iterdir()} == page

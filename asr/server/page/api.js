@@ -1,0 +1,141 @@
+// What the page asks of the server. Every request takes the token along, and a 401 asks the user for it once.
+
+import { $ } from "./dom.js";
+
+const TOKEN = "asr-token";
+let asking = null;
+
+const token = () => sessionStorage.getItem(TOKEN) ?? "";
+
+/** An error whose message is for the user. */
+export class ServerError extends Error {
+  constructor(message, status = 0, retryAfter = 0) {
+    super(message);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** Ask for the token. All that wait for it share one dialog. Resolves to false if the user declines. */
+function askForToken() {
+  asking ??= new Promise((resolve) => {
+    const dialog = $("token");
+    $("token-value").value = "";
+    $("token-hint").textContent = token()
+      ? "The server does not accept this token. Check it, and enter it again."
+      : "Whoever started the server chose it with --token. It is kept until you close this tab.";
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => {
+      asking = null;
+      const value = $("token-value").value.trim();
+      if (dialog.returnValue === "go" && value) sessionStorage.setItem(TOKEN, value);
+      resolve(dialog.returnValue === "go" && Boolean(value));
+    }, { once: true });
+    dialog.showModal();
+  });
+  return asking;
+}
+
+/** `XMLHttpRequest`, since `fetch` does not say how much of an upload is done. */
+function send(method, path, { body = null, type = "json", onUpload = null, signal = null } = {}) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open(method, path);
+    request.responseType = type;
+    if (token()) request.setRequestHeader("Authorization", `Bearer ${token()}`);
+    if (onUpload) request.upload.onprogress = (event) => onUpload(event.loaded / (event.total || 1));
+    signal?.addEventListener("abort", () => request.abort());
+    request.onload = () => resolve(request);
+    request.onabort = () => reject(new ServerError("Cancelled."));
+    request.onerror = () => reject(new ServerError("The server does not answer. Check that it is running and that you are online."));
+    request.send(body);
+  });
+}
+
+async function message(request) {
+  try {
+    const text = request.response instanceof Blob ? await request.response.text() : JSON.stringify(request.response);
+    const tree = JSON.parse(text);
+    return tree?.error?.message ?? tree?.error ?? tree?.detail ?? "";
+  } catch {
+    return "";
+  }
+}
+
+async function ask(method, path, options = {}) {
+  for (;;) {
+    const used = token();
+    const request = await send(method, path, options);
+    if (request.status === 401) {
+      if (used !== token() || (await askForToken())) continue;
+      throw new ServerError("The server asks for a token.", 401);
+    }
+    if (request.status >= 200 && request.status < 300) return request;
+    const told = await message(request);
+    const wait = Number(request.getResponseHeader("Retry-After")) || 0;
+    if (request.status === 503) throw new ServerError(told || "The server is busy.", 503, wait || 5);
+    throw new ServerError(told || `The server answered with status ${request.status}.`, request.status);
+  }
+}
+
+/** Models, limits and what else the page needs to know. */
+export const info = async () => (await ask("GET", "page-data/info")).response;
+
+/** Whether the models are loaded: true, false, or null if the server does not answer. */
+export async function ready() {
+  try {
+    return (await send("GET", "ready")).status < 400;
+  } catch {
+    return null;
+  }
+}
+
+/** The server's transcript of a file: `verbose_json` with words. A busy server is asked again. */
+export async function transcribe(blob, name, model, { onUpload, onBusy, signal }) {
+  const body = new FormData();
+  body.append("file", blob, name);
+  body.append("model", model);
+  body.append("response_format", "verbose_json");
+  body.append("timestamp_granularities[]", "word");
+  body.append("timestamp_granularities[]", "segment");
+  for (;;) {
+    try {
+      return (await ask("POST", "v1/audio/transcriptions", { body, onUpload, signal })).response;
+    } catch (error) {
+      if (error.status !== 503) throw error;
+      onBusy(error.retryAfter);
+      await new Promise((resolve) => setTimeout(resolve, error.retryAfter * 1000));
+      if (signal?.aborted) throw error;
+    }
+  }
+}
+
+/** `{duration_s, per_s, peaks}` of a recording, peaks being bytes. */
+export async function peaks(blob, name) {
+  const answer = (await ask("POST", `page-data/peaks?name=${encodeURIComponent(name)}`, { body: blob })).response;
+  const text = atob(answer.peaks);
+  return { ...answer, peaks: Uint8Array.from(text, (c) => c.charCodeAt(0)) };
+}
+
+/** The recording as the server decodes it: a Blob (FLAC) for browsers that cannot play the file itself. */
+export const decoded = async (blob, name) =>
+  (await ask("POST", `page-data/audio?name=${encodeURIComponent(name)}`, { body: blob, type: "blob" })).response;
+
+/** A zip of corrected utterances. `items`: `[{blob, name, language, segments}]`, which travel one behind the other: a line
+ * of JSON, then the recording. `{blob, leftOut}`: the zip, and how many utterances are not in it. */
+export async function zip(items) {
+  const body = new Blob(items.flatMap(({ blob, name, language, segments }) =>
+    [`${JSON.stringify({ name, language, bytes: blob.size, segments })}\n`, blob]));
+  const request = await ask("POST", "page-data/corrections", { body, type: "blob" });
+  return { blob: request.response, leftOut: Number(request.getResponseHeader("X-Left-Out")) || 0 };
+}
+
+/** A socket that speaks Vosk's protocol. Browsers cannot set its headers, so the token is a subprotocol. */
+export function voskSocket() {
+  const address = new URL("vosk", location.href);
+  address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  address.hash = "";
+  const socket = token() ? new WebSocket(address, ["realtime", `openai-insecure-api-key.${token()}`]) : new WebSocket(address);
+  socket.binaryType = "arraybuffer";
+  return socket;
+}
