@@ -35,8 +35,8 @@ Unpack the folder, look at it, and train a model further on it:
     asr check manifest.jsonl
     asr train CONF train.init=MODEL data.train=manifest.jsonl train.output=exp/corrected
 
-Texts are in spoken form: numbers are written out, and punctuation is left out. What could not be written so is listed
-in left_out.txt, if there is such a file.
+Texts are in spoken form, without punctuation. What has no certain spoken form, such as digits that somebody typed, is
+listed in left_out.txt, if there is such a file.
 """
 
 
@@ -171,21 +171,24 @@ class CorrectionZip:
 
 
 def training_text(text: str, language: str) -> str:
-    """A text as it is said, without punctuation; upper case stays upper case. A model's own spelling stays as it is:
-    words of one case, without digits and marks.
+    """A text as it is said, without punctuation; in capitals where most of it is, as models spell.
 
-    Raises ``TextError`` for what has no certain spoken form, such as ``3/4`` in some languages.
+    Words of one case without digits and marks stay as they are: they are a model's own spelling. Raises ``TextError``
+    for digits, since 42 may be said in several ways, and for what else has no certain spoken form.
     """
     text = " ".join(text.split())
     if _PLAIN.fullmatch(text) and text in (text.upper(), text.lower()):
         return text
+    if any(character.isdigit() for character in text):
+        raise TextError(f"expected numbers in words, as they are said, got {text[:60]!r}")
     try:
         said = spoken(text, language_code(language))
     except TextError:
         raise
     except AsrError as error:
         raise TextError(str(error)) from error
-    return said.upper() if text.isupper() else said
+    capitals = sum(character.isupper() for character in text)
+    return said.upper() if 2 * capitals > sum(character.isalpha() for character in text) else said
 
 
 def shown_name(name: str) -> str:

@@ -67,7 +67,7 @@ def named(name: str, content: bytes | None = None) -> dict[str, Any]:
 def open_text(page: Any, script: Script, answer: dict[str, Any], name: str = "talk.wav") -> None:
     """Upload a recording whose transcript is ``answer``; the page opens it."""
     script.answers[name] = answer
-    upload(page, named(name))
+    upload(page, named(name, sound(answer["duration"] + 0.5)))
     page.wait_for_selector("#document:not([hidden])")
 
 
@@ -463,6 +463,31 @@ def test_corrections_become_a_manifest_and_flac_files(page, script, tmp_path):
     whole = load_audio(io.BytesIO(content))
     start, end = 0, round(1.3 * RATE_HZ)  # to 0.3 s behind the last word
     np.testing.assert_allclose(load_audio(utterances[0].audio), whole[start:end], atol=2 / 32768)
+
+
+WRITTEN = transcript("HE PAID TWENTY FIVE DOLLARS MISTER SMITH | THANK YOU", seconds=0.3)
+WRITTEN["asr"]["written_words"] = [
+    {"text": text, "start_s": start_s, "end_s": end_s, "confidence": 0.9}
+    for text, start_s, end_s in [("He", 0.0, 0.3), ("paid", 0.3, 0.6), ("$25,", 0.6, 1.5), ("Mr.", 1.5, 1.8)]
+    + [("Smith.", 1.8, 2.1), ("Thank", 3.1, 3.4), ("you.", 3.4, 3.7)]
+]
+
+
+def test_written_form_comes_first_and_spoken_form_is_a_key_away(page, script):
+    open_text(page, script, WRITTEN)
+    assert words(page) == ["He", "paid", "$25,", "Mr.", "Smith.", "Thank", "you."]
+    page.keyboard.press("w")
+    assert words(page) == "HE PAID TWENTY FIVE DOLLARS MISTER SMITH THANK YOU".split()
+    page.keyboard.press("w")
+    assert words(page)[:3] == ["He", "paid", "$25,"]
+
+
+def test_what_is_trained_on_is_what_was_said_and_not_what_is_written(page, script, tmp_path):
+    open_text(page, script, WRITTEN)
+    correct(page, "Smith.", "Smyth.")
+    with zipfile.ZipFile(downloaded(page, "Corrections", tmp_path)) as found:
+        [line] = found.read("manifest.jsonl").splitlines()
+    assert json.loads(line)["text"] == "HE PAID TWENTY FIVE DOLLARS MISTER SMYTH"
 
 
 def test_corrections_of_all_recordings_come_as_one_zip(page, script, tmp_path):

@@ -5,7 +5,7 @@ import { $, clock, icon, make, notice, save, toast } from "./dom.js";
 import { Editor } from "./editor.js";
 import { FORMATS } from "./formats.js";
 import { Player } from "./player.js";
-import { confirmWord, core, correct, corrections, History, isDoubtful, occurrences, replaceEverywhere, search, spokenWords, toggleChecked } from "./recording.js";
+import { confirmWord, core, correct, corrections, History, isDoubtful, occurrences, replaceEverywhere, search, segmentsOf, spokenWords, toggleChecked } from "./recording.js";
 import { Waveform } from "./waveform.js";
 
 const RATES = [0.5, 0.75, 1, 1.25, 1.5, 2];
@@ -41,6 +41,7 @@ export class DocumentView {
     press("edit", () => this.editor.edit());
     press("undo", () => this.undo());
     press("redo", () => this.redo());
+    press("form", () => this.switchForm());
     press("next-doubt", () => this.nextDoubt(1));
     press("replace-button", () => this.askReplace());
     $("rate").addEventListener("change", () => { this.player.rate = Number($("rate").value); });
@@ -158,6 +159,8 @@ export class DocumentView {
     $("redo").disabled = !this.history.future.length;
     for (const id of ["edit", "replace-button"]) $(id).disabled = !recording.segments.length;
     $("transcript").hidden = !recording.segments.length;
+    $("form").hidden = !recording.forms?.written.length;
+    $("form").setAttribute("aria-pressed", String(recording.segments[0]?.words[0]?.spoken !== undefined));
     const checked = recording.segments.filter((segment) => segment.checked).length;
     const date = new Date(recording.created).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
     $("facts").textContent = [clock(recording.duration_s), recording.model, date, checked && `${checked} checked`].filter(Boolean).join(" · ");
@@ -233,6 +236,17 @@ export class DocumentView {
 
   replaceAsked() {
     if ($("replace").returnValue === "go" && this.recording) this.replace($("replace-from").value, $("replace-to").value);
+  }
+
+  /** From written to spoken form, or back. Corrections belong to one form; undo has them still. */
+  switchForm() {
+    const { forms, form } = this.recording;
+    if (!forms?.written.length) return;
+    const corrected = this.recording.segments.some((segment) => segment.words.some((word) => word.was !== null));
+    this.recording.form = form === "written" ? "spoken" : "written";
+    localStorage.setItem("asr-form", this.recording.form);
+    this.apply(segmentsOf(forms[this.recording.form]));
+    if (corrected) toast("The corrections were made in the other form.", { Undo: () => this.undo() });
   }
 
   // Doubt

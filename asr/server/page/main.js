@@ -6,7 +6,7 @@ import { $, bytes, clock, icon, make, notice, toast } from "./dom.js";
 import { Keys } from "./keys.js";
 import * as library from "./library.js";
 import { LiveRecording } from "./live.js";
-import { corrections, newRecording, segmentsOf } from "./recording.js";
+import { corrections, formsOf, newRecording, segmentsOf } from "./recording.js";
 
 const AT_ONCE = 2; // files that are transcribed at the same time
 const THEMES = ["", "light", "dark"];
@@ -226,10 +226,11 @@ async function process(recording) {
 /** A recording with the text of the server's `verbose_json`. */
 function take(recording, answer) {
   const extra = answer.asr ?? {};
-  const written = extra.written_words?.length ? extra.written_words : extra.words;
-  const words = (written ?? answer.words ?? []).map((word) => ({ text: word.text ?? word.word, start_s: word.start_s ?? word.start,
+  const plain = (words) => words.map((word) => ({ text: word.text ?? word.word, start_s: word.start_s ?? word.start,
     end_s: word.end_s ?? word.end, confidence: word.confidence ?? null }));
-  recording.segments = segmentsOf(words);
+  recording.forms = formsOf(plain(extra.words ?? answer.words ?? []), plain(extra.written_words ?? []));
+  recording.form = recording.forms.written.length && localStorage.getItem("asr-form") !== "spoken" ? "written" : "spoken";
+  recording.segments = segmentsOf(recording.forms[recording.form]);
   recording.duration_s = answer.duration;
   recording.language = answer.language;
   recording.reliable = extra.reliable ?? null;
@@ -356,6 +357,7 @@ new Keys([
   { keys: ["d", "Shift+d"], does: "Next, previous doubtful word", when: here, run: (event) => page.nextDoubt(event.shiftKey ? -1 : 1) },
   { keys: ["y"], does: "This word is right, go on", when: here, run: () => page.confirm() },
   { keys: ["u"], does: "Doubt on, off", when: here, run: () => $("doubt").click() },
+  { keys: ["w"], does: "Case and digits on, off", when: here, run: () => page.switchForm() },
   { keys: ["c"], does: "Paragraph checked: train on it", when: here, run: () => page.tickCurrent() },
   { keys: ["Ctrl+z"], does: "Undo", when: here, run: () => page.undo() },
   { keys: ["Ctrl+Shift+z", "Ctrl+y"], does: "Redo", when: here, run: () => page.redo() },

@@ -2,7 +2,8 @@
 //
 // recording: {id, name, kind: "file" | "live", created, state, error, model, duration_s, segments, ...}
 // segment:   {id, start_s, end_s, checked, words}
-// word:      {id, text, start_s, end_s, confidence, was}; `was` is the recognised text of a corrected word.
+// word:      {id, text, start_s, end_s, confidence, was}; `was` is the recognised text of a corrected word, `spoken` the
+//            words that a written one (`$25`) stands for.
 //
 // Segments and words are never changed, only replaced. The view redraws those that are new, and undo keeps old lists.
 
@@ -51,6 +52,20 @@ function cutLong(words) {
   for (let n = 2; n < words.length; n += 1) if (rank(n) > rank(place)) place = n;
   return [...cutLong(words.slice(0, place)), ...cutLong(words.slice(place))];
 }
+
+/** Both forms of a text: words as they were spoken, and as they are written (none if the model does not write). */
+export function formsOf(spoken, written) {
+  const made = written.map((word) => ({ ...word, spoken: [] }));
+  let at = 0;
+  for (const word of made.length ? spoken : []) {
+    while (at + 1 < made.length && made[at + 1].start_s <= (word.start_s + word.end_s) / 2) at += 1;
+    made[at].spoken.push(word.text);
+  }
+  return { spoken, written: made.map((word) => ({ ...word, spoken: word.spoken.join(" ") })) };
+}
+
+/** What was said there, to train on. */
+const said = (word) => (word.was === null ? word.spoken ?? word.text : word.text);
 
 /** All words that have a text, in order. */
 export const spokenWords = (recording) => recording.segments.flatMap((segment) => segment.words).filter((word) => word.text);
@@ -168,7 +183,7 @@ export function corrections(recording) {
     return [{
       start_s: round(Math.max(0, before, segment.start_s - PAD_S)),
       end_s: round(Math.min(duration_s, Math.max(behind, segment.start_s + 0.02), segment.end_s + PAD_S)),
-      text: segment.words.map((word) => word.text).filter(Boolean).join(" "),
+      text: segment.words.map(said).filter(Boolean).join(" "),
     }];
   });
 }
