@@ -21,9 +21,9 @@ from asr.server.page_audio import mono_blocks_of
 from asr.server.problems import RequestError
 from asr.text.written_out import language_code, spoken
 
-HIGHEST_HZ = 16_000
+UTTERANCE_HZ = 16_000
 """Highest rate of the utterances, which is the models' own."""
-LEAST_S = 0.02
+SHORTEST_CUT_S = 0.02
 MOST_SEGMENTS = 100_000
 MANIFEST = "manifest.jsonl"
 LEFT_OUT = "left_out.txt"
@@ -76,9 +76,9 @@ class CorrectedRecording:
             raise RequestError(f"{found.name[:100]}: expected bytes > 0 and 1 to {MOST_SEGMENTS} segments")
         at = 0.0
         for part in segments:
-            if not (at <= part.start_s + LEAST_S and part.start_s + LEAST_S <= part.end_s):
+            if not (at <= part.start_s + SHORTEST_CUT_S and part.start_s + SHORTEST_CUT_S <= part.end_s):
                 raise RequestError(
-                    f"{found.name[:100]}: expected segments in the order of time that last at least {LEAST_S:g} s, "
+                    f"{found.name[:100]}: expected segments in the order of time that last at least {SHORTEST_CUT_S:g} s, "
                     f"got {part.start_s:g} to {part.end_s:g} s behind {at:g} s"
                 )
             at = part.end_s
@@ -125,7 +125,7 @@ class CorrectionZip:
         try:
             parts = _cut(path, [(part.start_s, part.end_s) for part, _ in wanted], most_s)
             for number, ((part, text), (rate_hz, samples)) in enumerate(zip(wanted, parts, strict=False), start=1):
-                if len(samples) < LEAST_S * rate_hz:
+                if len(samples) < SHORTEST_CUT_S * rate_hz:
                     self._leave_out(recording, part, "it lies behind the end of the recording")
                     continue
                 id = f"{stem}-{number:0{digits}}"
@@ -198,7 +198,7 @@ def shown_name(name: str) -> str:
 
 def _cut(path: str, bounds: Sequence[tuple[float, float]], most_s: float) -> Iterator[tuple[int, Samples]]:
     """The samples between each pair of seconds, from one pass over a recording; ``bounds`` are in the order of time."""
-    source = mono_blocks_of(path, HIGHEST_HZ, most_s)
+    source = mono_blocks_of(path, UTTERANCE_HZ, most_s)
     rate_hz, held = next(source)
     at, over = 0, False
     """``held`` begins with sample ``at`` of the recording."""

@@ -17,8 +17,8 @@ from starlette.routing import BaseRoute, Route
 from asr.server.page_data import page_data_routes
 from asr.server.services import Services
 
-FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
-TYPES = {
+PAGE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
+PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -30,7 +30,7 @@ POLICY = (
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-HEADERS = {
+PAGE_HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -51,11 +51,11 @@ class PageFile:
     etag: str
 
 
-def page_files(folder: str = FOLDER) -> dict[str, PageFile]:
+def page_files(folder: str = PAGE_FOLDER) -> dict[str, PageFile]:
     """The files of the page by name."""
     files = {}
     for name in sorted(os.listdir(folder)):
-        media_type = TYPES.get(os.path.splitext(name)[1])
+        media_type = PAGE_TYPES.get(os.path.splitext(name)[1])
         if media_type is not None:
             with open(os.path.join(folder, name), "rb") as file:
                 content = file.read()
@@ -70,8 +70,8 @@ def page_routes(services: Services) -> list[BaseRoute]:
     async def page(request: Request) -> Response:
         file = files.get(request.path_params.get("name", "index.html"))
         if file is None:
-            return Response("not found\n", 404, HEADERS, "text/plain")
-        headers = HEADERS | {"etag": file.etag}
+            return Response("not found\n", 404, PAGE_HEADERS, "text/plain")
+        headers = PAGE_HEADERS | {"etag": file.etag}
         known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
         if file.etag in known:
             return Response(status_code=304, headers=headers)

@@ -18,7 +18,7 @@ from asr.errors import AudioError, TooLongError
 PEAKS_PER_S = 50
 MOST_PEAKS = 20_000
 """Of a recording; longer ones have fewer in a second."""
-HIGHEST_HZ = 48_000
+PLAYED_HZ = 48_000
 """Highest rate of the sound that browsers get."""
 
 
@@ -56,10 +56,10 @@ def loudness(path: str | os.PathLike[str], most_s: float) -> Loudness:
 
 
 def write_flac(path: str | os.PathLike[str], target: BinaryIO, most_s: float) -> None:
-    """A recording, mixed to mono, as FLAC of 16 bits at its own rate, at most ``HIGHEST_HZ``. Raises ``AudioError``."""
+    """A recording, mixed to mono, as FLAC of 16 bits at its own rate, at most ``PLAYED_HZ``. Raises ``AudioError``."""
     import soundfile
 
-    blocks = mono_blocks_of(path, HIGHEST_HZ, most_s)
+    blocks = mono_blocks_of(path, PLAYED_HZ, most_s)
     rate_hz, first = next(blocks)
     with soundfile.SoundFile(target, "w", rate_hz, 1, "PCM_16", format="FLAC") as file:
         file.write(first.clip(-1, 1))

@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from asr.server.api_errors import ApiError
 from asr.server.settings import ServerLimits
 
-WRITE_BYTES = 2**20
+PIECE_BYTES = 2**20
 """Bytes that are held in memory before they are written."""
-LINE_BYTES = 2**24
+HEADER_BYTES = 2**24
 """Longest line of JSON ahead of a recording."""
 
 
@@ -53,8 +53,8 @@ class RawBody:
         searched = 0
         while (end := self._held.find(b"\n", searched)) < 0:
             searched = len(self._held)
-            if searched > LINE_BYTES:
-                raise ApiError(413, f"expected a line of at most {LINE_BYTES} bytes ahead of a recording, got more")
+            if searched > HEADER_BYTES:
+                raise ApiError(413, f"expected a line of at most {HEADER_BYTES} bytes ahead of a recording, got more")
             if not await self._more():
                 if self._held.strip():
                     raise ApiError(400, "the upload ended in the middle; send it again", code="truncated_upload")
@@ -81,7 +81,7 @@ class RawBody:
     async def _fill(self, file: BinaryIO, size: int | None) -> None:
         count, wanted = 0, self._limits.file_bytes if size is None else size
         while True:
-            while not self._over and len(self._held) < min(WRITE_BYTES, wanted - count + 1) and await self._more():
+            while not self._over and len(self._held) < min(PIECE_BYTES, wanted - count + 1) and await self._more():
                 pass
             piece = bytes(self._held[: wanted - count])
             del self._held[: len(piece)]

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from scripted_server import ScriptedServer, running
 
-from asr.server.page import FOLDER, page_files
+from asr.server.page import PAGE_FOLDER, page_files
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted(Path(FOLDER).glob("*.js"))
+SCRIPTS = sorted(Path(PAGE_FOLDER).glob("*.js"))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_each_file_has_the_media_type_of_its_suffix(address, name):
     suffix = os.path.splitext(name)[1]
     expected = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}[suffix]
     assert answer.headers["content-type"].split(";")[0] == expected
-    assert answer.read() == Path(FOLDER, name).read_bytes()
+    assert answer.read() == Path(PAGE_FOLDER, name).read_bytes()
 
 
 def test_the_policy_allows_nothing_from_elsewhere_and_no_text_as_html(address):
@@ -72,7 +72,7 @@ def test_only_files_of_the_page_are_served(address, name):
 
 
 def test_no_file_names_another_server():
-    for path in Path(FOLDER).iterdir():
+    for path in Path(PAGE_FOLDER).iterdir():
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?://[a-z]", text), path
 
@@ -87,11 +87,11 @@ def test_all_imports_of_the_scripts_are_files_of_the_page():
     for path in SCRIPTS:
         for name in re.findall(r'from "(.*?)"', path.read_text(encoding="utf-8")):
             assert name.startswith("./")
-            assert Path(FOLDER, name).is_file(), f"{path.name}: {name}"
+            assert Path(PAGE_FOLDER, name).is_file(), f"{path.name}: {name}"
 
 
 def test_every_id_that_a_script_looks_up_is_in_the_page():
-    html = Path(FOLDER, "index.html").read_text(encoding="utf-8")
+    html = Path(PAGE_FOLDER, "index.html").read_text(encoding="utf-8")
     there = set(re.findall(r'\bid="([\w-]+)"', html))
     for path in SCRIPTS:
         assert set(re.findall(r'\$\("([\w-]+)"\)', path.read_text(encoding="utf-8"))) <= there, path
@@ -100,6 +100,8 @@ def test_every_id_that_a_script_looks_up_is_in_the_page():
 def test_the_files_of_the_page_are_part_of_what_is_installed():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
     found = {
-        name for pattern in data["asr.server"] for name in glob(pattern, root_dir=Path(FOLDER).parent, recursive=True)
+        name
+        for pattern in data["asr.server"]
+        for name in glob(pattern, root_dir=Path(PAGE_FOLDER).parent, recursive=True)
     }
-    assert {f"page/{path.name}" for path in Path(FOLDER).iterdir()} <= found
+    assert {f"page/{path.name}" for path in Path(PAGE_FOLDER).iterdir()} <= found
