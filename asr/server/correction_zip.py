@@ -78,7 +78,7 @@ class CorrectedRecording:
         for part in segments:
             if not (at <= part.start_s + SHORTEST_CUT_S and part.start_s + SHORTEST_CUT_S <= part.end_s):
                 raise RequestError(
-                    f"{found.name[:100]}: expected segments in the order of time that last at least {SHORTEST_CUT_S:g} s, "
+                    f"{found.name[:100]}: expected segments in order that last at least {SHORTEST_CUT_S:g} s, "
                     f"got {part.start_s:g} to {part.end_s:g} s behind {at:g} s"
                 )
             at = part.end_s
