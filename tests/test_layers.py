@@ -32,7 +32,7 @@ lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning g
 lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder phrase_lists readable engine stream pipeline recognizer batch
-export: graph_builder stored_weights cell_graphs acoustic_graphs lm_graph int8_graphs onnx_folder
+export: graph_builder stored_weights cell_graphs acoustic_parts acoustic_graphs lm_graph int8_graphs onnx_folder
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels

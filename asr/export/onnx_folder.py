@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import asr
 from asr.config.sections import Config
 from asr.errors import ModelError, OutputError
-from asr.export.acoustic_graphs import AcousticWeights, offline_graph, streaming_graph
+from asr.export.acoustic_graphs import offline_graph, streaming_graph
+from asr.export.acoustic_parts import AcousticWeights
 from asr.export.graph_builder import require_onnx
 from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
 from asr.export.lm_graph import language_graph

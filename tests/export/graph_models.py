@@ -6,7 +6,7 @@ import torch
 
 from asr.config import loader
 from asr.config.sections import Config, TextConfig, count_frames
-from asr.export.acoustic_graphs import AcousticWeights
+from asr.export.acoustic_parts import AcousticWeights
 from asr.export.stored_weights import network_weights
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats
