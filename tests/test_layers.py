@@ -33,6 +33,7 @@ lm: lm_texts ngram_training perplexities tagger
 recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder phrase_lists readable engine stream pipeline recognizer batch
 export: graph_builder stored_weights cell_graphs acoustic_parts acoustic_graphs lm_graph int8_graphs onnx_folder
+export: sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels

@@ -98,6 +98,9 @@ transcribe data/a.wav --model model --lm words.arpa
 transcribe data/a.wav --model model --lm words.safetensors
 transcribe data/a.wav --model model --lm lm
 quantize model --output out
+export model out --to onnx
+export model out --to sherpa --utterance data/a.wav
+export --verify out
 transcribe data/a.wav --model model --phrases phrases.txt
 transcribe data/a.wav --model model --lexicon phrases.txt
 stream data/a.wav --model model --chunk-s 0.5

@@ -13,12 +13,16 @@ from asr.config import loader
 from asr.config.sections import Config
 from asr.export.acoustic_parts import AcousticParts, AcousticWeights
 from asr.export.cell_graphs import state_parts
-from asr.export.graph_builder import END, GraphBuilder
+from asr.export.graph_builder import END, GraphBuilder, GraphEnd
 from asr.models.acoustic import Latency
 from asr.models.subsample import LEFT
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+
+CONVOLUTIONS = ("conv.0", "conv.1")
+"""Names of the states of the convolutions."""
 
 
 def first_wait(config: Config) -> int:
@@ -38,7 +42,7 @@ def offline_graph(model: AcousticWeights, *, plain: bool = False, from_features:
         features, frames = "features", "lengths"
     else:
         features, frames = parts.features_of_recordings("samples", "lengths")
-    x = parts.subsampled(features)
+    x, _ = parts.subsampled(features)
     counts = builder.op("Div", builder.op("Add", frames, builder.constant(config.subsampling - 1)),
                         builder.constant(config.subsampling))  # fmt: skip
     x = parts.input_norm(x)
@@ -51,8 +55,14 @@ def offline_graph(model: AcousticWeights, *, plain: bool = False, from_features:
     builder.named("log_probs", parts.log_probs(x))
     builder.named("frames", builder.op("Mul", counts, builder.constant(config.upsampling)))
     first = ("features", np.float32, ("B", "T", model.config.features.mel_bins))
-    inputs = [first if from_features else ("samples", np.float32, ("B", "S")), ("lengths", np.int64, ("B",))]
-    outputs = [("log_probs", np.float32, ("B", "T_out", model.tokenizer.vocab_size)), ("frames", np.int64, ("B",))]
+    inputs: list[GraphEnd] = [
+        first if from_features else ("samples", np.float32, ("B", "S")),
+        ("lengths", np.int64, ("B",)),
+    ]
+    outputs: list[GraphEnd] = [
+        ("log_probs", np.float32, ("B", "T_out", model.tokenizer.vocab_size)),
+        ("frames", np.int64, ("B",)),
+    ]
     return builder.model("offline", inputs, outputs, metadata(model))
 
 
@@ -76,7 +86,9 @@ def streaming_graph(
         features = parts.log_mel("samples")
         if model.config.features.adapt_s:
             features, following["level"] = parts.adapted(features, "level")
-    x = parts.input_norm(parts.subsampled(features, following))
+    x, convolved = parts.subsampled(features, CONVOLUTIONS)
+    following |= dict(zip(CONVOLUTIONS, convolved, strict=True))
+    x = parts.input_norm(x)
     last, count = "last", builder.size(x, 0)
     flush = builder.op("GreaterOrEqual", last, builder.constant([0]))
     valid = builder.op("Where", flush, last, count)
@@ -85,10 +97,10 @@ def streaming_graph(
     for name, _ in states.shapes:
         builder.named(f"next.{name}", following[name])
     first = ("features", np.float32, ("B", "F", model.config.features.mel_bins))
-    inputs = [first if from_features else ("samples", np.float32, ("B", "S")), ("last", np.int64, (1,))]
+    inputs: list[GraphEnd] = [first if from_features else ("samples", np.float32, ("B", "S")), ("last", np.int64, (1,))]
     inputs += [("latency", np.int64, (2,))] if latency else []
     inputs += [(name, np.float32, states.symbolic(name, shape)) for name, shape in states.shapes]
-    outputs = [("log_probs", np.float32, ("B", "T_out", model.tokenizer.vocab_size))]
+    outputs: list[GraphEnd] = [("log_probs", np.float32, ("B", "T_out", model.tokenizer.vocab_size))]
     outputs += [(f"next.{name}", np.float32, states.symbolic(f"next.{name}", shape)) for name, shape in states.shapes]
     more = {
         "asr.states": [{"name": name, "shape": [-1, *shape[1:]]} for name, shape in states.shapes],

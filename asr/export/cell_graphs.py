@@ -52,7 +52,8 @@ class CellGraph:
         parts = [self.weights[f"{self.prefix}.{name}_l0"].rows(rows) for name in ("weight_ih", "weight_hh")]
         biases = [self.weights[f"{self.prefix}.{name}_l0"].rows(rows) for name in ("bias_ih", "bias_hh")]
         bias = join_weights(biases, 0)
-        return (*(part.reshaped(1, *part.values.shape) for part in parts), bias.reshaped(1, len(bias.values)))
+        inputs, recurrent = (part.reshaped(1, *part.values.shape) for part in parts)
+        return inputs, recurrent, bias.reshaped(1, len(bias.values))
 
     def _scanned(self, x: str, state: Sequence[str], reverse: bool) -> tuple[str, list[str]]:
         builder = self.builder

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from asr.models.onnx_files import FORMAT, IR_VERSION, OPSET
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+GraphEnd: TypeAlias = "tuple[str, Any, Sequence[int | str]]"
+"""An input or output: name, ``np.float32`` or ``np.int64``, shape with names for axes that change."""
 END = np.iinfo(np.int64).max
 """For slices: up to the end."""
 
@@ -114,7 +116,7 @@ class GraphBuilder:
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
         """A constant tensor; equal ones are stored once."""
         array = np.asarray(value, dtype)
-        key = (str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest())
+        key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._known:
             self._known[key] = f"constant_{len(self.constants)}"
             self.constants[self._known[key]] = array
@@ -174,21 +176,17 @@ class GraphBuilder:
     def model(
         self,
         name: str,
-        inputs: Sequence[tuple[str, type, Sequence[int | str]]],
-        outputs: Sequence[tuple[str, type, Sequence[int | str]]],
+        inputs: Sequence[GraphEnd],
+        outputs: Sequence[GraphEnd],
         metadata: Mapping[str, Any],
     ) -> ModelProto:
-        """The finished model. ``inputs`` and ``outputs``: name, ``np.float32`` or ``np.int64``, shape.
-
-        Metadata that are no strings are written as JSON.
-        """
+        """The finished model, checked. Metadata that are no strings are written as JSON."""
         helper, numpy_helper = self.onnx.helper, self.onnx.numpy_helper
-        kinds = {np.float32: self.onnx.TensorProto.FLOAT, np.int64: self.onnx.TensorProto.INT64}
-        kinds[np.int32] = self.onnx.TensorProto.INT32
+        kinds: dict[Any, int] = {np.float32: self.onnx.TensorProto.FLOAT, np.int64: self.onnx.TensorProto.INT64}
         infos = [[helper.make_tensor_value_info(n, kinds[t], s) for n, t, s in part] for part in (inputs, outputs)]
         constants = [numpy_helper.from_array(array, key) for key, array in self.constants.items()]
         graph = helper.make_graph(self.nodes, name, *infos, constants)
-        model = helper.make_model(
+        model: ModelProto = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="asr"
         )
         entries = {"asr.format": str(FORMAT), "asr.graph": name, **metadata}

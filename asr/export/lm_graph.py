@@ -47,6 +47,7 @@ def language_graph(language: LanguageDirectory, weights: Mapping[str, Weight], s
         "asr.tokens": list(language.tokenizer.symbols),
         "asr.card": dict(language.card),
         "asr.weights": storage,
+        "asr.state": [config.layers, len(parts), config.hidden],
     }
     inputs = [("tokens", np.int64, ("N",)), ("state", *state)]
     outputs = [("log_probs", np.float32, ("N", language.tokenizer.vocab_size)), ("next.state", *state)]

@@ -69,7 +69,7 @@ def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = Fa
             save_graph(graph, made / name)
         _export_language_models(source, made)
         storage = DYNAMIC if int8 else weights.storage
-        write_description(made, source, {"format": FORMAT, "weights": storage})
+        write_description(made, source, {"format": FORMAT, "to": "onnx", "weights": storage})
     return [f"{name}: {os.path.getsize(folder / name) / 1e6:.1f} MB" for name in (OFFLINE, STREAMING)]
 
 

@@ -1,5 +1,8 @@
 """Small acoustic models with random weights, and runs of their graphs in onnxruntime."""
 
+import dataclasses
+import json
+
 import numpy as np
 import onnxruntime
 import torch
@@ -27,14 +30,20 @@ class SmallModel:
         }
         self.config = loader.from_dict(Config, tree)
         torch.manual_seed(seed)
-        self.network = AcousticModel(self.config.model, BINS, TOKENIZER.vocab_size).eval()
+        bins = self.config.features.mel_bins
+        self.network = AcousticModel(self.config.model, bins, TOKENIZER.vocab_size).eval()
         with torch.no_grad():
             for parameter in self.network.parameters():  # no bias and no scale is as it began
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        stats = FeatureStats(tuple(np.linspace(-9, -7, BINS).tolist()), tuple(np.linspace(2, 4, BINS).tolist()), 100)
+        stats = FeatureStats(tuple(np.linspace(-9, -7, bins).tolist()), tuple(np.linspace(2, 4, bins).tolist()), 100)
         self.log_mel = LogMel(self.config.features, stats)
         weights = network_weights(self.network)
         self.weights = AcousticWeights(self.config, TOKENIZER, stats, {"name": "small"}, weights)
+
+    def again(self):
+        """Itself, with graphs of the weights that its network has now."""
+        self.weights = dataclasses.replace(self.weights, weights=network_weights(self.network))
+        return self
 
     def torch_log_probs(self, samples, lengths):
         with torch.inference_mode():
@@ -80,8 +89,6 @@ def stream(session, waveforms, blocks, latency=None):
 
     ``blocks``: output frames of each call of a unidirectional model, repeated; a bidirectional one has its ``latency``.
     """
-    import json
-
     meta = metadata(session)
     features, frames = json.loads(meta["asr.features"]), json.loads(meta["asr.frames"])
     window, hop, factor = features["window_samples"], features["hop_samples"], frames["subsampling"]
