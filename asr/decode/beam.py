@@ -173,6 +173,14 @@ class BeamSearch:
         kernel.trace(state, 0, output.tokens, 0)
         return as_hypotheses(output, int(node["depth"]))[0][0], int(pools.agreed_prefixes(state))
 
+    def settle(self, frames: int) -> None:
+        """Decide on the words so far, but for the last ``frames`` frames: the tokens of the best hypothesis that ended
+        before these will not change any more. Prefixes that begin otherwise are dropped."""
+        best, agreed = self.partial()
+        depth = sum(end <= self.frames - frames for end in best.ends)
+        if depth > agreed:
+            pools.drop_others(self._state, depth)
+
     def _prepare(self, columns: int) -> None:
         """Make rows for matrices of so many columns."""
         if self._words is not None:

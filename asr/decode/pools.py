@@ -4,7 +4,7 @@ Numba kernels that no other kernel calls (see ``asr.decode.kernel``)."""
 
 from __future__ import annotations
 
-from asr.decode.kernel import ENTRIES, NODES, NONE, ROOT, SEGMENTS, Numbers, State, compile_kernel
+from asr.decode.kernel import ENTRIES, NODES, NONE, NOWHERE, ROOT, SEGMENTS, Numbers, State, compile_kernel
 
 
 @compile_kernel
@@ -75,3 +75,25 @@ def agreed_prefixes(state: State) -> int:
                 other = nodes[other]["parent"]
     depth: int = nodes[common]["depth"]
     return depth
+
+
+@compile_kernel
+def drop_others(state: State, depth: int) -> None:
+    """Let those prefixes fall out of the beam that differ from the best one within its first ``depth`` tokens."""
+    beam, places, nodes = state.beam, state.places, state.nodes
+    best = beam[places[0]]["node"]
+    while nodes[best]["depth"] > depth:
+        best = nodes[best]["parent"]
+    kept = 0
+    for at in range(state.counts[ENTRIES]):
+        place = places[at]
+        node = beam[place]["node"]
+        while nodes[node]["depth"] > depth:
+            node = nodes[node]["parent"]
+        if node == best:  # the order of those that stay is kept
+            places[at] = places[kept]
+            places[kept] = place
+            kept += 1
+        else:
+            nodes[beam[place]["node"]]["place"] = NOWHERE
+    state.counts[ENTRIES] = kept

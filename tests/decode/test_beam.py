@@ -359,3 +359,31 @@ def test_refused_frames_leave_the_search_as_it_was() -> None:
             search.accept(frames)
     search.accept(log_probs[10:])
     assert search.finish() == beam_search(log_probs, beam=4)[0]
+
+
+@pytest.mark.parametrize("frames", [0, 2, 5])
+def test_what_is_settled_stays_and_is_what_was_best(frames: int) -> None:
+    for seed in range(20):
+        search = BeamSearch(beam=8)
+        for row in random_log_probs(40, 5, seed=seed, sharpness=1.0):
+            before = search.partial()[0]
+            search.settle(frames)
+            best, stable = search.partial()
+            assert (best.tokens, best.score) == (before.tokens, before.score)
+            assert stable >= sum(end <= search.frames - frames for end in best.ends)
+            search.accept(row[None])
+            assert search.partial()[0].tokens[:stable] == best.tokens[:stable]
+        assert search.finish()[0].tokens[:stable] == best.tokens[:stable]
+
+
+def test_settling_drops_nothing_that_begins_as_the_best() -> None:
+    log_probs = random_log_probs(30, 4, seed=3, sharpness=1.0)
+    settled, free = BeamSearch(beam=64), BeamSearch(beam=64)
+    for search in (settled, free):
+        search.accept(log_probs)
+    settled.settle(8)
+    _, depth = settled.partial()
+    beginning = settled.hypotheses()[0].tokens[:depth]
+    kept = [found for found in free.hypotheses(64) if found.tokens[:depth] == beginning]
+    assert 0 < depth < len(settled.hypotheses()[0].tokens)
+    assert settled.hypotheses(64) == kept
