@@ -40,9 +40,9 @@ train: log curves checkpoint_writer distributed finetune loss_scale losses model
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
 server: problems settings messages samples_in catalogue models_in_memory live_streams file_jobs services
+server: api_errors form_fields transcription_bodies uploads access health rest
 server: client_messages web_sockets vosk_replies vosk realtime_settings realtime_items realtime
 server: wyoming_frames wyoming_announcement wyoming_service
-server: api_errors form_fields transcription_bodies uploads access health rest
 server: page_audio correction_zip raw_bodies page_data page app running
 cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
 cli: held_out_verbs synth_verb serve_verb scoring_verbs report_verb model_verbs main

@@ -47,9 +47,7 @@ def realtime_routes(services: Services) -> list[BaseRoute]:
             return
         connection = RealtimeConnection(ClientSocket(socket, services.settings.limits), services, session, settings)
         try:
-            # A browser gives its token as a subprotocol, and expects the other one back.
-            offered = "realtime" in socket.scope.get("subprotocols", [])
-            await socket.accept("realtime" if offered else None)
+            await socket.accept()
             await connection.run()
         except GoneError:
             pass

@@ -7,13 +7,12 @@ words of the stable part, so that joined they are the transcript; the last one c
 from __future__ import annotations
 
 import itertools
-import math
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
 from asr.server.messages import Event, Final, Partial, SpeechStarted, SpeechStopped
-from asr.transcript import Word
+from asr.server.transcription_bodies import word_logprobs
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 Message = dict[str, Any]
@@ -166,10 +165,4 @@ class RealtimeItems:
 
     def _logprobs(self) -> list[Message]:
         words = [word for final in self._finals for word in final.transcript.words]
-        return [_logprob_of(word, first=not at) for at, word in enumerate(words)]
-
-
-def _logprob_of(word: Word, *, first: bool) -> dict[str, Any]:
-    """A word as OpenAI's token with its log-probability: the logarithm of its confidence."""
-    token = word.text if first else f" {word.text}"
-    return {"token": token, "bytes": list(token.encode()), "logprob": math.log(max(word.confidence, 1e-10))}
+        return word_logprobs(words)

@@ -71,6 +71,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if self.close_sent and message["type"] in ("websocket.send", "websocket.close"):
             raise ClientDisconnected
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":  # a refusal completes the handshake, too
+            self.handshake_complete = self.handshake_complete or self.close_sent
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The application has ended: soon the connection has too."""

@@ -316,12 +316,6 @@ def test_no_room_is_said_before_the_handshake(services):
     assert (refused.status, refused.headers["retry-after"]) == (503, "7")
 
 
-def test_browsers_get_their_subprotocol_back(services):
-    offered = ["realtime", "openai-insecure-api-key.secret"]
-    assert realtime(services, subprotocols=offered).subprotocol == "realtime"
-    assert realtime(services).subprotocol is None
-
-
 def test_at_shutdown_what_was_said_is_committed(services):
     services.live.script = [[Partial("on", 0, 1.0)], ClosingError("the server is shutting down")]
     services.live.endings = [final("one")]
