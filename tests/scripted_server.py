@@ -11,18 +11,21 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from asr.server.access import AccessMiddleware, AccessRules
 from asr.server.page import page_routes
+from asr.server.rest import ERROR_HANDLERS
 from asr.server.services import Services
 from asr.server.settings import Settings
 
@@ -82,7 +85,10 @@ class ScriptedServer:
             Route("/v1/audio/transcriptions", self.transcribe, methods=["POST"]),
             WebSocketRoute("/vosk", self.vosk),
         ]
-        self.app = Starlette(routes=[*own, *page_routes(services)])
+        access = Middleware(AccessMiddleware, rules=AccessRules.of(services.settings), limits=services.settings.limits)
+        self.app = Starlette(
+            routes=[*own, *page_routes(services)], middleware=[access], exception_handlers=ERROR_HANDLERS
+        )
 
     def refusal(self, request: Request) -> Response | None:
         """The answer to a client without the token."""
@@ -106,7 +112,23 @@ class ScriptedServer:
             answer = answer.pop(0)
         if "error" in answer:
             return JSONResponse(answer, answer["status"], headers=answer.get("headers", {}))
-        return self.refusal(request) or JSONResponse(answer)
+        return self.refusal(request) or StreamingResponse(self.events(answer), media_type="text/event-stream")
+
+    async def events(self, answer: dict[str, Any]) -> AsyncIterator[str]:
+        """Server-sent events of a transcript: its first ``early`` words, then, after ``pause_s``, the whole."""
+        words = answer["asr"]["words"][: answer.pop("early", 0)]
+        if words:
+            text = " ".join(word["text"] for word in words)
+            delta = {"type": "transcript.text.delta", "delta": text, "asr": {"end_s": words[-1]["end_s"]}}
+            yield f": waiting\n\ndata: {json.dumps(delta)}\n\n"
+        await asyncio.sleep(answer.pop("pause_s", 0))
+        done = {"type": "transcript.text.done", "text": answer["text"], "verbose_json": answer}
+        if "broken" in answer:
+            done = {"error": {"message": answer["broken"]}}
+        encoded = f"data: {json.dumps(done)}\n\n"
+        yield encoded[:20]  # events do not keep to packets
+        await asyncio.sleep(0.01)
+        yield encoded[20:]
 
     async def vosk(self, client: WebSocket) -> None:
         """`/vosk`."""

@@ -23,7 +23,7 @@ LISTS = ("timestamp_granularities", "include", "keywords", "languages")
 SPEAKERS = ("known_speaker_names", "known_speaker_references")
 """Fields that need a model of speakers."""
 RESPONSE_FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
-STREAMED_FORMATS = ("json", "text")
+STREAMED_FORMATS = ("json", "text", "verbose_json")
 GRANULARITIES = ("word", "segment")
 _NAME = re.compile(r"([a-z_]+)(?:\[([a-z_0-9]*)\])?")
 _VAD_RANGES = {

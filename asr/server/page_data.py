@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -30,15 +30,13 @@ MOST_RECORDINGS = 1000
 """In one zip."""
 SEND_BYTES = 2**18
 
-_Handler = Callable[[Request], Awaitable[Response]]
-
 
 def page_data_routes(services: Services) -> list[BaseRoute]:
     """The routes of the page's own requests.
 
     `GET info`: models and limits. `POST peaks` and `POST audio`: the loudness of the recording in the body, and its
     sound as FLAC. `POST corrections`: for each recording a line of JSON (``CorrectedRecording``), then its bytes; the
-    answer is a zip, and its header ``X-Left-Out`` counts the utterances that are not in it.
+    answer is a zip, and its header ``X-Left-Out`` counts the utterances that are not in it. Errors are ``AsrError``s.
     """
     room = asyncio.Semaphore(AT_ONCE)
     limits = services.settings.limits
@@ -83,7 +81,7 @@ def page_data_routes(services: Services) -> list[BaseRoute]:
     routes = {"peaks": peaks, "audio": audio, "corrections": corrections}
     return [
         Route("/page-data/info", info),
-        *(Route(f"/page-data/{name}", _answering(handler), methods=["POST"]) for name, handler in routes.items()),
+        *(Route(f"/page-data/{name}", handler, methods=["POST"]) for name, handler in routes.items()),
     ]
 
 
@@ -115,20 +113,6 @@ async def _named(request: Request, path: str, work: Callable[[], Any]) -> Any:
     except AsrError as error:
         name = shown_name(request.query_params.get("name", ""))
         raise ApiError(api_error(error).status, str(error).replace(path, name), param="file") from error
-
-
-def _answering(handler: _Handler) -> _Handler:
-    """``handler`` whose errors become answers."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except AsrError as error:
-            found = api_error(error)
-            # What is left of the body is not read, so the connection cannot be used again.
-            return Response(found.body(), found.status, {**found.headers(), "connection": "close"})
-
-    return answer
 
 
 def _sent(target: IO[bytes], media_type: str, headers: dict[str, str]) -> Response:

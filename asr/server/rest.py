@@ -27,7 +27,7 @@ from asr.server.form_fields import TranscriptionFields, check_languages, read_fi
 from asr.server.messages import HOT_WORD_BOOST, Done, FileEvent, FileOptions
 from asr.server.problems import BusyError
 from asr.server.services import Services
-from asr.server.transcription_bodies import KEEP_ALIVE, EventWriter, event, transcription_body
+from asr.server.transcription_bodies import KEEP_ALIVE, EventWriter, event, transcription_body, verbose_tree
 from asr.server.uploads import UploadedForm, received_form
 
 _LOG = logging.getLogger("asr.server")
@@ -96,7 +96,7 @@ class RestApi:
             # An unreadable file gets its own status; a first utterance that takes long is waited for in the stream.
             await _while_there(request.receive, pieces.wait(KEEP_ALIVE_S))
             # The file and the work live as long as the events.
-            return EventStream(_events(pieces, EventWriter(fields.logprobs)), stack.pop_all())
+            return EventStream(_events(pieces, _event_writer(fields, model)), stack.pop_all())
 
     async def _received(self, request: Request, stack: contextlib.AsyncExitStack) -> UploadedForm:
         """The request's form, where there is room for an upload and for another file; ``stack`` removes its file."""
@@ -125,6 +125,12 @@ class RestApi:
             return Response(status_code=_GONE)
         body, kind = transcription_body(made, fields, next(iter(model.languages), ""))
         return Response(body, media_type=kind)
+
+
+def _event_writer(fields: TranscriptionFields, model: ServedModel) -> EventWriter:
+    language = next(iter(model.languages), "")
+    verbose = fields.response_format == "verbose_json"
+    return EventWriter(fields.logprobs, (lambda made: verbose_tree(made, fields, language)) if verbose else None)
 
 
 def _options(form: UploadedForm, fields: TranscriptionFields) -> FileOptions:

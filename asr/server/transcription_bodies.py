@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asr.formats import group_cues, to_srt, to_vtt
@@ -114,11 +114,13 @@ def _timed(word: Word) -> dict[str, Any]:
 class EventWriter:
     """The server-sent events of one transcription. The joined deltas are the text of the last event.
 
-    ``logprobs``: whether events carry the words' logarithms of confidences.
+    ``logprobs``: whether events carry the words' logarithms of confidences. ``verbose``: makes ``verbose_json`` of the
+    whole transcript, which the last event then carries as well; the others say which second of the file they reach.
     """
 
-    def __init__(self, logprobs: bool = False) -> None:
+    def __init__(self, logprobs: bool = False, verbose: Callable[[Transcript], dict[str, Any]] | None = None) -> None:
         self.logprobs = logprobs
+        self.verbose = verbose
         self.sent = ""
         self.words: list[Word] = []
 
@@ -133,6 +135,8 @@ class EventWriter:
         tree: dict[str, Any] = {"type": "transcript.text.delta", "delta": text}
         if self.logprobs:
             tree["logprobs"] = word_logprobs(words, first=first)
+        if self.verbose is not None:
+            tree[EXTRA_KEY] = {"end_s": round(words[-1].end_s, 3)}
         return event(tree)
 
     def done(self, transcript: Transcript) -> bytes:
@@ -154,6 +158,8 @@ class EventWriter:
         tree: dict[str, Any] = {"type": "transcript.text.done", "text": self.sent, "usage": usage}
         if self.logprobs:
             tree["logprobs"] = word_logprobs(words)
+        if self.verbose is not None:
+            tree["verbose_json"] = self.verbose(transcript)
         return rest + event(tree)
 
 

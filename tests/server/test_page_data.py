@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 from scripted_server import running
-from starlette.applications import Starlette
 
 from asr.audio.read import load_audio
-from asr.server.page import page_routes
+from asr.server.app import build_app
 from asr.server.page_audio import loudness
 from asr.server.services import Services
 from asr.server.settings import ServerLimits, Settings
@@ -31,7 +30,7 @@ MOST_BYTES = 200_000
 def address() -> Iterator[str]:
     """A server that takes files of at most ``MOST_BYTES`` and 60 s."""
     limits = ServerLimits(file_bytes=MOST_BYTES, file_s=60, idle_s=1)
-    with running(Starlette(routes=page_routes(Services(Settings(models={"an4": "an4"}, limits=limits))))) as address:
+    with running(build_app(Services(Settings(models={"an4": "an4"}, limits=limits)))) as address:
         yield address
 
 

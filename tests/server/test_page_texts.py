@@ -126,6 +126,22 @@ def test_a_busy_server_is_asked_again(browser, address, script):
         assert words(page) == ["at", "last"]
 
 
+def test_text_grows_while_a_file_is_transcribed(page, script):
+    script.answers["talk.wav"] = transcript("one two three four") | {"early": 2, "pause_s": 2}
+    upload(page, named("talk.wav", sound(2.0)))
+    page.wait_for_selector(".item .about:has-text('50 % · …one two')")
+    assert page.evaluate("document.querySelector('.item progress').value") == 0.5
+    page.wait_for_selector("#document:not([hidden])")
+    assert words(page) == ["one", "two", "three", "four"]
+
+
+def test_a_transcription_that_fails_in_the_middle_is_an_error(page, script):
+    script.answers["talk.wav"] = transcript("one two") | {"early": 1, "broken": "the server failed"}
+    upload(page, named("talk.wav"))
+    page.wait_for_selector(".item.failed")
+    assert page.inner_text(".item .about") == "the server failed"
+
+
 def test_files_are_dropped_anywhere(page, script):
     script.answers["dropped.wav"] = transcript("dropped in")
     page.evaluate(

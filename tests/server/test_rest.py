@@ -95,13 +95,20 @@ def test_the_official_client_ignores_our_own_key(client):
     assert all(0 < word["confidence"] <= 1 for word in extra["words"])
 
 
-@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("form", ["json", "text", "verbose_json"])
 def test_a_stream_of_deltas_joins_to_the_text(client, form):
     events = list(transcribe(client, stream=True, response_format=form))
     assert "".join(event.delta for event in events[:-1]) == events[-1].text == SAMPLE_TEXT
     assert {event.type for event in events[:-1]} == {"transcript.text.delta"}
     assert events[-1].type == "transcript.text.done"
     assert events[-1].usage.output_tokens == len(SAMPLE_TEXT.split())
+
+
+def test_a_stream_of_verbose_json_ends_with_what_the_whole_answer_is(client):
+    options = {"response_format": "verbose_json", "timestamp_granularities": ["word"]}
+    *deltas, done = transcribe(client, stream=True, **options)
+    assert done.verbose_json == transcribe(client, **options).model_dump(exclude_unset=True)
+    assert deltas[-1].asr["end_s"] == done.verbose_json["words"][-1]["end"]
 
 
 def test_logprobs_are_those_of_the_words(client):

@@ -94,6 +94,13 @@ def test_the_last_event_counts_tokens():
     )
 
 
+def test_events_of_verbose_json_say_where_they_are_and_end_with_the_whole():
+    writer = EventWriter(verbose=lambda made: {"words": len(made.words)})
+    first, second, done = events(writer.delta(WORDS[:2]) + writer.delta(WORDS[2:]) + writer.done(MADE))
+    assert (first["asr"], second["asr"]) == ({"end_s": 0.9}, {"end_s": 4.4})
+    assert done["verbose_json"] == {"words": 3}
+
+
 def test_a_recording_without_words_has_one_event():
     (only,) = events(EventWriter().done(Transcript("", (), 1.0)))
     assert (only["type"], only["text"]) == ("transcript.text.done", "")

@@ -37,13 +37,14 @@ function askForToken() {
 }
 
 /** `XMLHttpRequest`, since `fetch` does not say how much of an upload is done. */
-function send(method, path, { body = null, type = "json", onUpload = null, signal = null } = {}) {
+function send(method, path, { body = null, type = "json", onUpload = null, onText = null, signal = null } = {}) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open(method, path);
     request.responseType = type;
     if (token()) request.setRequestHeader("Authorization", `Bearer ${token()}`);
     if (onUpload) request.upload.onprogress = (event) => onUpload(event.loaded / (event.total || 1));
+    if (onText) request.onprogress = () => request.status === 200 && onText(request.responseText);
     signal?.addEventListener("abort", () => request.abort());
     request.onload = () => resolve(request);
     request.onabort = () => reject(new ServerError("Cancelled."));
@@ -54,8 +55,8 @@ function send(method, path, { body = null, type = "json", onUpload = null, signa
 
 async function message(request) {
   try {
-    const text = request.response instanceof Blob ? await request.response.text() : JSON.stringify(request.response);
-    const tree = JSON.parse(text);
+    const { response } = request;
+    const tree = typeof response === "string" ? JSON.parse(response) : response instanceof Blob ? JSON.parse(await response.text()) : response;
     return tree?.error?.message ?? tree?.error ?? tree?.detail ?? "";
   } catch {
     return "";
@@ -90,17 +91,27 @@ export async function ready() {
   }
 }
 
-/** The server's transcript of a file: `verbose_json` with words. A busy server is asked again. */
-export async function transcribe(blob, name, model, { onUpload, onBusy, signal }) {
+/** The events of a stream of server-sent events, from character `from` of its text on, and where the next one begins. */
+function events(text, from) {
+  const found = [];
+  for (let end = text.indexOf("\n\n", from); end >= 0; end = text.indexOf("\n\n", from)) {
+    const data = text.slice(from, end).split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+    if (data) found.push(JSON.parse(data));
+    from = end + 2;
+  }
+  return [found, from];
+}
+
+/** The server's transcript of a file, as `verbose_json` with words. `onUpload(share)`, then `onText(text, seconds)` while
+ * it grows. A busy server is asked again, after `onBusy(seconds)`. */
+export async function transcribe(blob, name, model, { onUpload, onText, onBusy, signal }) {
   const body = new FormData();
   body.append("file", blob, name);
-  body.append("model", model);
-  body.append("response_format", "verbose_json");
-  body.append("timestamp_granularities[]", "word");
-  body.append("timestamp_granularities[]", "segment");
+  for (const [field, value] of Object.entries({ model, response_format: "verbose_json", stream: "true" })) body.append(field, value);
+  for (const part of ["word", "segment"]) body.append("timestamp_granularities[]", part);
   for (;;) {
     try {
-      return (await ask("POST", "v1/audio/transcriptions", { body, onUpload, signal })).response;
+      return await streamed({ body, onUpload, signal }, onText);
     } catch (error) {
       if (error.status !== 503) throw error;
       onBusy(error.retryAfter);
@@ -108,6 +119,31 @@ export async function transcribe(blob, name, model, { onUpload, onBusy, signal }
       if (signal?.aborted) throw error;
     }
   }
+}
+
+async function streamed(options, onText) {
+  let [at, text, whole] = [0, "", null];
+  const read = (received) => {
+    const [found, next] = events(received, at);
+    at = next;
+    for (const event of found) {
+      if (event.error) throw new ServerError(event.error.message ?? "The server failed.");
+      if (event.verbose_json) whole = event.verbose_json;
+      else if (event.delta) onText(text += event.delta, event.asr?.end_s ?? 0);
+    }
+  };
+  let failure = null;
+  const request = await ask("POST", "v1/audio/transcriptions", { ...options, type: "text", onText: (received) => {
+    try {
+      read(received);
+    } catch (error) {
+      failure = error;
+    }
+  } });
+  if (failure) throw failure;
+  read(request.responseText);
+  if (!whole) throw new ServerError("The connection to the server was lost. Try again.");
+  return whole;
 }
 
 /** `{duration_s, per_s, peaks}` of a recording, peaks being bytes. */

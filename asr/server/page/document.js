@@ -68,6 +68,18 @@ export class DocumentView {
   async open(recording) {
     this.recording = recording;
     this.history = new History();
+    this.reset(recording);
+    this.showTexts();
+    this.showNotices();
+    this.showDoubt();
+    this.waveform.at = 0;
+    this.waveform.show(recording.peaks?.peaks ?? null, recording.duration_s);
+    this.showTime(0);
+    await this.loadSound(recording);
+  }
+
+  /** The controls as they are for a recording that is opened. */
+  reset(recording) {
     this.blob = null;
     $("title").textContent = recording.name;
     document.title = `${recording.name} – Transcribe`;
@@ -79,18 +91,11 @@ export class DocumentView {
     this.player.load(null);
     this.player.rate = Number($("rate").value);
     this.editor.current = null;
-    this.showTexts();
-    this.showNotices();
-    $("doubt").checked = localStorage.getItem(this.doubtSetting) !== null
-      ? localStorage.getItem(this.doubtSetting) === "on" : recording.calibrated;
+    const setting = localStorage.getItem(this.doubtSetting);
+    $("doubt").checked = setting === null ? recording.calibrated : setting === "on";
     $("doubt-label").title = recording.calibrated ? "Underline words that are probably wrong"
       : "This model's confidences are not calibrated: underlined words are a hint only";
-    this.showDoubt();
-    this.waveform.at = 0;
-    this.waveform.show(recording.peaks?.peaks ?? null, recording.duration_s);
-    this.showTime(0);
     $("saved").textContent = "";
-    await this.loadSound(recording);
   }
 
   async loadSound(recording) {
@@ -114,6 +119,14 @@ export class DocumentView {
       this.autosave();
       if (this.recording === recording) this.waveform.show(found.peaks, recording.duration_s);
     } catch { /* without the loudness the line stays flat, and all else works */ }
+  }
+
+  /** Another tab has changed the recording. */
+  refresh(recording) {
+    if (this.editor.input) return; // what is typed here comes last
+    this.history.push(this.recording.segments);
+    this.recording = recording;
+    this.showTexts();
   }
 
   close() {

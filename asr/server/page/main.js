@@ -115,7 +115,7 @@ tabs.onmessage = async ({ data: id }) => {
   const found = await library.loadOne(id).catch(() => null);
   if (!found || running.has(id) || live?.recording.id === id) return;
   recordings.set(id, found);
-  if (page.recording?.id === id) page.open(found);
+  if (page.recording?.id === id) page.refresh(found);
   else redraw(found);
 };
 
@@ -206,10 +206,12 @@ async function process(recording) {
   try {
     const blob = await store.loadAudio(recording);
     if (!blob) throw new Error("The sound of this recording is no longer in this browser. Open the file again.");
+    const seconds = await lengthOf(blob);
     const answer = await transcribe(blob, recording.name, recording.model, {
       signal: task.abort.signal,
       onUpload: (share) => change({ progress: share, label: share < 1 ? `uploading, ${Math.round(100 * share)} %` : "transcribing…" }),
-      onBusy: (seconds) => change({ progress: 1, label: `the server is busy; next try in ${Math.ceil(seconds)} s` }),
+      onText: (text, reached) => change({ progress: reached / seconds || 1, label: `${reached < seconds ? `${Math.round(100 * reached / seconds)} % · ` : ""}…${text.slice(-80)}` }),
+      onBusy: (wait) => change({ progress: 1, label: `the server is busy; next try in ${Math.ceil(wait)} s` }),
     });
     take(recording, answer);
     if (!recording.peaks) await peaks(blob, recording.name).then((found) => { recording.peaks = { per_s: found.per_s, peaks: found.peaks }; }, () => {});
@@ -221,6 +223,23 @@ async function process(recording) {
   await keep(recording);
   redraw(recording);
   if (recording.state === "done" && openNext === recording.id && view === "home") show("document", recording);
+}
+
+/** Seconds that a file lasts, as far as the browser knows; else 0. */
+function lengthOf(blob) {
+  return new Promise((resolve) => {
+    const audio = new Audio();
+    const address = URL.createObjectURL(blob);
+    const done = () => {
+      resolve(Number.isFinite(audio.duration) ? audio.duration : 0);
+      audio.removeAttribute("src");
+      URL.revokeObjectURL(address);
+    };
+    for (const kind of ["loadedmetadata", "error"]) audio.addEventListener(kind, done, { once: true });
+    setTimeout(done, 2000);
+    audio.preload = "metadata";
+    audio.src = address;
+  });
 }
 
 /** A recording with the text of the server's `verbose_json`. */
@@ -334,7 +353,7 @@ function setTheme(theme) {
   else delete document.documentElement.dataset.theme;
   localStorage.setItem("asr-theme", theme);
   $("theme").setAttribute("aria-label", `Colours: ${theme || "as the system"}`);
-  page.waveform.draw();
+  page.waveform.recolour();
 }
 
 const nextTheme = () => setTheme(THEMES[(THEMES.indexOf(localStorage.getItem("asr-theme") ?? "") + 1) % THEMES.length]);

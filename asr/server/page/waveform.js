@@ -24,13 +24,19 @@ export class Waveform {
       this.draw();
     });
     new ResizeObserver(() => this.draw()).observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.recolour());
   }
 
   /** `peaks`: bytes, or null while they are not known. */
   show(peaks, duration) {
     this.peaks = peaks;
     this.duration = duration;
+    this.draw();
+  }
+
+  /** Take the colours of the page anew. */
+  recolour() {
+    this.inks = null;
     this.draw();
   }
 
@@ -43,8 +49,8 @@ export class Waveform {
     canvas.height = Math.round(high * scale);
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
-    const style = getComputedStyle(canvas);
-    const [accent, rest, doubt, ink] = ["--accent", "--field", "--doubt", "--ink"].map((name) => colour(canvas, style, name));
+    this.inks ??= ["--accent", "--field", "--doubt", "--ink"].map((name) => colour(canvas, name));
+    const [accent, rest, doubt, ink] = this.inks;
     const played = this.duration ? (this.at / this.duration) * wide : 0;
     bars(pen, this.peaks, wide, high, (x) => (x < played ? accent : rest));
     pen.fillStyle = doubt;
@@ -62,11 +68,10 @@ export class Waveform {
 }
 
 /** The value of a custom property as a colour that a canvas takes (it knows no light-dark()). */
-function colour(element, style, name) {
-  const kept = element.style.color;
+function colour(element, name) {
   element.style.color = `var(${name})`;
-  const value = style.color;
-  element.style.color = kept;
+  const value = getComputedStyle(element).color;
+  element.style.color = "";
   return value;
 }
 
@@ -106,6 +111,6 @@ export function drawLevel(canvas, peaks) {
   const count = Math.floor(wide / 4);
   const shown = peaks.slice(-count);
   while (shown.length < count) shown.unshift(0);
-  const ink = colour(canvas, getComputedStyle(canvas), "--accent");
+  const ink = colour(canvas, "--accent");
   bars(pen, shown, wide, high, () => ink, 8);
 }
