@@ -14,7 +14,7 @@ import asr
 ROOT = Path(__file__).parents[1]
 ORDER = """
 errors terminal files transcript subtitles formats plotting
-config: arguments child_processes cpus loader ranges keys sections language
+config: arguments child_processes cpus ranks loader ranges keys sections language
 audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files
@@ -22,18 +22,18 @@ scoring: alternatives rules bootstrap score_report transcript_files pairing wer 
 data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
 data: findings preflight
 data: voices synth
-models: bundled onnx_files device mel scan subsample tensors description cells acoustic features model_directory
-models: averaging storage spec_augment
+models: weight_shapes bundled onnx_files device mel scan subsample tensors description cells inference acoustic features
+models: onnx_backend torch_backend model_directory averaging storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
-lm: ngram_counts kneser_ney lmplz recurrent lm_directory lm_conversion pruning generation
-lm: lm_texts ngram_training perplexities tagger
-recognize: language_models long_audio output_folder recording reader_child readers segmentation vocabulary
+lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory lm_conversion pruning generation
+lm: lm_texts ngram_training perplexities tagger_description tagger
+export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph
+recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder phrase_lists readable engine stream pipeline recognizer batch
-export: graph_builder stored_weights cell_graphs acoustic_parts acoustic_graphs lm_graph int8_graphs onnx_folder
-export: sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
+export: stored_weights int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels

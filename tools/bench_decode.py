@@ -45,7 +45,7 @@ def decode(args: argparse.Namespace) -> int:
     utterances = manifest.read_manifest(args.manifest)
     batches = list(recognizer.posteriors(utterances))
     names = [name for ids, _, _ in batches for name in ids]
-    matrices = [row[:n].numpy() for _, x, frames in batches for row, n in zip(x, frames.tolist(), strict=True)]
+    matrices = [row[:n] for _, x, frames in batches for row, n in zip(x, frames.tolist(), strict=True)]
     texts = {u.id: u.text for u in utterances}
     references = [texts[name] for name in names]
     frames = sum(map(len, matrices))

@@ -49,7 +49,7 @@ def main() -> int:
     except asr.AsrError as error:
         sys.exit(f"error: {error}")
     tokenizer, frame_s = recognizer.model.tokenizer, recognizer.frame_s
-    probs = log_probs[0].exp().numpy()
+    probs = np.exp(log_probs[0])
     time = (np.arange(len(probs)) + 0.5) * frame_s
     figure, axes = plotting.page(2, 1)
     figure.set_size_inches(10, 7)

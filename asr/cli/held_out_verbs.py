@@ -82,7 +82,7 @@ def _refuse_phrases(args: argparse.Namespace) -> None:
 
 def _tune(args: argparse.Namespace) -> int:
     from asr.evaluation import tuning
-    from asr.models.model_directory import load_model
+    from asr.recognize.loading import load_any
     from asr.recognize.option_sources import choose
     from asr.recognize.options import Decoding, load_options, save_options
     from asr.recognize.recognizer import Recognizer
@@ -91,7 +91,7 @@ def _tune(args: argparse.Namespace) -> int:
     check_report(args.json)
     _check_save_to(args)
     shared.announce(args, confidences=False)
-    model = load_model(args.model)
+    model = load_any(args.model)
     given = shared.decoding_options(args)
     given["beam"] = given["beam"] or tuning.SEARCH_BEAM  # a search, also where the directory holds phrases
     options = choose(model.path, **given)
@@ -119,7 +119,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from asr import plotting
     from asr.decode import confidence
     from asr.evaluation import calibration, judge_fitting
-    from asr.models.model_directory import load_model
+    from asr.recognize.loading import load_any
     from asr.recognize.option_sources import choose
     from asr.recognize.options import Decoding
     from asr.recognize.recognizer import Recognizer
@@ -132,7 +132,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     check_report(args.json)
     _check_save_to(args)
     shared.announce(args, confidences=False)
-    model = load_model(args.model)
+    model = load_any(args.model)
     wide = choose(model.path, **shared.decoding_options(args))
     folder = args.save_to or model.path
     fits = []

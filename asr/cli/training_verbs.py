@@ -128,7 +128,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.keys or args.schema:
         return _show_keys(args, sections.Config, "train")
-    from asr.models.device import processes
+    from asr.config.ranks import processes
     from asr.train import acoustic_task, distributed
     from asr.train.schedule import Finish
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 _settled: str | None = None
@@ -27,6 +28,19 @@ def threads(processes: int) -> int:
     if text.isascii() and text.isdigit() and 0 < int(text[:9]) <= 4096:
         return int(text)
     return max(1, available() // processes)
+
+
+def in_use() -> int:
+    """Threads that this process computes with: torch's number where torch is loaded, else that of ``threads``."""
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else threads(1)
+
+
+def limit(count: int) -> None:
+    """Let this process compute with so many threads: torch, if it is loaded, and what is loaded later."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
 
 
 def settle(*, awake: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -137,7 +138,8 @@ def _best_path(matrix: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -
     Where two ways into a state are equally likely, torchaudio may miss both. Therefore it aligns twice, with opposite
     small changes. Two paths that are equally likely cannot both times come out alike.
     """
-    forced_align = _torchaudio() if len(labels) > 1 else None
+    # Who computes without torch need not wait for its import.
+    forced_align = _torchaudio() if len(labels) > 1 and "torch" in sys.modules else None
     if forced_align is not None:
         used, columns = np.unique(labels, return_inverse=True)
         likely, targets = np.maximum(matrix[:, used], FLOOR), columns[None, 1::2]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from asr.config import loader
 from asr.decode.posteriors import BLANK
@@ -41,14 +43,14 @@ class Endpointer:
         self._length = self._silent = 0
         self._spoken = False
 
-    def cut(self, log_probs: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+    def cut(self, log_probs: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], bool]]:
         """The next rows ``(T, V)`` cut at endpoints: parts, and whether an utterance ends behind each.
 
         All but the last part end one; the last, perhaps empty, goes on with the next call.
         """
         parts = []
         start = 0
-        for at, blank in enumerate((log_probs.argmax(dim=1) == BLANK).tolist()):
+        for at, blank in enumerate((np.asarray(log_probs).argmax(axis=1) == BLANK).tolist()):
             self._length += 1
             self._silent = self._silent + 1 if blank else 0
             self._spoken = self._spoken or not blank

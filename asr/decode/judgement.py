@@ -9,17 +9,14 @@ Logistic regression: Platt 1999. It is fitted to held-out speech and to sound th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.decode.posteriors import BLANK
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from asr.decode.posteriors import BLANK, Lengths, Matrix, as_batch
 
 EVIDENCE = ("frame", "rivals", "spoken")
 """In the order of ``FrameSums.features``."""
@@ -69,26 +66,24 @@ class FrameSums:
         )
 
 
-def frame_sums(log_probs: Tensor, lengths: Sequence[int] | Tensor | None = None) -> list[FrameSums]:
+def frame_sums(log_probs: Matrix, lengths: Lengths = None) -> list[FrameSums]:
     """Sums of each row of natural log-probabilities ``(B, T, V)``, or of one ``(T, V)``, over its valid frames."""
-    import torch  # here: reading a judge must not cost what importing torch costs
-
-    rows = (log_probs if log_probs.ndim == 3 else log_probs[None]).float().cpu()
+    rows, counts = as_batch(log_probs, lengths)
     if not rows.shape[1]:
         return [FrameSums()] * len(rows)
-    counts = torch.full((len(rows),), rows.shape[1]) if lengths is None else torch.as_tensor(lengths).cpu()
-    valid = torch.arange(rows.shape[1]) < counts[:, None]
-    best, tokens = rows.max(dim=-1)
-    spoken = valid & (tokens != BLANK)
-    others = torch.cat([rows[..., :BLANK], rows[..., BLANK + 1 :]], dim=-1)
-    mass = others.exp().sum(dim=-1).double()
+    valid = np.arange(rows.shape[1]) < counts[:, None]
+    spoken = valid & (rows.argmax(axis=-1) != BLANK)
+    others = rows[..., BLANK + 1 :].astype(np.float32, copy=False)
+    powers = np.exp(others)
+    mass = powers.sum(axis=-1).astype(np.float64)
     # H(token | no blank) * mass = mass log mass - sum p log p. A log-probability of -inf must not make NaN.
-    rivalry = torch.special.xlogy(mass, mass) - (others.exp() * others.clamp(min=-100.0)).sum(dim=-1).double()
+    entropies = (powers * np.maximum(others, np.float32(-100))).sum(axis=-1).astype(np.float64)
+    rivalry = np.maximum(mass * np.log(mass, where=mass > 0, out=np.zeros_like(mass)) - entropies, 0.0)
     columns = [
-        torch.where(where, values, torch.zeros((), dtype=torch.float64)).sum(dim=1).tolist()
-        for where, values in ((spoken, -best.double()), (valid, mass), (valid, rivalry.clamp(min=0.0)))
+        np.where(where, values, 0.0).sum(axis=1).tolist()
+        for where, values in ((spoken, -rows.max(axis=-1).astype(np.float64)), (valid, mass), (valid, rivalry))
     ]
-    return [FrameSums(*row) for row in zip(spoken.sum(dim=1).tolist(), *columns, strict=True)]
+    return [FrameSums(*row) for row in zip(spoken.sum(axis=1).tolist(), *columns, strict=True)]
 
 
 @dataclass(frozen=True)

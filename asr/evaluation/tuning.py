@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from asr.data import manifest
 from asr.errors import ConfigError, ManifestError
+from asr.models.inference import Counts, Posteriors
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import Decoding
 from asr.recognize.recognizer import Recognizer
@@ -148,7 +148,7 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 def held_out(
     path: str | Path, recognizer: Recognizer, root: str | Path | None
-) -> tuple[list[tuple[list[str], torch.Tensor, torch.Tensor]], dict[str, str]]:
+) -> tuple[list[tuple[list[str], Posteriors, Counts]], dict[str, str]]:
     """Posteriors of a manifest in batches of (ids, log-probabilities, frames), and its references by id.
 
     Raises ``ManifestError`` when no utterance could be read.
@@ -167,7 +167,7 @@ def held_out(
 def _trial(
     options: Decoding,
     recognizer: Recognizer,
-    posteriors: Sequence[tuple[list[str], torch.Tensor, torch.Tensor]],
+    posteriors: Sequence[tuple[list[str], Posteriors, Counts]],
     references: dict[str, str],
     name: str = "",
 ) -> Trial:

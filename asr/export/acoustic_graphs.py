@@ -5,7 +5,7 @@ Both begin with samples. The convolutions work on ``(B, C, T, D)``, the recurren
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +14,9 @@ from asr.config.sections import Config
 from asr.export.acoustic_parts import AcousticParts, AcousticWeights
 from asr.export.cell_graphs import state_parts
 from asr.export.graph_builder import END, GraphBuilder, GraphEnd
-from asr.models.acoustic import Latency
-from asr.models.subsample import LEFT
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
+from asr.export.onnx_writer import ModelBytes
+from asr.models.inference import Latency
+from asr.models.weight_shapes import LEFT
 
 CONVOLUTIONS = ("conv.0", "conv.1")
 """Names of the states of the convolutions."""
@@ -30,7 +27,7 @@ def first_wait(config: Config) -> int:
     return (config.model.layers - 1) * config.model.lookahead
 
 
-def offline_graph(model: AcousticWeights, *, plain: bool = False, from_features: bool = False) -> ModelProto:
+def offline_graph(model: AcousticWeights, *, plain: bool = False, from_features: bool = False) -> ModelBytes:
     """Whole recordings: ``samples (B, S)`` and ``lengths (B)`` -> ``log_probs (B, T, V)`` and ``frames (B)``.
 
     ``plain``: see ``GraphBuilder``. ``from_features``: instead of samples take normalised features ``(B, T, D)``, with
@@ -68,7 +65,7 @@ def offline_graph(model: AcousticWeights, *, plain: bool = False, from_features:
 
 def streaming_graph(
     model: AcousticWeights, latency: Latency | None = None, *, plain: bool = False, from_features: bool = False
-) -> ModelProto:
+) -> ModelBytes:
     """Blocks of a stream: docs/export.md has inputs, outputs and how to call it.
 
     ``latency``: the default chunks of a bidirectional model, which needs them. ``plain``, ``from_features``: as for

@@ -16,9 +16,8 @@ from asr.config.sections import Config
 from asr.export.cell_graphs import CellGraph, bidirectional, scan_nodes
 from asr.export.graph_builder import END, GraphBuilder, Weight
 from asr.models.description import FeatureStats
-from asr.models.features import MEMORY_S, MIN_STD
-from asr.models.mel import mel_filterbank
-from asr.models.subsample import KERNEL, LEFT
+from asr.models.mel import MEMORY_S, MIN_STD, mel_filterbank
+from asr.models.weight_shapes import KERNEL, LEFT
 from asr.text.tokenizer import Tokenizer
 
 LAYER_NORM_EPSILON = 1e-5

@@ -9,15 +9,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from asr.errors import ModelError
+from asr.export import onnx_writer
+from asr.export.onnx_writer import ModelBytes
 from asr.models.onnx_files import FORMAT, IR_VERSION, OPSET
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 GraphEnd: TypeAlias = "tuple[str, Any, Sequence[int | str]]"
 """An input or output: name, ``np.float32`` or ``np.int64``, shape with names for axes that change."""
@@ -30,9 +29,7 @@ def require_onnx() -> ModuleType:
     try:
         import onnx
     except ImportError as error:
-        raise ModelError(
-            f"export to ONNX needs the package onnx: pip install 'recurrent-asr[export]' ({error})"
-        ) from error
+        raise ModelError(f"--int8 needs the package onnx: pip install 'recurrent-asr[export]' ({error})") from error
     return onnx
 
 
@@ -82,7 +79,7 @@ class GraphBuilder:
     """
 
     def __init__(self, *, plain: bool = False) -> None:
-        self.onnx = require_onnx()
+        self.onnx = onnx_writer
         self.plain = plain
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
@@ -170,8 +167,8 @@ class GraphBuilder:
     def subgraph(self, name: str, nodes: Sequence[Any], inputs: Sequence[str], outputs: Sequence[str]) -> Any:
         """A body for ``Scan`` with float32 inputs and outputs of any shape."""
         helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
-        values = [[helper.make_tensor_value_info(n, kind, None) for n in part] for part in (inputs, outputs)]
-        return helper.make_graph(list(nodes), name, *values)
+        ins, outs = ([helper.make_tensor_value_info(n, kind, None) for n in part] for part in (inputs, outputs))
+        return helper.make_graph(list(nodes), name, ins, outs)
 
     def model(
         self,
@@ -179,18 +176,17 @@ class GraphBuilder:
         inputs: Sequence[GraphEnd],
         outputs: Sequence[GraphEnd],
         metadata: Mapping[str, Any],
-    ) -> ModelProto:
-        """The finished model, checked. Metadata that are no strings are written as JSON."""
+    ) -> ModelBytes:
+        """The finished model. Metadata that are no strings are written as JSON."""
         helper, numpy_helper = self.onnx.helper, self.onnx.numpy_helper
         kinds: dict[Any, int] = {np.float32: self.onnx.TensorProto.FLOAT, np.int64: self.onnx.TensorProto.INT64}
-        infos = [[helper.make_tensor_value_info(n, kinds[t], s) for n, t, s in part] for part in (inputs, outputs)]
+        ins, outs = ([helper.make_tensor_value_info(n, kinds[t], s) for n, t, s in part] for part in (inputs, outputs))
         constants = [numpy_helper.from_array(array, key) for key, array in self.constants.items()]
-        graph = helper.make_graph(self.nodes, name, *infos, constants)
-        model: ModelProto = helper.make_model(
+        graph = helper.make_graph(self.nodes, name, ins, outs, constants)
+        model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="asr"
         )
         entries = {"asr.format": str(FORMAT), "asr.graph": name, **metadata}
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
         helper.set_model_props(model, texts)
-        self.onnx.checker.check_model(model)
         return model

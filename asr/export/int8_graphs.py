@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from asr.config.sections import ModelConfig
 from asr.errors import ModelError
+from asr.export.graph_builder import require_onnx
+from asr.export.onnx_writer import ModelBytes
 from asr.models.onnx_files import require_onnxruntime
 
 if TYPE_CHECKING:
@@ -29,15 +31,16 @@ def check_int8(config: ModelConfig, name: object) -> None:
         )
 
 
-def quantized(model: ModelProto) -> ModelProto:
+def quantized(graph: ModelBytes) -> ModelProto:
     """A graph with int8 weights in LSTMs and matrix products; activations are quantised as they come.
 
-    ``model`` has float32 weights. Convolutions and the features stay as they are.
+    ``graph`` has float32 weights. Convolutions and the features stay as they are.
     """
     require_onnxruntime()
-    import onnx
+    onnx = require_onnx()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load_from_string(graph.SerializeToString())
     features = [node.name for node in model.graph.node if node.name.startswith("features/")]
     quiet, logging.root.disabled = logging.root.disabled, True  # it advises to run a step that changes nothing here
     try:

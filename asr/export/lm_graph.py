@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asr.config import loader
 from asr.export.cell_graphs import CellGraph, state_parts
 from asr.export.graph_builder import GraphBuilder, Weight
-from asr.lm.lm_directory import LanguageDirectory
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from asr.export.onnx_writer import ModelBytes
+from asr.lm.lm_directory import LanguageDescription, LanguageDirectory
 
 
-def language_graph(language: LanguageDirectory, weights: Mapping[str, Weight], storage: str = "float32") -> ModelProto:
+def language_graph(
+    language: LanguageDescription | LanguageDirectory,
+    weights: Mapping[str, Weight],
+    storage: str = "float32",
+    source: str = "",
+) -> ModelBytes:
     """``tokens (N)`` and ``state (N, layers, parts, hidden)`` -> ``log_probs (N, V)`` of the tokens that follow, and
     ``next.state``.
 
     Args:
-        language: a loaded directory; its network is not looked at.
+        language: a directory; its network is not looked at.
         weights: its weights by name.
         storage: how they are stored, for the metadata.
+        source: the checksum of their file, for the metadata: an export then counts as the same language model.
     """
     builder, config = GraphBuilder(), language.config.model
     parts = state_parts(config.cell)
@@ -47,6 +50,7 @@ def language_graph(language: LanguageDirectory, weights: Mapping[str, Weight], s
         "asr.tokens": list(language.tokenizer.symbols),
         "asr.card": dict(language.card),
         "asr.weights": storage,
+        **({"asr.source": source} if source else {}),
         "asr.state": [config.layers, len(parts), config.hidden],
     }
     inputs = [("tokens", np.int64, ("N",)), ("state", *state)]

@@ -20,15 +20,17 @@ from asr.export.acoustic_parts import AcousticWeights
 from asr.export.graph_builder import require_onnx
 from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
 from asr.export.lm_graph import language_graph
+from asr.export.onnx_writer import ModelBytes
 from asr.export.stored_weights import read_weights
 from asr.files import PART, check_output, file_sha256, read_object, write_json
 from asr.lm import lm_directory
 from asr.models import model_directory
-from asr.models.acoustic import Latency
+from asr.models.inference import Latency
 from asr.models.model_directory import Model
 from asr.models.onnx_files import FORMAT
 from asr.models.storage import OF_RUNS
 from asr.models.tensors import load_storage
+from asr.recognize.loading import LANGUAGE, OFFLINE, STREAMING
 from asr.recognize.options import PLACES, load_options
 from asr.recognize.readable import FOLDER as READABLE
 from asr.recognize.readable import readable_folder
@@ -37,7 +39,6 @@ from asr.recognize.stream import CHUNK_S, RIGHT_S
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OFFLINE, STREAMING, LANGUAGE = "offline.onnx", "streaming.onnx", "lm.onnx"
 WEIGHTS_FILE = "model.safetensors"
 EXPORT_FILE = "export.json"
 """What a folder that we exported has, and nobody else's: what is in it, with checksums."""
@@ -56,11 +57,12 @@ def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = Fa
 
     Raises:
         OutputError: ``output`` is there already, and no earlier export or not to be replaced.
-        ModelError: the model cannot be loaded or exported so, ``onnx`` is missing, or the folder cannot be written.
+        ModelError: the model cannot be loaded or exported so, ``onnx`` is missing for ``int8``, or the folder cannot be
+            written.
     """
-    require_onnx()
     source, folder = model_directory.load_model(model), Path(output)
     if int8:
+        require_onnx()
         check_int8(source.config.model, source.path)
     weights = acoustic_weights(source)
     with whole_folder(folder, force=force, source=source.path) as made:
@@ -89,7 +91,7 @@ def default_latency(config: Config) -> Latency | None:
     return Latency(math.ceil(CHUNK_S / frame_s), math.ceil(RIGHT_S / frame_s))
 
 
-def save_graph(graph: ModelProto, path: Path) -> None:
+def save_graph(graph: ModelBytes | ModelProto, path: Path) -> None:
     """Write a graph as one file."""
     path.write_bytes(graph.SerializeToString())
 
@@ -158,7 +160,7 @@ def check_files(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def _acoustic_graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, ModelProto]]:
+def _acoustic_graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, ModelBytes | ModelProto]]:
     makers = (
         (OFFLINE, functools.partial(offline_graph, weights)),
         (STREAMING, functools.partial(streaming_graph, weights, default_latency(weights.config))),
@@ -190,6 +192,6 @@ def _export_language_models(source: Model, made: Path) -> None:
         language = lm_directory.load_recurrent(place)
         target = made / place.relative_to(source.path)
         stored = place / WEIGHTS_FILE
-        graph = language_graph(language, read_weights(stored), load_storage(stored))
+        graph = language_graph(language, read_weights(stored), load_storage(stored), file_sha256(stored))
         save_graph(graph, target / LANGUAGE)
         (target / WEIGHTS_FILE).unlink()

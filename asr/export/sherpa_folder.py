@@ -21,6 +21,7 @@ from asr.export.acoustic_parts import AcousticWeights
 from asr.export.graph_builder import require_onnx
 from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
 from asr.export.onnx_folder import acoustic_weights, default_latency, save_graph, whole_folder, write_description
+from asr.export.onnx_writer import ModelBytes
 from asr.export.sherpa_graphs import (
     HOP_S,
     OMNILINGUAL_S,
@@ -37,7 +38,7 @@ from asr.export.sherpa_runs import expected_texts
 from asr.export.sherpa_text import readme_text
 from asr.files import write_json, write_text
 from asr.models import model_directory
-from asr.models.acoustic import Latency
+from asr.models.inference import Latency
 from asr.models.onnx_files import FORMAT
 from asr.text.tokenizer import SPACE_SYMBOL, Tokenizer
 
@@ -75,7 +76,8 @@ def export_sherpa(
         ModelError: the model cannot be loaded or exported so, or the folder cannot be written.
         AudioError: ``utterance`` cannot be read.
     """
-    require_onnx()
+    if int8:
+        require_onnx()
     source, folder = model_directory.load_model(model), Path(output)
     check_omnilingual(source.config, source.path)
     names = sherpa_tokens(source.tokenizer, source.path)
@@ -119,9 +121,9 @@ def stream_latency(config: Config) -> Latency:
     return default_latency(config) or Latency(CHUNK_LABELS, 0)
 
 
-def _graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, ModelProto]]:
+def _graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, ModelBytes | ModelProto]]:
     latency = stream_latency(weights.config)
-    makers: list[Callable[..., dict[str, ModelProto]]] = [lambda **options: {
+    makers: list[Callable[..., dict[str, ModelBytes]]] = [lambda **options: {
         "omnilingual": omnilingual_graph(weights, **options)}]  # fmt: skip
     if not nemo_obstacles(weights.config):
         makers.append(lambda **options: {"nemo_ctc": nemo_graph(weights, latency, **options)})

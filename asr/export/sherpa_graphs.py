@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +19,10 @@ from asr.export.acoustic_graphs import first_wait
 from asr.export.acoustic_parts import AcousticParts, AcousticWeights
 from asr.export.cell_graphs import state_parts
 from asr.export.graph_builder import END, GraphBuilder, GraphEnd
-from asr.models.acoustic import Latency
+from asr.export.onnx_writer import ModelBytes
+from asr.models.inference import Latency
 from asr.models.mel import mel_filterbank
 from asr.models.subsample import LEFT
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 RATE_HZ = 16000
 OMNILINGUAL_S = 0.02
@@ -93,7 +91,7 @@ def training_level(model: AcousticWeights) -> float:
     return float(np.sqrt(2 * spectrum.sum() / size / window))
 
 
-def omnilingual_graph(model: AcousticWeights, *, plain: bool = False) -> ModelProto:
+def omnilingual_graph(model: AcousticWeights, *, plain: bool = False) -> ModelBytes:
     """Whole recordings as an omnilingual CTC model: ``samples (1, S)`` of mean 0 and variance 1 -> ``(1, T, V)``.
 
     The samples get the level of the training data. A frame of ours is written as often as 20 ms begin in it.
@@ -124,7 +122,7 @@ def omnilingual_graph(model: AcousticWeights, *, plain: bool = False) -> ModelPr
     return builder.model("omnilingual", [("samples", np.float32, (1, "S"))], outputs, _card(model))
 
 
-def nemo_graph(model: AcousticWeights, latency: Latency, *, plain: bool = False) -> ModelProto:
+def nemo_graph(model: AcousticWeights, latency: Latency, *, plain: bool = False) -> ModelBytes:
     """Streams as a cache-aware NeMo CTC model: windows ``x (B, 80, T)`` of the runtime's features, with states.
 
     The states of the recurrent layers are in ``cache_last_channel``, those of the convolutions in ``cache_last_time``.
@@ -160,7 +158,7 @@ def nemo_graph(model: AcousticWeights, latency: Latency, *, plain: bool = False)
     return builder.model("nemo", inputs, outputs, _card(model) | _texts(sizes))
 
 
-def lstm_graphs(model: AcousticWeights, latency: Latency, *, plain: bool = False) -> dict[str, ModelProto]:
+def lstm_graphs(model: AcousticWeights, latency: Latency, *, plain: bool = False) -> dict[str, ModelBytes]:
     """Streams as an LSTM transducer, by the names ``encoder``, ``decoder`` and ``joiner``; the last two only pass on.
 
     A transducer emits a token in every frame that is not blank, so a frame whose best token is that of the frame before
@@ -291,7 +289,7 @@ def _emitting_once(builder: GraphBuilder, log_probs: str, before: str) -> tuple[
     return chosen, builder.slice(best, -1, END, 1)
 
 
-def _decoder(vocab: int) -> ModelProto:
+def _decoder(vocab: int) -> ModelBytes:
     builder = GraphBuilder()
     zeros = builder.op("Mul", builder.op("Cast", "y", to=builder.onnx.TensorProto.FLOAT), builder.floats(0))
     builder.named("decoder_out", zeros)
@@ -299,7 +297,7 @@ def _decoder(vocab: int) -> ModelProto:
     return builder.model("decoder", [("y", np.int64, ("N", 1))], [("decoder_out", np.float32, ("N", 1))], _texts(sizes))
 
 
-def _joiner(vocab: int) -> ModelProto:
+def _joiner(vocab: int) -> ModelBytes:
     builder = GraphBuilder()
     builder.named("logit", builder.op("Add", "encoder_out", "decoder_out"))
     inputs = [("encoder_out", np.float32, ("N", vocab)), ("decoder_out", np.float32, ("N", 1))]

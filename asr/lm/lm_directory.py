@@ -19,12 +19,23 @@ from asr.decode.ngram_file import is_ngram_file, open_ngram
 from asr.errors import ConfigError, ModelError
 from asr.files import atomic, file_sha256
 from asr.models.description import load_card
+from asr.models.onnx_files import read_graph_file
 from asr.models.tensors import load_tensors
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from asr.lm.recurrent import LanguageNetwork, RecurrentLM
+
+
+@dataclass(frozen=True)
+class LanguageDescription:
+    """A directory of a recurrent language model without its weights."""
+
+    config: LanguageConfig
+    tokenizer: Tokenizer
+    card: dict[str, Any]
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class LanguageDirectory:
         return RecurrentLM(self.network)
 
 
+_WEIGHTS, _GRAPH = "model.safetensors", "lm.onnx"
+"""What a directory has: the weights, or what an export makes of them."""
 LM: TypeAlias = str | Ngram | LanguageDirectory | KenlmNgram | LanguageModel
 """A language model: the path of a directory of ``asr train-lm``, of a word n-gram (ARPA, ``.safetensors``) or of a
 KenLM binary, or what ``load_language_model`` makes of it, or anything with the methods of
@@ -72,7 +85,7 @@ def files(path: str | Path) -> list[Path]:
     """The files that a language model is made of: what ``load_language_model`` and a reader of its directory need, or
     the one file."""
     folder = Path(path)
-    names = ("config.yaml", *tokenizer_files.FILES, "model.safetensors", "card.json")
+    names = ("config.yaml", *tokenizer_files.FILES, _WEIGHTS, _GRAPH, "card.json")
     return [folder / name for name in names if os.path.isfile(folder / name)] if os.path.isdir(folder) else [folder]
 
 
@@ -102,11 +115,18 @@ def fingerprint(path: str | Path) -> str:
     try:
         if not os.path.isdir(path):
             return f"sha256:{file_sha256(Path(path))}"
-        parts = [f"{file.name} {file_sha256(file)}" for file in files(path) if file.name != "card.json"]
+        parts = [_named_sum(file) for file in files(path) if file.name != "card.json"]
     except OSError as error:
         raise ModelError(f"{path}: cannot read: {error}") from error
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return f"sha256:{digest}"
+
+
+def _named_sum(file: Path) -> str:
+    """A file's name and checksum; a graph counts as the weights that it was exported from."""
+    if file.name == _GRAPH:
+        return f"{_WEIGHTS} {read_graph_file(file).metadata.get('asr.source', file_sha256(file))}"
+    return f"{file.name} {file_sha256(file)}"
 
 
 def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNgram:
@@ -114,13 +134,25 @@ def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNg
 
     Raises ``ModelError`` naming what is missing or damaged, ``DecodeError`` with the line of a malformed ARPA file.
     """
-    from asr.lm.recurrent import LanguageNetwork  # here, because a checksum needs no torch
-    from asr.models.model_directory import build, load_weights
-
     folder = Path(path)
     if not os.path.isdir(folder):
         return KenlmNgram(folder) if is_kenlm(folder) else load_ngram(folder)
-    for name in ("config.yaml", "tokens.txt", "model.safetensors"):
+    from asr.lm.recurrent import LanguageNetwork  # here, because n-grams and checksums need no torch
+    from asr.models.model_directory import build, load_weights
+
+    found = read_language(folder)
+    config, tokenizer, weights = found.config, found.tokenizer, folder / "model.safetensors"
+    network = build(lambda: LanguageNetwork(config.model, tokenizer.vocab_size), weights, config.model.layers)
+    load_weights(network, load_tensors(weights)[0], weights)
+    return LanguageDirectory(config, tokenizer, network.eval(), found.card, folder)
+
+
+def read_language(folder: Path, weights: str = _WEIGHTS) -> LanguageDescription:
+    """Read the directory of a recurrent language model; ``weights``: the file that must be there too.
+
+    Raises ``ModelError`` naming what is missing or damaged.
+    """
+    for name in ("config.yaml", "tokens.txt", weights):
         if not os.path.isfile(folder / name):
             raise ModelError(f"{folder}: not a language model: {name} is missing")
     try:
@@ -128,10 +160,7 @@ def load_language_model(path: str | Path) -> LanguageDirectory | Ngram | KenlmNg
     except ConfigError as error:
         raise ModelError(f"{error}; give the directory of a language model (asr train-lm)") from error
     tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
-    weights = folder / "model.safetensors"
-    network = build(lambda: LanguageNetwork(config.model, tokenizer.vocab_size), weights, config.model.layers)
-    load_weights(network, load_tensors(weights)[0], weights)
-    return LanguageDirectory(config, tokenizer, network.eval(), load_card(folder), folder)
+    return LanguageDescription(config, tokenizer, load_card(folder), folder)
 
 
 def describe_ngrams(models: LMs) -> list[str]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from asr.config.sections import ModelConfig
 from asr.models import cells, subsample
+from asr.models.inference import Latency
 
 
 class Lookahead(nn.Module):
@@ -175,17 +176,6 @@ def split_model_state(state: ModelState, count: int) -> list[ModelState]:
     layers = [[None] * count if x is None else cells.split_state(x, count) for x in state.layers]
     waiting = [torch.split(part, 1) for part in state.waiting]
     return [ModelState([c[i] for c in convs], [x[i] for x in layers], [w[i] for w in waiting]) for i in range(count)]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Chunks in which a bidirectional model streams, in frames after subsampling.
-
-    The forward direction keeps its state; the backward one sees the chunk and the next ``right`` frames.
-    """
-
-    chunk: int
-    right: int
 
 
 class AcousticModel(nn.Module):

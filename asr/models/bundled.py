@@ -38,6 +38,9 @@ def bundled_models() -> list[str]:
 def locate_model(model: str | Path | None) -> Path:
     """The folder of a model: a directory, the name of a bundled model, or ``None`` for the default one.
 
+    A graph in a folder of ``asr export --to onnx`` (``export.json`` is beside it) stands for the folder, another graph
+    (``.onnx``) for itself.
+
     Raises ``ModelError`` that lists the bundled names.
     """
     names = bundled_models()
@@ -47,6 +50,9 @@ def locate_model(model: str | Path | None) -> Path:
     # The default is the package's own: a folder of that name in the working directory must not stand in for it.
     if model is not None and os.path.isdir(model):
         return Path(model)
+    if name.endswith(".onnx") and os.path.isfile(name):
+        path = Path(name)
+        return path.parent if os.path.isfile(path.parent / "export.json") else path
     raise ModelError(f"{name}: neither a model directory nor a bundled model ({', '.join(names) or 'none'})")
 
 

@@ -20,16 +20,12 @@ from asr.config.sections import FeatureConfig, count_frames
 from asr.errors import ModelError
 from asr.models.description import FeatureStats
 from asr.models.device import strict_fp32
-from asr.models.mel import mel_filterbank
+from asr.models.mel import MEMORY_S, MIN_STD, mel_filterbank
 
 # Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
 BLOCK_FRAMES = 16384
-# What an adapting mean forgets: after so many seconds a frame counts for 1/e.
-MEMORY_S = 20.0
 ADAPT_FRAMES = 64
 """Frames of an adapting mean that are worked out by one product of matrices."""
-# A bin that never varied in training (band-limited audio) would otherwise divide by zero.
-MIN_STD = 1e-2
 
 
 class LogMel(nn.Module):

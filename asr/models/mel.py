@@ -10,6 +10,11 @@ import numpy as np
 
 from asr.config.sections import FeatureConfig
 
+MEMORY_S = 20.0
+"""What an adapting mean forgets: after so many seconds a frame counts for 1/e."""
+MIN_STD = 1e-2
+"""Least standard deviation of a bin: one that never varied in training would divide by zero."""
+
 
 def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
     """Slaney's mel scale: 3 mel per 200 Hz up to 1 kHz, then 27 mel per factor 6.4."""

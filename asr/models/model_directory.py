@@ -32,7 +32,8 @@ from asr.errors import ModelError
 from asr.files import atomic
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats, read_description
-from asr.models.tensors import load_shapes, load_tensors, quantize, save_tensors, split_scales
+from asr.models.tensors import compare_shapes, load_shapes, load_tensors, quantize, save_tensors, split_scales
+from asr.models.torch_backend import TorchBackend
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
@@ -63,7 +64,7 @@ def build(make: Callable[[], Network], path: Path, layers: int) -> Network:
             outline = make()
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{path.with_name('config.yaml')}: no network can have these sizes: {error}") from error
-    _compare(path, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}, shapes)
+    compare_shapes(path, {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}, shapes)
     # Not made a second time: drawing the orthogonal weights of a large network takes half a second, for nothing. Nor
     # ``to_empty``, which imports torch's compiler.
     for module in outline.modules():
@@ -86,20 +87,6 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _compare(source: Path, own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Require the names and shapes of ``own``."""
-    problems = [f"missing {name}" for name in own if name not in found]
-    problems += [f"unexpected {name[:100]}" for name in found if name not in own]
-    problems += [
-        f"{name} is {shape}, expected {own[name]}"
-        for name, shape in found.items()
-        if name in own and own[name] != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ModelError(f"{source}: weights of another architecture: {'; '.join(problems[:5])}{more}")
-
-
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Copy ``tensors`` into ``module``; int8 weights (see ``quantize``) are multiplied by their scales there.
 
@@ -107,7 +94,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
     """
     weights, scales = split_scales(tensors, source)
     own, found = ({name: tuple(x.shape) for name, x in part.items()} for part in (module.state_dict(), weights))
-    _compare(source, own, found)
+    compare_shapes(source, own, found)
     module.load_state_dict(weights)
     state = module.state_dict()  # shares memory with the module: no second copy of the weights as floats
     for name, scale in scales.items():
@@ -124,6 +111,10 @@ class Model:
     network: AcousticModel
     card: dict[str, Any]
     path: Path
+
+    def backend(self, device: str = "auto", precision: str = "fp32") -> TorchBackend:
+        """See ``asr.models.inference.LoadedModel``; the network itself moves to the device."""
+        return TorchBackend(self.network, self.config.features, self.stats, device, precision)
 
 
 def save_model_description(folder: Path, config: Config, tokenizer: Tokenizer, stats: FeatureStats) -> None:

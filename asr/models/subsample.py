@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-KERNEL = 3
-# Frames of silence-like context (zeros, the training mean) in front of the first frame of each convolution.
-LEFT = KERNEL - 1
+from asr.models.weight_shapes import KERNEL, LEFT
 
 SubsamplingState = list[Tensor]
 

@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import safetensors
 
 from asr.errors import ModelError
@@ -131,16 +133,75 @@ def split_scales(tensors: Mapping[str, Tensor], source: Path) -> tuple[dict[str,
         scale, shape = tensors[name + SCALE], tuple(tensors[name].shape)
         if not shape or tuple(scale.shape) != shape[:1] or not scale.is_floating_point():
             raise ModelError(_other_scales(source, name, shape, f"{scale.dtype} {tuple(scale.shape)}"))
-        # 128: the largest magnitude of int8 must not overflow either.
-        bad = ~((scale > 0) & (scale.float() * 128).isfinite())
-        if bad.any():
-            row = int(bad.nonzero()[0])
-            raise ModelError(f"{source}: {name}{SCALE}: expected positive finite scales, got {float(scale[row]):g} for "
-                             f"row {row}; the file is damaged: get it again, or write it anew from the float "
-                             "model")  # fmt: skip
         scales[name] = scale.float()
+        _check_scale(source, name, scales[name].cpu().numpy())
     return {name: tensor for name, tensor in tensors.items() if name.removesuffix(SCALE) not in scales
             or not name.endswith(SCALE)}, scales  # fmt: skip
+
+
+Stored: TypeAlias = "tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]"
+"""A weight as a file has it, float32, float16 or int8, and the scales of int8, which broadcast over it."""
+
+
+def load_stored(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """Weights as they are stored, without torch.
+
+    Args:
+        path: what ``save_tensors`` wrote.
+        expected: names and shapes.
+
+    Raises ``ModelError`` as ``load_tensors`` and ``split_scales``, and for other names and shapes, of which it lists
+    some, before anything but the header is read.
+    """
+    compare_shapes(path, expected, load_shapes(path))
+    import safetensors.numpy
+
+    with _reading(path):
+        tensors = safetensors.numpy.load(path.read_bytes())
+    stored: dict[str, Stored] = {}
+    for name in expected:
+        array, scale = tensors[name], None
+        if array.dtype == np.int8:
+            scale = tensors[name + SCALE].astype(np.float32)
+            _check_scale(path, name, scale)
+            scale = scale.reshape(-1, *[1] * (array.ndim - 1))
+        stored[name] = array, scale
+    return stored
+
+
+def load_arrays(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, npt.NDArray[np.float32]]:
+    """The weights of ``load_stored`` as float32; int8 weights are multiplied by their scales."""
+    arrays = {}
+    for name, (array, scale) in load_stored(path, expected).items():
+        arrays[name] = array.astype(np.float32)
+        if scale is not None:
+            arrays[name] *= scale
+    return arrays
+
+
+def compare_shapes(source: Path, own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Require the names and shapes of ``own``."""
+    problems = [f"missing {name}" for name in own if name not in found]
+    problems += [f"unexpected {name[:100]}" for name in found if name not in own]
+    problems += [
+        f"{name} is {shape}, expected {own[name]}"
+        for name, shape in found.items()
+        if name in own and own[name] != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(f"{source}: weights of another architecture: {'; '.join(problems[:5])}{more}")
+
+
+def _check_scale(source: Path, name: str, scale: npt.NDArray[np.float32]) -> None:
+    # 128: the largest magnitude of int8 must not overflow either.
+    with np.errstate(over="ignore"):
+        bad = ~((scale > 0) & np.isfinite(scale * 128))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ModelError(f"{source}: {name}{SCALE}: expected positive finite scales, got {float(scale[row]):g} for "
+                         f"row {row}; the file is damaged: get it again, or write it anew from the float "
+                         "model")  # fmt: skip
 
 
 def _without_scales(source: Path, name: str) -> str:

@@ -25,11 +25,11 @@ from asr import formats
 from asr.audio import find, pipes, read, sound_files
 from asr.audio.headers import HEAD_BYTES, STDIN_NAME, known
 from asr.config import cpus
+from asr.config.ranks import processes
 from asr.data import manifest
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import write_json
 from asr.models import bundled
-from asr.models.device import processes
 from asr.recognize import output_folder, readable, recognizer
 from asr.recognize.pipeline import Result
 from asr.recognize.recognizer import Recognizer
@@ -364,12 +364,10 @@ _worker: Recognizer | None = None
 
 def _load_worker(options: dict[str, Any], threads: int) -> None:
     global _worker
-    import torch
-
     # Ctrl-C reaches all processes of a terminal: the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    torch.set_num_threads(threads)
+    cpus.limit(threads)
     _worker = recognizer.load(**options)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
+from asr.config import cpus
 from asr.decode import (
     BeamSearch,
     GreedySearch,
@@ -26,6 +27,7 @@ from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.lexicon import read_word_list
 from asr.decode.ngram import Ngram
 from asr.decode.phrase_search import answers, read_phrases
+from asr.decode.posteriors import Matrix
 from asr.recognize.language_models import Context, for_search, matching
 from asr.recognize.options import Decoding
 from asr.recognize.vocabulary import Vocabularies, Vocabulary, WordModels
@@ -82,11 +84,11 @@ class Decoder:
             return {word for phrase in self.phrases for one in phrase.said for word in one.words}
         return self._vocabularies.listed()
 
-    def decode(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Hypothesis]:
+    def decode(self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> list[Hypothesis]:
         """The best hypothesis of each row of ``(B, T, V)`` log-probabilities with ``(B,)`` valid frames."""
         return [found[0] for found in self.lists(log_probs, lengths)]
 
-    def lists(self, log_probs: torch.Tensor, lengths: torch.Tensor, count: int = 1) -> list[list[Hypothesis]]:
+    def lists(self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any], count: int = 1) -> list[list[Hypothesis]]:
         """As ``decode``, up to ``count`` hypotheses of each row, best first; greedy decoding has one."""
         if self.phrases:
             return self.answers(log_probs, lengths, self.phrase_scores(log_probs, lengths), count)
@@ -101,7 +103,7 @@ class Decoder:
             self._learn(found[-1][0])
         return found
 
-    def phrase_scores(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> np.ndarray:
+    def phrase_scores(self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> np.ndarray:
         """Natural log-probabilities ``(B, P + 1)`` of the phrases and, last, of anything else.
 
         Anything else is what greedy decoding gives, unless that is one of them, at the price of ``unknown_penalty``.
@@ -118,7 +120,7 @@ class Decoder:
         return np.concatenate([scores, other], axis=1)
 
     def answers(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, scores: np.ndarray, count: int = 1
+        self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any], scores: np.ndarray, count: int = 1
     ) -> list[list[Hypothesis]]:
         """The phrases that are best by ``scores`` ``(B, P + 1)``, at most ``count`` of each row, with their times."""
         return [
@@ -130,7 +132,7 @@ class Decoder:
         """The text of a hypothesis' tokens."""
         return " ".join(self.vocabulary.texts(tokens))
 
-    def continued(self, log_probs: torch.Tensor, context: Context, count: int = 1) -> tuple[list[Hypothesis], Context]:
+    def continued(self, log_probs: Matrix, context: Context, count: int = 1) -> tuple[list[Hypothesis], Context]:
         """As ``lists`` for one utterance ``(T, V)`` of a recording, with what was said before it; and what was said
         behind it, for the next one."""
         search = self.search()
@@ -171,9 +173,9 @@ class Decoder:
 
     def _answer(self, matrix: np.ndarray) -> list[Hypothesis]:
         """The likeliest phrase of a whole utterance's log-probabilities ``(T, V)``."""
-        return self.lists(torch.from_numpy(matrix)[None], torch.tensor([len(matrix)]))[0]
+        return self.lists(matrix[None], np.array([len(matrix)]))[0]
 
-    def accept(self, searches: Sequence[Search], matrices: Sequence[torch.Tensor]) -> None:
+    def accept(self, searches: Sequence[Search], matrices: Sequence[Matrix]) -> None:
         """Feed each search its next frames ``(T, V)``, the language model being asked for all searches at once."""
         if self.options.beam > 1:
             accept_all([search for search in searches if isinstance(search, BeamSearch)], matrices)
@@ -200,7 +202,7 @@ class Decoder:
         """Hypotheses to ask the search for."""
         return min(max(count, self.options.nbest if self.rescorer else 1), self.options.beam)
 
-    def nbest(self, log_probs: torch.Tensor, lengths: torch.Tensor, count: int = 1) -> list[list[Hypothesis]]:
+    def nbest(self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any], count: int = 1) -> list[list[Hypothesis]]:
         """Hypotheses of the beam search, rescored where that is asked for, best first."""
         options = self.options
         lists = beam_search(
@@ -213,7 +215,7 @@ class Decoder:
             words=self.vocabulary.arrays,
             lm=self.fusion,
             nbest=self._depth(count),
-            threads=torch.get_num_threads(),
+            threads=cpus.in_use(),
         )
         return self._rescore(lists) if self.rescorer else lists
 

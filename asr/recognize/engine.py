@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
-from asr.audio.samples import as_mono
+from asr.audio.samples import Samples, as_mono
 from asr.config.loader import as_number
 from asr.decode import Hypothesis
 from asr.decode.confidence import NBEST, agreeing_share
 from asr.decode.judgement import FrameSums, frame_sums
 from asr.errors import AudioError, ConfigError
-from asr.models import model_directory
-from asr.models.device import is_out_of_memory, pick_device, set_precision, strict_fp32
-from asr.models.features import LogMel
+from asr.models.inference import Counts, Fetch, LoadedModel, Posteriors
 from asr.recognize.decoder import Decoder
 from asr.recognize.option_sources import confidences
 from asr.recognize.options import Decoding, load_options
@@ -33,7 +29,6 @@ from asr.transcript import Transcript, Word
 
 BATCH_S = {"cpu": 90.0, "cuda": 800.0}
 """Seconds of padded audio in one forward pass, by device. On a CPU larger batches are no faster."""
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Part: TypeAlias = "tuple[Transcript, FrameSums | None]"
 """An utterance of a recording, and the sums of its posteriors."""
@@ -43,7 +38,7 @@ class Engine:
     """A model ready to run: network, features, decoder, and calibration of its confidences.
 
     Args:
-        model: a loaded model directory.
+        model: a loaded model directory or an exported model.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: how to decode; by default as the model directory says, else greedily.
         precision: what ``log_probs`` computes the network in: ``fp32``, strictly, or ``bf16`` or ``fp16`` (autocast).
@@ -57,30 +52,25 @@ class Engine:
 
     def __init__(
         self,
-        model: model_directory.Model,
+        model: LoadedModel,
         *,
         device: str = "auto",
         decoding: Decoding | None = None,
         precision: str = "fp32",
         batch_s: float | None = None,
     ) -> None:
-        if precision not in ("fp32", *_HALF):
-            raise ConfigError(f"precision: expected fp32, {' or '.join(_HALF)}, got {precision!r}")
         if batch_s is not None and not 0 < as_number(batch_s, "batch_s") < math.inf:
             raise ConfigError(f"batch_s: expected > 0 or None, got {batch_s}")
         self.model = model
-        self.precision = precision
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
         self.calibration, self.threshold, self.remark, self.judge = confidences(model.path, self.decoder.options)
         """See ``asr.recognize.option_sources.Confidences``."""
         folder = readable_folder(model.path)
         self.readable = None if folder is None else load_readable(folder)
         """What writes transcripts with case, punctuation and digits; None where the model has no tagger."""
-        self.device = pick_device(device)
-        set_precision("fp32")  # by default cuDNN rounds to TF32, and texts could differ from those on a CPU
-        self.batch_s = batch_s or BATCH_S[self.device.type]
-        self.network = model.network.to(self.device)
-        self.log_mel = LogMel(model.config.features, model.stats).to(self.device)
+        self.backend = model.backend(device, precision)
+        """The network and its features."""
+        self.batch_s = batch_s or BATCH_S["cuda" if self.backend.on_gpu else "cpu"]
 
     @property
     def sample_rate_hz(self) -> int:
@@ -92,14 +82,14 @@ class Engine:
         """Seconds from one row of log-probabilities to the next."""
         return self.model.config.output_frame_s
 
-    def log_probs(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_probs(self, waveforms: Sequence[np.ndarray]) -> tuple[Posteriors, Counts]:
         """Log-probabilities of waveforms at the model's rate, as one batch.
 
         Args:
             waveforms: one or more, each ``(S,)`` floats in [-1, 1] or integers.
 
         Returns:
-            ``(B, T, V)`` float32 natural log-probabilities on the CPU, blank first, and ``(B,)`` valid frames.
+            ``(B, T, V)`` float32 natural log-probabilities, blank first, and ``(B,)`` int64 valid frames.
 
         A batch for which there is no memory is split, and ``batch_s`` halved for those to come.
 
@@ -108,43 +98,26 @@ class Engine:
         """
         return self.begin_log_probs(waveforms)()
 
-    def begin_log_probs(self, waveforms: Sequence[np.ndarray]) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    def begin_log_probs(self, waveforms: Sequence[np.ndarray]) -> Fetch:
         """``log_probs`` that a GPU may still be computing: call the result, in any thread, to wait for them."""
-        waveforms = [as_mono(w, f"waveform {i}", self.sample_rate_hz) for i, w in enumerate(waveforms)]
-        log_probs, frames = self._log_probs_or_halves(waveforms)
-        if self.device.type != "cuda":
-            return lambda: (log_probs, frames)
-        # The copies follow at once: behind the network of a later batch they would wait for that one.
-        copies = log_probs.to("cpu", non_blocking=True), frames.to("cpu", non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record(torch.cuda.current_stream(self.device))
+        return self._begin([as_mono(w, f"waveform {i}", self.sample_rate_hz) for i, w in enumerate(waveforms)])
 
-        def wait() -> tuple[torch.Tensor, torch.Tensor]:
-            arrived.synchronize()
-            return copies
-
-        return wait
-
-    def _log_probs_or_halves(self, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _begin(self, waveforms: list[Samples]) -> Fetch:
         try:
-            return self._log_probs(waveforms)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = str(error).partition("\n")[0]
+            return self.backend.begin(waveforms)
+        except MemoryError as error:
+            reason = str(error)
         # Outside the handler: the traceback would keep what the attempt has allocated.
-        return self._log_probs_of_halves(waveforms, reason)
+        return self._begin_halves(waveforms, reason)
 
-    def _log_probs_of_halves(self, waveforms: list[np.ndarray], reason: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _begin_halves(self, waveforms: list[Samples], reason: str) -> Fetch:
         longest_s = max(map(len, waveforms)) / self.sample_rate_hz
-        on_gpu = self.device.type == "cuda"
         if len(waveforms) == 1:
-            advice = "use --device cpu or a smaller model" if on_gpu else "free memory or use a smaller model"
+            advice = ("use --device cpu" if self.backend.on_gpu else "free memory") + " or use a smaller model"
             raise AudioError(
                 f"out of memory with one recording of {longest_s:.1f} s on {self.device}; {advice} ({reason})"
             )
-        if on_gpu:
-            torch.cuda.empty_cache()
+        self.backend.free()
         self.batch_s = min(self.batch_s, longest_s * len(waveforms) / 2)
         print(
             f"warning: out of memory with {len(waveforms)} recordings of up to {longest_s:.1f} s; from here on batches "
@@ -152,26 +125,18 @@ class Engine:
             file=sys.stderr,
         )
         middle = len(waveforms) // 2
-        halves = [self._log_probs_or_halves(part) for part in (waveforms[:middle], waveforms[middle:])]
-        rows = [row for log_probs, _ in halves for row in log_probs]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.cat([frames for _, frames in halves])
+        halves = [self._begin(part) for part in (waveforms[:middle], waveforms[middle:])]
 
-    def _log_probs(self, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """``log_probs``, still on the device."""
-        lengths = torch.tensor([len(w) for w in waveforms])
-        padded = torch.zeros(len(waveforms), int(lengths.max()), pin_memory=self.device.type == "cuda")
-        for row, waveform in enumerate(waveforms):
-            padded[row, : len(waveform)] = torch.from_numpy(waveform)
-        with torch.inference_mode():
-            mel, frames = self.log_mel(padded.to(self.device, non_blocking=True), lengths.to(self.device))
-            with self.computing():
-                log_probs, valid = self.network(mel, frames)
-        return log_probs.float(), valid
+        def fetch() -> tuple[Posteriors, Counts]:
+            found = [half() for half in halves]
+            return pad_rows([row for rows, _ in found for row in rows]), np.concatenate([counts for _, counts in found])
 
-    def computing(self) -> contextlib.AbstractContextManager[object]:
-        """The context in which the network computes in ``precision``."""
-        half = _HALF.get(self.precision)
-        return torch.autocast(self.device.type, half) if half else strict_fp32(self.device)
+        return fetch
+
+    @property
+    def device(self) -> Any:
+        """Where the network computes: of a model directory a ``torch.device``."""
+        return self.backend.device
 
     @property
     def depth(self) -> int:
@@ -226,7 +191,7 @@ class Engine:
             made, reliable=False, reliability=best.reliability, least_reliability=best.least_reliability
         )
 
-    def sums(self, log_probs: torch.Tensor, lengths: torch.Tensor | None = None) -> list[FrameSums | None]:
+    def sums(self, log_probs: Posteriors, lengths: Counts | None = None) -> list[FrameSums | None]:
         """What ``judged`` needs of each row of posteriors ``(B, T, V)``, or of one ``(T, V)``; None without a judge."""
         if self.judge is None:
             return [None] * (len(log_probs) if log_probs.ndim == 3 else 1)
@@ -269,6 +234,14 @@ class Engine:
             (x.text, x.confidence, agreeing_share((x.text, x.start, x.end), rivals) if len(rivals) > 1 else 1.0)
             for x in lists[0]
         ]
+
+
+def pad_rows(matrices: Sequence[Posteriors]) -> Posteriors:
+    """Matrices ``(T, V)`` as one batch ``(B, T, V)``, zeros behind the shorter ones."""
+    padded = np.zeros((len(matrices), max(map(len, matrices)), matrices[0].shape[1]), np.float32)
+    for row, matrix in zip(padded, matrices, strict=True):
+        row[: len(matrix)] = matrix
+    return padded
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,10 +19,14 @@ from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, ModelError
 from asr.lm import lm_directory
 from asr.lm.lm_directory import LM, LanguageDirectory, name_of
-from asr.lm.recurrent import Adapter, RecurrentLM
+from asr.lm.onnx_lm import OnnxLM
 from asr.models.description import list_symbols
+from asr.recognize.loading import LanguageGraph, is_language_graph, load_language_graph
 from asr.text.normalisation import normalise
 from asr.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from asr.lm.recurrent import Adapter
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,7 @@ def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: 
             ngrams.append((model, weight))
             continue
         if adapt:
-            if not isinstance(model, RecurrentLM):
-                raise DecodeError(f"lm_adapt: expected a recurrent language model, got {name_of(source)}")
-            adapters.append(Adapter(model.network, adapt))
+            adapters.append(_adapter(model, name_of(source), adapt))
             model = adapters[-1].model
         over_tokens.append((model, weight))
     if adapt and not adapters:
@@ -111,17 +113,30 @@ def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: 
     return SearchModels(ngram, weight, fusion, tuple(adapters), tokenizer.config)
 
 
+def _adapter(model: LanguageModel, name: str, rate: float) -> Adapter:
+    if isinstance(model, OnnxLM):
+        raise DecodeError(f"lm_adapt: {name}: a language model that onnxruntime runs cannot learn; leave lm_adapt out, "
+                          "or install torch and give the directory of asr train-lm")  # fmt: skip
+    from asr.lm.recurrent import Adapter, RecurrentLM  # here, because nothing else here needs torch
+
+    if not isinstance(model, RecurrentLM):
+        raise DecodeError(f"lm_adapt: expected a recurrent language model, got {name}")
+    return Adapter(model.network, rate)
+
+
 def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageModel:
     """A language model for an acoustic model's tokens. Raises ``ModelError`` where there is none, ``DecodeError`` when
     it has others."""
+    loaded: Ngram | KenlmNgram | LanguageDirectory | LanguageGraph | LanguageModel
     if isinstance(source, str):
         if not os.path.exists(source):
             raise ModelError(f"{source}: no such language model; expected a directory of asr train-lm or a word n-gram")
-        loaded: Ngram | KenlmNgram | LanguageDirectory | LanguageModel = lm_directory.load_language_model(source)
+        as_graph = os.path.isdir(source) and is_language_graph(source)
+        loaded = load_language_graph(source) if as_graph else lm_directory.load_language_model(source)
     else:
         loaded = source
     name = name_of(source)
-    if isinstance(loaded, LanguageDirectory):
+    if isinstance(loaded, LanguageDirectory | LanguageGraph):
         if loaded.tokenizer.symbols != tokenizer.symbols:
             raise DecodeError(
                 f"{name}: the language model's tokens are {list_symbols(loaded.tokenizer)}, the acoustic model's "

@@ -8,20 +8,18 @@ posteriors are cut at pauses, and the utterances are decoded in batches.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from asr.audio.samples import Samples
+from asr.config.sections import Config, count_frames
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.posteriors import BLANK
-from asr.models.acoustic import AcousticModel, ModelState
-from asr.models.features import LogMel
+from asr.models.inference import AcousticBackend, Counts, Posteriors
 
 LONG_S = 60.0
 """Recordings beyond it are taken in pieces."""
@@ -35,7 +33,7 @@ TOGETHER = 12
 """Pieces of one forward pass in ``asr.recognize.engine.BATCH_S`` of a CPU."""
 RULES = Endpoint(silence_s=0.8, longest_s=30.0)
 
-LogProbs = Callable[[list[Samples]], tuple[Tensor, Tensor]]
+LogProbs = Callable[[list[Samples]], tuple[Posteriors, Counts]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def _quietest(samples: Samples, step: int, width: int) -> int:
     return int(sums.argmin()) + width // 2
 
 
-def joined(results: Iterable[tuple[Piece, Tensor]], per_step: int, width: int) -> Iterator[Tensor]:
+def joined(results: Iterable[tuple[Piece, Posteriors]], per_step: int, width: int) -> Iterator[Posteriors]:
     """The posteriors ``(T, V)`` of the whole, in parts, from those of overlapping pieces.
 
     ``per_step``: rows per step. From piece to piece it goes over where both have the most blank within ``width`` rows,
@@ -97,40 +95,37 @@ def joined(results: Iterable[tuple[Piece, Tensor]], per_step: int, width: int) -
         yield held
 
 
-def _crossing(before: Tensor, after: Tensor, width: int) -> int:
+def _crossing(before: Posteriors, after: Posteriors, width: int) -> int:
     overlap = min(len(before), len(after))
-    blank = (before[:overlap, BLANK] + after[:overlap, BLANK]).exp().double()
-    kernel = torch.ones(1, 1, min(width, overlap), dtype=torch.float64)
-    smooth = torch.nn.functional.conv1d(blank[None, None], kernel)[0, 0]
-    shift = kernel.shape[2] // 2
+    blank = np.exp(before[:overlap, BLANK] + after[:overlap, BLANK]).astype(np.float64)
+    width = min(width, overlap)
+    smooth = np.convolve(blank, np.ones(width), mode="valid")
+    shift = width // 2
     low, high = max(0, overlap // 4 - shift), max(1, 3 * overlap // 4 - shift)
     return low + int(smooth[low:high].argmax()) + shift
 
 
 def posteriors(
     blocks: Iterable[Samples],
-    network: AcousticModel,
-    log_mel: LogMel,
+    backend: AcousticBackend,
+    config: Config,
     log_probs: LogProbs,
     *,
-    computing: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     together: int = TOGETHER,
-) -> Iterator[Tensor]:
-    """Natural log-probabilities ``(T, V)`` of a recording on the CPU, in consecutive parts.
+) -> Iterator[Posteriors]:
+    """Natural log-probabilities ``(T, V)`` of a recording, in consecutive parts.
 
     ``log_probs`` gives those of a batch of waveforms, as ``Recognizer.log_probs``; ``together``: pieces of a batch. A
-    unidirectional model, which needs no pieces, computes in the context of ``computing``.
+    unidirectional model, which needs no pieces, carries its state from block to block.
     """
-    features = log_mel.config
-    if not network.config.bidirectional:
-        yield from _carried(blocks, network, log_mel, computing)
+    if not config.model.bidirectional:
+        yield from _carried(blocks, backend, config)
         return
-    step = features.hop_samples * network.config.subsampling
-    frame_s = step / features.sample_rate_hz / network.config.upsampling
+    step = config.features.hop_samples * config.model.subsampling
 
-    def heard() -> Iterator[tuple[Piece, Tensor]]:
+    def heard() -> Iterator[tuple[Piece, Posteriors]]:
         group: list[Piece] = []
-        cut = pieces(blocks, features.sample_rate_hz, step)
+        cut = pieces(blocks, config.features.sample_rate_hz, step)
         for piece in cut:
             group.append(piece)
             if len(group) == together:
@@ -139,32 +134,28 @@ def posteriors(
         if group:
             yield from zip(group, _rows(group, log_probs), strict=True)
 
-    yield from joined(heard(), network.config.upsampling, max(1, round(QUIET_S / frame_s)))
+    yield from joined(heard(), config.model.upsampling, max(1, round(QUIET_S / config.output_frame_s)))
 
 
-def _rows(group: list[Piece], log_probs: LogProbs) -> list[Tensor]:
+def _rows(group: list[Piece], log_probs: LogProbs) -> list[Posteriors]:
     matrix, frames = log_probs([piece.samples for piece in group])
     return [matrix[row, : int(count)] for row, count in enumerate(frames)]
 
 
-def _carried(
-    blocks: Iterable[Samples],
-    network: AcousticModel,
-    log_mel: LogMel,
-    computing: Callable[[], contextlib.AbstractContextManager[object]],
-) -> Iterator[Tensor]:
-    size = round(LONGEST_S * log_mel.config.sample_rate_hz)
-    device = log_mel.window.device
-    rest: tuple[Tensor, Tensor | None] | None = None
-    state: ModelState | None = None
+def _carried(blocks: Iterable[Samples], backend: AcousticBackend, config: Config) -> Iterator[Posteriors]:
+    features = config.features
+    size = round(LONGEST_S * features.sample_rate_hz)
+    rest = np.zeros(0, np.float32)
+    state: Any = None
 
-    def run(samples: Samples, last: bool) -> Tensor:
+    def run(samples: Samples, last: bool) -> Posteriors:
         nonlocal rest, state
-        with torch.inference_mode():
-            mel, rest = log_mel.stream(torch.from_numpy(samples)[None].to(device), rest)
-            with computing():
-                rows, state = network.stream(mel, state, last=last)
-        return rows[0].float().cpu()
+        rest = np.concatenate([rest, samples])
+        frames = count_frames(len(rest), features)
+        taken = rest[: (frames - 1) * features.hop_samples + features.window_samples] if frames else rest[:0]
+        rest = rest[frames * features.hop_samples :]
+        (rows,), (state,) = backend.stream(taken[None], [state], last=last, exact=False)
+        return rows
 
     for block in blocks:
         for at in range(0, len(block), size):
@@ -172,27 +163,29 @@ def _carried(
     yield run(np.zeros(0, np.float32), last=True)
 
 
-def utterances(parts: Iterable[Tensor], frame_s: float, rules: Endpoint = RULES) -> Iterator[tuple[int, Tensor]]:
+def utterances(
+    parts: Iterable[Posteriors], frame_s: float, rules: Endpoint = RULES
+) -> Iterator[tuple[int, Posteriors]]:
     """Utterances in consecutive posteriors: the row that each begins at, and its rows ``(T, V)``.
 
     All rows are in one of them, pauses included, save stretches that are nothing but blank.
     """
     endpointer = Endpointer(rules, frame_s)
-    start, held = 0, list[Tensor]()
+    start, held = 0, list[Posteriors]()
     for part in parts:
         for rows, ends in endpointer.cut(part):
             held.append(rows)
             if ends:
-                whole = torch.cat(held)
+                whole = np.concatenate(held)
                 if _speaks(whole):
                     yield start, whole
                 start, held = start + len(whole), []
     if held:
-        whole = torch.cat(held)
+        whole = np.concatenate(held)
         if _speaks(whole):
             yield start, whole
 
 
-def _speaks(rows: Tensor) -> bool:
+def _speaks(rows: Posteriors) -> bool:
     """Whether there may be a word in it: a frame that is not certain to be blank."""
     return bool(len(rows)) and bool(rows[:, BLANK].min() < math.log(0.99))

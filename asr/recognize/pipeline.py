@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from asr.errors import AudioError
+from asr.models.inference import Counts, Posteriors
 from asr.recognize.engine import Engine
 from asr.recognize.readers import ReadRecording
 from asr.recognize.recording import Recording, source_name
@@ -20,7 +20,7 @@ from asr.transcript import Transcript
 _AHEAD = 2
 """Batches that the network may be ahead of the search: each holds its log-probabilities."""
 
-Decode: TypeAlias = Callable[[list[np.ndarray], list[str], Tensor, Tensor], list[Transcript]]
+Decode: TypeAlias = Callable[[list[np.ndarray], list[str], Posteriors, Counts], list[Transcript]]
 """Waveforms, names, log-probabilities ``(B, T, V)`` and valid frames ``(B,)`` -> transcripts."""
 Result: TypeAlias = "tuple[Recording, Transcript | AudioError]"
 _Part: TypeAlias = "tuple[AudioError | list[Transcript] | Future[list[Transcript]], int]"

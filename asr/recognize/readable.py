@@ -17,10 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import ModelError
-from asr.lm.tagger import END, UNKNOWN, Tagger, TaggerDescription, read_tagger_description, suffix_bucket
+from asr.lm.tagger_description import (
+    END,
+    UNKNOWN,
+    TaggerDescription,
+    read_tagger_description,
+    suffix_bucket,
+    tagger_shapes,
+)
 from asr.models.bundled import bundled_readable
-from asr.models.model_directory import build, load_weights
-from asr.models.tensors import load_tensors
+from asr.models.tensors import load_arrays
 from asr.text.number_words import CONTEXT, is_number_word, write_numbers
 from asr.text.written_tags import END_MARKS, TAG_CASES, TAG_MARKS
 from asr.transcript import Transcript, Word
@@ -99,15 +105,12 @@ def load_readable(folder: Path) -> ReadableModel:
     """Read a tagger's folder. Raises ``ModelError`` naming the file that is missing, damaged or does not fit."""
     description = read_tagger_description(folder)
     weights = folder / "model.safetensors"
-    config = description.network
-    network = build(lambda: Tagger(config, len(description.words)), weights, config.layers)
-    load_weights(network, load_tensors(weights)[0], weights)
-    arrays = {name: np.ascontiguousarray(value.float().numpy()) for name, value in network.state_dict().items()}
+    arrays = load_arrays(weights, tagger_shapes(description))
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ModelError(f"{weights}: {name} holds values that are not finite; get the file again")
     layers = []
-    for at in range(config.layers):
+    for at in range(description.network.layers):
         part = {key: arrays[f"cells.{at}.{key}_l0"] for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         layers.append((part["weight_ih"], part["weight_hh"], part["bias_ih"] + part["bias_hh"]))
     return ReadableModel(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, Unpack, overload
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from asr import decode
@@ -24,10 +23,11 @@ from asr.data.manifest import Utterance
 from asr.decode import Hypothesis
 from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
-from asr.models import model_directory
+from asr.models.inference import Counts, LoadedModel, Posteriors
 from asr.recognize import long_audio
-from asr.recognize.engine import BATCH_S, Engine, Part, Span
+from asr.recognize.engine import BATCH_S, Engine, Part, Span, pad_rows
 from asr.recognize.language_models import Context
+from asr.recognize.loading import load_any
 from asr.recognize.option_sources import choose
 from asr.recognize.options import Decoding, DecodingOptions
 from asr.recognize.pipeline import Pipeline, cut_batches
@@ -51,7 +51,7 @@ class Recognizer(Engine):
     """A model ready to transcribe.
 
     Args:
-        model: a loaded model directory.
+        model: a loaded model directory or an exported model.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         decoding: how to decode; by default as the model directory says, else greedily.
         max_duration_s: refuse longer recordings; by default there is no limit.
@@ -66,7 +66,7 @@ class Recognizer(Engine):
 
     def __init__(
         self,
-        model: model_directory.Model,
+        model: LoadedModel,
         *,
         device: str = "auto",
         decoding: Decoding | None = None,
@@ -78,7 +78,7 @@ class Recognizer(Engine):
         if max_duration_s is not None and not loader.as_number(max_duration_s, "max_duration_s") > 0:
             raise ConfigError(f"max_duration_s: expected > 0 or None, got {max_duration_s}")
         super().__init__(model, device=device, decoding=decoding, precision=precision, batch_s=batch_s)
-        self.overlap = self.device.type == "cuda"
+        self.overlap = self.backend.on_gpu
         """Whether many recordings are decoded in a thread while the network computes the next batch."""
         self.reader = RecordingReader(model.config.features, max_duration_s)
         self.also: tuple[Recognizer, ...] = tuple(also)
@@ -173,7 +173,7 @@ class Recognizer(Engine):
             samples = self.reader.samples(item, long_audio.LONG_S)
         except TooLongError:
             parts, heard = self._posteriors(item)
-            matrix = torch.cat(list(parts))
+            matrix = np.concatenate(list(parts))
             duration_s = heard.samples / self.sample_rate_hz
         else:
             matrix = self.log_probs([samples])[0][0]
@@ -223,7 +223,7 @@ class Recognizer(Engine):
             raise AudioError(f"expected several recordings, got {sources!r}"[:200])
         scale = max(self.batch_s / BATCH_S["cpu"], 1.0)  # larger batches need more recordings of similar length
         most_s, most_items = WINDOW_S * scale, WINDOW_ITEMS * scale
-        plan = ReadingPlan(long_audio.LONG_S, most_s, gpu=self.device.type == "cuda", processes=readers)
+        plan = ReadingPlan(long_audio.LONG_S, most_s, gpu=self.backend.on_gpu, processes=readers)
         readings = read_recordings(self.reader, sources, sample_rate_hz, plan)
         overlap = self.overlap and not self.decoder.phrases  # they may need the network again
         window: list[ReadRecording] = []
@@ -247,7 +247,7 @@ class Recognizer(Engine):
             yield from pipeline.accept(window)
             yield from pipeline.finish()
 
-    def posteriors(self, utterances: Sequence[Utterance]) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
+    def posteriors(self, utterances: Sequence[Utterance]) -> Iterator[tuple[list[str], Posteriors, Counts]]:
         """Ids, log-probabilities and valid frames of a manifest's utterances, in batches; unreadable ones are left
         out."""
         waveforms: dict[int, np.ndarray] = {}
@@ -267,15 +267,14 @@ class Recognizer(Engine):
             if token != tokenizer.space_id
         )
 
-    def _posteriors(self, item: Recording) -> tuple[Iterator[torch.Tensor], Heard]:
+    def _posteriors(self, item: Recording) -> tuple[Iterator[Posteriors], Heard]:
         """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of what has been heard."""
         heard = Heard()
         parts = long_audio.posteriors(
             self.reader.blocks(item, heard),
-            self.network,
-            self.log_mel,
+            self.backend,
+            self.model.config,
             self.log_probs,
-            computing=self.computing,
             together=max(1, round(long_audio.TOGETHER * self.batch_s / BATCH_S["cpu"])),
         )
         return parts, heard
@@ -290,7 +289,7 @@ class Recognizer(Engine):
         parts, heard = self._posteriors(item)
         found: list[Part] = []
         context = Context()
-        group: list[tuple[int, torch.Tensor]] = []
+        group: list[tuple[int, Posteriors]] = []
         shown = progress and sys.stderr.isatty()
         total = item.stated_length_s() if shown else None
         with tqdm(total=total, desc=name, unit="s", disable=not shown, leave=False) as bar:
@@ -308,7 +307,7 @@ class Recognizer(Engine):
         made = Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
         return with_written(self.whole(made, found), self.readable)
 
-    def _utterances(self, group: Sequence[tuple[int, torch.Tensor]], context: Context) -> tuple[list[Part], Context]:
+    def _utterances(self, group: Sequence[tuple[int, Posteriors]], context: Context) -> tuple[list[Part], Context]:
         """The utterances ``(first row, rows)``, decoded as one batch, or one after the other where language models
         remember what was said before, ``context``; and what was said behind them."""
         found: list[list[Hypothesis]] = []
@@ -317,8 +316,8 @@ class Recognizer(Engine):
                 hypotheses, context = self.decoder.continued(rows, context, self.depth)
                 found.append(hypotheses)
         elif group:
-            padded = torch.nn.utils.rnn.pad_sequence([rows for _, rows in group], batch_first=True)
-            found = self.decoder.lists(padded, torch.tensor([len(rows) for _, rows in group]), self.depth)
+            padded = pad_rows([rows for _, rows in group])
+            found = self.decoder.lists(padded, np.array([len(rows) for _, rows in group]), self.depth)
         parts: list[Part] = []
         for (start, rows), hypotheses in zip(group, found, strict=True):
             sums = self.sums(rows)[0]
@@ -329,7 +328,7 @@ class Recognizer(Engine):
         return self._decode(waveforms, names, *self.log_probs(waveforms))
 
     def _decode(
-        self, waveforms: list[np.ndarray], names: list[str], log_probs: torch.Tensor, frames: torch.Tensor
+        self, waveforms: list[np.ndarray], names: list[str], log_probs: Posteriors, frames: Counts
     ) -> list[Transcript]:
         if self.decoder.phrases:
             found = self.decoder.answers(log_probs, frames, self._phrase_scores(waveforms, (log_probs, frames)))
@@ -356,7 +355,7 @@ class Recognizer(Engine):
         """
         return self._phrase_scores(waveforms, self.log_probs(waveforms))
 
-    def _phrase_scores(self, waveforms: Sequence[np.ndarray], heard: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+    def _phrase_scores(self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]) -> np.ndarray:
         """``phrase_scores``, with what ``log_probs`` has given for the waveforms."""
         scores = [self._at_all_speeds(waveforms, heard)]
         for other in self.also:
@@ -366,7 +365,7 @@ class Recognizer(Engine):
         mean: np.ndarray = np.mean(scores, axis=0)
         return mean
 
-    def _at_all_speeds(self, waveforms: Sequence[np.ndarray], heard: tuple[torch.Tensor, torch.Tensor]) -> np.ndarray:
+    def _at_all_speeds(self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]) -> np.ndarray:
         rate = self.sample_rate_hz
         speeds = self.decoder.options.speeds
         scores = []
@@ -398,7 +397,7 @@ def load(
     ``ConfigError`` or ``DecodeError`` for a wrong option.
     """
     loader.check_names(decoding, [*inspect.signature(load).parameters, *DecodingOptions.__annotations__], "option ")
-    loaded = model_directory.load_model(model)
+    loaded = load_any(model)
     options = choose(loaded.path, **decoding)
     also = [also] if isinstance(also, str | Path) else also
     if also and not options.phrases:
@@ -406,5 +405,5 @@ def load(
             f"also: expected phrases as well, which {1 + len(also)} models can score together; give phrases"
         )
     common: dict[str, Any] = {"device": device, "decoding": options, "precision": precision, "batch_s": batch_s}
-    others = [Recognizer(model_directory.load_model(other), **common) for other in also]
+    others = [Recognizer(load_any(other), **common) for other in also]
     return Recognizer(loaded, max_duration_s=max_duration_s, also=others, **common)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import soxr
-import torch
 
 from asr.audio.headers import check_rate
 from asr.audio.samples import as_mono
@@ -24,7 +23,7 @@ from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.judgement import FrameSums
 from asr.decode.posteriors import BLANK
 from asr.errors import AudioError, ConfigError
-from asr.models.acoustic import Latency, ModelState, join_model_states, split_model_state
+from asr.models.inference import Latency, Posteriors, StreamState
 from asr.recognize.engine import Engine, Part
 from asr.recognize.language_models import Context
 from asr.recognize.readable import ReadableWriter, with_written
@@ -113,9 +112,8 @@ class Stream:
         self._received = 0
         self._fed = 0
         """Frames of features that the network has got."""
-        self._state: ModelState | None = None
-        self._level: torch.Tensor | None = None
-        """What the features know of the recording so far; there where ``_state`` is."""
+        self._state: StreamState | None = None
+        """What features and network carry on; None before their first frame."""
         self._context = Context()
         """What was said in the utterances before, for language models that go on."""
         self._sums: FrameSums | None = None
@@ -133,7 +131,7 @@ class Stream:
         self._vocabulary = self._next_vocabulary
         self._writer = None if self.recognizer.readable is None else ReadableWriter(self.recognizer.readable)
         self.recognizer.decoder.begin(self._search, self._vocabulary, self._context)
-        self._silence: list[torch.Tensor] | None = [] if self.recognizer.decoder.options.beam > 1 else None
+        self._silence: list[Posteriors] | None = [] if self.recognizer.decoder.options.beam > 1 else None
         """Its log-probabilities as long as it is nothing but silence; None from its first sound on."""
 
     def set_hotwords(self, hotwords: Mapping[str, float]) -> None:
@@ -162,7 +160,7 @@ class Stream:
                 self._search.accept(rows)
             self._silence = silence
 
-    def note(self, log_probs: torch.Tensor) -> None:
+    def note(self, log_probs: Posteriors) -> None:
         """Add rows ``(T, V)`` that the search has taken to the sums; remember the rows while they are silence."""
         if (sums := self.recognizer.sums(log_probs)[0]) is not None:
             self._sums = sums if self._sums is None else self._sums + sums
@@ -170,7 +168,7 @@ class Stream:
             return
         self._silence.append(log_probs)
         heard_s = self._search.frames * self.recognizer.frame_s
-        if heard_s > SILENCE_S or bool((log_probs.argmax(dim=1) != BLANK).any()):
+        if heard_s > SILENCE_S or bool((log_probs.argmax(axis=1) != BLANK).any()):
             self._silence = None
 
     @property
@@ -232,7 +230,7 @@ class Stream:
         self._fed += frames
         return taken
 
-    def cut(self, log_probs: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+    def cut(self, log_probs: Posteriors) -> list[tuple[Posteriors, bool]]:
         """Log-probabilities ``(T, V)`` cut at endpoints: parts, and whether an utterance ends behind each."""
         return [(log_probs, False)] if self._endpointer is None else self._endpointer.cut(log_probs)
 
@@ -370,21 +368,17 @@ def _next_group(streams: Sequence[Stream]) -> list[int]:
     return max(groups.values(), key=len, default=[])
 
 
-def _forward(streams: Sequence[Stream]) -> list[torch.Tensor]:
-    """Log-probabilities ``(T, V)`` on the CPU of the next frames of features, as many for each of the streams."""
-    recognizer = streams[0].recognizer
-    frames = streams[0].ready()
-    last = streams[0].is_last(frames)
-    samples = torch.from_numpy(np.stack([stream.take(frames) for stream in streams])).to(recognizer.device)
-    with torch.inference_mode():
-        levels = [stream._level for stream in streams if stream._level is not None]
-        mel, level = recognizer.log_mel.following(samples, torch.stack(levels) if levels else None)
-        states = [stream._state for stream in streams]
-        joined = None if states[0] is None else join_model_states([state for state in states if state is not None])
-        log_probs, state = recognizer.network.stream(mel, joined, latency=streams[0].latency, last=last)
-    for stream, own, own_level in zip(streams, split_model_state(state, len(streams)), level, strict=True):
-        stream._state, stream._level = own, own_level
-    return list(log_probs.cpu())
+def _forward(streams: Sequence[Stream]) -> list[Posteriors]:
+    """Log-probabilities ``(T, V)`` of the next frames of features, as many for each of the streams."""
+    first = streams[0]
+    frames = first.ready()
+    last = first.is_last(frames)
+    samples = np.stack([stream.take(frames) for stream in streams])
+    states = [stream._state for stream in streams]
+    rows, states = first.recognizer.backend.stream(samples, states, latency=first.latency, last=last)
+    for stream, state in zip(streams, states, strict=True):
+        stream._state = state
+    return rows
 
 
 def _latency(recognizer: Engine, chunk_s: float | None, right_s: float | None) -> Latency | None:

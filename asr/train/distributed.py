@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from asr.config.ranks import local_rank, processes
 from asr.errors import ConfigError
-from asr.models.device import local_rank, processes
 
 _T = TypeVar("_T")
 

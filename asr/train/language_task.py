@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from asr.config.language import LanguageConfig
+from asr.config.ranks import processes
 from asr.data import manifest
 from asr.errors import ConfigError, TextError, TrainingError
 from asr.files import file_lines
 from asr.lm import lm_directory, perplexities
 from asr.lm.recurrent import SENTENCE_BOUNDARY, LanguageNetwork
 from asr.models import model_directory
-from asr.models.device import HALF, pick_device, processes, set_precision
+from asr.models.device import HALF, pick_device, set_precision
 from asr.text import tokenizer_files
 from asr.text.normalisation import normalise
 from asr.text.tokenizer import Tokenizer

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from asr.config.language import LanguageConfig
+from asr.config.ranks import processes
 from asr.errors import TrainingError
 from asr.lm.lm_texts import TextReading, stream_sentences
-from asr.lm.tagger import END, UNKNOWN, Tagger, TaggerDescription, read_tagger_description, suffix_bucket
+from asr.lm.tagger import Tagger
+from asr.lm.tagger_description import END, UNKNOWN, TaggerDescription, read_tagger_description, suffix_bucket
 from asr.models import model_directory
-from asr.models.device import HALF, pick_device, processes, set_precision
+from asr.models.device import HALF, pick_device, set_precision
 from asr.text.written_tags import TAG_CASES, TAG_MARKS, TaggedWord, tag_words
 from asr.train import loop, model_card
 from asr.train.process import make_network

@@ -7,7 +7,7 @@ from graph_models import BINS, SmallModel, batch, noise, session, stream, torch_
 
 from asr.config.sections import CELLS
 from asr.export.acoustic_graphs import offline_graph, streaming_graph
-from asr.models.acoustic import Latency
+from asr.models.inference import Latency
 
 SAMPLES, FEATURES = 1e-3, 1e-4
 """Largest differences of log-probabilities that docs/export.md promises, from samples and from features on."""

@@ -8,7 +8,7 @@ from asr.config.sections import CELLS, ModelConfig
 from asr.errors import ModelError
 from asr.export.acoustic_graphs import offline_graph, streaming_graph
 from asr.export.int8_graphs import check_int8, quantized
-from asr.models.acoustic import Latency
+from asr.models.inference import Latency
 
 NEAR = 0.2
 """Mean difference of log-probabilities over their standard deviation, for these random networks."""

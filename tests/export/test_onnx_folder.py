@@ -158,10 +158,10 @@ def test_checksums_of_files_outside_are_refused(model, tmp_path):
         check_files(out)
 
 
-def test_without_onnx_the_message_names_the_extra(model, tmp_path, monkeypatch):
+def test_int8_without_onnx_names_the_extra(model, tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModelError, match=r"pip install 'recurrent-asr\[export\]'"):
-        export_onnx(model, tmp_path / "out")
+        export_onnx(model, tmp_path / "out", int8=True)
     assert not Path(tmp_path / "out").exists()

@@ -15,8 +15,8 @@ from asr.decode import greedy
 from asr.errors import ModelError
 from asr.export import sherpa_graphs
 from asr.export.sherpa_graphs import NEMO_FEATURES, kaldi_to_ours, lstm_graphs, nemo_graph, omnilingual_graph
-from asr.models.acoustic import Latency
 from asr.models.features import LogMel, measure_stats
+from asr.models.inference import Latency
 
 sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
 

@@ -105,7 +105,7 @@ def test_a_stream_remembers_as_the_recording_does(tmp_path, size):
     for at in range(0, len(samples), size):
         live.accept(samples[at : at + size])
     live.finish()
-    matrix, context, offline = torch.cat(rows), Context(), []
+    matrix, context, offline = np.concatenate(rows), Context(), []
     for start, stop in zip([0, *ends[:-1]], ends, strict=True):
         found, context = recognizer.decoder.continued(matrix[start:stop], context)
         offline.append(recognizer.decoder.text(found[0].tokens))
@@ -115,7 +115,7 @@ def test_a_stream_remembers_as_the_recording_does(tmp_path, size):
 
 def test_a_long_recording_remembers(tmp_path, monkeypatch):
     def cut(parts, frame_s):
-        whole = torch.cat(list(parts))
+        whole = np.concatenate(list(parts))
         return [(at, whole[at : at + 30]) for at in range(0, len(whole), 30)]
 
     monkeypatch.setattr(long_audio, "LONG_S", 1.0)

@@ -12,6 +12,8 @@ import torch
 import where
 
 from asr.errors import AudioError
+from asr.models.inference import Fetch
+from asr.models.torch_backend import TorchBackend
 from asr.recognize import recognizer as recognizer_module
 from asr.recognize.pipeline import cut_batches
 from asr.recognize.recognizer import Recognizer, load
@@ -72,7 +74,7 @@ def test_the_network_is_at_most_two_batches_ahead(
     computed, decoded, ahead = [0], [0], []
     slow = threading.Event()
 
-    def counted(waveforms: list[np.ndarray]) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    def counted(waveforms: list[np.ndarray]) -> Fetch:
         ahead.append(computed[0] - decoded[0])
         computed[0] += 1
         return run(waveforms)
@@ -105,7 +107,7 @@ def test_an_error_of_the_search_beside_the_network_is_raised(
 
 def no_memory_once(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let the first pass of the network find no memory; returns the rows of each pass."""
-    forward, rows = recognizer.network.forward, []
+    forward, rows = recognizer.backend.network.forward, []
 
     def once(features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows.append(len(features))
@@ -113,7 +115,7 @@ def no_memory_once(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> l
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB\nand more")
         return forward(features, frames)
 
-    monkeypatch.setattr(recognizer.network, "forward", once)
+    monkeypatch.setattr(recognizer.backend.network, "forward", once)
     return rows
 
 
@@ -141,14 +143,14 @@ def test_a_batch_without_memory_is_split_and_those_to_come_are_smaller(
 
 def short_of_memory(most_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let batches of more than ``most_s`` padded seconds find no memory."""
-    run = Recognizer._log_probs
+    run = TorchBackend._forward
 
-    def limited(self: Recognizer, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    def limited(self: TorchBackend, waveforms: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         if len(waveforms) * max(map(len, waveforms)) / 16000 > most_s:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
         return run(self, waveforms)
 
-    monkeypatch.setattr(Recognizer, "_log_probs", limited)
+    monkeypatch.setattr(TorchBackend, "_forward", limited)
 
 
 @pytest.mark.parametrize("overlap", [False, True])

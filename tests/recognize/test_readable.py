@@ -21,7 +21,8 @@ from asr.cli.live_display import Display
 from asr.config.language import NetworkConfig
 from asr.decode.endpoint import Endpoint
 from asr.errors import ConfigError, ModelError
-from asr.lm.tagger import Tagger, TaggerDescription
+from asr.lm.tagger import Tagger
+from asr.lm.tagger_description import TaggerDescription
 from asr.models import bundled, model_directory
 from asr.recognize import readable
 from asr.recognize.batch import transcribe_files

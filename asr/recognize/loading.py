@@ -1,0 +1,188 @@
+"""Loads models of any kind: model directories, which torch runs, or onnxruntime without it; and exported graphs.
+
+A model directory without torch becomes the same graphs that ``asr export --to onnx`` writes, in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asr.config import loader, sections
+from asr.config.sections import Config
+from asr.errors import ConfigError, ModelError, TextError
+from asr.export.acoustic_graphs import AcousticWeights, offline_graph, streaming_graph
+from asr.export.graph_builder import Weight
+from asr.export.lm_graph import language_graph
+from asr.lm.lm_directory import read_language
+from asr.lm.onnx_lm import OnnxLM
+from asr.models.bundled import locate_model
+from asr.models.description import load_card, read_description
+from asr.models.inference import AcousticBackend, Latency, LoadedModel
+from asr.models.onnx_backend import OnnxBackend, OpenSession, open_session
+from asr.models.onnx_files import KINDS, check_graph
+from asr.models.tensors import load_stored
+from asr.models.weight_shapes import acoustic_shapes, language_shapes
+from asr.text import tokenizer_files
+from asr.text.tokenizer import CharTokenizer, Tokenizer
+from asr.text.word_tokens import WordTokenizer
+
+OFFLINE, STREAMING, LANGUAGE = "offline.onnx", "streaming.onnx", "lm.onnx"
+
+
+@dataclass(frozen=True)
+class GraphModel:
+    """A model that onnxruntime runs, as ``asr.models.inference.LoadedModel``.
+
+    ``offline``, ``streaming``: open the sessions of its graphs.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    card: dict[str, Any]
+    path: Path
+    offline: OpenSession | None = field(repr=False)
+    streaming: OpenSession | None = field(repr=False)
+
+    def backend(self, device: str = "auto", precision: str = "fp32") -> AcousticBackend:
+        """See ``asr.models.inference.LoadedModel``."""
+        return OnnxBackend(
+            self.config, self.offline, self.streaming, self.tokenizer.vocab_size, device=device, precision=precision
+        )
+
+
+def torch_is_installed() -> bool:
+    """Whether torch can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def load_any(model: str | Path | None = None) -> LoadedModel:
+    """A model directory, a bundled model by name, or (``None``) the default bundled one; a folder of ``asr export
+    MODEL FOLDER --to onnx``, or one of its graphs.
+
+    Torch runs model directories where it is installed; else, and exports always, onnxruntime does.
+
+    Raises ``ModelError`` naming what is missing or damaged, and ``ConfigError`` for a bad ``config.yaml``.
+    """
+    place = locate_model(model)
+    if os.path.isfile(place):
+        return _single_graph(place)
+    graphs = [name for name in (OFFLINE, STREAMING) if os.path.isfile(place / name)]
+    if graphs and not os.path.isfile(place / "model.safetensors"):
+        return _exported(place)
+    if torch_is_installed():
+        from asr.models.model_directory import load_model  # here, because nothing else here needs torch
+
+        return load_model(model)
+    return _directory_as_graphs(place)
+
+
+def _exported(folder: Path) -> GraphModel:
+    """A folder that ``asr export --to onnx`` wrote."""
+    for name in ("config.yaml", "tokens.txt"):
+        if not os.path.isfile(folder / name):
+            raise ModelError(f"{folder}: expected a folder of asr export --to onnx, got none: {name} is missing")
+    config = sections.load_config(folder / "config.yaml")
+    tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
+    openers = {name: _opener(folder / name, tokenizer) for name in (OFFLINE, STREAMING)}
+    return GraphModel(config, tokenizer, load_card(folder), folder, openers[OFFLINE], openers[STREAMING])
+
+
+def _opener(path: Path, tokenizer: Tokenizer) -> OpenSession | None:
+    """Opens a graph of an exported folder; None where it is not there."""
+    if not os.path.isfile(path):
+        return None
+
+    def opened() -> Any:
+        if check_graph(path, path.stem).tree("asr.tokens") != list(tokenizer.symbols):
+            raise ModelError(
+                f"{path}: its tokens are not those of {path.with_name('tokens.txt')}; export the model again"
+            )
+        return open_session(path)
+
+    return opened
+
+
+def _single_graph(path: Path) -> GraphModel:
+    """A graph outside its folder: all that is known of it is its metadata."""
+    known = check_graph(path)
+    if known.kind == "lm":
+        raise ModelError(f"{path}: expected the graph of an acoustic model, got that of a language model")
+    try:
+        config = loader.from_dict(Config, loader.parse_yaml(known.metadata.get("asr.config", "")))
+    except (ConfigError, ValueError) as error:
+        raise ModelError(f"{path}: its metadata have no readable configuration: {error}") from error
+    tokenizer, card = _tokenizer(path, config, known.tree("asr.tokens")), known.tree("asr.card")
+    offline, streaming = (functools.partial(open_session, path) if known.kind == kind else None for kind in KINDS[:2])
+    return GraphModel(config, tokenizer, card, path, offline, streaming)
+
+
+def _tokenizer(path: Path, config: Config, symbols: Sequence[str]) -> Tokenizer:
+    kinds: dict[str, Any] = {"char": CharTokenizer, "word": WordTokenizer}
+    kind = config.text.tokenizer
+    if kind not in kinds:
+        raise ModelError(
+            f"{path}: a model with {kind} tokens needs the other files of its folder; load the whole folder"
+        )
+    try:
+        made: Tokenizer = kinds[kind](symbols, config.text)
+    except TextError as error:
+        raise ModelError(f"{path}: its metadata have no readable tokens: {error}") from error
+    return made
+
+
+def _directory_as_graphs(folder: Path) -> GraphModel:
+    """A model directory whose graphs are made in memory."""
+    found = read_description(folder)
+    weights = folder / "model.safetensors"
+
+    @functools.cache
+    def parts() -> AcousticWeights:
+        expected = acoustic_shapes(found.config.model, found.config.features.mel_bins, found.tokenizer.vocab_size)
+        stored = {name: Weight(*parts) for name, parts in load_stored(weights, expected).items()}
+        return AcousticWeights(found.config, found.tokenizer, found.stats, found.card, stored, found.storage)
+
+    def offline() -> Any:
+        return open_session(offline_graph(parts()).SerializeToString())
+
+    def streaming() -> Any:
+        chunks = Latency(1, 0) if found.config.model.bidirectional else None  # streams give their own
+        return open_session(streaming_graph(parts(), chunks).SerializeToString())
+
+    return GraphModel(found.config, found.tokenizer, found.card, folder, offline, streaming)
+
+
+@dataclass(frozen=True)
+class LanguageGraph:
+    """A recurrent language model that onnxruntime runs."""
+
+    tokenizer: Tokenizer
+    model: OnnxLM
+
+
+def is_language_graph(folder: str | Path) -> bool:
+    """Whether onnxruntime runs the recurrent language model of a directory: an exported one, or any without torch."""
+    weights = os.path.isfile(os.path.join(folder, "model.safetensors"))
+    return not torch_is_installed() if weights else os.path.isfile(os.path.join(folder, LANGUAGE))
+
+
+def load_language_graph(path: str | Path) -> LanguageGraph:
+    """A directory of ``asr train-lm``, or what an export makes of it. Raises ``ModelError``."""
+    folder = Path(path)
+    weights = folder / "model.safetensors"
+    if not os.path.isfile(weights):
+        found = read_language(folder, LANGUAGE)
+        check_graph(folder / LANGUAGE, "lm")
+        return LanguageGraph(found.tokenizer, OnnxLM(open_session(folder / LANGUAGE)))
+    found = read_language(folder)
+    expected = language_shapes(found.config.model, found.tokenizer.vocab_size)
+    stored = {name: Weight(*parts) for name, parts in load_stored(weights, expected).items()}
+    return LanguageGraph(found.tokenizer, OnnxLM(open_session(language_graph(found, stored).SerializeToString())))
