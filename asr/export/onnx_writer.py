@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Chunk: TypeAlias = "bytes | memoryview"
-Message: TypeAlias = "list[Chunk]"
+_Chunk: TypeAlias = "bytes | memoryview"
+_Message: TypeAlias = "list[_Chunk]"
 """The bytes of a message in pieces, which are joined once, at the end: weights are not copied on the way."""
 VARINT, FIXED32, LENGTH = 0, 5, 2
 
@@ -47,24 +47,24 @@ def _varint(value: int) -> bytes:
     return bytes(found)
 
 
-def _whole(number: int, value: int) -> Message:
+def _whole(number: int, value: int) -> _Message:
     return [_varint(number << 3 | VARINT) + _varint(value)]
 
 
-def _part(number: int, content: str | bytes | Message) -> Message:
+def _part(number: int, content: str | bytes | _Message) -> _Message:
     """A field that is a text or a message."""
-    chunks: Message = (
+    chunks: _Message = (
         content if isinstance(content, list) else [content.encode() if isinstance(content, str) else content]
     )
     return [_varint(number << 3 | LENGTH) + _varint(sum(map(len, chunks))), *chunks]
 
 
-def _given(number: int, text: str) -> Message:
+def _given(number: int, text: str) -> _Message:
     """A text that is left out where it is empty."""
     return _part(number, text) if text else []
 
 
-def _parts(number: int, contents: Iterable[str | Message]) -> Message:
+def _parts(number: int, contents: Iterable[str | _Message]) -> _Message:
     return [chunk for content in contents for chunk in _part(number, content)]
 
 
@@ -72,7 +72,7 @@ def _parts(number: int, contents: Iterable[str | Message]) -> Message:
 class ModelBytes:
     """A model: its fields in the order in which they were set."""
 
-    chunks: Message
+    chunks: _Message
 
     def SerializeToString(self) -> bytes:
         """The content of an ``.onnx`` file."""
@@ -85,7 +85,7 @@ class ModelBytes:
 
 class numpy_helper:
     @staticmethod
-    def from_array(array: npt.NDArray[Any], name: str = "") -> Message:
+    def from_array(array: npt.NDArray[Any], name: str = "") -> _Message:
         """A tensor."""
         kind = _TYPES[array.dtype.name]
         dims = [chunk for size in array.shape for chunk in _whole(1, size)]
@@ -98,14 +98,14 @@ class helper:
     @staticmethod
     def make_node(
         op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", domain: str = "", **attributes: Any
-    ) -> Message:
+    ) -> _Message:
         """A node; an empty input is left out."""
         fields = _parts(1, inputs) + _parts(2, outputs) + _given(3, name) + _part(4, op)
         fields += _parts(5, [_attribute(key, value) for key, value in sorted(attributes.items())])
         return fields + _given(7, domain)
 
     @staticmethod
-    def make_tensor_value_info(name: str, kind: int, shape: Sequence[int | str] | None) -> Message:
+    def make_tensor_value_info(name: str, kind: int, shape: Sequence[int | str] | None) -> _Message:
         """An input or output; text in the shape names an axis of any length, ``None`` is any shape."""
         tensor = _whole(1, kind)
         if shape is not None:
@@ -115,11 +115,11 @@ class helper:
 
     @staticmethod
     def make_graph(
-        nodes: Sequence[Message],
+        nodes: Sequence[_Message],
         name: str,
-        inputs: Sequence[Message],
-        outputs: Sequence[Message],
-        initializer: Sequence[Message] = (),
+        inputs: Sequence[_Message],
+        outputs: Sequence[_Message],
+        initializer: Sequence[_Message] = (),
     ) -> Graph:
         """A graph, of a model or in a node."""
         return Graph(
@@ -127,13 +127,13 @@ class helper:
         )
 
     @staticmethod
-    def make_opsetid(domain: str, version: int) -> Message:
+    def make_opsetid(domain: str, version: int) -> _Message:
         """A version of the operators of a domain."""
         return _part(1, domain) + _whole(2, version)
 
     @staticmethod
     def make_model(
-        graph: Graph, *, opset_imports: Sequence[Message], ir_version: int, producer_name: str = ""
+        graph: Graph, *, opset_imports: Sequence[_Message], ir_version: int, producer_name: str = ""
     ) -> ModelBytes:
         """A model of a graph."""
         head = _whole(1, ir_version) + _part(2, producer_name)
@@ -149,10 +149,10 @@ class helper:
 class Graph:
     """The content of a graph, told from that of a tensor by its type."""
 
-    content: Message
+    content: _Message
 
 
-def _attribute(name: str, value: Any) -> Message:
+def _attribute(name: str, value: Any) -> _Message:
     """An attribute of a node: number, text, tensor (a message), graph, or a list of numbers or of texts."""
     head = _part(1, name)
     if isinstance(value, Graph):
