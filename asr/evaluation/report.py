@@ -263,7 +263,7 @@ class _Media:
         for batch in cut_batches(dict(enumerate(long_enough.values())), lambda: most_samples):
             log_probs, frames = self.engine.log_probs([long_enough[names[place]] for place in batch])
             for place, matrix, count in zip(batch, log_probs, frames.tolist(), strict=True):
-                picture = draw_posteriors(matrix[:count].numpy(), self.engine.model.tokenizer, self.engine.frame_s)
+                picture = draw_posteriors(matrix[:count], self.engine.model.tokenizer, self.engine.frame_s)
                 found[names[place]] = picture
         return found
 

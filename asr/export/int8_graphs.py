@@ -50,7 +50,7 @@ def quantized(graph: ModelBytes) -> ModelProto:
                 model, path, op_types_to_quantize=["LSTM", "MatMul"], per_channel=True, weight_type=QuantType.QInt8,
                 nodes_to_exclude=features, extra_options={"MatMulConstBOnly": True},
             )  # fmt: skip
-            made = onnx.load(path)
+            made: ModelProto = onnx.load(path)
     finally:
         logging.root.disabled = quiet
     kept = {entry.key: entry.value for entry in model.metadata_props}

@@ -90,7 +90,7 @@ class numpy_helper:
         kind = _TYPES[array.dtype.name]
         dims = [chunk for size in array.shape for chunk in _whole(1, size)]
         little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
-        data = memoryview(little.reshape(-1).view(np.uint8)) if little.size else b""
+        data = little.reshape(-1).view(np.uint8).data if little.size else b""
         return [*dims, *_whole(2, kind), *_given(8, name), *_part(9, [data])]
 
 
