@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from asr.server.problems import BusyError, RequestError, UnknownModelError
 from asr.server.settings import ServerLimits
@@ -60,10 +61,26 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                 self.frames[0].decode()
             except UnicodeDecodeError:
                 self.frames = []
-                self.conn.send_close(1007, "text is not UTF-8")
+                if self.conn.state is State.OPEN:  # a client may send before the handshake is answered
+                    self.conn.send_close(1007, "text is not UTF-8")
                 self.handle_parser_exception()
                 return
         super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        """End a connection whose bytes are no frames; without a close frame where the handshake is not done."""
+        if self.conn.close_sent is not None:
+            super().handle_parser_exception()
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1002})
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.close()
+
+    def send_500_response(self) -> None:
+        """Answer a handshake that nobody has answered, unless the client has gone."""
+        if self.conn.state is State.CONNECTING and not self.conn.eof_sent and not self.transport.is_closing():
+            super().send_500_response()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send; what comes behind the end of the connection is a client that has gone, and no fault of the server."""

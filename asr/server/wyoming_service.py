@@ -79,7 +79,7 @@ class WyomingServer:
         connection = WyomingConnection(self.services, reader, writer)
         try:
             await connection.run()
-        except (ConnectionError, TimeoutError, asyncio.CancelledError):  # gone, or ``stop``
+        except (OSError, TimeoutError, asyncio.CancelledError):  # gone, or ``stop``
             pass
         finally:
             self._tasks.discard(task)
