@@ -9,7 +9,6 @@ import sys
 import pytest
 from served import ROOT
 
-
 HELLO = (
     b"GET /vosk HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
