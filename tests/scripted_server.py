@@ -66,6 +66,7 @@ class Script:
     replies: list[dict[str, Any]] = field(default_factory=lambda: [{"partial": "", "stable": 0}])
     last_reply: dict[str, Any] = field(default_factory=lambda: {"text": ""})
     token: str = ""
+    ready: bool = True
     close_after: int | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Name and model of each file that came."""
@@ -81,7 +82,7 @@ class ScriptedServer:
         services = Services(Settings(models={"an4": "an4"}))
         own = [
             Route("/page-data/info", self.info),
-            Route("/ready", lambda request: JSONResponse({"status": "ready"})),
+            Route("/ready", lambda request: JSONResponse({}, 200 if self.script.ready else 503)),
             Route("/v1/audio/transcriptions", self.transcribe, methods=["POST"]),
             WebSocketRoute("/vosk", self.vosk),
         ]

@@ -88,6 +88,18 @@ def test_the_configuration_comes_first_and_blocks_at_most_ten_times_a_second(pag
     assert {size for _, size in blocks[1:-1]} == {2 * -(-rate // 10)}
 
 
+def test_recordings_wait_until_the_models_are_there(browser, address, script):
+    script.ready = False
+    with opened(browser, address, faults=True, wait=False) as page:
+        page.wait_for_selector("#server-state:text-is('Loading the models…')")
+        page.click("#record")
+        page.wait_for_selector(".toast:has-text('Loading the models…')")
+        script.ready = True
+        page.wait_for_selector("html[data-ready]")
+        page.click("#record")
+        page.wait_for_selector("#live:not([hidden])")
+
+
 def test_a_recording_becomes_a_text_with_its_sound(page, script):
     script.replies = [{"partial": "", "stable": 0}] * 3 + [result("good morning")] + [{"partial": "", "stable": 0}]
     script.last_reply = result("everybody", 1.5)

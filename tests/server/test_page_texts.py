@@ -142,6 +142,17 @@ def test_a_transcription_that_fails_in_the_middle_is_an_error(page, script):
     assert page.inner_text(".item .about") == "the server failed"
 
 
+def test_a_file_that_waits_for_its_text_is_sent_again_after_a_reload(page, script):
+    script.answers["talk.wav"] = transcript("one two") | {"pause_s": 30}
+    upload(page, named("talk.wav"))
+    page.wait_for_selector(".item.waiting")
+    page.wait_for_timeout(500)  # until the file is in the browser's database
+    script.answers["talk.wav"] = transcript("three four")
+    page.reload()
+    page.click(".item.done .open")
+    assert words(page) == ["three", "four"]
+
+
 def test_files_are_dropped_anywhere(page, script):
     script.answers["dropped.wav"] = transcript("dropped in")
     page.evaluate(

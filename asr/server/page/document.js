@@ -1,7 +1,7 @@
 // One recording opened: playback, search, doubt, corrections and downloads around its text.
 
 import { decoded, peaks, zip } from "./api.js";
-import { $, clock, icon, make, notice, save, toast } from "./dom.js";
+import { $, clock, make, notice, save, toast } from "./dom.js";
 import { Editor } from "./editor.js";
 import { FORMATS } from "./formats.js";
 import { Player } from "./player.js";
@@ -75,6 +75,7 @@ export class DocumentView {
     this.waveform.at = 0;
     this.waveform.show(recording.peaks?.peaks ?? null, recording.duration_s);
     this.showTime(0);
+    $("title").focus({ preventScroll: true });
     await this.loadSound(recording);
   }
 

@@ -2,7 +2,7 @@
 
 import { info, peaks, ready, transcribe } from "./api.js";
 import { DocumentView, downloadCorrections } from "./document.js";
-import { $, bytes, clock, icon, make, notice, toast } from "./dom.js";
+import { $, bytes, clock, icon, make, toast } from "./dom.js";
 import { Keys } from "./keys.js";
 import * as library from "./library.js";
 import { LiveRecording } from "./live.js";
@@ -277,6 +277,10 @@ async function record() {
     await stop();
     return;
   }
+  if (!document.documentElement.dataset.ready) {
+    toast($("server-state").textContent || "Connecting to the server…");
+    return;
+  }
   if (view !== "home") show("home");
   const model = modelNamed(server?.live_model);
   live = new LiveRecording(server?.live_model ?? "", Boolean(model?.calibrated), {
@@ -361,7 +365,7 @@ const nextTheme = () => setTheme(THEMES[(THEMES.indexOf(localStorage.getItem("as
 // Keys
 
 const here = () => view === "document";
-const inText = (target) => here() && (target.classList.contains("word") || target === document.body || target.id === "main");
+const inText = (target) => here() && (target.classList.contains("word") || target === document.body || ["main", "title"].includes(target.id));
 new Keys([
   { keys: ["r"], does: "Record, stop", when: () => !here(), run: record },
   { keys: ["o"], does: "Open recordings", when: () => !live, run: () => $("files").click() },
