@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr.decode.confidence import load_calibration
 from asr.errors import ConfigError
 from asr.models import bundled, description
 from asr.server.problems import UnknownModelError
@@ -87,5 +88,5 @@ def _served(name: str, place: str) -> ServedModel:
         found.config.features.sample_rate_hz,
         streams=not found.config.model.bidirectional,
         writes=_has_tagger(found.path),
-        calibrated=(found.path / "confidence.json").is_file(),
+        calibrated=bool(load_calibration(found.path)),
     )

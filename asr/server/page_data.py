@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from asr.decode.confidence import load_calibration
 from asr.errors import AsrError
 from asr.models.description import load_card
 from asr.server.api_errors import ApiError, api_error
@@ -102,7 +101,7 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "purpose": purpose if isinstance(purpose, str) else "",
         "languages": list(model.languages),
-        "calibrated": bool(load_calibration(model.path)),
+        "calibrated": model.calibrated,
     }
 
 
