@@ -72,13 +72,16 @@ def _info(args: argparse.Namespace) -> int:
     from asr.lm.lm_directory import describe_ngrams
     from asr.models import description
     from asr.recognize import option_sources
+    from asr.recognize.options import load_chunks
 
     model = description.read_description(args.model)
     print(description.describe_model(model))
     choice = option_sources.merge(model.path)
-    table = f"{choice.describe()}\n{option_sources.confidences(model.path, choice.options).describe()}"
-    table = "\n".join([table, *describe_ngrams(choice.options.lm), *describe_ngrams(choice.options.rescore)])
-    print("decoding:\n" + textwrap.indent(table, "  "))
+    lines = [choice.describe(), option_sources.confidences(model.path, choice.options).describe()]
+    if model.config.model.bidirectional:
+        lines.append(load_chunks(model.path).describe())
+    lines += [*describe_ngrams(choice.options.lm), *describe_ngrams(choice.options.rescore)]
+    print("decoding:\n" + textwrap.indent("\n".join(lines), "  "))
     return OK
 
 

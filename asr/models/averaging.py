@@ -77,6 +77,7 @@ def _replace(folder: Path, model: model_directory.Model, card: dict[str, Any]) -
             model_directory.save_model_description(Path(temporary), model.config, model.tokenizer, model.stats)
             model_directory.save_weights(Path(temporary), model.network, card)
             model_directory.clear(folder)
+            model_directory.copy_tagger(model.path, folder)
             for path in Path(temporary).iterdir():
                 path.replace(folder / path.name)
     except OSError as error:

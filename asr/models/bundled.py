@@ -12,6 +12,12 @@ DEFAULT_FILE = "default.txt"
 """Beside the bundled models: the name of the one that ``asr.load()`` takes. ``tools/bundle_model.py`` writes it."""
 
 
+READABLE = "readable"
+"""In a model directory: the folder of the tagger for its transcripts."""
+SAME_AS_FILE = "same_as.txt"
+"""In a model directory: the name of the bundled model whose files stand in for those that the directory lacks."""
+
+
 def bundle_folder() -> Path:
     """The folder of the bundled models."""
     return Path(str(resources.files("asr") / "assets" / "models"))
@@ -32,7 +38,8 @@ def bundled_models() -> list[str]:
     folder = bundle_folder()
     if not os.path.isdir(folder):
         return []
-    return sorted(p.name for p in folder.iterdir() if os.path.isfile(p / "model.safetensors"))
+    files = ("model.safetensors", SAME_AS_FILE)
+    return sorted(p.name for p in folder.iterdir() if any(os.path.isfile(p / name) for name in files))
 
 
 def locate_model(model: str | Path | None) -> Path:
@@ -56,7 +63,40 @@ def locate_model(model: str | Path | None) -> Path:
     raise ModelError(f"{name}: neither a model directory nor a bundled model ({', '.join(names) or 'none'})")
 
 
-def bundled_readable(model: Path) -> Path | None:
-    """The folder of the tagger that all bundled models share, which are English; None for other models."""
-    folder = bundle_folder().parent / "readable"
-    return folder if model.parent == bundle_folder() and os.path.isdir(folder) else None
+def model_file(folder: Path, name: str) -> Path:
+    """Where a file of a model directory lies: in the directory, or in the bundled model that ``SAME_AS_FILE`` names.
+
+    Only the package's own models can be named: a foreign directory cannot make anybody read files elsewhere. Raises
+    ``ModelError`` for any other name.
+    """
+    own, reference = folder / name, folder / SAME_AS_FILE
+    if os.path.exists(own) or not os.path.isfile(reference):
+        return own
+    try:
+        base = reference.read_bytes()[:200].decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{reference}: cannot read the name of a bundled model: {error}") from error
+    whole = [known for known in bundled_models() if os.path.isfile(bundle_folder() / known / "model.safetensors")]
+    if base not in whole:
+        raise ModelError(f"{reference}: expected the name of a bundled model with weights ({', '.join(whole)}), "
+                         f"got {base!r}; copy the files of the model there, or remove {SAME_AS_FILE}")  # fmt: skip
+    return bundle_folder() / base / name
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """All files and folders of a model directory by name, with those that stand in for missing ones."""
+    base = model_file(folder, "model.safetensors").parent
+    found = {path.name: path for place in (base, folder) for path in place.iterdir()}
+    found.pop(SAME_AS_FILE, None)
+    return found
+
+
+def readable_folder(model: Path) -> Path | None:
+    """The folder of a model directory's tagger: its own, or for a bundled model the package's; None without one.
+
+    All bundled models are English and share one.
+    """
+    own, shared = model_file(model, READABLE), bundle_folder().parent / READABLE
+    if os.path.isdir(own):
+        return own
+    return shared if own.parent.parent == bundle_folder() and os.path.isdir(shared) else None

@@ -15,7 +15,7 @@ from asr.config import sections
 from asr.config.sections import Config
 from asr.errors import ModelError
 from asr.files import read_json, read_object
-from asr.models.bundled import locate_model
+from asr.models.bundled import locate_model, model_file, readable_folder
 from asr.models.tensors import load_shapes, load_storage
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
@@ -72,15 +72,18 @@ def read_description(model: str | Path | None = None) -> Description:
     the weights fit the configuration is for ``load_model`` to say.
     """
     folder = locate_model(model)
-    for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors"):
-        if not os.path.isfile(folder / name):
+    files = {
+        name: model_file(folder, name) for name in ("config.yaml", "tokens.txt", "stats.json", "model.safetensors")
+    }
+    for name, path in files.items():
+        if not os.path.isfile(path):
             raise ModelError(f"{folder}: not a model directory: {name} is missing")
-    config = sections.load_config(folder / "config.yaml")
-    tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
-    stats = FeatureStats.load(folder / "stats.json")
+    config = sections.load_config(files["config.yaml"])
+    tokenizer = tokenizer_files.load_tokenizer(files["tokens.txt"], config.text)
+    stats = FeatureStats.load(files["stats.json"])
     if len(stats.mean) != config.features.mel_bins:
-        raise ModelError(f"{folder / 'stats.json'}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
-    weights = folder / "model.safetensors"
+        raise ModelError(f"{files['stats.json']}: {len(stats.mean)} bins, expected {config.features.mel_bins}")
+    weights = files["model.safetensors"]
     parameters = sum(math.prod(shape) for shape in load_shapes(weights).values())
     return Description(config, tokenizer, stats, parameters, load_storage(weights), load_card(folder), folder)
 
@@ -97,13 +100,15 @@ def describe_model(model: Description) -> str:
     if config.lookahead:
         ahead_s = (config.layers - 1) * config.lookahead * model.config.features.hop_s * config.subsampling
         direction += f" (looking {ahead_s:.2g} s ahead)"
+    base = model_file(model.path, "model.safetensors").parent
     rows = {
-        "model": f"{model.path}",
+        "model": f"{model.path}" + (f" (weights of the bundled model {base.name})" if base != model.path else ""),
         "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
         f"{model.parameters / 1e6:.2f} million parameters, stored as {model.storage}",
         "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
         f"one output per {model.config.output_frame_s * 1000:g} ms",
         "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",
+        "written text": _describe_tagger(model.path),
     }
     lines = [f"{name + ':':<16}{value}" for name, value in rows.items()]
     for name, value in card.items():
@@ -114,6 +119,16 @@ def describe_model(model: Description) -> str:
             parts = [_one_line(value)]
         lines += [f"{label:<16}{part}" for label, part in zip([f"{name}:", *[""] * len(parts)], parts, strict=False)]
     return "\n".join(lines)
+
+
+def _describe_tagger(model: Path) -> str:
+    """What gives transcripts case, punctuation and digits."""
+    folder = readable_folder(model)
+    if folder is None:
+        return "none, words as they are spoken (asr train-readable makes a tagger)"
+    tree = read_object(folder / "readable.json", "the description of a tagger")
+    words = len(str(tree.get("words", "")).split())
+    return f"case, punctuation and digits by the tagger {folder} ({tree.get('language')}, {words:,} words)"
 
 
 def list_symbols(tokenizer: Tokenizer) -> str:

@@ -8,6 +8,7 @@ A model directory is a training's output and a deployment's input:
     model.safetensors   the weights (float32, float16, or int8 with scales)
     card.json           training data, results, purpose
 
+``same_as.txt`` may name a bundled model, whose files stand in for missing ones (``asr.models.bundled.model_file``).
 During training, ``checkpoint.safetensors`` in the same folder holds the state for resuming.
 """
 
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +31,9 @@ from torch.overrides import TorchFunctionMode
 from asr.config import loader
 from asr.config.sections import Config
 from asr.errors import ModelError
-from asr.files import atomic
+from asr.files import PART, atomic
 from asr.models.acoustic import AcousticModel
+from asr.models.bundled import READABLE, SAME_AS_FILE, model_file, readable_folder
 from asr.models.description import FeatureStats, read_description
 from asr.models.tensors import compare_shapes, load_shapes, load_tensors, quantize, save_tensors, split_scales
 from asr.models.torch_backend import TorchBackend
@@ -130,6 +133,22 @@ def save_model_description(folder: Path, config: Config, tokenizer: Tokenizer, s
         raise ModelError(f"{folder}: cannot write the model directory: {error}") from error
 
 
+def copy_tagger(model: Path, folder: Path) -> None:
+    """Copy the tagger of a model directory's written text, where it has one, into another folder without one.
+
+    It belongs to the language of the transcripts, not to the weights. Raises ``ModelError``.
+    """
+    tagger, target = readable_folder(model), folder / READABLE
+    if tagger is None or os.path.lexists(target):
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as aside:
+            shutil.copytree(tagger, Path(aside, READABLE))
+            Path(aside, READABLE).replace(target)
+    except OSError as error:
+        raise ModelError(f"{target}: cannot copy the tagger of {model}: {error}") from error
+
+
 def save_config(folder: Path, config: Any) -> None:
     """Write ``config.yaml`` unless it says the same already. Raises ``ModelError``."""
     path, text = folder / "config.yaml", loader.dumps(config)
@@ -148,7 +167,7 @@ def clear(folder: Path) -> None:
     Raises ``ModelError`` for a file that cannot be removed.
     """
     try:
-        for name in ("model.safetensors", "card.json", "tokens.model", "lexicon.txt", *OF_WEIGHTS):
+        for name in ("model.safetensors", "card.json", "tokens.model", "lexicon.txt", SAME_AS_FILE, *OF_WEIGHTS):
             path = folder / name
             if os.path.isdir(path) and not path.is_symlink():
                 shutil.rmtree(path)
@@ -194,7 +213,7 @@ def load_model(model: str | Path | None = None) -> Model:
     """
     found = read_description(model)
     config, tokenizer, folder = found.config, found.tokenizer, found.path
-    weights, bins = folder / "model.safetensors", config.features.mel_bins
+    weights, bins = model_file(folder, "model.safetensors"), config.features.mel_bins
     network = build(lambda: AcousticModel(config.model, bins, tokenizer.vocab_size), weights, config.model.layers)
     tensors, _ = load_tensors(weights)
     load_weights(network, tensors, weights)

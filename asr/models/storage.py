@@ -10,6 +10,7 @@ from pathlib import Path
 from asr.errors import ModelError
 from asr.files import PART, check_output
 from asr.models import model_directory
+from asr.models.bundled import model_files
 from asr.models.model_directory import Storage
 
 OF_RUNS = ("checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard")
@@ -44,7 +45,7 @@ def quantize_model(
             made, old = Path(temporary, "made"), Path(temporary, "old")
             made.mkdir()
             old.mkdir()
-            for part in source.path.iterdir():
+            for part in model_files(source.path).values():
                 if part.name in ("model.safetensors", *OF_RUNS) or part.name.startswith("."):
                     continue
                 if os.path.isdir(part):

@@ -277,7 +277,7 @@ def _check_written(engine: Recognizer | dict[str, Any], format: str) -> None:
             f"written: expected the format {', '.join(WRITTEN_FORMATS)}, got {format}, which has words as spoken"
         )
     path = engine.model.path if isinstance(engine, Recognizer) else bundled.locate_model(engine.get("model"))
-    if readable.readable_folder(path) is None:
+    if bundled.readable_folder(path) is None:
         raise ConfigError(readable.missing(path))
 
 

@@ -17,11 +17,12 @@ from asr.decode import Hypothesis
 from asr.decode.confidence import NBEST, agreeing_share
 from asr.decode.judgement import FrameSums, frame_sums
 from asr.errors import AudioError, ConfigError
+from asr.models.bundled import readable_folder
 from asr.models.inference import Counts, Fetch, LoadedModel, Posteriors
 from asr.recognize.decoder import Decoder
 from asr.recognize.option_sources import confidences
-from asr.recognize.options import Decoding, load_options
-from asr.recognize.readable import load_readable, readable_folder
+from asr.recognize.options import Decoding, load_chunks, load_options
+from asr.recognize.readable import load_readable
 from asr.recognize.vocabulary import Vocabulary
 from asr.text.tokenizer import Tokenizer
 from asr.text.user_words import as_written
@@ -65,6 +66,8 @@ class Engine:
         self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
         self.calibration, self.threshold, self.remark, self.judge = confidences(model.path, self.decoder.options)
         """See ``asr.recognize.option_sources.Confidences``."""
+        self.chunks = load_chunks(model.path)
+        """In which a bidirectional model streams."""
         folder = readable_folder(model.path)
         self.readable = None if folder is None else load_readable(folder)
         """What writes transcripts with case, punctuation and digits; None where the model has no tagger."""

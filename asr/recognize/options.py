@@ -21,10 +21,13 @@ from asr.errors import ConfigError, ModelError
 from asr.files import PART, atomic
 from asr.lm import lm_directory
 from asr.lm.lm_directory import LM, LMs, name_of
+from asr.models.bundled import model_file
 from asr.text.user_words import NO_LANGUAGE
 from asr.text.written_out import language_code
 
 DECODING_FILE = "decoding.yaml"
+STREAMING_FILE = "streaming.yaml"
+LONGEST_CHUNK_S = 3600
 LM_FOLDER = "lm"
 DEFAULT_BEAM = 16
 WIDE = ("lm", "lexicon", "hotwords", "rescore", "word_bonus")
@@ -142,6 +145,38 @@ class Decoding:
         return [(model, weight) for model, weight in zip(models, weights, strict=True) if model and weight]
 
 
+@dataclass(frozen=True)
+class Chunks:
+    """The chunks that a bidirectional model streams in; a model directory may hold them as ``streaming.yaml``.
+
+    The defaults are those of ``english`` (docs/streaming.md has the figures).
+    """
+
+    chunk_s: float = 0.64
+    """Length of a chunk in seconds."""
+    right_s: float = 0.64
+    """Seconds behind a chunk that its backward direction sees; the text is late by at most both together."""
+
+    def __post_init__(self) -> None:
+        values = [loader.as_number(value, name) for name, value in dataclasses.asdict(self).items()]
+        if not (0 < values[0] <= LONGEST_CHUNK_S and 0 <= values[1] <= LONGEST_CHUNK_S):
+            raise ConfigError(
+                f"expected chunk_s above 0 and right_s of 0 or more, {LONGEST_CHUNK_S} at most, got {values[0]} and "
+                f"{values[1]}"
+            )
+
+    def describe(self) -> str:
+        """A line for people, as those of ``option_sources.Choice.describe``."""
+        late_s = self.chunk_s + self.right_s
+        return f"{'stream':<17}chunks of {self.chunk_s:g} s + {self.right_s:g} s context, at most {late_s:g} s late"
+
+
+def load_chunks(folder: Path) -> Chunks:
+    """What a model directory says about its chunks, else the defaults. Raises ``ConfigError`` naming file and key."""
+    path = model_file(folder, STREAMING_FILE)
+    return loader.read_yaml(Chunks, path) if os.path.isfile(path) else Chunks()
+
+
 class DecodingOptions(TypedDict, total=False):
     """The fields of ``Decoding`` as options of ``asr.load``; None leaves one as the model directory has it."""
 
@@ -178,12 +213,12 @@ def load_options(folder: Path) -> Decoding:
     A model directory may be anybody's: its paths stay inside. Links are followed, which caches are made of. Raises
     ``ConfigError`` naming file and key.
     """
-    path = folder / DECODING_FILE
+    path = model_file(folder, DECODING_FILE)
     if not os.path.isfile(path):
         return Decoding()
     options = loader.read_yaml(Decoding, path)
     places: dict[str, Any] = {
-        name: _each(getattr(options, name), functools.partial(_inside, folder, name)) for name in PLACES
+        name: _each(getattr(options, name), functools.partial(_inside, path.parent, name)) for name in PLACES
     }
     return dataclasses.replace(options, **places)
 

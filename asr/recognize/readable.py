@@ -8,7 +8,6 @@ decided never changes, and a text that arrives in pieces becomes what the whole 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +24,12 @@ from asr.lm.tagger_description import (
     suffix_bucket,
     tagger_shapes,
 )
-from asr.models.bundled import bundled_readable
+from asr.models.bundled import READABLE
 from asr.models.tensors import load_arrays
 from asr.text.number_words import CONTEXT, is_number_word, write_numbers
 from asr.text.written_tags import END_MARKS, TAG_CASES, TAG_MARKS
 from asr.transcript import Transcript, Word
 
-FOLDER = "readable"
-"""In a model directory: the tagger for its transcripts."""
 NO_MARK = 0.5
 """What the probability of no mark is multiplied by: chosen for the F1 of marks on validation texts, since a word is
 most often followed by none, and an uncertain tagger would set too few."""
@@ -45,17 +42,11 @@ ALWAYS_CAPITAL = frozenset(("i", "i'm", "i'll", "i've", "i'd"))
 Floats = npt.NDArray[np.float32]
 
 
-def readable_folder(model: Path) -> Path | None:
-    """The folder of a model directory's tagger: its own, or for a bundled model the package's; None without one."""
-    own = model / FOLDER
-    return own if os.path.isdir(own) else bundled_readable(model)
-
-
 def missing(model: Path) -> str:
     """A message for a model without a tagger: what to do."""
     return (
-        f"{model}: expected a folder {FOLDER}/ for written text, got none; make one with "
-        f"asr train-readable TEXT {model / FOLDER}, or copy that of another model of the language"
+        f"{model}: expected a folder {READABLE}/ for written text, got none; make one with "
+        f"asr train-readable TEXT {model / READABLE}, or copy that of another model of the language"
     )
 
 

@@ -18,7 +18,7 @@ import soxr
 
 from asr.audio.headers import check_rate
 from asr.audio.samples import as_mono
-from asr.config import loader, sections
+from asr.config import sections
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.judgement import FrameSums
 from asr.decode.posteriors import BLANK
@@ -33,9 +33,6 @@ from asr.transcript import Transcript, Word
 PASS_FRAMES = 2048
 SILENCE_S = 60.0
 """Silence at an utterance's start that is kept, so that hot words can still change."""
-CHUNK_S, RIGHT_S = 0.64, 0.64
-"""Chunk and right context of a bidirectional model where none are given (docs/streaming.md has the figures)."""
-LONGEST_CHUNK_S = 3600
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,8 @@ class Stream:
         endpoint: rules that cut the stream into utterances; ``None``: one utterance, with the same text as
             ``Recognizer.transcribe``.
         chunk_s, right_s: for a bidirectional model, the length of its chunks and of their right context in seconds;
-            by default ``CHUNK_S`` and ``RIGHT_S``. It answers after both. A unidirectional model needs neither.
+            by default as the model directory says (``asr.recognize.options.Chunks``). It answers after both. A
+            unidirectional model needs neither.
         source: a name for transcripts and messages.
 
     Raises:
@@ -387,10 +385,6 @@ def _latency(recognizer: Engine, chunk_s: float | None, right_s: float | None) -
     if not config.model.bidirectional:
         return None
     frame_s = config.features.hop_s * config.model.subsampling
-    chunk_s = CHUNK_S if chunk_s is None else loader.as_number(chunk_s, "chunk_s")
-    right_s = RIGHT_S if right_s is None else loader.as_number(right_s, "right_s")
-    if not (0 < chunk_s <= LONGEST_CHUNK_S and 0 <= right_s <= LONGEST_CHUNK_S):
-        raise ConfigError(
-            f"expected chunk_s above 0 and right_s of 0 or more, {LONGEST_CHUNK_S} at most, got {chunk_s} and {right_s}"
-        )
-    return Latency(math.ceil(chunk_s / frame_s), math.ceil(right_s / frame_s))
+    given = {name: value for name, value in (("chunk_s", chunk_s), ("right_s", right_s)) if value is not None}
+    chunks = dataclasses.replace(recognizer.chunks, **given)
+    return Latency(math.ceil(chunks.chunk_s / frame_s), math.ceil(chunks.right_s / frame_s))

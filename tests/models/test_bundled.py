@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import asr
@@ -12,6 +13,9 @@ from asr.cli import main
 from asr.errors import ModelError
 from asr.evaluation.model_scores import evaluate_model, evaluate_stream
 from asr.models import bundled
+from asr.models.model_directory import load_model
+from asr.models.storage import quantize_model
+from asr.recognize.options import load_options
 from asr.recognize.recognizer import load
 
 ROOT = Path(__file__).parents[2]
@@ -130,9 +134,57 @@ def test_the_default_model_streams_the_sample_in_chunks(capsys, monkeypatch):
     assert capsys.readouterr().out.strip().endswith(REFERENCE)
 
 
-def test_a_streaming_model_of_english_does_not_exist_yet():
-    with pytest.raises(ModelError, match=r"english-stream: neither a model directory nor a bundled model \(an4, eng"):
-        asr.load("english-stream")
+def test_the_streaming_model_of_english_has_the_weights_of_english():
+    streaming, whole = load_model("english-stream"), load_model("english")
+    assert all(map(torch.equal, streaming.network.state_dict().values(), whole.network.state_dict().values()))
+
+
+def test_the_streaming_model_of_english_takes_no_room_for_weights():
+    assert sum(path.stat().st_size for path in bundled.locate_model("english-stream").iterdir()) < 20_000
+
+
+def test_the_streaming_model_of_english_decodes_as_english():
+    streaming, whole = (load_options(bundled.locate_model(name)) for name in ("english-stream", "english"))
+    assert streaming.lm
+    assert streaming == whole
+
+
+def test_the_streaming_model_of_english_judges_and_writes_its_transcripts():
+    recognizer = asr.load("english-stream", device="cpu")
+    assert recognizer.judge is not None
+    assert recognizer.judge == asr.load("english", device="cpu").judge
+    assert recognizer.readable is not None
+
+
+def test_the_streaming_model_of_english_hears_the_sample_as_it_comes(capsys):
+    assert main.run_command(["stream", str(ROOT / "egs" / "sample.wav"), "--model", "english-stream"]) == 0
+    assert capsys.readouterr().out == REFERENCE + "\n"
+
+
+def test_info_says_whose_weights_it_has_and_how_late_it_is(capsys):
+    assert main.run_command(["info", "english-stream"]) == 0
+    shown = capsys.readouterr().out
+    assert "weights of the bundled model english" in shown
+    assert "at most 1.28 s late" in shown
+
+
+def test_info_names_the_tagger(capsys):
+    assert main.run_command(["info", "english"]) == 0
+    assert "written text:   case, punctuation and digits by the tagger" in capsys.readouterr().out
+
+
+def test_a_copy_of_a_model_that_refers_to_another_is_whole(tmp_path):
+    quantize_model("english-stream", tmp_path / "copy")
+    names = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert {"model.safetensors", "tokens.txt", "lm", "decoding.yaml", "confidence.json", "streaming.yaml"} <= names
+    assert bundled.SAME_AS_FILE not in names
+
+
+@pytest.mark.parametrize("name", ["../english", "/etc", "nobody", "english-stream", ""])
+def test_only_bundled_models_with_weights_can_be_referred_to(tmp_path, name):
+    (tmp_path / bundled.SAME_AS_FILE).write_text(name)
+    with pytest.raises(ModelError, match=r"same_as\.txt: expected the name of a bundled model with weights \(an4, eng"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize("options", [{"beam": 1}, {"lm": ""}])

@@ -334,13 +334,13 @@ def test_an_alignment_is_written_as_its_text(recognizer):
 def test_bundled_models_share_a_tagger(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "bundle_folder", lambda: tmp_path / "models")
     save_tagger(tmp_path / "readable")
-    assert readable.readable_folder(tmp_path / "models" / "english") == tmp_path / "readable"
+    assert bundled.readable_folder(tmp_path / "models" / "english") == tmp_path / "readable"
 
 
 def test_other_models_do_not_take_the_tagger_of_bundled_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "bundle_folder", lambda: tmp_path / "models")
     save_tagger(tmp_path / "readable")
-    assert readable.readable_folder(tmp_path / "mine") is None
+    assert bundled.readable_folder(tmp_path / "mine") is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from asr.errors import AudioError, ConfigError, DecodeError
 from asr.models.inference import Latency
 from asr.recognize import stream
 from asr.recognize.language_models import Context
-from asr.recognize.stream import CHUNK_S, RIGHT_S, Stream, StreamBatch
+from asr.recognize.options import Chunks
+from asr.recognize.stream import Stream, StreamBatch
 
 CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 
@@ -312,15 +313,31 @@ def test_a_chunk_with_everything_behind_it_is_the_whole(tmp_path):
     assert np.abs(narrow - whole[0]).max() > 0.1  # the context does matter
 
 
-@pytest.mark.parametrize("given", [{}, {"chunk_s": CHUNK_S}, {"right_s": RIGHT_S}])
+@pytest.mark.parametrize("given", [{}, {"chunk_s": Chunks.chunk_s}, {"right_s": Chunks.right_s}])
 def test_a_bidirectional_model_streams_in_chunks_of_default_lengths(tmp_path, given):
     recognizer = make_recognizer(tmp_path, "lstm", bidirectional=True)
     samples = sound(3.0, seed=7)
     default, _ = fed(recognizer.stream(**given), samples, [5000])
-    named, _ = fed(Stream(recognizer, chunk_s=CHUNK_S, right_s=RIGHT_S), samples, [5000])
+    named, _ = fed(Stream(recognizer, chunk_s=0.64, right_s=0.64), samples, [5000])
     whole, _ = recognizer.log_probs([samples])
     assert np.array_equal(default, named)
     assert not np.allclose(default, whole[0], atol=1e-4)
+
+
+def test_a_model_directory_says_in_which_chunks_its_model_streams(tmp_path):
+    (tmp_path / "streaming.yaml").write_text("chunk_s: 0.3\nright_s: 0.12\n")
+    samples, recognizer = sound(3.0, seed=7), make_recognizer(tmp_path, "lstm", bidirectional=True)
+    saved, _ = fed(recognizer.stream(), samples, [5000])
+    given, _ = fed(recognizer.stream(chunk_s=0.3, right_s=0.12), samples, [5000])
+    other, _ = fed(recognizer.stream(chunk_s=0.64, right_s=0.64), samples, [5000])
+    assert torch.equal(saved, given)
+    assert not torch.allclose(saved, other, atol=1e-4)
+
+
+def test_chunks_of_a_model_directory_that_cannot_be_are_refused_with_the_file(tmp_path):
+    (tmp_path / "streaming.yaml").write_text("chunk_s: 0\n")
+    with pytest.raises(ConfigError, match=r"streaming\.yaml: expected chunk_s above 0"):
+        make_recognizer(tmp_path, "lstm", bidirectional=True)
 
 
 def test_each_chunk_is_that_of_the_definition(tmp_path):
