@@ -28,8 +28,8 @@ corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular
 decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
-lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory lm_conversion pruning generation
-lm: lm_texts ngram_training perplexities tagger_description tagger
+lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generation
+lm: lm_texts ngram_training lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder phrase_lists readable engine stream pipeline recognizer batch

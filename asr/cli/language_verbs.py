@@ -45,7 +45,7 @@ def _add_train_ngram(commands: Any) -> None:
     add("--words", type=whole(0), default=0, metavar="N", help="keep the N most frequent words; others count as <unk>")
     add("--vocabulary", metavar="FILE", help="keep only the words of this list, one a line")
     add("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
-    add("--model", metavar="MODEL", help="write numbers out, and words in the alphabet and case of this model")
+    add("--model", metavar="MODEL", help="write numbers out, and words as this model spells them")
     add("--prose", action="store_true", help="the texts are running prose: split paragraphs into sentences")
     add("--language", default="en", metavar="CODE", help="what numbers are written out in, with --model (default: en)")
     add("--quantize", action="store_true", help="store probabilities in .safetensors as codes of 8 bits")
@@ -131,7 +131,7 @@ def _train_ngram(args: argparse.Namespace) -> int:
             lmplz=args.lmplz,
             folder=args.temporary or next((p for p in output.absolute().parents if os.access(p, os.W_OK)), None),
         )
-    write_estimate(estimate, output, quantized=args.quantize)
+    write_estimate(estimate, output, quantized=args.quantize, model=args.model)
     for remark in [*(str(one.message) for one in remarks), estimate.remark]:
         if remark:
             print(f"note: {remark}", file=sys.stderr)

@@ -61,7 +61,7 @@ def make_words(
         word_bonus: added for each word.
         unknown_penalty: added for a word outside the lexicon, which the n-gram then sees as ``<unk>``; ``-inf`` (the
             default) allows none. Words of the n-gram that the tokenizer cannot spell are left out.
-        tree: that of the n-gram's words for these tokens (``pack_lexicon``), where it has been made before.
+        tree: that of these words for these tokens (``pack_lexicon``), where it has been made before.
 
     Raises:
         DecodeError: a word of the lexicon or a hot word that cannot be spelt (named), no usable words, no space token,
@@ -84,7 +84,7 @@ def make_words(
         ngram = None
     hot_arrays(spell, columns, space, hotwords)  # what is wrong with them comes first
     known: dict[str, Any] = dict.fromkeys(lexicon)
-    packed = pack_lexicon(spell, columns, space, lexicon=known, ngram=ngram) if tree is None or known else tree
+    packed = pack_lexicon(spell, columns, space, lexicon=known, ngram=ngram) if tree is None else tree
     lexicon_tree = kernel.NO_TREE
     if packed is not None:
         try:

@@ -2,28 +2,43 @@
 
 It is kept beside the ARPA file as ``NAME.safetensors``, or else in the user's cache folder (``asr/ngrams``). It holds
 size, times and SHA-256 of the ARPA file that it was made of: where size and times differ, the checksum decides whether
-it is still of use.
+it is still of use. Trees of large lexicons are kept in the cache folder too (``asr/trees``), under a checksum of all
+that they are made of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from asr.decode.arpa import read_arpa
 from asr.decode.ngram import Ngram
 from asr.decode.ngram_arrays import NgramArray
-from asr.decode.ngram_file import FORMAT, SUFFIX, is_ngram_file, load_origin, open_ngram, write_ngram
+from asr.decode.ngram_file import (
+    FORMAT,
+    SUFFIX,
+    is_ngram_file,
+    load_origin,
+    map_arrays,
+    open_ngram,
+    save_arrays,
+    write_ngram,
+)
 from asr.errors import DecodeError
 from asr.files import file_sha256
 
 LARGE = 4_000_000
 """Bytes of an ARPA file above which the converted file is kept; smaller ones are read in less than half a second."""
+MANY_WORDS = 10_000
+"""Words from which on a lexicon's tree is kept; those of fewer are arranged in a tenth of a second."""
+TREE_FORMAT, TREE_VERSION = "asr-lexicon-tree", "1"
+TreeArrays: TypeAlias = Mapping[str, NgramArray]
 COMPRESSION = 4
 """About how many times smaller a compressed ARPA file is."""
 
@@ -45,21 +60,26 @@ def load_ngram(path: str | Path) -> Ngram:
     return _converted(path) if large else read_arpa(path)
 
 
-def cache_places(path: Path) -> list[Path]:
-    """Where the file converted from an ARPA file may lie: beside it, in the user's cache folder."""
+def user_cache() -> Path | None:
+    """The folder of the user's caches; None for a user without a home."""
     if sys.platform == "win32":
         root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         root = "~/Library/Caches"
     else:
         root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    number = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    name = path.name + SUFFIX
-    beside = path.with_name(name)
     try:
-        return [beside, Path(root).expanduser() / "asr" / "ngrams" / f"{number}-{name}"]
-    except RuntimeError:  # a user without a home
-        return [beside]
+        return Path(root).expanduser() / "asr"
+    except RuntimeError:
+        return None
+
+
+def cache_places(path: Path) -> list[Path]:
+    """Where the file converted from an ARPA file may lie: beside it, in the user's cache folder."""
+    number = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    name, folder = path.name + SUFFIX, user_cache()
+    beside = path.with_name(name)
+    return [beside] if folder is None else [beside, folder / "ngrams" / f"{number}-{name}"]
 
 
 def _converted(path: Path) -> Ngram:
@@ -117,6 +137,38 @@ def keep_tree(ngram: Ngram, fingerprint: str, tree: Mapping[str, NgramArray]) ->
         write_ngram(place, Ngram.of(ngram.arrays, ngram.words, trees), made_of=made_of)
     except DecodeError:
         return  # the search goes on with the tree as it is
+
+
+def cached_tree(
+    fingerprint: str, ngram: Ngram | None, lexicon: Sequence[str], make: Callable[[], TreeArrays | None]
+) -> TreeArrays | None:
+    """The tree of a large lexicon, or else of an n-gram's words, kept in the user's cache folder from its first use on.
+
+    Args:
+        fingerprint: of the tokenizer (``asr.text.tokenizer_files.spelling_fingerprint``).
+        ngram: the n-gram whose numbers of words the tree holds.
+        lexicon: the words; none takes those of the n-gram.
+        make: arranges the words; called where nothing is kept.
+
+    Returns:
+        What ``make`` gives.
+    """
+    words = () if ngram is None else ngram.words
+    folder = user_cache()
+    if folder is None or max(len(lexicon), len(words)) < MANY_WORDS:
+        return make()
+    digest = hashlib.sha256(fingerprint.encode())
+    for part in (words, lexicon):
+        digest.update(f"\n{len(part)}\n".encode() + "\n".join(part).encode())
+    place = folder / "trees" / f"{digest.hexdigest()[:32]}{SUFFIX}"
+    try:
+        return map_arrays(place, TREE_FORMAT, TREE_VERSION, "a lexicon's tree")[0]
+    except DecodeError:
+        pass  # none yet, or a damaged one, which is replaced
+    tree = make()
+    with contextlib.suppress(DecodeError):  # the search goes on with the tree as it is
+        save_arrays(place, tree or {}, TREE_FORMAT, TREE_VERSION)
+    return tree
 
 
 def _is_old(place: Path) -> bool:

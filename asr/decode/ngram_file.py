@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def write_ngram_arrays(
     *,
     quantized: bool = False,
     made_of: Mapping[str, Any] | None = None,
+    trees: Callable[[Ngram], Mapping[str, Mapping[str, NgramArray]]] | None = None,
 ) -> Ngram:
     """Write an n-gram of sorted levels, one for each order, and its words by id; return it.
 
@@ -56,6 +57,7 @@ def write_ngram_arrays(
         levels: sorted by context and word (``asr.decode.ngram_arrays.Level``), the first with all words.
         quantized: store probabilities and back-offs as codes of 8 bits. Otherwise they are stored as they are.
         made_of: what is said of the origin in the file's metadata.
+        trees: gives lexicon trees of the words by the fingerprints of tokenizers, which are stored too.
 
     Raises:
         DecodeError: levels that do not fit together, a word with a line feed, a file that cannot be written.
@@ -65,6 +67,8 @@ def write_ngram_arrays(
     except ValueError as error:
         raise DecodeError(f"{path}: {error}") from error
     ngram = Ngram.of(coded_arrays(arrays) if quantized else arrays, words)
+    if trees is not None:
+        ngram = Ngram.of(ngram.arrays, words, trees(ngram))
     write_ngram(path, ngram, made_of=made_of)
     return ngram
 

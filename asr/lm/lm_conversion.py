@@ -10,9 +10,8 @@ from asr.decode.ngram import Ngram
 from asr.decode.ngram_arrays import coded_arrays
 from asr.decode.ngram_file import is_ngram_file, open_ngram, write_ngram
 from asr.errors import DecodeError
+from asr.lm.ngram_training import packed_words
 from asr.models.description import read_description
-from asr.text.tokenizer import Tokenizer
-from asr.text.tokenizer_files import spelling_fingerprint
 
 ARPA_SUFFIXES = (".arpa", ".gz", ".lm")
 """What the names of ARPA files end in; any other name is that of a safetensors file."""
@@ -48,16 +47,10 @@ def convert_ngram(source: str | Path, output: str | Path, *, bits: int = 64, mod
         return ngram
     trees = dict(ngram.trees)
     if model is not None:
-        tokenizer = read_description(model).tokenizer
-        trees[spelling_fingerprint(tokenizer)] = _tree(ngram, tokenizer, model)
+        try:
+            trees |= packed_words(ngram, read_description(model).tokenizer)
+        except DecodeError as error:
+            raise DecodeError(f"{model}: {error}; leave --model out") from error
     written = Ngram.of(coded_arrays(ngram.arrays) if bits == 8 else ngram.arrays, ngram.words, trees)
     write_ngram(output, written, made_of={"file": source.name, "bits": bits})
     return written
-
-
-def _tree(ngram: Ngram, tokenizer: Tokenizer, model: str) -> dict[str, object]:
-    from asr.decode.lexicon import pack_lexicon
-
-    if tokenizer.space_id is None:
-        raise DecodeError(f"{model}: expected a model with a token between words, got one without; leave --model out")
-    return pack_lexicon(tokenizer.spellings, tokenizer.vocab_size, tokenizer.space_id, ngram=ngram) or {}

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -21,8 +22,14 @@ from asr.lm.kneser_ney import Estimate, estimate_text
 from asr.lm.lm_texts import ENDS, TextReading, read_word_file, stream_sentences
 from asr.lm.lmplz import LEAST_WORDS, estimate_by_lmplz, find_lmplz
 from asr.lm.ngram_counts import SPECIAL, DiskArrays, Text, number_words
+from asr.models.description import read_description
 from asr.text.normalisation import normalise
 from asr.text.prose import FOREIGN
+from asr.text.tokenizer import Tokenizer
+from asr.text.tokenizer_files import spelling_fingerprint
+
+if TYPE_CHECKING:
+    from asr.decode.lexicon_tree import Packed
 
 ORDERS = range(1, 6)
 
@@ -66,17 +73,38 @@ def train_ngram(
     return estimate.ngram()
 
 
-def write_estimate(estimate: Estimate, output: str | Path, *, quantized: bool = False) -> None:
+def write_estimate(
+    estimate: Estimate, output: str | Path, *, quantized: bool = False, model: str | Path | None = None
+) -> None:
     """Write arrays for ``.safetensors`` (``quantized``: with codes of 8 bits), else ARPA, compressed for ``.gz``.
 
-    Raises ``DecodeError``.
+    ``model``: arrays get the tree of the words for the tokens of this model directory, which then need not be arranged
+    at each start. Raises ``DecodeError``, ``ModelError``.
     """
     check_name(output, quantized=quantized)
-    if str(output).endswith(SUFFIX):
-        made_of = {"command": "asr train-ngram", "bits": 8 if quantized else 64}
-        write_ngram_arrays(output, estimate.words, estimate.tables, quantized=quantized, made_of=made_of)
-    else:
+    if not str(output).endswith(SUFFIX):
         estimate.write(output)
+        return
+    tokenizer = None if model is None else read_description(model).tokenizer
+    made_of = {"command": "asr train-ngram", "bits": 8 if quantized else 64}
+
+    def trees(ngram: Ngram) -> dict[str, Packed]:
+        return {} if tokenizer is None or tokenizer.space_id is None else packed_words(ngram, tokenizer)
+
+    write_ngram_arrays(output, estimate.words, estimate.tables, quantized=quantized, made_of=made_of, trees=trees)
+
+
+def packed_words(ngram: Ngram, tokenizer: Tokenizer) -> dict[str, Packed]:
+    """The lexicon tree of an n-gram's words for a tokenizer, by the tokenizer's fingerprint.
+
+    Raises ``DecodeError`` where the tokenizer can spell none of the words or has no token between words.
+    """
+    from asr.decode.lexicon import pack_lexicon  # here: it costs what numba costs
+
+    if tokenizer.space_id is None:
+        raise DecodeError("expected a model with a token between words, got one without")
+    tree = pack_lexicon(tokenizer.spellings, tokenizer.vocab_size, tokenizer.space_id, ngram=ngram)
+    return {spelling_fingerprint(tokenizer): tree or {}}
 
 
 def check_name(output: str | Path, *, quantized: bool) -> None:

@@ -21,7 +21,7 @@ from asr.export.graph_builder import Weight
 from asr.export.lm_graph import language_graph
 from asr.lm.lm_directory import read_language
 from asr.lm.onnx_lm import OnnxLM
-from asr.models.bundled import locate_model
+from asr.models.bundled import locate_model, model_file
 from asr.models.description import load_card, read_description
 from asr.models.inference import AcousticBackend, Latency, LoadedModel
 from asr.models.onnx_backend import OnnxBackend, OpenSession, open_session
@@ -142,7 +142,7 @@ def _tokenizer(path: Path, config: Config, symbols: Sequence[str]) -> Tokenizer:
 def _directory_as_graphs(folder: Path) -> GraphModel:
     """A model directory whose graphs are made in memory."""
     found = read_description(folder)
-    weights = folder / "model.safetensors"
+    weights = model_file(folder, "model.safetensors")
 
     @functools.cache
     def parts() -> AcousticWeights:

@@ -11,7 +11,7 @@ from typing import Any
 from asr.decode.lexicon import add_hotwords, make_words, pack_lexicon, read_words
 from asr.decode.lexicon_tree import Packed
 from asr.decode.ngram import Ngram
-from asr.decode.ngram_cache import keep_tree
+from asr.decode.ngram_cache import cached_tree, keep_tree
 from asr.errors import DecodeError, TextError
 from asr.text import tokenizer_files
 from asr.text.normalisation import normalise
@@ -159,18 +159,23 @@ class Vocabularies:
         )
 
     def _tree(self) -> Packed | None:
-        """The tree of the n-gram's words for the tokenizer, from its file; a file that was converted learns it."""
-        ngram = self.models.ngram
-        if ngram is None or not self.models.weight or self.models.lexicon or not (ngram.trees or ngram.kept):
+        """The tree of the search's words for the tokenizer: from the n-gram's file, or from a cache."""
+        tokenizer, space, lexicon = self.tokenizer, self.tokenizer.space_id, self.models.lexicon
+        ngram = self.models.ngram if self.models.weight else None
+        if space is None or not (lexicon or ngram):
             return None
-        fingerprint = tokenizer_files.spelling_fingerprint(self.tokenizer)
+        fingerprint = tokenizer_files.spelling_fingerprint(tokenizer)
+
+        def make() -> Packed | None:
+            return pack_lexicon(tokenizer.spellings, tokenizer.vocab_size, space, lexicon=lexicon, ngram=ngram)
+
+        if ngram is None or lexicon:
+            return cached_tree(fingerprint, ngram, lexicon, make)
         tree: Packed | None = ngram.trees.get(fingerprint)
-        if tree is None and ngram.kept and self.tokenizer.space_id is not None:
-            tree = pack_lexicon(
-                self.tokenizer.spellings, self.tokenizer.vocab_size, self.tokenizer.space_id, ngram=ngram
-            )
+        if tree is None and ngram.kept:
+            tree = make()
             keep_tree(ngram, fingerprint, tree or {})
-        return tree
+        return tree if tree is not None else cached_tree(fingerprint, ngram, (), make)
 
     def _spelt(self, phrase: str) -> str:
         """A hot word as the tokenizer can spell it: words that it knows as they are written, others as spoken."""

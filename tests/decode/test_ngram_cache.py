@@ -13,7 +13,7 @@ import safetensors.numpy
 from asr.decode import ngram_cache
 from asr.decode.arpa import read_arpa, write_arpa
 from asr.decode.ngram import Ngram
-from asr.decode.ngram_cache import cache_places, keep_tree, load_ngram
+from asr.decode.ngram_cache import cache_places, cached_tree, keep_tree, load_ngram
 from asr.decode.ngram_file import load_origin, open_ngram, write_ngram
 from asr.errors import DecodeError
 
@@ -30,6 +30,7 @@ def arpa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "lm" / "a.arpa"
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_a_large_file_is_converted_once_and_says_so(arpa: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = load_ngram(arpa)
     assert "converting the n-gram, once" in (said := capsys.readouterr().err)
@@ -58,6 +59,7 @@ def test_a_changed_file_is_converted_anew_even_with_its_old_times(arpa: Path) ->
     assert load_ngram(arpa).unigrams[0] == pytest.approx(-1.5)
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_a_copy_with_its_converted_file_is_known_by_its_checksum(
     arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,3 +157,75 @@ def test_a_user_without_a_home_has_the_place_beside_the_file(arpa: Path, monkeyp
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user id that has no entry
     assert cache_places(arpa) == [arpa.with_name("a.arpa.safetensors")]
+
+
+# Trees of large lexicons
+
+
+@pytest.fixture
+def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(ngram_cache, "MANY_WORDS", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "asr" / "trees"
+
+
+class Maker:
+    """Makes a tree, and counts how often."""
+
+    def __init__(self, value: int = 7) -> None:
+        self.count, self.value = 0, value
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        self.count += 1
+        return {"token": np.array([self.value], np.uint16)}
+
+
+def test_the_tree_of_a_large_lexicon_is_made_once(trees: Path) -> None:
+    make = Maker()
+    found = [cached_tree("letters", ONE, (), make) for _ in range(3)]
+    assert make.count == 1
+    assert [tree["token"].tolist() for tree in found if tree is not None] == [[7]] * 3
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "ngram", "lexicon"),
+    [
+        ("phones", ONE, ()),
+        ("letters", Ngram(1, {("A",): (-1.0, 0.0), ("C",): (-2.0, 0.0)}), ()),
+        ("letters", ONE, ("A",)),
+        ("letters", None, ("A", "B")),
+    ],
+    ids=["tokens", "words", "lexicon", "no n-gram"],
+)
+def test_a_tree_of_other_words_or_tokens_is_another_one(
+    trees: Path, fingerprint: str, ngram: Ngram | None, lexicon: tuple[str, ...]
+) -> None:
+    cached_tree("letters", ONE, (), Maker(7))
+    found = cached_tree(fingerprint, ngram, lexicon, Maker(8))
+    assert found is not None
+    assert found["token"].tolist() == [8]
+
+
+def test_small_lexicons_leave_nothing_behind(trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngram_cache, "MANY_WORDS", 3)
+    cached_tree("letters", ONE, (), Maker())
+    assert not trees.exists()
+
+
+def test_a_damaged_tree_is_made_anew(trees: Path) -> None:
+    cached_tree("letters", ONE, (), Maker(7))
+    (kept,) = trees.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    found = cached_tree("letters", ONE, (), Maker(8))
+    assert found is not None
+    assert found["token"].tolist() == [8]
+    assert cached_tree("letters", ONE, (), Maker(9)) is not None
+    assert sorted(trees.iterdir()) == [kept]
+
+
+def test_where_a_tree_cannot_be_kept_it_is_made_each_time(trees: Path) -> None:
+    trees.parent.parent.write_bytes(b"a file where the folder should be")
+    make = Maker()
+    for _ in range(2):
+        assert cached_tree("letters", ONE, (), make) is not None
+    assert make.count == 2

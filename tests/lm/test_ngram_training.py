@@ -21,10 +21,13 @@ from asr.decode.ngram import Ngram
 from asr.decode.ngram_file import load_origin, open_ngram
 from asr.errors import TrainingError
 from asr.lm import kneser_ney, lm_texts, pruning
+from asr.lm.lm_conversion import convert_ngram
 from asr.lm.lm_texts import TextReading
 from asr.lm.lmplz import find_lmplz
 from asr.lm.ngram_training import Limits, estimate_ngram, read_sentences
 from asr.models.bundled import locate_model
+from asr.models.description import read_description
+from asr.text.tokenizer_files import spelling_fingerprint
 
 TEXT = Path(__file__).parents[1] / "lmplz" / "text.txt"
 AN4 = locate_model("an4")
@@ -100,6 +103,17 @@ def test_arrays_hold_what_an_arpa_file_holds(tmp_path: Path) -> None:
     theirs, ours = read_arpa(tmp_path / "a.arpa"), open_ngram(tmp_path / "b.safetensors")
     assert ours.entries.keys() == theirs.entries.keys()
     assert all(ours.entries[key] == pytest.approx(theirs.entries[key], abs=2e-6) for key in theirs.entries)
+
+
+def test_arrays_trained_for_a_model_hold_its_lexicon_tree(tmp_path: Path) -> None:
+    for name, options in (("plain", []), ("an4", ["--model", str(AN4)])):
+        assert main.run_command(["train-ngram", str(TEXT), str(tmp_path / f"{name}.safetensors"), *options]) == 0
+    made = open_ngram(tmp_path / "an4.safetensors")
+    convert_ngram(tmp_path / "an4.safetensors", tmp_path / "converted.safetensors", model=str(AN4))
+    fingerprint = spelling_fingerprint(read_description(AN4).tokenizer)
+    expected = open_ngram(tmp_path / "converted.safetensors").trees[fingerprint]
+    assert open_ngram(tmp_path / "plain.safetensors").trees == {}
+    assert all((made.trees[fingerprint][name] == values).all() for name, values in expected.items())
 
 
 def test_folders_and_compressed_texts_count_as_one_text(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from asr.config.sections import TextConfig
+from asr.decode import ngram_cache
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError
+from asr.recognize import vocabulary
 from asr.recognize.vocabulary import Vocabularies, WordModels
 from asr.text.tokenizer import CharTokenizer
 
@@ -48,3 +50,23 @@ def test_hot_words_are_read_as_they_are_spoken():
 
 def test_without_hot_words_a_search_for_letters_needs_no_words():
     assert Vocabularies(TOKENIZER, WordModels(), "en").make({}).arrays is None
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        WordModels(lexicon=("CALL", "MISTER", "HILL")),
+        WordModels(lexicon=("CALL", "MISTER", "HILL"), ngram=NGRAM),
+        WordModels(ngram=NGRAM, weight=0.5),
+    ],
+    ids=["lexicon", "lexicon and n-gram", "n-gram"],
+)
+def test_a_kept_tree_gives_the_arrays_of_a_new_one(models, tmp_path, monkeypatch):
+    made = Vocabularies(TOKENIZER, models, "en").make({"NEWCOMER": 4.0})
+    monkeypatch.setattr(ngram_cache, "MANY_WORDS", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    stored = Vocabularies(TOKENIZER, models, "en").make({"NEWCOMER": 4.0})
+    monkeypatch.setattr(vocabulary, "pack_lexicon", None)  # nothing is arranged any more
+    kept = Vocabularies(TOKENIZER, models, "en").make({"NEWCOMER": 4.0})
+    assert same(made, stored)
+    assert same(made, kept)
