@@ -112,6 +112,14 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compiled_search() -> None:
+    """The beam search, compiled: with an empty cache its first use says so on standard error."""
+    from asr.decode.warming import warm_up
+
+    warm_up()
+
+
+@pytest.fixture(scope="session")
 def recognizer(model_dir: Path) -> Any:
     """The tiny model, loaded; greedy, on the device of the tests."""
     import asr

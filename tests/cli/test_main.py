@@ -404,6 +404,7 @@ def test_a_beam(model_dir: Path, files: list[Path], capsys: Capture) -> None:
     assert capsys.readouterr().out == asr.load(model_dir, device="cpu", beam=4).transcribe(files[0]).text + "\n"
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_the_command_in_its_own_process(model_dir: Path, files: list[Path], texts: list[str], tmp_path: Path) -> None:
     """Once as a user runs it: streams, status and no traceback."""
     args = ["-m", "asr.cli", "transcribe", "-", str(tmp_path / "gone.wav"), "--model", str(model_dir)]

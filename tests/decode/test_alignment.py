@@ -231,6 +231,7 @@ def test_bad_input_is_named(tmp_path, capsys):
             asr.load(device="cpu").align(SAMPLE, nothing)
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_a_text_that_has_nothing_to_do_with_the_recording_gets_a_warning(capsys):
     other = " ".join(reversed(WORDS.split())).replace("FIVE", "RUBOUT")
     assert asr.load(device="cpu").align(SAMPLE, other).mismatch > MISMATCH

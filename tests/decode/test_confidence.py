@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -95,46 +96,63 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_command_fits_saves_and_is_used(run, tmp_path, capsys):
-    model, plot = str(run / "run"), tmp_path / "reliability.png"
-    before = asr.load(model).transcribe(run / "valid1.wav")
-    command = [
-        "calibrate",
-        str(run / "valid.jsonl"),
-        "--model",
-        model,
-        "--beam",
-        "8",
-        "--word-bonus=-2",
-        "--plot",
-        str(plot),
-    ]
-    assert main.run_command([*command, "--dry-run"]) == 0
-    assert not (run / "run" / confidence.CONFIDENCE_FILE).exists()
+BEAM = ["--beam", "8", "--word-bonus=-2"]
+WIDE = {"beam": 8, "word_bonus": -2.0}
+
+
+@pytest.fixture(scope="module")
+def calibrated(run, tmp_path_factory):
+    """A copy of the model with confidences fitted by the command, and what the command saved."""
+    folder = tmp_path_factory.mktemp("calibrated") / "run"
+    shutil.copytree(run / "run", folder)
+    assert main.run_command(["calibrate", str(run / "valid.jsonl"), "--model", str(folder), *BEAM]) == 0
+    return folder, json.loads((folder / confidence.CONFIDENCE_FILE).read_text())
+
+
+def test_a_dry_run_shows_figures_and_saves_nothing(run, capsys):
+    command = ["calibrate", str(run / "valid.jsonl"), "--model", str(run / "run"), *BEAM, "--dry-run"]
     assert main.run_command(command) == 0
+    assert not (run / "run" / confidence.CONFIDENCE_FILE).exists()
     printed = capsys.readouterr().out
     assert "greedy: " in printed
     assert "beam: " in printed
+
+
+def test_the_command_draws_reliability(run, tmp_path):
+    plot = tmp_path / "reliability.png"
+    command = ["calibrate", str(run / "valid.jsonl"), "--model", str(run / "run"), *BEAM, "--dry-run"]
+    assert main.run_command([*command, "--plot", str(plot)]) == 0
     assert plot.read_bytes()[:4] == b"\x89PNG"
-    saved = json.loads((run / "run" / confidence.CONFIDENCE_FILE).read_text())
-    assert set(saved) == {"greedy", "beam"}
-    assert saved["greedy"]["share"] == 0
-    for options in ({}, {"beam": 8, "word_bonus": -2.0}):
-        recognizer = asr.load(model, **options)
-        after = recognizer.transcribe(run / "valid1.wav")
-        kind = "beam" if options else "greedy"
-        law = Calibration(**saved[kind])
-        assert recognizer.depth == (confidence.NBEST if options else 1)
-        if not options:
-            assert [w.text for w in after.words] == [w.text for w in before.words]
-            assert [w.confidence for w in after.words] == pytest.approx([law.apply(w.confidence) for w in before.words])
-        # A stream says the same.
-        live = Stream(recognizer, chunk_s=60.0)
-        live.accept(read.load_audio(run / "valid1.wav", recognizer.sample_rate_hz))
-        assert [w.confidence for w in live.finish().words] == pytest.approx(
-            [w.confidence for w in after.words], abs=1e-3
-        )
-    (run / "run" / confidence.CONFIDENCE_FILE).unlink()
+
+
+def test_greedy_decoding_and_the_search_have_a_fit_each(calibrated):
+    assert set(calibrated[1]) == {"greedy", "beam"}
+
+
+def test_greedy_decoding_has_no_rivals_to_weigh(calibrated):
+    assert calibrated[1]["greedy"]["share"] == 0
+
+
+def test_fitted_confidences_are_the_law_of_the_models_own(run, calibrated):
+    folder, saved = calibrated
+    law = Calibration(**saved["greedy"])
+    before, after = (asr.load(place).transcribe(run / "valid1.wav") for place in (run / "run", folder))
+    assert [w.text for w in after.words] == [w.text for w in before.words]
+    assert [w.confidence for w in after.words] == pytest.approx([law.apply(w.confidence) for w in before.words])
+
+
+@pytest.mark.parametrize(("options", "depth"), [({}, 1), (WIDE, confidence.NBEST)], ids=["greedy", "beam"])
+def test_a_fit_with_rivals_asks_the_search_for_them(calibrated, options, depth):
+    assert asr.load(calibrated[0], **options).depth == depth
+
+
+@pytest.mark.parametrize("options", [{}, WIDE], ids=["greedy", "beam"])
+def test_a_stream_has_the_fitted_confidences_of_the_recording(run, calibrated, options):
+    recognizer = asr.load(calibrated[0], **options)
+    live = Stream(recognizer, chunk_s=60.0)
+    live.accept(read.load_audio(run / "valid1.wav", recognizer.sample_rate_hz))
+    whole = recognizer.transcribe(run / "valid1.wav")
+    assert [w.confidence for w in live.finish().words] == pytest.approx([w.confidence for w in whole.words], abs=1e-3)
 
 
 def fit(kind="greedy", *, before, present, after):
@@ -143,14 +161,22 @@ def fit(kind="greedy", *, before, present, after):
     return calibration.Fit(kind, law, 100, 90, *brier)
 
 
-def test_only_a_better_calibration_replaces_what_is_there():
-    old, new = {"greedy": Calibration(2.0, 0.0, 0.0)}, {"greedy": Calibration(0.5, 0.0, 0.0)}
-    assert calibration.improved(old, [fit(before=0.3, present=0.2, after=0.1)]) == new
-    assert calibration.improved(old, [fit(before=0.3, present=0.2, after=0.2)]) == old
-    assert calibration.improved({}, [fit(before=0.2, present=0.2, after=0.3)]) == {}
-    # The model's own confidences are better than either.
-    assert calibration.improved(old, [fit(before=0.1, present=0.2, after=0.15)]) == {}
-    assert calibration.improved(old, [fit("beam", before=0.2, present=0.2, after=0.3)]) == old
+OLD, NEW = {"greedy": Calibration(2.0, 0.0, 0.0)}, {"greedy": Calibration(0.5, 0.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("present", "fitted", "expected"),
+    [
+        (OLD, fit(before=0.3, present=0.2, after=0.1), NEW),
+        (OLD, fit(before=0.3, present=0.2, after=0.2), OLD),
+        ({}, fit(before=0.2, present=0.2, after=0.3), {}),
+        (OLD, fit(before=0.1, present=0.2, after=0.15), {}),
+        (OLD, fit("beam", before=0.2, present=0.2, after=0.3), OLD),
+    ],
+    ids=["better", "no better than the earlier one", "worse than none", "the model's own are best", "of another kind"],
+)
+def test_only_a_better_calibration_replaces_what_is_there(present, fitted, expected):
+    assert calibration.improved(present, [fitted]) == expected
 
 
 def test_calibrating_again_on_the_same_speech_saves_nothing(run, capsys):
@@ -205,7 +231,10 @@ def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / confidence.CONFIDENCE_FILE).write_text(content)
     with pytest.raises(ModelError, match=r"confidence\.json"):
         confidence.load_calibration(tmp_path)
-    assert confidence.load_calibration(tmp_path / "nowhere") == {}
+
+
+def test_a_folder_without_a_file_has_no_calibration(tmp_path):
+    assert confidence.load_calibration(tmp_path) == {}
 
 
 def test_a_manifest_that_cannot_be_read(run, tmp_path):

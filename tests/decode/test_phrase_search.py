@@ -273,19 +273,35 @@ def test_silence_in_a_stream_is_no_phrase(tmp_path):
     assert stream.finish().text == ""
 
 
-def test_the_bundled_model_picks_its_sample(tmp_path, capsys):
+@pytest.fixture
+def sample_list(tmp_path):
+    """The words of the sample in small letters among phrases that are like them."""
     first, *rest = WORDS.split()
-    path = write(tmp_path / "phrases.txt", "", " ".join(rest), WORDS.lower(), f"{WORDS} {first}", WORDS)
-    assert main.run_command(["transcribe", str(SAMPLE), "--phrases", path, "--format", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["text"] == WORDS.lower()  # as the list writes it
-    assert found["confidence"] > 0.9  # the text in other letters is the same phrase
-    times = [word["start_s"] for word in found["words"]]
+    return write(tmp_path / "phrases.txt", "", " ".join(rest), WORDS.lower(), f"{WORDS} {first}", WORDS)
+
+
+def test_the_bundled_model_picks_its_sample_as_the_list_writes_it(sample_list, capsys):
+    assert main.run_command(["transcribe", str(SAMPLE), "--phrases", sample_list, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == WORDS.lower()
+
+
+def test_a_phrase_in_other_letters_is_no_rival(sample_list):
+    assert asr.load(phrases=sample_list).transcribe(SAMPLE).confidence > 0.9
+
+
+def test_the_words_of_a_phrase_follow_each_other(sample_list):
+    times = [word.start_s for word in asr.load(phrases=sample_list).transcribe(SAMPLE).words]
+    assert len(times) == len(WORDS.split())
     assert times == sorted(times)
-    # Two models and three speeds.
-    command = ["transcribe", str(SAMPLE), "--phrases", path, "--also", "stream", "--speeds", "0.9,1,1.1"]
+
+
+def test_two_models_at_three_speeds_pick_it_too(sample_list, capsys):
+    command = ["transcribe", str(SAMPLE), "--phrases", sample_list, "--also", "stream", "--speeds", "0.9,1,1.1"]
     assert main.run_command(command) == 0
-    assert capsys.readouterr().out.strip().endswith(WORDS.lower())
+    assert capsys.readouterr().out.strip() == WORDS.lower()
+
+
+def test_what_is_none_of_the_phrases_has_no_text(tmp_path, capsys):
     other = write(tmp_path / "other.txt", "YES", "NO")
     assert main.run_command(["transcribe", str(SAMPLE), "--phrases", other, "--unknown-penalty", "-5"]) == 0
     assert capsys.readouterr().out.strip() == ""
@@ -330,20 +346,38 @@ def test_evaluate_scores_the_answers(tmp_path, capsys):
     assert "SER" in capsys.readouterr().out
 
 
-def test_a_model_directory_may_hold_its_phrases(model_dir, tmp_path):
-    path = write(tmp_path / "phrases.txt", "A", "B")
-    save_options(tmp_path / "model", Decoding(phrases=path, speeds=(0.9, 1.0), unknown_penalty=-3))
-    options = load_options(tmp_path / "model")
-    assert (options.speeds, options.unknown_penalty) == ((0.9, 1.0), -3)
+@pytest.fixture
+def with_phrases(tmp_path):
+    """A model directory that holds a list of phrases, and the list that was given for it."""
+    given = write(tmp_path / "phrases.txt", "A", "B")
+    save_options(tmp_path / "model", Decoding(phrases=given, speeds=(0.9, 1.0), unknown_penalty=-3))
+    return tmp_path / "model", given
+
+
+def test_a_model_directory_may_hold_its_phrases(with_phrases):
+    options = load_options(with_phrases[0])
     assert Path(options.phrases).read_text() == "A\nB\n"
-    assert Path(options.phrases).parent.parent == tmp_path / "model"
-    # Phrases stand alone: a beam and a language model that the directory asks for are left out.
-    save_options(tmp_path / "model", Decoding(beam=8, word_bonus=1))
-    assert choose(tmp_path / "model", phrases=path) == Decoding(phrases=path)
-    # And the other way round.
-    save_options(tmp_path / "other", Decoding(phrases=path))
-    assert choose(tmp_path / "other", speeds=(0.9, 1.0)).speeds == (0.9, 1.0)
-    assert choose(tmp_path / "other", word_bonus=1.0) == Decoding(beam=16, word_bonus=1.0)
+    assert Path(options.phrases).parent.parent == with_phrases[0]
+
+
+def test_a_model_directory_holds_the_options_of_its_phrases(with_phrases):
+    options = load_options(with_phrases[0])
+    assert (options.speeds, options.unknown_penalty) == ((0.9, 1.0), -3)
+
+
+def test_phrases_that_are_given_replace_the_search_of_a_directory(with_phrases, tmp_path):
+    save_options(tmp_path / "searching", Decoding(beam=8, word_bonus=1))
+    assert choose(tmp_path / "searching", phrases=with_phrases[1]) == Decoding(phrases=with_phrases[1])
+
+
+def test_a_search_that_is_asked_for_replaces_the_phrases_of_a_directory(with_phrases):
+    assert choose(with_phrases[0], word_bonus=1.0) == Decoding(beam=16, word_bonus=1.0)
+
+
+def test_speeds_that_are_given_keep_the_phrases_of_a_directory(with_phrases):
+    chosen = choose(with_phrases[0], speeds=(0.8, 1.0))
+    assert chosen.speeds == (0.8, 1.0)
+    assert chosen.phrases
 
 
 @pytest.mark.parametrize(
@@ -362,21 +396,33 @@ def test_options_that_make_no_sense(phrases, options, message):
         Decoding(phrases=phrases, **options)
 
 
-def test_speeds_need_phrases_and_so_do_several_models(tmp_path, phrases, capsys):
+def test_speeds_need_phrases():
     with pytest.raises(ConfigError, match="speeds: expected phrases"):
         Decoding(speeds=(0.9, 1.0))
+
+
+def test_several_models_need_phrases():
     with pytest.raises(ConfigError, match="also: expected phrases"):
         asr.load(also=["stream"])
+
+
+def test_speeds_that_are_no_numbers_are_refused(phrases, capsys):
     with pytest.raises(SystemExit):
         main.run_command(["transcribe", str(SAMPLE), "--phrases", phrases, "--speeds", "fast"])
     assert "expected numbers with commas between them, got 'fast'" in capsys.readouterr().err
+
+
+def test_several_models_need_the_same_phrases(tmp_path, phrases):
     first = make_recognizer(tmp_path, phrases=phrases)
     other = make_recognizer(tmp_path, phrases=write(tmp_path / "fewer.txt", "AB"))
     with pytest.raises(ConfigError, match=r"the same phrases, speeds and unknown_penalty for several models"):
         Recognizer(first.model, device="cpu", decoding=first.decoder.options, also=[other])
-    for command in (["tune"], ["calibrate"]):
-        assert main.run_command([*command, "m.jsonl", "--model", "an4", "--phrases", phrases]) == 2
-        assert "--phrases: expected a search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["tune", "calibrate"])
+def test_nothing_is_fitted_to_a_list_of_phrases(phrases, capsys, command):
+    assert main.run_command([command, "m.jsonl", "--model", "an4", "--phrases", phrases]) == 2
+    assert "--phrases: expected a search" in capsys.readouterr().err
 
 
 def test_streams_take_one_model_at_one_speed(tmp_path, phrases):
@@ -398,22 +444,36 @@ def test_a_recording_of_minutes_is_no_phrase_and_harms_no_other(tmp_path, phrase
     assert results[1].text == recognizer.transcribe(wave).text
 
 
-def test_bad_lists_name_file_and_line(tmp_path):
-    tokenizer = make_recognizer(tmp_path).model.tokenizer
-    with pytest.raises(DecodeError, match=r"gone.txt: cannot read the phrases"):
-        read_phrases(tmp_path / "gone.txt", tokenizer)
-    with pytest.raises(DecodeError, match=r"p.txt: expected a phrase on each line, got an empty file"):
-        read_phrases(write(tmp_path / "p.txt", "", "  "), tokenizer)
-    with pytest.raises(DecodeError, match=r"p.txt:3: 'XYZ': 'X', 'Y', 'Z' cannot be spelt"):
-        read_phrases(write(tmp_path / "p.txt", "AB", "", "XYZ"), tokenizer)
-    (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00A")
-    with pytest.raises(DecodeError, match="cannot read the phrases"):
-        read_phrases(tmp_path / "p.txt", tokenizer)
-    assert [p.text for p in read_phrases(write(tmp_path / "p.txt", "AB", " AB ", "A  B"), tokenizer)] == [
-        "AB",
-        "A B",
-    ]
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n  \n", r"p\.txt: expected a phrase on each line, got an empty file"),
+        (b"AB\n\nXYZ\n", r"p\.txt:3: 'XYZ': 'X', 'Y', 'Z' cannot be spelt"),
+        (b"\xff\xfe\x00A", r"p\.txt: cannot read the phrases"),
+    ],
+    ids=["empty", "other letters", "other bytes"],
+)
+def test_bad_lists_name_file_and_line(tmp_path, content, message):
+    (tmp_path / "p.txt").write_bytes(content)
+    with pytest.raises(DecodeError, match=message):
+        read_phrases(tmp_path / "p.txt", TOKENIZER)
+
+
+def test_a_list_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DecodeError, match=r"gone\.txt: cannot read the phrases"):
+        read_phrases(tmp_path / "gone.txt", TOKENIZER)
+
+
+def test_a_phrase_that_is_listed_twice_counts_once(tmp_path):
+    found = read_phrases(write(tmp_path / "p.txt", "AB", " AB ", "A  B"), TOKENIZER)
+    assert [phrase.text for phrase in found] == ["AB", "A B"]
+
+
+def test_no_phrases_have_no_scores():
     assert score_phrases(np.log(np.full((2, 3), 1 / 3)), []).shape == (1, 0)
-    for wrong in (7, 1.9, True):
-        with pytest.raises(DecodeError, match=f"expected whole token ids from 1 to 2, got {wrong}"):
-            score_phrases(np.log(np.full((2, 3), 1 / 3)), [Phrase("", ((1, wrong),))])
+
+
+@pytest.mark.parametrize("wrong", [7, 1.9, True])
+def test_what_is_no_token_cannot_be_scored(wrong):
+    with pytest.raises(DecodeError, match=f"expected whole token ids from 1 to 2, got {wrong}"):
+        score_phrases(np.log(np.full((2, 3), 1 / 3)), [Phrase("", ((1, wrong),))])

@@ -123,6 +123,7 @@ def test_audio_outside_the_root_is_refused(recognizer: Recognizer, corpus: Path,
 # ------------------------------------------------------------------------------------------------ asr evaluate
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_command_prints_the_report_and_the_speed(
     recognizer: Recognizer, model_dir: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
