@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from asr.config.ranges import Count, OneOf, Positive, ShareBelowOne, check_ranges
-from asr.config.sections import OptimConfig, TextConfig, TrainConfig
+from asr.config.sections import OptimConfig, TextConfig, TrainConfig, check_patience
 
 LM_CELLS = ("rnn", "rnn_relu", "gru", "lstm")
 
@@ -65,3 +65,6 @@ class LanguageConfig:
     data: TextDataConfig = field(default_factory=TextDataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        check_patience(self.train, self.data.valid)

@@ -410,6 +410,8 @@ class TrainConfig:
     validate_every_s: Annotated[float, Range(0, math.inf, below=True)] = 0.0
     """Seconds between validations, instead of epochs; 0 with ``seconds``: a twentieth of them, and more where a
     validation takes long."""
+    patience: Count = 0
+    """End the training after so many validations in a row without a better one; 0 trains to the end."""
     checkpoint_every_s: Annotated[float, Range(0, above=True)] = 300.0
     """Seconds between checkpoints. There is one at the end of the run and at a request to stop as well."""
     max_bad_steps: Positive = 10
@@ -440,6 +442,20 @@ class TrainConfig:
             not (self.ema and self.average_epochs),
             "train.average_epochs: expected 0 beside train.ema: one average of the weights is kept",
         )
+        _check(
+            not (self.patience and self.average_epochs),
+            "train.average_epochs: expected 0 beside train.patience: a run that ends early has no last epochs; use "
+            "train.ema",
+        )
+
+
+def check_patience(train: TrainConfig, valid: str) -> None:
+    """Raise ``ConfigError`` for an early end of a training that measures nothing."""
+    _check(
+        not train.patience or bool(valid),
+        f"train.patience: expected 0 without held-out data (data.valid), got {train.patience}; name a manifest of "
+        "speakers who are not trained on",
+    )
 
 
 @dataclass(frozen=True)
@@ -461,6 +477,7 @@ class Config:
             f"train.freeze: expected at most {most}, the convolutions and {self.model.layers} layers: the output layer "
             f"has to learn; got {self.train.freeze}",
         )
+        check_patience(self.train, self.data.valid)
 
     @property
     def output_frame_s(self) -> float:

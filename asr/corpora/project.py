@@ -47,6 +47,10 @@ SIZES = (
     (math.inf, 5, 640, 400, 25),
 )
 """What recipes of such corpora use."""
+FINE_TUNING = ((0.3, 20), (1.0, 15), (3.0, 10), (20.0, 6), (math.inf, 4))
+"""Hours up to, and epochs from a trained model: one hour takes half an hour on one core (docs/own_data.md)."""
+PATIENCE = 5
+"""Validations without a better one that end a fine-tuning."""
 WORD_VOCABULARY = 60
 """Up to so many different words in transcripts of one or two words each, a token is a word."""
 PIECES_HOURS = 100.0
@@ -303,15 +307,23 @@ def choose_model_size(
     augmentation = AugmentConfig(warp=0.12, tilt_db=4.0, time_masks=4)
     if init:
         source = read_description(init)
+        epochs = next(count for most, count in FINE_TUNING if hours <= most)
         lines.append(f"the model goes on from {init}: its features, its network, {source.config.text.tokenizer} tokens")
+        lines.append(
+            f"{hours:.2f} h to train on: at most {epochs} epochs"
+            + (f", fewer once {PATIENCE} of them in a row bring nothing" if valid else "")
+        )
         return Config(
             text=source.config.text,
             features=source.config.features,
             augment=augmentation,
             model=source.config.model,
             data=data,
-            optim=OptimConfig(learning_rate=5e-4, layer_decay=0.8),
-            train=dataclasses.replace(training, epochs=max(10, epochs // 3), ema=0.99),
+            optim=OptimConfig(learning_rate=3e-4, layer_decay=0.85),
+            # One view of each utterance: two cost twice the time.
+            train=dataclasses.replace(
+                training, consistency=0.0, epochs=epochs, ema=0.99, patience=PATIENCE if valid else 0
+            ),
         )
     text = _text(train, hours, lines)
     features = _features(train, text, lines)

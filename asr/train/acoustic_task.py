@@ -75,9 +75,15 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
             model_directory.save_config(folder, config)
         elif world.first:
             model_directory.save_model_description(folder, config, task.tokenizer, task.stats)
+            finetune.inherit_parts(task.source, folder, task.tokenizer)
         progress = loop.fit(task, config, folder, world, finish=finish)
+        hours = manifest.statistics(task.train_data.utterances).hours
         if task.valid_data.utterances and progress.best >= NOTHING_YET:
-            task.warn(advice(progress.best, manifest.statistics(task.train_data.utterances).hours))
+            task.warn(advice(progress.best, hours))
+        elif task.valid_data.utterances and config.train.init and not progress.kept:
+            task.warn(finetune.nothing_gained(config.train.init, progress.best, hours))
+        if config.train.init and world.first and (hint := finetune.tuning_hint(config)):
+            tqdm.write(f"note: {hint}", file=sys.stderr)
         return progress
 
 
@@ -105,6 +111,7 @@ class AcousticTask:
     """An acoustic model with its training and validation data (see ``asr.train.task.Task``)."""
 
     criterion = "wer"
+    trained = False
     changes: Sequence[float] = ()
 
     def __init__(self, config: Config, world: World | None = None) -> None:
@@ -132,6 +139,7 @@ class AcousticTask:
         )
         try:
             self.source = None if self.resuming else finetune.load_initial(config)
+            self.trained = self.source is not None and bool(valid_set)
             self.teacher = finetune.load_teacher(config, self.tokenizer)
             self.origin = model_card.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
             self.stats = self._prepare()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asr.config.sections import Config
-from asr.errors import ConfigError
+from asr.errors import AsrError, ConfigError
 from asr.models import model_directory
 from asr.models.acoustic import AcousticModel
+from asr.models.bundled import bundle_folder, locate_model
 from asr.models.model_directory import Model
+from asr.recognize.options import DECODING_FILE, load_options
 from asr.text.tokenizer import BLANK_SYMBOL, Tokenizer
 
 # Keys that may differ from the model that training starts from: those that do not change the shape or the
@@ -89,6 +93,40 @@ def copy_weights(source: Model, network: AcousticModel, tokenizer: Tokenizer) ->
             rows, source_rows = (_by_token(x, network.config.upsampling) for x in (parameter, weights[name]))
             rows[:, ours] = source_rows[:, theirs].to(rows.device)
     return [symbol for symbol in tokenizer.symbols if symbol not in known]
+
+
+def inherit_parts(source: Model | None, folder: Path, tokenizer: Tokenizer) -> None:
+    """Copy what belongs to the language of ``source`` and not to its weights into the folder of a new training: the
+    tagger of written text. A model with other tokens gets none. Raises ``ModelError`` where it cannot be written.
+    """
+    if source is not None and set(source.tokenizer.symbols) == set(tokenizer.symbols):
+        model_directory.copy_tagger(source.path, folder)
+
+
+def nothing_gained(init: str, wer: float, hours: float) -> str:
+    """What to do about a training that never got better than the model it started from."""
+    return (
+        f"train.init: no validation was better than {init} itself ({100 * wer:.2f} % WER, greedy), whose weights are "
+        f"kept. It was trained on {hours:.2f} h of speech. Use {init} as it is, record more, or lower "
+        "optim.learning_rate"
+    )
+
+
+def tuning_hint(config: Config) -> str:
+    """How to decode as the model that training started from does, where that has a language model; else nothing."""
+    init, output = config.train.init, config.train.output
+    try:
+        source = locate_model(init)
+        lm = load_options(source).lm
+    except AsrError:  # a run that was resumed where the model is gone
+        return ""
+    if not isinstance(lm, str) or not lm or os.path.exists(Path(output) / DECODING_FILE):
+        return ""
+    place = init if source.parent == bundle_folder() else lm
+    return (
+        f"{init} decodes with a language model, {output} greedily so far: "
+        f"asr tune {config.data.valid or 'VALID.jsonl'} --model {output} --lm {place} --beam 64 finds its weights"
+    )
 
 
 def rate_factors(network: AcousticModel, config: Config) -> dict[str, float]:

@@ -86,6 +86,7 @@ class LanguageTask:
     """A language model with its training and validation texts (see ``asr.train.task.Task``)."""
 
     criterion = "perplexity"
+    trained = False
     changes: Sequence[float] = ()
 
     def __init__(self, config: LanguageConfig) -> None:

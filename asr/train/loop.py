@@ -137,16 +137,30 @@ class Run(Stepper):
                     "its place"
                 )
             self.ticked = self.clock()
+            if self.task.trained and not progress.step:
+                self.validate()
             while not self.schedule.over(progress):
                 self.epoch(stop)
-                if self.schedule.over(progress):
-                    self.schedule.check_steps(progress)
-                    self.say_which_is_kept(self.validate())
-                elif self.schedule.by_epoch(progress) or self.schedule.validation_due(progress):
-                    self.validate()
+                self.validate_if_due()
                 if self.schedule.over(progress) or self.overdue():
                     self.save()
+        if self.schedule.given_up(progress):
+            self.say(
+                f"train.patience: ended, as {progress.waited} validations in a row were not better; the weights of "
+                f"step {progress.kept} are kept (--resume train.patience=0 trains on)"
+            )
         return progress
+
+    def validate_if_due(self) -> None:
+        """Validate at the end of an epoch or of the run, where that is due."""
+        progress, schedule = self.progress, self.schedule
+        if schedule.given_up(progress):
+            return
+        if schedule.over(progress):
+            schedule.check_steps(progress)
+            self.say_which_is_kept(self.validate())
+        elif schedule.by_epoch(progress) or schedule.validation_due(progress):
+            self.validate()
 
     def overdue(self) -> bool:
         """Whether the last checkpoint is older than ``train.checkpoint_every_s``; all processes ask together."""
@@ -177,7 +191,7 @@ class Run(Stepper):
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}")
                 started = self.tick(stop, started)
-                if schedule.by_clock(progress) and schedule.over(progress):
+                if schedule.over(progress):  # by the clock, or given up: an epoch ends behind this loop
                     if config.average_epochs:
                         self.follow(1.0)  # to the weights: no epoch has ended here
                     return
@@ -277,7 +291,9 @@ class Run(Stepper):
             f"{progress.seconds:.0f} s{remaining}{speed}"
         )
         rank = list(self.task.rank(figures)) if figures else progress.rank
+        progress.waited = 0 if rank < progress.rank or not figures else progress.waited + 1
         if rank <= progress.rank:
+            progress.kept = progress.step
             progress.rank, progress.best = rank, figures.get(self.task.criterion, math.inf)
             done = {"epoch": progress.epoch, "step": progress.step, "seconds": round(progress.seconds, 1)}
             if self.world.first:

@@ -186,6 +186,7 @@ class ReadableTask:
     """A tagger with its training and validation texts (see ``asr.train.task.Task``)."""
 
     criterion = "loss"
+    trained = False
     changes: Sequence[float] = ()
 
     def __init__(self, texts: Sequence[str | Path], config: LanguageConfig, words: int, lookahead: int) -> None:

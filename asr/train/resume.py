@@ -29,7 +29,7 @@ CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 PLATEAU = "checkpoint.plateau.safetensors"
 # What a training writes before its first step, and so what one that died early leaves.
-WRITTEN_FIRST = {"config.yaml", "tokens.txt", "tokens.model", "lexicon.txt", "stats.json", "readable.json"}
+WRITTEN_FIRST = {"config.yaml", "tokens.txt", "tokens.model", "lexicon.txt", "stats.json", "readable.json", "readable"}
 # Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
 RESUMABLE_KEYS = {
     "train.output",  # a run directory may be moved
@@ -38,6 +38,7 @@ RESUMABLE_KEYS = {
     "train.checkpoint_every_s",
     "train.max_bad_steps",
     "train.validate_every_s",
+    "train.patience",
     "train.tensorboard",
     "data.prefetch",
     "data.workers",
@@ -61,6 +62,10 @@ class Progress:
     """The task's criterion of the weights that are kept."""
     rank: list[float] = field(default_factory=lambda: [math.inf])
     """What they were chosen by: the smallest so far (see ``Task.rank``)."""
+    kept: int = 0
+    """The step that they are from; 0: what training started from."""
+    waited: int = 0
+    """Validations since the last one that was better than all before."""
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Sums since the last log line: loss, gradient norm, steps."""
     loss_scale: float = 1.0
@@ -87,11 +92,13 @@ class Progress:
         tree = {"rank": [tree.get("best"), math.inf]} | tree
         # Before there were schedules by the clock.
         since = {"clock_s": tree.get("seconds"), "validated_s": 0.0, "validation_s": 0.0, "span": [], "finish": {}}
+        # Before trainings could end early.
+        since |= {"kept": tree.get("step"), "waited": 0}
         tree = since | tree
         names = [f.name for f in fields(cls)]
         if tree.keys() != set(names):
             raise ValueError(f"progress: expected {', '.join(names)}, got {', '.join(map(str, tree))[:200]}")
-        for name in ("step", "epoch", "batch", "bad_steps", "scaled_steps"):
+        for name in ("step", "epoch", "batch", "kept", "waited", "bad_steps", "scaled_steps"):
             if type(tree[name]) is not int or not 0 <= tree[name] < 2**53:
                 raise ValueError(f"progress.{name}: expected a whole number, 0 or more, got {tree[name]!r:.40}")
         for name in ("seconds", "audio_s", "loss_scale", "clock_s", "validated_s", "validation_s"):

@@ -111,8 +111,12 @@ class Schedule:
         return rate
 
     def over(self, progress: Progress) -> bool:
-        """Whether the run has come to its end."""
-        return self.done(progress) >= self.end(progress)
+        """Whether the run has come to its end, or has been given up before."""
+        return self.done(progress) >= self.end(progress) or self.given_up(progress)
+
+    def given_up(self, progress: Progress) -> bool:
+        """Whether so many validations brought nothing (``train.patience``); never while a decay was asked for."""
+        return 0 < self.train.patience <= progress.waited and not progress.finish
 
     def crossed(self, progress: Progress, changes: Sequence[float]) -> bool:
         """Whether the clock has passed one of ``changes``, shares of the run, since the epoch began: its plan is out
@@ -157,6 +161,7 @@ class Schedule:
             )
         if same:
             return
+        progress.waited = 0
         if finish.unit == "epochs" and progress.batch:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         start = progress.clock_s if finish.unit == "seconds" else progress.epoch

@@ -30,6 +30,9 @@ class Task(Protocol):
     """The validation figure that people are told of."""
     origin: str
     """Id of the weights that training began with, for the model card."""
+    trained: bool
+    """Whether the weights are those of a trained model: they are then validated before the first step, and kept if
+    training does not improve them."""
     changes: Sequence[float]
     """Shares of the schedule at which the plan changes, such as where a source of data ends."""
 

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asr.config import loader
-from asr.config.sections import Config, load_config
+from asr.config.language import LanguageConfig
+from asr.config.sections import Config, TrainConfig, load_config
 from asr.errors import ConfigError
 
 
@@ -199,6 +200,7 @@ RANGES = {
     "train.average_epochs": ([-1, 61], [0, 60]),
     "train.ema": ([-0.1, 1.0, math.nan], [0.0, 0.999]),
     "train.validate_every_epochs": ([0], [1]),
+    "train.patience": ([-1, 1], [0]),  # 1: there is no data.valid to be patient with
     "train.checkpoint_every_s": ([0.0, math.nan], [0.001, math.inf]),
     "train.max_bad_steps": ([0], [1]),
 }
@@ -243,6 +245,23 @@ def test_ranges(key):
     for value in good:
         got = getattr(getattr(loader.from_dict(Config, {section: {name: value}}), section), name)
         assert got == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_patience_needs_held_out_data():
+    found = loader.from_dict(Config, {"train": {"patience": 3}, "data": {"valid": "valid.jsonl"}})
+    assert found.train.patience == 3
+    with pytest.raises(ConfigError, match=r"train\.patience: expected 0 without held-out data \(data\.valid\), got 3"):
+        loader.from_dict(Config, {"train": {"patience": 3}})
+
+
+def test_patience_needs_held_out_texts_of_a_language_model():
+    with pytest.raises(ConfigError, match=r"train\.patience: expected 0 without held-out data"):
+        loader.from_dict(LanguageConfig, {"train": {"patience": 3}})
+
+
+def test_patience_and_a_mean_of_the_last_epochs_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"train\.average_epochs: expected 0 beside train\.patience"):
+        TrainConfig(patience=3, average_epochs=2)
 
 
 @given(

@@ -771,6 +771,26 @@ def test_from_a_trained_model(own: Path, tmp_path: Path, model_dir: Path) -> Non
     assert chosen.optim.layer_decay < 1
 
 
+@pytest.mark.parametrize(("hours", "epochs"), [(0.1, 20), (1.0, 15), (2.5, 10), (30.0, 4)])
+def test_the_more_speech_there_is_the_fewer_epochs_it_is_fine_tuned_for(
+    hours: float, epochs: int, tmp_path: Path
+) -> None:
+    utterances = english(100, seconds=36 * hours)
+    assert choose_model_size(utterances, tmp_path, init="english", lines=[]).train.epochs == epochs
+
+
+def test_a_fine_tuning_ends_early_where_speakers_are_held_out(tmp_path: Path) -> None:
+    with_valid = choose_model_size(english(), tmp_path, init="english", lines=[])
+    without = choose_model_size(english(), tmp_path, init="english", valid=False, lines=[])
+    assert with_valid.train.patience > 0
+    assert without.train.patience == 0
+
+
+def test_a_fine_tuning_uses_each_utterance_once_in_an_epoch(tmp_path: Path) -> None:
+    """Two views cost twice the time."""
+    assert choose_model_size(english(), tmp_path, init="english", lines=[]).train.consistency == 0
+
+
 def english(count: int = 100, text: str = "It's a sentence", seconds: float = 4.0) -> list[Utterance]:
     return [Utterance(f"u{i}", "/none.wav", text, seconds) for i in range(count)]
 

@@ -1,18 +1,23 @@
 """Training that starts from a trained model: its weights, its statistics, its tokens by name."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from corpus import make_config, make_corpus
 
+from asr.config import loader
+from asr.config.sections import Config
 from asr.data import manifest
 from asr.errors import ConfigError, ModelError
 from asr.models import model_directory
 from asr.models.storage import quantize_model
 from asr.models.tensors import load_storage
-from asr.train import acoustic_task, loop
+from asr.recognize.options import Decoding, save_options
+from asr.train import acoustic_task, finetune, loop
 from asr.train.losses import distillation_loss
 from asr.train.process import stop_request
 
@@ -183,7 +188,7 @@ def test_a_teacher_of_another_kind_is_refused(corpus, trained, tmp_path):
 
 
 def test_frozen_parts_stay_and_the_rest_learns(corpus, trained, tmp_path):
-    acoustic_task.train_acoustic(follow(corpus, tmp_path, trained, train={"freeze": 2}))
+    acoustic_task.train_acoustic(follow(corpus, tmp_path, trained, train={"freeze": 2}, data={"valid": ""}))
     before, after = (model_directory.load_model(path).network.state_dict() for path in (trained, tmp_path / "run"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"output.weight", "output.bias"}
@@ -192,8 +197,9 @@ def test_frozen_parts_stay_and_the_rest_learns(corpus, trained, tmp_path):
 def test_lower_layers_move_less(corpus, trained, tmp_path):
     def moved(name, decay):
         config = follow(
-            corpus, tmp_path, trained, optim={"layer_decay": decay}, train={"output": str(tmp_path / name), "epochs": 2}
-        )
+            corpus, tmp_path, trained, optim={"layer_decay": decay}, data={"valid": ""},
+            train={"output": str(tmp_path / name), "epochs": 2},
+        )  # fmt: skip
         acoustic_task.train_acoustic(config)
         before, after = (model_directory.load_model(path).network.state_dict() for path in (trained, tmp_path / name))
         parts = {"low": "subsampling.", "middle": "encoder.", "top": "output."}
@@ -248,3 +254,76 @@ def test_tokens_of_another_kind_are_learnt_anew(corpus, trained, tmp_path, capsy
     data = {"train": str(tmp_path / "train.jsonl"), "valid": ""}
     acoustic_task.AcousticTask(follow(corpus, tmp_path, trained, data=data, text={"tokenizer": "word"}))
     assert "has no tokens 'A', 'B': their weights start at random" in capsys.readouterr().err
+
+
+# What a fine-tuning starts with, and keeps
+
+
+def test_a_training_that_only_harms_keeps_the_model_that_it_started_from(
+    corpus, trained, tmp_path, capsys, monkeypatch
+):
+    wers = iter([0.5, 0.6, 0.7])
+    monkeypatch.setattr(acoustic_task.AcousticTask, "validate", lambda *_: {"wer": next(wers), "cer": 0.1})
+    assert acoustic_task.train_acoustic(follow(corpus, tmp_path, trained, train={"epochs": 2})).kept == 0
+    before, after = (model_directory.load_model(path).network.state_dict() for path in (trained, tmp_path / "run"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    said = capsys.readouterr().err
+    assert f"train.init: no validation was better than {trained} itself" in said
+    assert "record more" in said
+
+
+def test_a_training_that_helps_keeps_what_it_has_learnt(corpus, trained, tmp_path, capsys):
+    progress = acoustic_task.train_acoustic(follow(corpus, tmp_path, trained, train={"epochs": 20}))
+    assert progress.kept > 0
+    assert "no validation was better" not in capsys.readouterr().err
+
+
+def test_the_model_that_training_starts_from_is_the_first_to_be_validated(corpus, trained, tmp_path):
+    acoustic_task.train_acoustic(follow(corpus, tmp_path, trained))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    validated = [(line["step"], line["valid_wer"]) for line in lines if "valid_wer" in line]
+    source = model_directory.load_model(trained).card["validation"]["wer"]
+    assert validated[0] == (0, pytest.approx(source))
+
+
+def with_tagger(trained, folder):
+    shutil.copytree(trained, folder)
+    (folder / "readable").mkdir()
+    (folder / "readable" / "readable.json").write_text("{}")
+    return folder
+
+
+def test_a_tagger_comes_along(corpus, trained, tmp_path):
+    source = with_tagger(trained, tmp_path / "source")
+    acoustic_task.train_acoustic(follow(corpus, tmp_path, source))
+    assert (tmp_path / "run" / "readable" / "readable.json").read_text() == "{}"
+
+
+def test_a_model_with_other_letters_gets_no_tagger(corpus, trained, tmp_path):
+    source = with_tagger(trained, tmp_path / "source")
+    utterances = manifest.read_manifest(corpus / "train.jsonl")
+    manifest.write_manifest(
+        tmp_path / "train.jsonl", [dataclasses.replace(u, text=u.text.replace("A", "0")) for u in utterances]
+    )
+    data = {"train": str(tmp_path / "train.jsonl"), "valid": ""}
+    acoustic_task.train_acoustic(follow(corpus, tmp_path, source, data=data))
+    assert not (tmp_path / "run" / "readable").exists()
+
+
+def test_who_starts_from_a_model_with_a_language_model_is_told_how_to_decode_alike():
+    config = loader.from_dict(
+        Config, {"train": {"init": "english", "output": "exp/mine"}, "data": {"valid": "v.jsonl"}}
+    )
+    hint = finetune.tuning_hint(config)
+    assert hint.startswith("english decodes with a language model, exp/mine greedily so far")
+    assert "asr tune v.jsonl --model exp/mine --lm english" in hint
+
+
+def test_a_model_that_has_been_tuned_needs_no_hint(tmp_path):
+    save_options(tmp_path, Decoding(beam=4))
+    assert not finetune.tuning_hint(loader.from_dict(Config, {"train": {"init": "english", "output": str(tmp_path)}}))
+
+
+def test_a_model_without_a_language_model_gives_no_hint(trained, tmp_path):
+    config = loader.from_dict(Config, {"train": {"init": str(trained), "output": str(tmp_path / "run")}})
+    assert not finetune.tuning_hint(config)

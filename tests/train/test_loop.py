@@ -44,7 +44,7 @@ from asr.train import losses as losses_module
 from asr.train.loss_scale import LARGEST_SCALE
 from asr.train.losses import ctc_loss
 from asr.train.process import LOCK, alone, stop_request
-from asr.train.schedule import learning_rate
+from asr.train.schedule import Finish, learning_rate
 
 
 @pytest.fixture(autouse=True)
@@ -608,6 +608,54 @@ def test_validation_comes_when_asked_and_at_the_end(corpus, tmp_path, every):
     acoustic_task.train_acoustic(run_config(corpus, tmp_path, train={"epochs": 3, "validate_every_epochs": every}))
     epochs = [line["epoch"] for line in read_log(tmp_path / "run") if "valid_wer" in line]
     assert epochs == {1: [1, 2, 3], 2: [2, 3], 5: [3]}[every]
+
+
+IMPATIENT = {"epochs": 9, "patience": 2}
+STILL = {"learning_rate": 1e-12}
+"""A rate at which nothing is learnt: no validation is better than the first."""
+
+
+def test_a_run_ends_after_so_many_validations_that_brought_nothing(corpus, tmp_path, capsys):
+    progress = acoustic_task.train_acoustic(run_config(corpus, tmp_path, train=IMPATIENT, optim=STILL))
+    assert [line["epoch"] for line in read_log(tmp_path / "run") if "valid_wer" in line] == [1, 2, 3]
+    assert progress.epoch == 3
+    assert "train.patience: ended, as 2 validations in a row were not better" in capsys.readouterr().err
+
+
+def test_a_run_that_gets_better_goes_on_to_its_end(corpus, tmp_path):
+    run = make_run(run_config(corpus, tmp_path, train={"epochs": 6, "patience": 2}))
+    wers = iter([0.9, 0.8, 0.85, 0.7, 0.75, 0.6])
+    run.task.validate = lambda network: {"wer": next(wers), "cer": 0.5}
+    assert run.train().epoch == 6
+
+
+def test_a_run_that_was_given_up_may_be_trained_on(corpus, tmp_path):
+    acoustic_task.train_acoustic(run_config(corpus, tmp_path, train=IMPATIENT, optim=STILL))
+    on = run_config(corpus, tmp_path, train=IMPATIENT | {"patience": 0}, optim=STILL)
+    assert acoustic_task.train_acoustic(on, resume=True).epoch == 9
+
+
+def test_patience_counts_on_in_a_resumed_run(corpus, tmp_path, monkeypatch):
+    config = run_config(corpus, tmp_path, train=IMPATIENT, optim=STILL)
+    save = loop.Run.save
+
+    def stop_after_two(run):
+        save(run)
+        if run.progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "overdue", lambda run: True)
+        patch.setattr(loop.Run, "save", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            acoustic_task.train_acoustic(config)
+    assert acoustic_task.train_acoustic(config, resume=True).epoch == 3
+
+
+def test_a_run_that_was_given_up_can_be_finished(corpus, tmp_path):
+    config = run_config(corpus, tmp_path, train=IMPATIENT, optim=STILL)
+    acoustic_task.train_acoustic(config)
+    assert acoustic_task.train_acoustic(config, finish=Finish(3, "epochs")).epoch == 6
 
 
 def test_braces_in_texts_are_characters_and_end_no_training(corpus, tmp_path):
