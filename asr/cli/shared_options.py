@@ -76,7 +76,8 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         type=file_or_none,
         action="append",
         metavar="LM",
-        help="directory of train-lm, or a word n-gram (ARPA, .safetensors); several are combined",
+        help="directory of train-lm, word n-gram (ARPA, .safetensors), or bundled model, whose own is meant; several "
+        "are combined",
     )
     group.add_argument(
         "--lm-weight",

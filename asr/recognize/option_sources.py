@@ -15,6 +15,7 @@ from asr.decode.confidence import Calibration
 from asr.decode.judgement import Judge
 from asr.lm import lm_directory
 from asr.lm.lm_directory import name_of
+from asr.models.bundled import bundle_folder, bundled_models, model_file
 from asr.recognize.options import DEFAULT_BEAM, SEARCHING, WIDE, Decoding, load_options
 
 GIVEN, DIRECTORY, DEFAULT = "given", "model directory", "default"
@@ -60,10 +61,12 @@ def merge(folder: Path, **given: Any) -> Choice:
 
     An option changes itself alone, but for those of ``RESETS``: naming a file drops what the directory holds for its
     own file. ``beam=1`` asks for greedy decoding, also against the directory; a language model or hot words without a
-    beam get one of 16. ``phrases`` and searching exclude each other: what is asked for replaces what the directory
-    says. Raises ``ConfigError`` as ``load_options`` and for a value out of range.
+    beam get one of 16. ``lm`` and ``rescore`` may name a bundled model, whose language model is meant. ``phrases`` and
+    searching exclude each other: what is asked for replaces what the directory says. Raises ``ConfigError`` as
+    ``load_options`` and for a value out of range.
     """
     asked = {name: value for name, value in given.items() if value is not None}
+    asked |= {name: _of_bundled(asked[name]) for name in ("lm", "rescore") if name in asked}
     alone = asked.get("beam") == 1 or asked.get("phrases")
     saved = load_options(folder)
     if alone or (saved.phrases and any(asked.get(name) for name in (*SEARCHING, "beam"))):
@@ -78,6 +81,15 @@ def merge(folder: Path, **given: Any) -> Choice:
     if "beam" not in asked and saved.beam == 1 and any(asked.get(name) for name in WIDE):
         values["beam"] = DEFAULT_BEAM
     return Choice(Decoding(**values | asked), origins | dict.fromkeys(asked, GIVEN))
+
+
+def _of_bundled(place: Any) -> Any:
+    """The language model of a bundled model that is named instead of a file; anything else as it is."""
+    if isinstance(place, list | tuple):
+        return tuple(map(_of_bundled, place))
+    if not isinstance(place, str) or os.path.exists(place) or place not in bundled_models():
+        return place
+    return load_options(bundle_folder() / place).lm or place
 
 
 def choose(folder: Path, **given: Any) -> Decoding:
@@ -156,6 +168,7 @@ def confidences(folder: Path, options: Decoding) -> Confidences:
     # A phrase's confidence is its share of the probability of all of them, which is another thing.
     if options.phrases:
         return Confidences()
+    folder = model_file(folder, confidence.CONFIDENCE_FILE).parent
     calibrations, threshold, judge = confidence.load_confidences(folder)
     found = calibrations.get("greedy" if options.beam == 1 else "beam")
     if found is None or found.fitted_for is None:

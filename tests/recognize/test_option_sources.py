@@ -162,6 +162,7 @@ def test_fitted_confidences_are_used_for_their_options(calibrated):
     assert fitted.transcribe(SAMPLE).confidence < raw.transcribe(SAMPLE).confidence
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_fitted_confidences_are_left_out_for_other_options_with_one_line(calibrated, capsys):
     folder, _ = calibrated
     other = asr.load(folder, device="cpu", word_bonus=0.0)
@@ -171,6 +172,7 @@ def test_fitted_confidences_are_left_out_for_other_options_with_one_line(calibra
     assert all(part in other.remark for part in ("confidence.json: not used", "word_bonus"))
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_fitted_confidences_in_use_are_not_mentioned(calibrated, capsys):
     assert main.run_command(["transcribe", str(SAMPLE), "--model", str(calibrated[0])]) == 0
     assert capsys.readouterr().err == ""
@@ -213,3 +215,21 @@ def test_info_of_a_directory_whose_language_model_is_missing(tmp_path, capsys):
     shutil.rmtree(folder / "lm")
     assert main.run_command(["info", str(folder)]) == 0
     assert "the model's own" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["lm", "rescore"])
+def test_the_language_model_of_a_bundled_model_goes_by_its_name(tmp_path, option):
+    expected = options.load_options(bundled.locate_model("english")).lm
+    assert getattr(option_sources.choose(tmp_path, **{option: "english"}), option) == expected
+
+
+def test_one_of_several_language_models_may_be_that_of_a_bundled_model(tmp_path):
+    own = str(tmp_path / "own.arpa")
+    chosen = option_sources.choose(tmp_path, lm=(own, "english"), lm_weight=(0.3, 0.4)).lm
+    assert chosen == (own, options.load_options(bundled.locate_model("english")).lm)
+
+
+def test_a_file_with_the_name_of_a_bundled_model_is_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "english").write_text("")
+    assert option_sources.choose(tmp_path, lm="english").lm == "english"
