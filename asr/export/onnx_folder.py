@@ -25,16 +25,14 @@ from asr.export.stored_weights import read_weights
 from asr.files import PART, check_output, file_sha256, read_object, write_json
 from asr.lm import lm_directory
 from asr.models import model_directory
+from asr.models.bundled import READABLE, model_file, model_files, readable_folder
 from asr.models.inference import Latency
 from asr.models.model_directory import Model
 from asr.models.onnx_files import FORMAT
 from asr.models.storage import OF_RUNS
 from asr.models.tensors import load_storage
 from asr.recognize.loading import LANGUAGE, OFFLINE, STREAMING
-from asr.recognize.options import PLACES, load_options
-from asr.recognize.readable import FOLDER as READABLE
-from asr.recognize.readable import readable_folder
-from asr.recognize.stream import CHUNK_S, RIGHT_S
+from asr.recognize.options import DECODING_FILE, PLACES, Chunks, load_chunks, load_options
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -67,7 +65,7 @@ def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = Fa
     weights = acoustic_weights(source)
     with whole_folder(folder, force=force, source=source.path) as made:
         _copy_parts(source, made)
-        for name, graph in _acoustic_graphs(weights, int8=int8):
+        for name, graph in _acoustic_graphs(weights, load_chunks(source.path), int8=int8):
             save_graph(graph, made / name)
         _export_language_models(source, made)
         storage = DYNAMIC if int8 else weights.storage
@@ -77,18 +75,21 @@ def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = Fa
 
 def acoustic_weights(model: Model) -> AcousticWeights:
     """What the graphs of a loaded model directory are made of."""
-    path = model.path / WEIGHTS_FILE
+    path = model_file(model.path, WEIGHTS_FILE)
     return AcousticWeights(
         model.config, model.tokenizer, model.stats, model.card, read_weights(path), load_storage(path)
     )
 
 
-def default_latency(config: Config) -> Latency | None:
+DEFAULT_CHUNKS = Chunks()
+
+
+def default_latency(config: Config, chunks: Chunks = DEFAULT_CHUNKS) -> Latency | None:
     """The chunks in which a bidirectional model streams; None for a unidirectional one."""
     if not config.model.bidirectional:
         return None
     frame_s = config.features.hop_s * config.model.subsampling
-    return Latency(math.ceil(CHUNK_S / frame_s), math.ceil(RIGHT_S / frame_s))
+    return Latency(math.ceil(chunks.chunk_s / frame_s), math.ceil(chunks.right_s / frame_s))
 
 
 def save_graph(graph: ModelBytes | ModelProto, path: Path) -> None:
@@ -160,10 +161,12 @@ def check_files(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def _acoustic_graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, ModelBytes | ModelProto]]:
+def _acoustic_graphs(
+    weights: AcousticWeights, chunks: Chunks, *, int8: bool
+) -> Iterator[tuple[str, ModelBytes | ModelProto]]:
     makers = (
         (OFFLINE, functools.partial(offline_graph, weights)),
-        (STREAMING, functools.partial(streaming_graph, weights, default_latency(weights.config))),
+        (STREAMING, functools.partial(streaming_graph, weights, default_latency(weights.config, chunks))),
     )
     for name, make in makers:
         yield name, quantized(make(plain=True)) if int8 else make()
@@ -171,7 +174,7 @@ def _acoustic_graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[
 
 def _copy_parts(source: Model, made: Path) -> None:
     """Everything of the model but its weights and what belongs to its training."""
-    for part in source.path.iterdir():
+    for part in model_files(source.path).values():
         if part.name in (WEIGHTS_FILE, *OF_RUNS) or part.name.startswith("."):
             continue
         if os.path.isdir(part):
@@ -186,11 +189,12 @@ def _copy_parts(source: Model, made: Path) -> None:
 def _export_language_models(source: Model, made: Path) -> None:
     """Put graphs in place of the weights of the recurrent language models that ``decoding.yaml`` names."""
     options = load_options(source.path)
+    folder = model_file(source.path, DECODING_FILE).parent
     places = [getattr(options, name) for name in PLACES]
     named = [place for found in places for place in (found if isinstance(found, tuple) else (found,))]
     for place in {Path(place) for place in named if isinstance(place, str) and place and os.path.isdir(place)}:
         language = lm_directory.load_recurrent(place)
-        target = made / place.relative_to(source.path)
+        target = made / place.relative_to(folder)
         stored = place / WEIGHTS_FILE
         graph = language_graph(language, read_weights(stored), load_storage(stored), file_sha256(stored))
         save_graph(graph, target / LANGUAGE)

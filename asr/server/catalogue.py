@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr.decode.confidence import load_calibration
+from asr.decode.confidence import CONFIDENCE_FILE, load_calibration
 from asr.errors import ConfigError
 from asr.models import bundled, description
+from asr.recognize.options import STREAMING_FILE
 from asr.server.problems import UnknownModelError
 from asr.server.settings import Settings
 
@@ -22,7 +23,8 @@ class ServedModel:
     rate_hz: int
     """Sample rate that the model works at. Other rates are resampled."""
     streams: bool
-    """Whether it is unidirectional: a bidirectional model can stream too, with more delay."""
+    """Whether it is made for streams: unidirectional, or with chunks of its own (``streaming.yaml``). Others can stream
+    too, in chunks of the default length."""
     writes: bool
     """Whether it has a tagger for case, punctuation and digits."""
     languages: tuple[str, ...] = ("en",)
@@ -76,17 +78,13 @@ def default_names() -> list[str]:
     return list(dict.fromkeys([bundled.default_model(), *bundled.bundled_models()]))
 
 
-def _has_tagger(path: Path) -> bool:
-    return os.path.isdir(path / "readable") or bundled.bundled_readable(path) is not None
-
-
 def _served(name: str, place: str) -> ServedModel:
     found = description.read_description(place)
     return ServedModel(
         name,
         found.path,
         found.config.features.sample_rate_hz,
-        streams=not found.config.model.bidirectional,
-        writes=_has_tagger(found.path),
-        calibrated=bool(load_calibration(found.path)),
+        streams=not found.config.model.bidirectional or os.path.isfile(found.path / STREAMING_FILE),
+        writes=bundled.readable_folder(found.path) is not None,
+        calibrated=bool(load_calibration(bundled.model_file(found.path, CONFIDENCE_FILE).parent)),
     )
