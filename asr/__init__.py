@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from asr.decode.endpoint import Endpoint
     from asr.errors import AsrError
     from asr.recognize.recognizer import Recognizer, load
-    from asr.recognize.stream import Stream, StreamBatch, Update
+    from asr.recognize.stream import Stream, Update
+    from asr.recognize.stream_batch import StreamBatch
     from asr.scoring.wer import score
     from asr.transcript import Transcript, Word
 
@@ -36,7 +37,7 @@ _HOMES = {
     "Endpoint": "asr.decode.endpoint",
     "Recognizer": "asr.recognize.recognizer",
     "Stream": "asr.recognize.stream",
-    "StreamBatch": "asr.recognize.stream",
+    "StreamBatch": "asr.recognize.stream_batch",
     "Transcript": "asr.transcript",
     "Update": "asr.recognize.stream",
     "Word": "asr.transcript",

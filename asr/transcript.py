@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,24 @@ class Word:
     def own(self) -> float:
         """The model's own confidence, before any calibration."""
         return self.confidence if self.raw is None else self.raw
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One hypothesis of an utterance, and its share of the probability of all that are listed."""
+
+    transcript: Transcript
+    share: float
+
+    def behind(self, before: Sequence[Transcript]) -> Alternative:
+        """The same with the words of earlier utterances in front."""
+        words: tuple[Word, ...] = sum((t.words for t in before), ()) + self.transcript.words
+        whole = dataclasses.replace(self.transcript, text=" ".join(word.text for word in words), words=words)
+        if whole.written is not None:
+            written_words: tuple[Word, ...] = sum((t.written_words for t in before), ()) + whole.written_words
+            texts = [t.written for t in (*before, self.transcript) if t.written]
+            whole = dataclasses.replace(whole, written=" ".join(texts), written_words=written_words)
+        return Alternative(whole, self.share)
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,8 @@ class Transcript:
     least_reliability: float | None = None
     acoustic_score: float | None = dataclasses.field(default=None, compare=False)
     lm_score: float | None = dataclasses.field(default=None, compare=False)
+    alternatives: tuple[Alternative, ...] = ()
+    """The likeliest hypotheses, best first, this one being the first; empty where none were asked for."""
 
     @property
     def confidence(self) -> float | None:
@@ -122,6 +143,10 @@ class Transcript:
             tree["channel"] = self.channel
         if self.mismatch is not None:
             tree["mismatch"] = round(self.mismatch, 3)
+        if self.alternatives:
+            tree["alternatives"] = [
+                {"text": one.transcript.text, "share": round(one.share, 4)} for one in self.alternatives
+            ]
         return tree | ({"tokens": [_plain(token) for token in self.tokens]} if self.tokens else {})
 
 

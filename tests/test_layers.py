@@ -32,14 +32,16 @@ lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generat
 lm: lm_texts ngram_training lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
-recognize: options option_sources decoder phrase_lists readable engine stream pipeline recognizer batch
+recognize: options option_sources decoder phrase_lists readable engine stream stream_batch pipeline recognizer
+recognize: gradual batch
 export: stored_weights int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
-server: problems settings messages samples_in catalogue models_in_memory live_streams file_jobs services
+server: problems settings messages samples_in catalogue wire computing_turns live_engine file_engine worker_child
+server: admission metrics workers live_streams file_jobs services
 server: api_errors form_fields transcription_bodies uploads access health rest
 server: client_messages web_sockets vosk_replies vosk realtime_settings realtime_items realtime
 server: wyoming_frames wyoming_announcement wyoming_service

@@ -3,6 +3,7 @@
     python tools/bench.py transcribe FILE... [--model DIR|NAME] [--threads N] [--repeat N]
     python tools/bench.py train CONF [key=value ...] [--threads N] [--repeat N]
     python tools/bench.py stream FILE... [--model DIR|NAME] [--threads N] [--streams N]
+    python tools/bench.py serve FILE... [--model NAME] [--streams N] [--overload N] [--vanish N] [--short N]
     python tools/bench.py loader MANIFEST [--workers 0 1 2] [--threads 2] [--formats wav flac opus]
     python tools/bench.py lm-open [--words N] [--ngrams N] [--repeat N]
     python tools/bench.py decode MANIFEST [--model DIR|NAME] [--arpa FILE] [--lm DIR] [--peers-python PYTHON]
@@ -12,6 +13,8 @@ all in one batch; with ``--pocketsphinx`` (pip install pocketsphinx) its time fo
 
 ``stream`` gives the time that one stream needs for each block, and the lags of many streams that are advanced together
 while their blocks arrive on a simulated clock.
+
+``serve`` gives the lags of many clients of ``asr serve`` in real time, over loopback, from processes of their own.
 
 ``train`` gives audio seconds per second of training, on the epochs of CONF: the real loop (reading, augmentation,
 features, steps, log, checkpoints), the same steps on features that are ready (the compute limit), and the same network
@@ -44,6 +47,7 @@ from pathlib import Path
 import bench_decode
 import bench_lm
 import bench_loader
+import bench_serve
 import bench_stream
 import torch
 from torch import Tensor, nn
@@ -225,6 +229,9 @@ def main() -> int:
     command = commands.add_parser("stream")
     bench_stream.add_arguments(command)
     command.set_defaults(run=bench_stream.run)
+    command = commands.add_parser("serve")
+    bench_serve.add_arguments(command)
+    command.set_defaults(run=bench_serve.run)
     command = commands.add_parser("train")
     command.add_argument("config", metavar="CONF")
     command.add_argument("overrides", nargs="*", metavar="key=value")

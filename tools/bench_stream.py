@@ -14,7 +14,8 @@ import asr
 from asr.audio import read
 from asr.decode.endpoint import Endpoint
 from asr.recognize.recognizer import Recognizer
-from asr.recognize.stream import Stream, StreamBatch
+from asr.recognize.stream import Stream
+from asr.recognize.stream_batch import StreamBatch
 
 WARM_UP = 25
 """Blocks of a stream before its times count."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from typing import Any
 
@@ -84,12 +85,18 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         ("--most-file-s", default.file_s, "longest file in seconds"),
         ("--most-stream-s", default.stream_s, "longest stream in seconds of audio"),
         ("--idle-s", default.idle_s, "seconds without a message after which a connection is closed"),
-        ("--lag-s", 0.3, "refuse new streams while those that are served lag longer"),
         ("--grace-s", 10.0, "seconds to finish what is under way at the end"),
     ):
         group.add_argument(
             option, type=number(0, above=True), default=value, metavar="S", help=f"{help} (default: {value:g})"
         )
+    group.add_argument(
+        "--lag-s",
+        type=number(0, above=True, off=math.inf),
+        default=0.3,
+        metavar="S",
+        help="refuse new streams while those that are served lag longer, or would; none: never (default: 0.3)",
+    )
     for option, whole_value, help in (
         ("--most-streams", default.streams, "streams at the same time"),
         ("--most-files", default.file_jobs, "files at the same time, waiting ones included"),

@@ -28,14 +28,14 @@ class ChildProcess:
     Args:
         module, function: what it runs, with the descriptor of its end of the connection and the id of this process.
         descriptors: further open files that it inherits.
+        threads: that OpenMP and the libraries for linear algebra use in it; usually the processes are the parallelism.
 
     Raises ``OSError`` where no process can be started. POSIX only.
     """
 
-    def __init__(self, module: str, function: str, descriptors: Sequence[int] = ()) -> None:
+    def __init__(self, module: str, function: str, descriptors: Sequence[int] = (), threads: int = 1) -> None:
         self.connection, other = multiprocessing.connection.Pipe()
-        # One thread each: the processes are the parallelism.
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         folders = [folder for folder in sys.path if isinstance(folder, str)]  # imports ignore the rest, such as paths
         arguments = [json.dumps(folders), module, function, str(other.fileno()), str(os.getpid())]
         with other:
@@ -43,7 +43,7 @@ class ChildProcess:
                 [sys.executable, "-c", _START, *arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno(), *descriptors],
-                env=os.environ | single,
+                env=os.environ | dict.fromkeys(names, str(threads)),
                 process_group=0,  # the terminal's Ctrl-C is for the parent, which ends its processes
             )
 

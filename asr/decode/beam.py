@@ -121,6 +121,11 @@ class BeamSearch:
         )
 
     @property
+    def lm(self) -> Fusion | None:
+        """The language model over tokens; None without one, or with the weight 0."""
+        return self._lm
+
+    @property
     def frames(self) -> int:
         """Frames accepted so far."""
         return int(self._state.counts[kernel.FRAME])

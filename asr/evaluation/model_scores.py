@@ -25,7 +25,8 @@ from asr.evaluation.evaluation_file import EVALUATION_FORMAT, UtteranceDetails
 from asr.lm.lm_directory import name_of
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
-from asr.recognize.stream import StreamBatch, finish_streams
+from asr.recognize.stream import finish_streams
+from asr.recognize.stream_batch import StreamBatch
 from asr.scoring import wer
 from asr.scoring.rules import DEFAULT_RULES, Rules
 from asr.scoring.score_report import Report

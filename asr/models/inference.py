@@ -87,6 +87,10 @@ class AcousticBackend(Protocol):
             ``(T, V)`` for each stream, and the states to go on from.
         """
 
+    def before_layers(self, call: Callable[[], None]) -> None:
+        """Call something before each recurrent layer and direction, in the thread that computes. A graph that runs as
+        a whole has no such places: there it is never called."""
+
     def free(self) -> None:
         """Give memory back that is held for later batches."""
 

@@ -142,6 +142,9 @@ class OnnxBackend:
         joined = np.concatenate(rows, axis=1) if len(rows) > 2 else rows[-1]
         return list(joined), steps.split(states)
 
+    def before_layers(self, call: Callable[[], None]) -> None:
+        """See ``AcousticBackend.before_layers``: a graph runs as a whole."""
+
     def free(self) -> None:
         """See ``AcousticBackend.free``: there is nothing to give back."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from asr.config.sections import FeatureConfig
 from asr.errors import ConfigError
 from asr.models.acoustic import AcousticModel, ModelState, join_model_states, split_model_state
+from asr.models.cells import RecurrentLayer
 from asr.models.description import FeatureStats
 from asr.models.device import HALF, is_out_of_memory, pick_device, set_precision, strict_fp32
 from asr.models.features import LogMel
@@ -131,6 +132,13 @@ class TorchBackend:
         split = split_model_state(state, len(states))
         following = [TorchStreamState(*parts) for parts in zip(split, level, strict=True)]
         return list(log_probs.float().cpu().numpy()), following
+
+    def before_layers(self, call: Callable[[], None]) -> None:
+        """See ``AcousticBackend.before_layers``."""
+        for layer in self.network.modules():
+            if isinstance(layer, RecurrentLayer):
+                for cell in filter(None, (layer.forward_cell, layer.backward_cell)):
+                    cell.register_forward_pre_hook(lambda *_: call())
 
     def free(self) -> None:
         """See ``AcousticBackend.free``."""

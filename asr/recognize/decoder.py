@@ -176,12 +176,8 @@ class Decoder:
         return self.lists(matrix[None], np.array([len(matrix)]))[0]
 
     def accept(self, searches: Sequence[Search], matrices: Sequence[Matrix]) -> None:
-        """Feed each search its next frames ``(T, V)``, the language model being asked for all searches at once."""
-        if self.options.beam > 1:
-            accept_all([search for search in searches if isinstance(search, BeamSearch)], matrices)
-            return
-        for search, matrix in zip(searches, matrices, strict=True):
-            search.accept(matrix)
+        """``accept_searches``, of searches of this decoder."""
+        accept_searches(searches, matrices)
 
     def finish(self, search: Search, count: int = 1) -> list[Hypothesis]:
         """The final hypotheses of a search, at least one, rescored if the options ask for it.
@@ -236,3 +232,18 @@ class Decoder:
             ]
             rescored.append(sorted(new, key=lambda h: -h.score))
         return rescored
+
+
+def accept_searches(searches: Sequence[Search], matrices: Sequence[Matrix]) -> None:
+    """Feed each search its next frames ``(T, V)``. The searches may be those of several decoders over the same tokens;
+    a language model is asked for all of its searches at once."""
+    together: dict[int, list[int]] = {}
+    for index, (search, matrix) in enumerate(zip(searches, matrices, strict=True)):
+        if isinstance(search, BeamSearch):
+            together.setdefault(id(search.lm), []).append(index)
+        else:
+            search.accept(matrix)
+    for indices in together.values():
+        accept_all(
+            [s for s in (searches[i] for i in indices) if isinstance(s, BeamSearch)], [matrices[i] for i in indices]
+        )

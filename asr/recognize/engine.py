@@ -22,11 +22,11 @@ from asr.models.inference import Counts, Fetch, LoadedModel, Posteriors
 from asr.recognize.decoder import Decoder
 from asr.recognize.option_sources import confidences
 from asr.recognize.options import Decoding, load_chunks, load_options
-from asr.recognize.readable import load_readable
+from asr.recognize.readable import load_readable, with_written
 from asr.recognize.vocabulary import Vocabulary
 from asr.text.tokenizer import Tokenizer
 from asr.text.user_words import as_written
-from asr.transcript import Transcript, Word
+from asr.transcript import Alternative, Transcript, Word
 
 BATCH_S = {"cpu": 90.0, "cuda": 800.0}
 """Seconds of padded audio in one forward pass, by device. On a CPU larger batches are no faster."""
@@ -153,14 +153,35 @@ class Engine:
         source: str = "",
         vocabulary: Vocabulary | None = None,
         sums: FrameSums | None = None,
+        decoder: Decoder | None = None,
     ) -> Transcript:
         """The best of a search's hypotheses as a transcript, with calibrated confidences where the model has them.
 
         ``vocabulary``: that of the search, where it has other hot words than the options. ``sums``: of the posteriors,
-        which say whether the transcript is reliable; without words where they are not like speech.
+        which say whether the transcript is reliable; without words where they are not like speech. ``decoder``: that of
+        the search, where it is another; fitted confidences do not hold for it.
         """
-        made = self._calibrated(hypotheses, duration_s, source, vocabulary)
+        made = self._calibrated(hypotheses, duration_s, source, vocabulary, decoder or self.decoder)
         return self.judged(made, sums)
+
+    def alternatives(
+        self, hypotheses: Sequence[Hypothesis], made: Transcript, count: int, vocabulary: Vocabulary, decoder: Decoder
+    ) -> tuple[Alternative, ...]:
+        """Up to ``count`` hypotheses with different texts, best first: ``made``, which is the transcript of the first,
+        and others. Arguments as for ``transcript``."""
+        found: dict[str, tuple[Transcript, float]] = {}
+        for hypothesis in hypotheses:
+            one = made
+            if found:
+                one = self._calibrated([hypothesis], made.duration_s, made.source, vocabulary, decoder, fitted=False)
+                one = with_written(one, self.readable)
+            text, score = one.text, hypothesis.score
+            if text in found:  # two spellings of the same words
+                found[text] = found[text][0], float(np.logaddexp(found[text][1], score))
+            elif len(found) < count:
+                found[text] = one, score
+        total = np.logaddexp.reduce([score for _, score in found.values()])
+        return tuple(Alternative(one, math.exp(score - total)) for one, score in found.values())
 
     def judged(self, made: Transcript, sums: FrameSums | None, *, drop: bool = True) -> Transcript:
         """A transcript with what the model's judge, or else its threshold, says of it.
@@ -201,12 +222,19 @@ class Engine:
         return list(frame_sums(log_probs, lengths))
 
     def _calibrated(
-        self, hypotheses: Sequence[Hypothesis], duration_s: float, source: str, vocabulary: Vocabulary | None
+        self,
+        hypotheses: Sequence[Hypothesis],
+        duration_s: float,
+        source: str,
+        vocabulary: Vocabulary | None,
+        decoder: Decoder,
+        *,
+        fitted: bool = True,
     ) -> Transcript:
         best = hypotheses[0]
-        texts = (vocabulary or self.decoder.vocabulary).texts(best.tokens)
+        texts = (vocabulary or decoder.vocabulary).texts(best.tokens)
         # The same phones may be those of several phrases: what was chosen counts, not what they are read as.
-        phrase = self.decoder.phrase_of.get(best.phrase)
+        phrase = decoder.phrase_of.get(best.phrase)
         if phrase and len(phrase.text.split()) == len(texts):
             texts = phrase.text.split()
         made = make_transcript(best, self.model.tokenizer, self.frame_s, duration_s, source, texts)
@@ -215,7 +243,7 @@ class Engine:
             written = as_written(made.words, phrase.said)
             spoken = tuple(" ".join(one.words) for one in phrase.said)
             made = dataclasses.replace(made, text=" ".join(w.text for w in written), words=written, spoken=spoken)
-        if self.calibration is None:
+        if self.calibration is None or decoder is not self.decoder or not fitted:
             return made
         words = [
             dataclasses.replace(word, confidence=self.calibration.apply(p, s), raw=word.confidence)

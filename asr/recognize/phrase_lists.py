@@ -104,3 +104,10 @@ class PhraseListDecoder(Decoder):
             raise DecodeError(f"hot word {word!r}: expected a word of the list of phrases; add it to the list")
         fields = {one.name: getattr(made, one.name) for one in dataclasses.fields(made)}
         return ListVocabulary(**fields, spelling=self.spelling)
+
+
+def phrase_list_decoder(decoder: Decoder, phrases: Sequence[str]) -> PhraseListDecoder:
+    """The decoder of the same model for a list of phrases. Raises ``DecodeError`` as ``PhraseListDecoder``."""
+    if isinstance(phrases, str) or not all(isinstance(phrase, str) for phrase in phrases):
+        raise DecodeError(f"phrases: expected a list of texts, got {phrases!r}"[:200])
+    return PhraseListDecoder(decoder.options, decoder.tokenizer, phrases)

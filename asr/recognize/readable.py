@@ -289,24 +289,33 @@ def _capital(word: str) -> str:
     return word[:1].upper() + word[1:]
 
 
-def with_written(transcript: Transcript, model: ReadableModel | None) -> Transcript:
+def with_written(
+    transcript: Transcript, model: ReadableModel | None, writer: ReadableWriter | None = None
+) -> Transcript:
     """``transcript`` with its written text, as the words of a phrase list are or as ``model`` writes them.
 
-    Without a model ``written`` stays None.
+    Without a model ``written`` stays None. ``writer``: one that has accepted all of the words already.
     """
     if transcript.spoken:  # the words have the spelling of a text or list
         return dataclasses.replace(transcript, written=transcript.text, written_words=transcript.words)
     if model is None:
         return transcript
-    writer = ReadableWriter(model)
     words = transcript.words
-    writer.accept([word.text for word in words])
+    if writer is None:
+        writer = ReadableWriter(model)
+        writer.accept([word.text for word in words])
+    written = written_words(writer.finish(), words)
+    return dataclasses.replace(transcript, written=writer.text(), written_words=tuple(written))
+
+
+def written_words(pieces: Sequence[WrittenPiece], words: Sequence[Word]) -> list[Word]:
+    """Pieces of a text with the times and least confidences of the ``words`` that it is made of."""
     written = []
-    for piece in writer.finish():
+    for piece in pieces:
         parts = words[piece.start : piece.stop]
         raws = [part.raw for part in parts if part.raw is not None]
         least = min(part.confidence for part in parts)
         written.append(
             Word(piece.text, parts[0].start_s, parts[-1].end_s, least, min(raws) if len(raws) == len(parts) else None)
         )
-    return dataclasses.replace(transcript, written=writer.text(), written_words=tuple(written))
+    return written

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, Unpack, overload
 
@@ -111,10 +111,21 @@ class Recognizer(Engine):
         chunk_s: float | None = None,
         right_s: float | None = None,
         source: str = "stream",
+        hotwords: Mapping[str, float] | None = None,
+        phrases: Sequence[str] = (),
+        alternatives: int = 1,
     ) -> Stream:
         """A live stream that this recognizer listens to; the arguments are those of ``asr.Stream``."""
         return Stream(
-            self, sample_rate_hz=sample_rate_hz, endpoint=endpoint, chunk_s=chunk_s, right_s=right_s, source=source
+            self,
+            sample_rate_hz=sample_rate_hz,
+            endpoint=endpoint,
+            chunk_s=chunk_s,
+            right_s=right_s,
+            source=source,
+            hotwords=hotwords,
+            phrases=phrases,
+            alternatives=alternatives,
         )
 
     @overload
@@ -172,7 +183,7 @@ class Recognizer(Engine):
         try:
             samples = self.reader.samples(item, long_audio.LONG_S)
         except TooLongError:
-            parts, heard = self._posteriors(item)
+            parts, heard = self.whole_posteriors(item)
             matrix = np.concatenate(list(parts))
             duration_s = heard.samples / self.sample_rate_hz
         else:
@@ -267,15 +278,18 @@ class Recognizer(Engine):
             if token != tokenizer.space_id
         )
 
-    def _posteriors(self, item: Recording) -> tuple[Iterator[Posteriors], Heard]:
-        """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of what has been heard."""
+    def whole_posteriors(self, item: Recording, together: int | None = None) -> tuple[Iterator[Posteriors], Heard]:
+        """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of the samples read so far.
+
+        ``together``: pieces of a bidirectional model in one pass; by default as many as ``batch_s`` has room for.
+        """
         heard = Heard()
         parts = long_audio.posteriors(
             self.reader.blocks(item, heard),
             self.backend,
             self.model.config,
             self.log_probs,
-            together=max(1, round(long_audio.TOGETHER * self.batch_s / BATCH_S["cpu"])),
+            together=together or max(1, round(long_audio.TOGETHER * self.batch_s / BATCH_S["cpu"])),
         )
         return parts, heard
 
@@ -286,7 +300,7 @@ class Recognizer(Engine):
         if self.decoder.phrases:
             limit = f"at most {long_audio.LONG_S:g} s"
             raise AudioError(f"{name or 'audio'}: expected one phrase, {limit}, got more; asr stream cuts at pauses")
-        parts, heard = self._posteriors(item)
+        parts, heard = self.whole_posteriors(item)
         found: list[Part] = []
         context = Context()
         group: list[tuple[int, Posteriors]] = []
@@ -301,11 +315,14 @@ class Recognizer(Engine):
                     group = []
                 bar.update(round((start + len(rows)) * self.frame_s) - bar.n)
             found += self._utterances(group, context)[0]
-        duration_s = heard.samples / self.sample_rate_hz
+        return with_written(self.joined(found, heard.samples / self.sample_rate_hz, name), self.readable)
+
+    def joined(self, found: Sequence[Part], duration_s: float, name: str) -> Transcript:
+        """The transcript of a recording from those of its utterances, without a written text."""
         # The last frame's window may reach a little beyond the end.
         words = [dataclasses.replace(w, end_s=min(w.end_s, duration_s)) for part, _ in found for w in part.words]
         made = Transcript(" ".join(w.text for w in words), tuple(words), duration_s, name, threshold=self.threshold)
-        return with_written(self.whole(made, found), self.readable)
+        return self.whole(made, found)
 
     def _utterances(self, group: Sequence[tuple[int, Posteriors]], context: Context) -> tuple[list[Part], Context]:
         """The utterances ``(first row, rows)``, decoded as one batch, or one after the other where language models

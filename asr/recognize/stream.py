@@ -1,8 +1,8 @@
 """Live recognition: takes samples as they arrive, gives text while it is spoken.
 
 A stream gives the same result as the whole recording. Resampler, features, convolutions, recurrent layers and search
-carry their state from block to block. The size of the blocks changes nothing. ``StreamBatch`` advances many streams
-with one pass through the network.
+carry their state from block to block. The size of the blocks changes nothing. ``advance_streams`` and
+``asr.recognize.stream_batch`` advance many streams with one pass through the network.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from asr.audio.samples import as_mono
 from asr.config import sections
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.judgement import FrameSums
-from asr.decode.posteriors import BLANK
+from asr.decode.posteriors import BLANK, positive_int
 from asr.errors import AudioError, ConfigError
 from asr.models.inference import Latency, Posteriors, StreamState
 from asr.recognize.engine import Engine, Part
 from asr.recognize.language_models import Context
+from asr.recognize.phrase_lists import phrase_list_decoder
 from asr.recognize.readable import ReadableWriter, with_written
+from asr.recognize.vocabulary import Vocabulary
 from asr.transcript import Transcript, Word
 
 # Frames of features that one pass through the network takes at most: what a long block needs is bounded.
 PASS_FRAMES = 2048
 SILENCE_S = 60.0
 """Silence at an utterance's start that is kept, so that hot words can still change."""
+ALIKE = 4
+"""Hypotheses that are asked for each alternative text."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,15 @@ class Update:
     time_s: float
     written: str | None = None
     written_stable: int = 0
+    start_s: float | None = None
+    """When the first word of ``text`` begins; None without a word."""
 
 
 class Stream:
     """One stream. ``accept`` blocks, then ``finish``; or let a ``StreamBatch`` do both for many.
+
+    Weights, language models and lexicon are the recognizer's, which all of its streams share. Hot words, phrases,
+    alternatives and endpoint are the stream's own.
 
     Args:
         recognizer: a model and how to decode: the result of ``asr.load``.
@@ -65,10 +74,15 @@ class Stream:
             by default as the model directory says (``asr.recognize.options.Chunks``). It answers after both. A
             unidirectional model needs neither.
         source: a name for transcripts and messages.
+        hotwords: boosts of words and phrases (natural logarithms) instead of the recognizer's; ``set_hotwords`` gives
+            others later.
+        phrases: only their words are recognised, in any order (``asr.recognize.phrase_lists``).
+        alternatives: hypotheses in ``Transcript.alternatives`` of each utterance, if more than 1.
 
     Raises:
         ConfigError: an impossible ``chunk_s`` or ``right_s``; several models or speeds, which need whole recordings.
         AudioError: an impossible rate.
+        DecodeError: a hot word or phrase that cannot be spelt.
     """
 
     def __init__(
@@ -80,8 +94,12 @@ class Stream:
         chunk_s: float | None = None,
         right_s: float | None = None,
         source: str = "stream",
+        hotwords: Mapping[str, float] | None = None,
+        phrases: Sequence[str] = (),
+        alternatives: int = 1,
     ) -> None:
         self.recognizer = recognizer
+        self.decoder = phrase_list_decoder(recognizer.decoder, phrases) if phrases else recognizer.decoder
         speeds = recognizer.decoder.options.speeds
         if recognizer.also or speeds != (1.0,):
             raise ConfigError(
@@ -95,9 +113,12 @@ class Stream:
         check_rate(self.rate_hz, f"{source}: sample_rate_hz")
         if not isinstance(endpoint, Endpoint | None):
             raise ConfigError(f"{source}: endpoint: expected an Endpoint or None, got {endpoint!r}"[:200])
-        self._search = recognizer.decoder.search()
-        self._vocabulary = self._next_vocabulary = recognizer.decoder.vocabulary
+        self.alternatives = positive_int("alternatives", alternatives)
+        self._search = self.decoder.search()
+        self._vocabulary = self._next_vocabulary = self.decoder.vocabulary
         """With the hot words of the utterance under way, and of the next one."""
+        if hotwords is not None:
+            self._next_vocabulary = self._with(hotwords)
         self.start()
 
     def start(self) -> None:
@@ -128,8 +149,8 @@ class Stream:
         """Begin an utterance."""
         self._vocabulary = self._next_vocabulary
         self._writer = None if self.recognizer.readable is None else ReadableWriter(self.recognizer.readable)
-        self.recognizer.decoder.begin(self._search, self._vocabulary, self._context)
-        self._silence: list[Posteriors] | None = [] if self.recognizer.decoder.options.beam > 1 else None
+        self.decoder.begin(self._search, self._vocabulary, self._context)
+        self._silence: list[Posteriors] | None = [] if self.decoder.options.beam > 1 else None
         """Its log-probabilities as long as it is nothing but silence; None from its first sound on."""
 
     def set_hotwords(self, hotwords: Mapping[str, float]) -> None:
@@ -145,18 +166,20 @@ class Stream:
         Raises ``ConfigError`` where the recognizer decodes without a beam, ``DecodeError`` naming a hot word that
         cannot be used; the words before stay then.
         """
-        decoder = self.recognizer.decoder
-        if decoder.options.beam == 1:
-            raise ConfigError(
-                f"{self.source}: hot words: expected a beam above 1, got a search without hot words; set beam"
-            )
-        self._next_vocabulary = decoder.vocabulary_with(hotwords)
+        self._next_vocabulary = self._with(hotwords)
         if self._silence is not None:
             silence = self._silence
             self._begin()
             for rows in silence:
                 self._search.accept(rows)
             self._silence = silence
+
+    def _with(self, hotwords: Mapping[str, float]) -> Vocabulary:
+        if self.decoder.options.beam == 1:
+            raise ConfigError(
+                f"{self.source}: hot words: expected a beam above 1, got a search without hot words; set beam"
+            )
+        return self.decoder.vocabulary_with(hotwords)
 
     def note(self, log_probs: Posteriors) -> None:
         """Add rows ``(T, V)`` that the search has taken to the sums; remember the rows while they are silence."""
@@ -168,6 +191,11 @@ class Stream:
         heard_s = self._search.frames * self.recognizer.frame_s
         if heard_s > SILENCE_S or bool((log_probs.argmax(axis=1) != BLANK).any()):
             self._silence = None
+
+    @property
+    def received_s(self) -> float:
+        """Seconds of audio that were pushed since ``start``."""
+        return self._received / self.rate_hz
 
     @property
     def time_s(self) -> float:
@@ -235,31 +263,38 @@ class Stream:
     def end_utterance(self) -> Transcript:
         """The transcript of the utterance under way; the next one begins here. Times count from the stream's start."""
         frames = self._search.frames
-        recognizer = self.recognizer
-        decoder = recognizer.decoder
-        found = [h.shifted(self._offset) for h in decoder.finish(self._search, recognizer.depth)]
+        recognizer, decoder = self.recognizer, self.decoder
+        depth = recognizer.depth
+        if self.alternatives > 1 and decoder.options.beam > 1:  # several hypotheses may be the same text
+            depth = max(depth, ALIKE * self.alternatives)
+        found = [h.shifted(self._offset) for h in decoder.finish(self._search, depth)]
         self._context = decoder.following(self._context, found[0], self._vocabulary)
         vocabulary = self._vocabulary
         self._begin()
         self._offset += frames
-        duration_s = min(self._received / self.rate_hz, self._offset * recognizer.frame_s)
+        duration_s = min(self.received_s, self._offset * recognizer.frame_s)
         if self._finished:
-            duration_s = self._received / self.rate_hz
+            duration_s = self.received_s
         sums, self._sums = self._sums, None
-        made = recognizer.transcript(found, duration_s, self.source, vocabulary, sums)
+        made = recognizer.transcript(found[: recognizer.depth], duration_s, self.source, vocabulary, sums, decoder)
         self._ended.append((made, sums))
-        return with_written(made, recognizer.readable)
+        made = with_written(made, recognizer.readable)
+        if self.alternatives > 1 and made.words:
+            others = recognizer.alternatives(found, made, self.alternatives, vocabulary, decoder)
+            made = dataclasses.replace(made, alternatives=others)
+        return made
 
     def update(self, final: Sequence[Transcript]) -> Update:
         """What is known now."""
         hypothesis, stable = self._search.partial()
         text, settled = self._vocabulary.partial(hypothesis.tokens, stable)
         written, decided = self._written(text, settled)
-        return Update(tuple(final), text, settled, self.time_s, written, decided)
+        start_s = (self._offset + hypothesis.frames[0]) * self.recognizer.frame_s if hypothesis.frames else None
+        return Update(tuple(final), text, settled, self.time_s, written, decided, start_s)
 
     def _written(self, text: str, settled: int) -> tuple[str | None, int]:
         """``text`` with case, punctuation and digits, and how many characters are decided."""
-        if self._writer is None or self.recognizer.decoder.phrases:  # a phrase is written as its list has it
+        if self._writer is None or self.decoder.phrases:  # a phrase is written as its list has it
             return None, 0
         stable = text[:settled].rpartition(" ")[0].split()  # the last word may still grow
         known = len(self._writer.accepted)
@@ -307,52 +342,12 @@ def finish_streams(streams: Sequence[Stream]) -> list[Transcript]:
         made = dataclasses.replace(
             last, text=text, words=words, spoken=spoken, written=written, written_words=written_words
         )
+        # Alternatives are those of the last utterance that has words.
+        *before_it, final = [t for t in (*done, last) if t.words] or [last]
+        if before_it or final is not last:
+            made = dataclasses.replace(made, alternatives=tuple(a.behind(before_it) for a in final.alternatives))
         transcripts.append(stream.recognizer.whole(made, stream._ended))
     return transcripts
-
-
-class StreamBatch:
-    """Many streams of one recognizer, advanced together.
-
-    ``options`` are those of ``Stream``, for all streams.
-    """
-
-    def __init__(
-        self,
-        recognizer: Engine,
-        *,
-        endpoint: Endpoint | None = None,
-        chunk_s: float | None = None,
-        right_s: float | None = None,
-    ) -> None:
-        self.recognizer = recognizer
-        self.endpoint = endpoint
-        self.chunk_s, self.right_s = chunk_s, right_s
-
-    def open(self, *, sample_rate_hz: int | None = None, source: str = "stream") -> Stream:
-        """A new stream."""
-        return Stream(
-            self.recognizer,
-            sample_rate_hz=sample_rate_hz,
-            endpoint=self.endpoint,
-            chunk_s=self.chunk_s,
-            right_s=self.right_s,
-            source=source,
-        )
-
-    def accept(self, blocks: Mapping[Stream, npt.ArrayLike]) -> dict[Stream, Update | AudioError]:
-        """Give each stream its block and advance all; a block that is no sound gives its error, and harms no other."""
-        results: dict[Stream, Update | AudioError] = {}
-        good = []
-        for stream, samples in blocks.items():
-            try:
-                stream.push(samples)
-            except AudioError as error:
-                results[stream] = error
-            else:
-                good.append(stream)
-        results.update(zip(good, advance_streams(good), strict=True))
-        return results
 
 
 def _next_group(streams: Sequence[Stream]) -> list[int]:

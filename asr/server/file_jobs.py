@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import dataclasses
+import itertools
 import os
 from collections.abc import AsyncGenerator
 
+from asr.errors import AsrError, DecodeError
 from asr.server.catalogue import Catalogue
-from asr.server.live_streams import check_stream_options, in_case
-from asr.server.messages import Done, FileEvent, FileOptions, Settled, StreamOptions
-from asr.server.models_in_memory import LoadedModels
-from asr.server.problems import BusyError, ClosingError
+from asr.server.live_streams import check_stream_options
+from asr.server.messages import Done, FileEvent, FileOptions, StreamOptions
+from asr.server.metrics import Metrics
+from asr.server.problems import BusyError, ClosingError, RequestError
 from asr.server.settings import Settings
+from asr.server.wire import CancelFile, TranscribeFile
+from asr.server.workers import WorkerPool
 from asr.transcript import Transcript
 
 
 class FileService:
     """Transcribes files."""
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, models: LoadedModels) -> None:
-        self.settings, self.catalogue, self.models = settings, catalogue, models
+    def __init__(self, settings: Settings, catalogue: Catalogue, pool: WorkerPool, metrics: Metrics) -> None:
+        self.settings, self.catalogue, self.pool, self.metrics = settings, catalogue, pool, metrics
         self.jobs = 0
+        """Under way."""
         self.closing = False
+        self._numbers = itertools.count(1)
 
     def check(self, options: FileOptions) -> None:
         """Raise what ``pieces`` would raise for these options now: call it before a large upload is read.
@@ -33,6 +37,7 @@ class FileService:
         if self.closing:
             raise ClosingError("the server is shutting down")
         if self.jobs >= self.settings.limits.file_jobs:
+            self.metrics.refused["file"] += 1
             raise BusyError(f"expected fewer than {self.jobs} files at a time; try again later")
         model = self.catalogue.find(options.model)
         as_stream = StreamOptions(model=model.name, hot_words=options.hot_words, phrases=options.phrases)
@@ -55,18 +60,24 @@ class FileService:
         ``check``, ``WorkerLostError``.
         """
         self.check(options)
-        recognizer = await asyncio.to_thread(self.models.get, self.catalogue.find(options.model))
+        model = self.catalogue.find(options.model)
         self.jobs += 1
         try:
-
-            def work() -> Transcript:
-                with self.models.computing:
-                    return recognizer.transcribe(path)
-
-            made = in_case(await asyncio.to_thread(work), self.settings.case)
-            made = dataclasses.replace(made, source=options.name)
-            if made.words:
-                yield Settled(made)
-            yield Done(made)
+            worker = await self.pool.for_file()
+            request = TranscribeFile(next(self._numbers), model.name, os.fspath(path), options)
+            worker.files += 1
+            self.metrics.opened["file"] += 1
+            try:
+                async with contextlib.aclosing(worker.listen(request)) as events:
+                    async for event in events:
+                        yield event
+            except DecodeError as error:
+                raise RequestError(str(error), "phrases" if options.phrases else "hot_words") from error
+            except AsrError:
+                self.metrics.failed["file"] += 1
+                raise
+            finally:
+                worker.files -= 1
+                worker.tell(CancelFile(request.job))
         finally:
             self.jobs -= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from asr.server.services import Services
@@ -14,10 +14,19 @@ def health_routes(services: Services) -> list[BaseRoute]:
     Prometheus."""
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        workers = await services.health()
+        good = sum(state == "ok" for state in workers.values())
+        status = "ok" if good == len(workers) else "degraded" if good else "failing"
+        return JSONResponse({"status": status, "workers": workers}, 200 if good else 503)
 
     async def ready(request: Request) -> Response:
-        there = services.ready.is_set()
-        return JSONResponse({"status": "ready" if there else "loading"}, 200 if there else 503)
+        state = "closing" if services.closing.is_set() else "ready" if services.ready.is_set() else "loading"
+        if state == "ready" and not any(worker.ready.is_set() for worker in services.pool.workers):
+            state = "restarting"
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
-    return [Route("/health", health), Route("/ready", ready)]
+    async def metrics(request: Request) -> Response:
+        text = services.metrics.text(services.gauges())
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return [Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]

@@ -11,32 +11,43 @@ A protocol module needs nothing else to serve streams:
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+import itertools
+import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from asr.errors import DecodeError
+from asr.errors import ConfigError, DecodeError
 from asr.server.catalogue import Catalogue, ServedModel
-from asr.server.messages import Event, Final, Partial, SpeechStarted, SpeechStopped, StreamOptions
-from asr.server.models_in_memory import LoadedModels
-from asr.server.problems import BusyError, ClosingError, RequestError
-from asr.server.samples_in import WIDTHS, as_samples
+from asr.server.messages import Event, Final, Partial, StreamOptions
+from asr.server.metrics import Metrics
+from asr.server.problems import BusyError, ClosingError, RequestError, WorkerLostError
+from asr.server.samples_in import WIDTHS
 from asr.server.settings import Settings
-from asr.transcript import Transcript
+from asr.server.wire import CloseStream, EndUtterance, FeedStream, OpenStream, ResetStream
+from asr.server.workers import WorkerPool, WorkerProcess
 
-if TYPE_CHECKING:
-    from asr.recognize.stream import Stream, Update
+PART_S = 2.0
+"""Seconds of sound that are on their way to a worker at most, of each stream."""
+LIVE_S = 0.5
+"""Length of a block up to which its lag is one of a live client: files in large blocks wait for themselves."""
 
 
 class LiveService:
     """Opens live streams, and refuses them where those that are served would suffer."""
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, models: LoadedModels) -> None:
-        self.settings, self.catalogue, self.models = settings, catalogue, models
-        self.open_sessions = 0
+    def __init__(self, settings: Settings, catalogue: Catalogue, pool: WorkerPool, metrics: Metrics) -> None:
+        self.settings, self.catalogue, self.pool, self.metrics = settings, catalogue, pool, metrics
+        self.sessions: set[LiveSession] = set()
+        """Streams that are open."""
         self.closing = False
         """Whether the server is shutting down; ``feed`` then raises ``ClosingError``."""
+        self._numbers = itertools.count(1)
+
+    @property
+    def open_sessions(self) -> int:
+        """How many streams are open."""
+        return len(self.sessions)
 
     async def open(self, options: StreamOptions, *, instead_of: LiveSession | None = None) -> LiveSession:
         """A new stream. Call it before the handshake, so that a refusal can be an HTTP status.
@@ -50,18 +61,26 @@ class LiveService:
         """
         if self.closing:
             raise ClosingError("the server is shutting down")
-        if instead_of is None and self.open_sessions >= self.settings.limits.streams:
-            raise BusyError(f"expected fewer than {self.open_sessions} streams at a time; try again later")
         model = check_stream_options(options, self.catalogue, self.settings)
-        session = LiveSession(self, model, options)
+        try:
+            if instead_of is not None:
+                worker = instead_of.worker
+            elif self.open_sessions >= self.settings.limits.streams:
+                raise BusyError(f"expected fewer than {self.open_sessions} streams at a time; try again later")
+            else:
+                worker = await self.pool.for_stream(model.name)
+        except BusyError:
+            self.metrics.refused["live"] += 1
+            raise
+        session = LiveSession(self, worker, model, options, next(self._numbers))
         try:
             await session.begin()
-        except BaseException as error:
+        except BaseException:
             await session.close()
-            if isinstance(error, DecodeError):  # a hot word or phrase that the model cannot spell
-                raise RequestError(str(error), "phrases" if options.phrases else "hot_words") from error
             raise
-        if instead_of is not None:
+        if instead_of is None:
+            self.metrics.opened["live"] += 1
+        else:
             await instead_of.close()
         return session
 
@@ -90,15 +109,15 @@ def check_stream_options(options: StreamOptions, catalogue: Catalogue, settings:
 class LiveSession:
     """One live stream. Calls of one session must not overlap, save ``close``."""
 
-    def __init__(self, service: LiveService, model: ServedModel, options: StreamOptions) -> None:
-        self.service, self.model, self.options = service, model, options
-        self._stream: Stream | None = None
+    def __init__(
+        self, service: LiveService, worker: WorkerProcess, model: ServedModel, options: StreamOptions, number: int
+    ) -> None:
+        self.service, self.worker, self.model, self.options = service, worker, model, options
+        self._number, self._life = number, worker.life
         self._rest = b""
-        self._offset_s = 0.0
-        self._received = 0
-        self._speaking = False
-        self._open = True
-        service.open_sessions += 1
+        self._received_s = 0.0
+        service.sessions.add(self)
+        worker.load.streams[model.name] += 1
 
     async def __aenter__(self) -> LiveSession:
         return self
@@ -111,18 +130,18 @@ class LiveSession:
     @property
     def time_s(self) -> float:
         """Seconds of audio received so far."""
-        return self._received / self.options.rate_hz
+        return self._received_s
 
     async def begin(self) -> None:
         """Prepare the search; ``LiveService.open`` calls it."""
-        from asr.decode.endpoint import Endpoint
-
-        recognizer = await asyncio.to_thread(self.service.models.get, self.model)
-        rules = self.options.endpoint_s
-        endpoint = None if rules is None else Endpoint(rules, self.options.longest_s)
-        self._stream = recognizer.stream(sample_rate_hz=self.options.rate_hz, endpoint=endpoint)
-        if self.options.hot_words:
-            self._stream.set_hotwords(self.options.hot_words)
+        options = dataclasses.replace(self.options, model=self.model.name)
+        request = OpenStream(self._number, self.model.name, options)
+        try:
+            await self.worker.ask(request)
+        except DecodeError as error:
+            raise RequestError(str(error), "phrases" if options.phrases else "hot_words") from error
+        except ConfigError as error:
+            raise RequestError(str(error)) from error
 
     async def feed(self, data: bytes) -> list[Event]:
         """Take audio in the session's encoding; returns when all of it has been computed (but for the lookahead).
@@ -136,15 +155,28 @@ class LiveSession:
         """
         if self.service.closing:
             raise ClosingError("the server is shutting down")
+        started = time.monotonic()
         data = self._rest + data
-        whole = len(data) - len(data) % WIDTHS[self.options.encoding]
-        data, self._rest = data[:whole], data[whole:]
-        samples = as_samples(data, self.options.encoding)
-        self._received += len(samples)
-        if self.time_s > self.service.settings.limits.stream_s:
-            raise RequestError(f"expected at most {self.service.settings.limits.stream_s:g} s in a stream, got more")
-        stream = self._need()
-        return self._events(await asyncio.to_thread(self._locked, stream.accept, samples))
+        width = WIDTHS[self.options.encoding]
+        whole = len(data) - len(data) % width
+        self._rest = data[whole:]
+        seconds = whole / width / self.options.rate_hz
+        limit_s = self.service.settings.limits.stream_s
+        if self._received_s + seconds > limit_s:
+            raise RequestError(f"expected at most {limit_s:g} s of audio in a stream, got more")
+        size = max(1, round(PART_S * self.options.rate_hz)) * width
+        events: list[Event] = []
+        for at in range(0, max(whole, 1), size):
+            part = data[at : min(at + size, whole)]
+            found = await self._ask(FeedStream(self._number, part))
+            events = [event for event in events if not isinstance(event, Partial)] + found
+            self._received_s += len(part) / width / self.options.rate_hz
+        self.service.metrics.audio_s["live"] += seconds
+        if 0 < seconds <= LIVE_S:
+            lag_s = time.monotonic() - started
+            self.worker.load.note_lag(lag_s)
+            self.service.metrics.note_lag(lag_s)
+        return events
 
     async def end_utterance(self) -> Final:
         """End the utterance under way here, lookahead included; its text is that of a recording that ends here.
@@ -152,11 +184,7 @@ class LiveSession:
         The stream goes on with the next utterance, and times go on counting. The transcript is empty where nothing was
         said. Utterances that ended within the lookahead are part of it.
         """
-        stream = self._need()
-        made = await asyncio.to_thread(self._locked, stream.finish)
-        final = self._final(made)
-        self._offset_s, self._speaking = self.time_s, False
-        stream.start()
+        final: Final = await self._ask(EndUtterance(self._number))
         return final
 
     async def finish(self) -> Final:
@@ -167,61 +195,25 @@ class LiveSession:
 
     async def reset(self) -> None:
         """Forget the utterance under way without a result."""
-        self._need().start()
+        await self._ask(ResetStream(self._number))
         self._rest = b""
-        self._offset_s, self._speaking = self.time_s, False
 
     async def close(self) -> None:
         """Free everything; may be called twice."""
-        if self._open:
-            self._open, self._stream = False, None
-            self.service.open_sessions -= 1
+        if self not in self.service.sessions:
+            return
+        self.service.sessions.discard(self)
+        self.worker.load.streams[self.model.name] -= 1
+        if self.worker.life == self._life:
+            self.worker.tell(CloseStream(self._number))
 
-    def _need(self) -> Stream:
-        if self._stream is None:
+    async def _ask(self, request: FeedStream | EndUtterance | ResetStream) -> Any:
+        if self not in self.service.sessions:
             raise RequestError("the stream is closed")
-        return self._stream
-
-    def _locked(self, work: Any, *arguments: Any) -> Any:
-        with self.service.models.computing:
-            return work(*arguments)
-
-    def _events(self, update: Update) -> list[Event]:
-        events: list[Event] = []
-        for transcript in update.final:
-            if not self._speaking and transcript.words:
-                events.append(SpeechStarted(transcript.words[0].start_s + self._offset_s))
-            final = self._final(transcript)
-            words = final.transcript.words
-            events += [SpeechStopped(words[-1].end_s if words else self.time_s), final]
-            self._speaking = False
-        if update.text and not self._speaking:
-            events.append(SpeechStarted(update.time_s + self._offset_s))
-            self._speaking = True
-        if self.service.settings.case == "written" and update.written is not None:
-            return [*events, Partial(update.written, update.written_stable, update.time_s + self._offset_s)]
-        text = update.text.lower() if self.service.settings.case == "lower" else update.text
-        return [*events, Partial(text, update.stable, update.time_s + self._offset_s)]
-
-    def _final(self, transcript: Transcript) -> Final:
-        made = in_case(shifted(transcript, self._offset_s), self.service.settings.case)
-        return Final(made, (made,), (1.0,))
-
-
-def shifted(transcript: Transcript, offset_s: float) -> Transcript:
-    """A transcript whose words lie so many seconds later."""
-    later = [
-        tuple(dataclasses.replace(word, start_s=word.start_s + offset_s, end_s=word.end_s + offset_s) for word in words)
-        for words in (transcript.words, transcript.written_words)
-    ]
-    return dataclasses.replace(transcript, words=later[0], written_words=later[1])
-
-
-def in_case(transcript: Transcript, case: str) -> Transcript:
-    """A transcript with its text and words as ``Settings.case`` says; ``written`` needs a model with a tagger."""
-    if case == "written":
-        return transcript.as_written()
-    if case == "lower":
-        words = tuple(dataclasses.replace(word, text=word.text.lower()) for word in transcript.words)
-        return dataclasses.replace(transcript, text=transcript.text.lower(), words=words)
-    return transcript
+        if self.worker.life != self._life:
+            raise WorkerLostError("the recogniser has ended in the middle of this stream")
+        try:
+            return await self.worker.ask(request)
+        except WorkerLostError:
+            self.service.metrics.failed["live"] += 1
+            raise

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
@@ -18,6 +20,9 @@ from asr.server.services import Services
 from asr.server.settings import Settings
 from asr.server.web_sockets import BoundedWebSocket
 from asr.server.wyoming_service import serving_wyoming
+
+LAST_S = 2.0
+"""Seconds that connections get to close, behind ``Settings.grace_s``."""
 
 
 class _Server(uvicorn.Server):
@@ -31,32 +36,94 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends at once.
 
-    Prints the address once requests are answered. Raises ``AsrError`` for a port in use, a missing certificate or a
-    model that cannot be loaded.
+    Prints the address once requests are answered. What is under way at the end is finished within
+    ``Settings.grace_s``; what is new is refused.
+
+    Raises ``AsrError`` for a port in use, a missing certificate or a model that cannot be loaded.
     """
     check_certificate(settings)
     services = Services(settings)
     apps = [(settings.port, build_app(services))]
     if settings.vosk_port is not None:
         apps.append((settings.vosk_port, build_vosk_app(services)))
-    sockets = [listening(settings.host, port) for port, _ in apps]
-    servers = [_Server(_configuration(settings, app)) for _, app in apps]
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
+    with contextlib.ExitStack() as open_sockets:
+        sockets = [open_sockets.enter_context(listening(settings.host, port)) for port, _ in apps]
+        servers = [_Server(_configuration(settings, app)) for _, app in apps]
+        with _stop_signals() as stopping:
+            try:
+                await _run(services, servers, sockets, stopping)
+            finally:
+                services.end()
+
+
+async def _run(
+    services: Services, servers: list[_Server], sockets: list[socket.socket], stopping: asyncio.Event
+) -> None:
     running = [asyncio.create_task(s.serve([place])) for s, place in zip(servers, sockets, strict=True)]
-    async with serving_wyoming(services):
-        warming = asyncio.create_task(services.start())
-        scheme = "https" if settings.certificate else "http"
-        await warming
-        port = sockets[0].getsockname()[1]
-        print(f"serving on {scheme}://{settings.host}:{port}/ (Ctrl-C ends)", file=sys.stderr, flush=True)
-        await stopping.wait()
-        await services.stop()
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        async with _wyoming(services):
+            starting = asyncio.create_task(services.start())
+            await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                _announce(services.settings, sockets)
+                await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
+                await services.stop()
+            else:
+                starting.cancel()
+            services.closing.set()
+    finally:
         for server in servers:
             server.should_exit = True
-        await asyncio.gather(*running)
+        stopped.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*running)
+
+
+@contextlib.asynccontextmanager
+async def _wyoming(services: Services) -> Any:
+    try:
+        async with serving_wyoming(services):
+            yield
+    except OSError as error:
+        place = services.settings.wyoming
+        raise AsrError(f"--wyoming {place}: cannot listen there: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal ends the process."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        print("ending: what is under way is finished; a second signal ends at once", file=sys.stderr, flush=True)
+        stopping.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield stopping
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _announce(settings: Settings, sockets: list[socket.socket]) -> None:
+    scheme = "https" if settings.certificate else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    lines = [f"serving on {scheme}://{host}:{sockets[0].getsockname()[1]}/ (Ctrl-C ends)"]
+    if len(sockets) > 1:
+        lines.append(
+            f"Vosk protocol on {'wss' if settings.certificate else 'ws'}://{host}:{sockets[1].getsockname()[1]}/"
+        )
+    if settings.wyoming is not None:
+        lines.append(f"Wyoming protocol on tcp://{settings.wyoming.host}:{settings.wyoming.port}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -64,9 +131,13 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         place = socket.socket(family, socket.SOCK_STREAM)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.bind((host, port))
-        place.listen(512)
+        try:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind((host, port))
+            place.listen(512)
+        except BaseException:
+            place.close()
+            raise
     except OSError as error:
         raise AsrError(
             f"{host}:{port}: cannot listen there: {error.strerror or error}; choose another with --host and --port"
@@ -74,14 +145,15 @@ def listening(host: str, port: int) -> socket.socket:
     return place
 
 
-def _configuration(settings: Settings, app: object) -> uvicorn.Config:
+def _configuration(settings: Settings, app: Any) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         log_level="warning",
         access_log=False,
         lifespan="off",
         ws=BoundedWebSocket,
         ws_max_size=settings.limits.message_bytes,
+        timeout_graceful_shutdown=round(LAST_S),
         ssl_certfile=settings.certificate or None,
         ssl_keyfile=settings.key or None,
     )

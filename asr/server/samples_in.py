@@ -15,14 +15,13 @@ WIDTHS = {"s16le": 2, "mulaw": 1, "alaw": 1, "f32le": 4}
 def as_samples(data: bytes, encoding: str) -> npt.NDArray[np.float32]:
     """Whole samples of an encoding as float32 in [-1, 1]. Raises ``ConfigError`` for an unknown encoding."""
     if encoding == "s16le":
-        return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+        return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
     if encoding == "f32le":
         return np.frombuffer(data, "<f4").astype(np.float32)
     if encoding not in ENCODINGS:
         raise ConfigError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}"[:200])
     table = mulaw_table() if encoding == "mulaw" else alaw_table()
-    samples: npt.NDArray[np.float32] = table[np.frombuffer(data, np.uint8)]
-    return samples
+    return table[np.frombuffer(data, np.uint8)]
 
 
 def mulaw_table() -> npt.NDArray[np.float32]:

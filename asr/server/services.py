@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
+from asr.errors import AsrError
 from asr.server.catalogue import Catalogue
 from asr.server.file_jobs import FileService
 from asr.server.live_streams import LiveService
-from asr.server.models_in_memory import LoadedModels
+from asr.server.metrics import Metrics
 from asr.server.settings import Settings
+from asr.server.wire import Probe
+from asr.server.workers import WorkerPool
+
+PROBE_S = 5.0
+"""Longest time that a worker may take for a probe."""
+PROBES_KEPT_S = 1.0
+"""How long the result of a probe is kept, so that asking often costs nothing."""
 
 
 class Services:
@@ -21,18 +30,66 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.catalogue = Catalogue(settings)
-        self._models = LoadedModels(self.catalogue, settings.device)
-        self.live = LiveService(settings, self.catalogue, self._models)
-        self.files = FileService(settings, self.catalogue, self._models)
+        self.metrics = Metrics()
+        self.pool = WorkerPool(settings, self.catalogue, self.metrics)
+        self.live = LiveService(settings, self.catalogue, self.pool, self.metrics)
+        self.files = FileService(settings, self.catalogue, self.pool, self.metrics)
         self.ready = asyncio.Event()
         self.closing = asyncio.Event()
+        self._probe: asyncio.Task[dict[str, str]] | None = None
+        self._probed = float("-inf")
 
     async def start(self) -> None:
-        """Load and warm the models; returns when they are ready."""
-        await asyncio.to_thread(self._models.warm)
+        """Load and warm the models; returns when they are ready. Raises ``AsrError`` where one cannot be loaded."""
+        try:
+            await self.pool.start()
+        except BaseException:
+            self.pool.stop()
+            raise
         self.ready.set()
 
     async def stop(self) -> None:
-        """Refuse what is new, wait for what is under way as long as the settings allow."""
+        """Refuse what is new, wait for what is under way as long as the settings allow, end the workers."""
         self.closing.set()
         self.live.closing = self.files.closing = True
+        until = time.monotonic() + self.settings.grace_s
+        while (self.live.open_sessions or self.files.jobs) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+    def end(self) -> None:
+        """End the workers, whatever they compute."""
+        self.pool.stop()
+
+    async def health(self) -> dict[str, str]:
+        """For each worker ``ok``, or what is wrong; each decodes a moment of sound, with a deadline.
+
+        The result is kept for a second.
+        """
+        if self._probe is None or (self._probe.done() and time.monotonic() - self._probed > PROBES_KEPT_S):
+            self._probe = asyncio.create_task(self._health())
+        return await asyncio.shield(self._probe)
+
+    async def _health(self) -> dict[str, str]:
+        found = {}
+        for worker in self.pool.workers:
+            try:
+                await asyncio.wait_for(worker.ask(Probe()), PROBE_S)
+                found[str(worker.number)] = "ok"
+            except TimeoutError:
+                found[str(worker.number)] = f"no answer within {PROBE_S:g} s"
+            except AsrError as error:
+                found[str(worker.number)] = str(error)
+        self._probed = time.monotonic()
+        return found
+
+    def gauges(self) -> dict[str, float]:
+        """Figures of the moment for ``/metrics``."""
+        workers = self.pool.workers
+        return {
+            "streams": self.live.open_sessions,
+            "files": self.files.jobs,
+            "workers": len(workers),
+            "workers_ready": sum(worker.ready.is_set() for worker in workers),
+            "lag_p95_seconds": max(worker.load.lag_s for worker in workers),
+            "live_use": sum(worker.load.use() for worker in workers) / len(workers),
+        }

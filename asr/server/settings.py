@@ -62,7 +62,7 @@ class Settings:
     workers: int = 1
     limits: ServerLimits = ServerLimits()
     lag_s: float = 0.3
-    """New streams are refused while the lag of those that are served is longer, or would be."""
+    """New streams are refused while the lag of those that are served is longer, or would be; infinite: never."""
     grace_s: float = 10.0
     """Seconds that streams and files have to end by themselves after SIGTERM."""
     token: str = ""

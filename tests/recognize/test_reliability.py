@@ -18,7 +18,8 @@ from asr.decode.endpoint import Endpoint
 from asr.decode.judgement import Judge
 from asr.models import bundled
 from asr.recognize.batch import transcribe_files
-from asr.recognize.stream import Stream, StreamBatch
+from asr.recognize.stream import Stream
+from asr.recognize.stream_batch import StreamBatch
 from asr.transcript import Transcript, Word
 
 SAMPLE = Path(__file__).parents[2] / "egs" / "sample.wav"

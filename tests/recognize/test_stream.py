@@ -17,7 +17,8 @@ from asr.models.inference import Latency
 from asr.recognize import stream
 from asr.recognize.language_models import Context
 from asr.recognize.options import Chunks
-from asr.recognize.stream import Stream, StreamBatch
+from asr.recognize.stream import Stream
+from asr.recognize.stream_batch import StreamBatch
 
 CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 

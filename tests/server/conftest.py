@@ -1,0 +1,81 @@
+"""A server's services in a loop of their own, with a small greedy model; one for all tests of a module."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr.audio import read
+from asr.models.bundled import bundle_folder
+
+ROOT = Path(__file__).parents[2]
+RATE_HZ = 16000
+
+
+class Loop:
+    """An event loop in a thread: ``loop(coroutine)`` gives its result."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+
+    def __call__(self, coroutine, timeout=120):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+
+
+@pytest.fixture(scope="module")
+def loop():
+    made = Loop()
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="session")
+def greedy_model(tmp_path_factory) -> Path:
+    """The bundled streaming model without its language model: it needs no compiled search, and is quick."""
+    folder = tmp_path_factory.mktemp("models") / "greedy"
+    shutil.copytree(bundle_folder() / "stream", folder, ignore=shutil.ignore_patterns("lm", "decoding.yaml"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def services(loop, greedy_model):
+    """Services with the models ``greedy`` and ``stream``."""
+    from asr.server.services import Services
+    from asr.server.settings import Settings
+
+    settings = Settings(
+        models={"greedy": str(greedy_model), "stream": "stream"}, aliases={"whisper-1": "greedy"}, lag_s=math.inf
+    )
+
+    async def start():
+        made = Services(settings)
+        await made.start()
+        return made
+
+    made = loop(start(), 300)
+    yield made
+    loop.loop.call_soon_threadsafe(made.end)
+
+
+@pytest.fixture(scope="session")
+def sample() -> np.ndarray:
+    """The bundled sample, 16-bit."""
+    return np.round(read.load_audio(ROOT / "egs" / "sample.wav", RATE_HZ) * 32767).astype("<i2")
+
+
+def blocks(samples: np.ndarray, size: int) -> list[bytes]:
+    """Samples as messages of ``size`` samples."""
+    return [samples[at : at + size].tobytes() for at in range(0, len(samples), size)]

@@ -1,0 +1,50 @@
+"""Models by name, aliases and defaults."""
+
+import pytest
+
+from asr.errors import ConfigError, ModelError
+from asr.server.catalogue import Catalogue
+from asr.server.problems import UnknownModelError
+from asr.server.settings import Settings
+
+
+def test_without_models_the_bundled_ones_are_served_the_default_first():
+    found = Catalogue(Settings())
+    assert list(found.models) == ["english", "an4", "stream"]
+    assert found.find(None).name == found.find("", live=True).name == "english"
+
+
+def test_a_stream_gets_the_first_model_that_streams_and_a_file_the_first():
+    found = Catalogue(Settings(models={"a": "an4", "b": "stream"}))
+    assert found.find(None).name == "a"
+    assert found.find(None, live=True).name == "b"
+    assert found.models["b"].streams
+    assert not found.models["a"].streams
+
+
+def test_defaults_can_be_named():
+    found = Catalogue(Settings(models={"a": "an4", "b": "stream"}, file_model="b", live_model="a"))
+    assert (found.find(None).name, found.find(None, live=True).name) == ("b", "a")
+
+
+def test_an_alias_is_its_model():
+    found = Catalogue(Settings(models={"a": "an4"}, aliases={"whisper-1": "a"}))
+    assert found.find("whisper-1") is found.find("a")
+
+
+def test_an_unknown_name_is_answered_with_those_that_there_are():
+    with pytest.raises(UnknownModelError, match="expected one of a, whisper-1, got 'b'") as caught:
+        Catalogue(Settings(models={"a": "an4"}, aliases={"whisper-1": "a"})).find("b")
+    assert caught.value.param == "model"
+    assert caught.value.names == ("a", "whisper-1")
+
+
+@pytest.mark.parametrize("options", [{"aliases": {"x": "no"}}, {"file_model": "no"}, {"live_model": "no"}])
+def test_an_alias_or_default_without_a_model_is_refused(options):
+    with pytest.raises(ConfigError, match="expected one of a, got 'no'"):
+        Catalogue(Settings(models={"a": "an4"}, **options))
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(ModelError):
+        Catalogue(Settings(models={"a": str(tmp_path)}))

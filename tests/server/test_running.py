@@ -1,0 +1,121 @@
+"""`asr serve` as a process: addresses, signals, health."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from asr.cli.main import run_command
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*options, wait=True):
+    """A server and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asr.cli", "serve", "--port", "0", *options],
+        stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    port = None
+    for line in process.stderr if wait else ():
+        if found := re.search(r"serving on http://127\.0\.0\.1:(\d+)/", line):
+            port = int(found[1])
+            break
+    return process, port
+
+
+def get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.fixture(scope="module")
+def server(greedy_model):
+    process, port = start("--model", f"greedy={greedy_model}")
+    yield process, port
+    process.kill()
+    process.wait()
+
+
+def test_health_decodes_ready_is_said_and_metrics_are_counted(server):
+    _, port = server
+    status, body = get(port, "/health")
+    assert (status, json.loads(body)) == (200, {"status": "ok", "workers": {"1": "ok"}})
+    assert get(port, "/ready") == (200, '{"status":"ready"}')
+    status, body = get(port, "/metrics")
+    assert status == 200
+    for name in ("asr_streams 0", "asr_workers_ready 1", 'asr_audio_seconds_total{kind="live"}', "asr_refused_total"):
+        assert name in body
+
+
+def test_a_port_in_use_is_said(server, capsys):
+    _, port = server
+    assert run_command(["serve", "--port", str(port), "--model", "an4"]) == 2
+    assert f"127.0.0.1:{port}: cannot listen there: Address already in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--certificate", "none.pem"], "none.pem: expected a PEM file, got none"),
+        (["--key", "none.pem"], "expected --certificate as well"),
+        (["--wyoming", "10300"], "expected HOST:PORT"),
+        (["--model", "a=", "--port", "0"], "expected NAME=VALUE"),
+        (["--model", "nowhere"], "nowhere: neither a model directory nor a bundled model"),
+        (["--alias", "x=y"], "expected one of english, an4, stream, got 'y'"),
+        (["--host", "203.0.113.1", "--model", "an4"], "203.0.113.1:8000: cannot listen there"),
+    ],
+)
+def test_options_that_cannot_be_are_said(options, message, capsys):
+    assert run_command(["serve", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_certificate_that_is_none_is_said(tmp_path, capsys):
+    path = tmp_path / "c.pem"
+    path.write_text("no certificate")
+    assert run_command(["serve", "--certificate", str(path)]) == 2
+    assert f"{path}: expected a certificate in PEM" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_and_its_workers(greedy_model, number):
+    process, port = start("--model", f"greedy={greedy_model}")
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert workers
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert "what is under way is finished" in process.stderr.read()
+    for worker in workers:
+        assert not Path(f"/proc/{worker}").exists()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), 1)
+
+
+def test_a_signal_while_models_are_loaded_ends_the_server(greedy_model):
+    process, _ = start("--model", f"greedy={greedy_model}", wait=False)
+    time.sleep(1.0)
+    process.terminate()
+    assert process.wait(20) in (0, 143)
+
+
+def test_workers_end_when_the_server_is_killed(greedy_model):
+    process, _ = start("--model", f"greedy={greedy_model}")
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -1,0 +1,103 @@
+"""Worker processes: a crash is answered and repaired; models that cannot be loaded are named; health is real."""
+
+import asyncio
+import math
+import os
+import signal
+
+import pytest
+
+from asr.errors import AsrError
+from asr.server.messages import FileOptions, StreamOptions
+from asr.server.problems import WorkerLostError
+from asr.server.services import Services
+from asr.server.settings import Settings
+
+
+async def fed_for_ever(session, data):
+    while True:
+        await session.feed(data)
+
+
+def test_a_workers_crash_is_answered_and_the_next_request_is_served(loop, services, sample, capfd):
+    async def run():
+        session = await services.live.open(StreamOptions(model="greedy"))
+        await session.feed(sample[:1600].tobytes())
+        os.kill(services.pool.workers[0].pid, signal.SIGSEGV)
+        with pytest.raises(WorkerLostError):
+            await fed_for_ever(session, sample[:1600].tobytes())
+        await session.close()
+        async with await services.live.open(StreamOptions(model="greedy")) as again:
+            await again.feed(sample.tobytes())
+            return await again.finish()
+
+    ends = services.metrics.worker_ends
+    assert loop(run()).transcript.text == "ENTER FOUR FIVE NINE TWO"
+    assert services.metrics.worker_ends == ends + 1
+    assert "worker 1 was killed by SIGSEGV" in capfd.readouterr().err
+
+
+def test_a_stream_of_a_worker_that_has_ended_stays_lost(loop, services, sample):
+    async def run():
+        session = await services.live.open(StreamOptions(model="greedy"))
+        os.kill(services.pool.workers[0].pid, signal.SIGKILL)
+        while services.pool.workers[0].life == session._life:
+            await asyncio.sleep(0.01)
+        await services.pool.workers[0].ready.wait()
+        try:
+            await session.feed(sample[:1600].tobytes())
+        finally:
+            await session.close()
+
+    with pytest.raises(WorkerLostError):
+        loop(run())
+
+
+def test_health_says_what_a_worker_that_does_not_answer_is(loop, services, monkeypatch):
+    monkeypatch.setattr("asr.server.services.PROBE_S", 0.3)
+    monkeypatch.setattr("asr.server.services.PROBES_KEPT_S", 0.0)
+    assert loop(services.health()) == {"1": "ok"}
+    pid = services.pool.workers[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert loop(services.health()) == {"1": "no answer within 0.3 s"}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert loop(services.health()) == {"1": "ok"}
+
+
+def test_a_damaged_model_ends_the_start_with_its_message(loop, greedy_model, tmp_path):
+    import shutil
+
+    folder = tmp_path / "broken"
+    shutil.copytree(greedy_model, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+    async def start():
+        await Services(Settings(models={"broken": str(folder)})).start()
+
+    with pytest.raises(AsrError, match=r"model\.safetensors"):
+        loop(start())
+
+
+def test_two_workers_share_streams_and_files(loop, greedy_model, sample):
+    async def run():
+        services = Services(Settings(models={"greedy": str(greedy_model)}, workers=2, lag_s=math.inf))
+        await services.start()
+        try:
+            sessions = [await services.live.open(StreamOptions()) for _ in range(4)]
+            counts = [worker.load.streams.total() for worker in services.pool.workers]
+            await asyncio.gather(*(session.feed(sample.tobytes()) for session in sessions))
+            texts = {(await session.finish()).transcript.text for session in sessions}
+            file = await services.files.transcribe("egs/sample.wav", FileOptions())
+            return counts, texts | {file.text}, services.gauges()["streams"], await services.health()
+        finally:
+            services.end()
+
+    counts, texts, streams, health = loop(run())
+    assert sum(counts) == 4
+    assert min(counts) >= 1
+    assert texts == {"ENTER FOUR FIVE NINE TWO"}
+    assert streams == 0
+    assert health == {"1": "ok", "2": "ok"}

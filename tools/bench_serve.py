@@ -1,0 +1,344 @@
+"""Measures `asr serve` from outside: lag of live streams, overload, vanishing clients, short files (see bench.py).
+
+The server is a process of its own, and so are its clients; all share this machine. Clients speak the Vosk protocol and
+send blocks in real time. The lag of a block runs from sending its last byte to receiving the reply that contains it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+
+import numpy as np
+
+from asr.audio import read
+
+RATE_HZ = 16000
+SETTLED_S = 2.0
+"""Beginning of each stream whose lags do not count."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``bench.py serve``."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="speech that the clients send, over and over")
+    parser.add_argument("--model", metavar="NAME[=DIR]", default="stream")
+    parser.add_argument("--file-model", metavar="NAME[=DIR]", help="for --short (default: as --model)")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--streams", type=int, default=100, metavar="N")
+    parser.add_argument("--block", type=float, default=0.1, metavar="S")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each stream (default: 30)")
+    parser.add_argument("--clients", type=int, default=2, help="processes that the clients share (default: 2)")
+    parser.add_argument("--ramp", type=float, default=2.0, metavar="S", help="in which the streams begin (default: 2)")
+    parser.add_argument("--overload", type=int, metavar="N", help="then so many streams at once")
+    parser.add_argument("--vanish", type=int, metavar="N", help="then so many clients that connect, speak and vanish")
+    parser.add_argument("--short", type=int, metavar="N", help="then so many 3-second files beside a 2-hour one")
+    parser.add_argument("--option", action="append", default=[], metavar="X", help="further options of asr serve")
+
+
+@dataclass
+class Result:
+    """What some clients have seen."""
+
+    lags: list[float] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    refused_after_s: list[float] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    served: int = 0
+    words: int = 0
+
+    def add(self, other: Result) -> Result:
+        """Both together."""
+        return Result(
+            self.lags + other.lags,
+            self.refused + other.refused,
+            self.refused_after_s + other.refused_after_s,
+            self.lost + other.lost,
+            self.served + other.served,
+            self.words + other.words,
+        )
+
+
+class Server:
+    """`asr serve` as a process."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        models = dict.fromkeys(filter(None, (args.model, args.file_model)))
+        options = [x for model in models for x in ("--model", model)]
+        options += ["--workers", str(args.workers), "--port", "0", *args.option]
+        command = [sys.executable, "-m", "asr.cli", "serve", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.port = 0
+        for line in self.process.stderr:
+            if found := re.search(r"serving on http://[^:]+:(\d+)/", line):
+                self.port = int(found[1])
+                break
+            print(line, end="", file=sys.stderr)
+        if not self.port:
+            raise SystemExit("the server did not start")
+
+    def processes(self) -> list[int]:
+        """Ids of the server and its workers."""
+        found, todo = [], [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            found.append(pid)
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as file:
+                todo += map(int, file.read().split())
+        return found
+
+    def memory_mb(self) -> float:
+        """Memory of all its processes, what they share counted once."""
+        total = 0
+        for pid in self.processes():
+            with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
+                total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+        return total / 1024
+
+    def cpu_s(self) -> dict[int, float]:
+        """CPU seconds of each of its processes."""
+        found = {}
+        for pid in self.processes():
+            with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+                parts = file.read().rpartition(")")[2].split()
+            found[pid] = (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+        return found
+
+    def get(self, path: str) -> str:
+        """What a path answers."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def end(self) -> None:
+        """End it as systemd would."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            print("the server does not end", file=sys.stderr)
+            self.process.kill()
+
+
+def run_clients(port: int, sound: np.ndarray, count: int, args: argparse.Namespace, seed: int, ramp_s: float) -> Result:
+    """``count`` clients of one process, in real time."""
+
+    async def run() -> list[Result]:
+        rng = np.random.default_rng(seed)
+        delays = rng.uniform(0, ramp_s, count)
+        starts = rng.integers(0, len(sound), count)
+        work = (
+            one_client(port, np.roll(sound, -start), args, delay)
+            for start, delay in zip(starts.tolist(), delays.tolist(), strict=True)
+        )
+        return await asyncio.gather(*work)
+
+    total = Result()
+    for result in asyncio.run(run()):
+        total = total.add(result)
+    return total
+
+
+async def one_client(port: int, sound: np.ndarray, args: argparse.Namespace, delay_s: float) -> Result:
+    """One stream over the Vosk protocol."""
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import InvalidStatus, WebSocketException
+
+    result = Result()
+    await asyncio.sleep(delay_s)
+    began = time.perf_counter()
+    try:
+        async with connect(f"ws://127.0.0.1:{port}/vosk", compression=None, open_timeout=60) as socket:
+            await socket.send(json.dumps({"config": {"sample_rate": RATE_HZ, "words": True}}))
+            await _speak(socket, sound, args, result)
+            result.served = 1
+    except InvalidStatus as error:
+        result.refused[str(error.response.status_code)] += 1
+        result.refused_after_s.append(time.perf_counter() - began)
+    except (WebSocketException, OSError, TimeoutError) as error:
+        result.lost[type(error).__name__] += 1
+    return result
+
+
+async def _speak(socket: object, sound: np.ndarray, args: argparse.Namespace, result: Result) -> None:
+    size, blocks = round(args.block * RATE_HZ), round(args.seconds / args.block)
+    sent: list[float] = []
+    started = time.perf_counter()
+
+    async def listen() -> None:
+        for number in range(blocks):
+            answer = json.loads(await socket.recv())  # type: ignore[attr-defined]
+            if number * args.block >= SETTLED_S:
+                result.lags.append(time.perf_counter() - sent[number])
+            result.words += len(answer.get("text", "").split())
+
+    listening = asyncio.create_task(listen())
+    try:
+        for number in range(blocks):
+            await asyncio.sleep(max(0.0, started + (number + 1) * args.block - time.perf_counter()))
+            at = number * size % (len(sound) - size)
+            await socket.send(sound[at : at + size].tobytes())  # type: ignore[attr-defined]
+            sent.append(time.perf_counter())
+            if listening.done():
+                break
+        await listening
+        await socket.send('{"eof" : 1}')  # type: ignore[attr-defined]
+        result.words += len(json.loads(await socket.recv()).get("text", "").split())  # type: ignore[attr-defined]
+    finally:
+        listening.cancel()
+
+
+def vanish(port: int, sound: np.ndarray, count: int, seed: int) -> int:
+    """Clients that connect, send a second of speech, and are gone without a word; how many were served."""
+
+    async def one(start: int) -> bool:
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import WebSocketException
+
+        try:
+            socket = await connect(f"ws://127.0.0.1:{port}/vosk", compression=None, open_timeout=60)
+            await socket.send(json.dumps({"config": {"sample_rate": RATE_HZ}}))
+            for at in range(start, start + RATE_HZ, RATE_HZ // 4):
+                await socket.send(sound[at : at + RATE_HZ // 4].tobytes())
+            await socket.recv()
+            socket.transport.abort()
+        except (WebSocketException, OSError, TimeoutError):
+            return False
+        return True
+
+    async def run() -> int:
+        rng = np.random.default_rng(seed)
+        served = 0
+        for _ in range(0, count, 5):
+            starts = rng.integers(0, len(sound) - RATE_HZ, min(5, count))
+            served += sum(await asyncio.gather(*(one(int(start)) for start in starts)))
+        return served
+
+    return asyncio.run(run())
+
+
+def quantiles(values: Sequence[float]) -> str:
+    """Median, 99 % and largest of seconds, in milliseconds."""
+    if not values:
+        return "none"
+    median, p99, largest = np.quantile(values, [0.5, 0.99, 1.0]) * 1000
+    return f"median {median:.0f} ms, p99 {p99:.0f} ms, largest {largest:.0f} ms"
+
+
+def many(server: Server, sound: np.ndarray, count: int, args: argparse.Namespace, ramp_s: float) -> Result:
+    """``count`` clients over all client processes."""
+    shares = [count // args.clients + (i < count % args.clients) for i in range(args.clients)]
+    total = Result()
+    with ProcessPoolExecutor(args.clients, get_context("spawn")) as pool:
+        futures = [
+            pool.submit(run_clients, server.port, sound, share, args, seed, ramp_s) for seed, share in enumerate(shares)
+        ]
+        for future in futures:
+            total = total.add(future.result())
+    return total
+
+
+def report(name: str, server: Server, result: Result, before: dict[int, float], seconds: float) -> None:
+    """Print what clients have seen, and what it has cost."""
+    after = server.cpu_s()
+    spent = {pid: after[pid] - before.get(pid, 0.0) for pid in after}
+    front = spent.pop(server.process.pid, 0.0)
+    print(
+        f"{name}: {result.served} served, lag {quantiles(result.lags)}; {result.refused.total()} refused "
+        f"{dict(result.refused)}, after {quantiles(result.refused_after_s)}; lost {dict(result.lost)}; "
+        f"{result.words} words; CPU of the server {front / seconds:.2f}, of its workers "
+        f"{sum(spent.values()) / seconds:.2f} of a core; {server.memory_mb():.0f} MB"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print each measurement."""
+    sound = np.concatenate([read.load_audio(path, RATE_HZ) for path in args.files])
+    sound = np.round(np.clip(sound, -1, 1) * 32767).astype("<i2")
+    server = Server(args)
+    try:
+        before, started = server.cpu_s(), time.perf_counter()
+        result = many(server, sound, args.streams, args, args.ramp)
+        report(f"{args.streams} streams", server, result, before, time.perf_counter() - started)
+        if args.overload:
+            before, started = server.cpu_s(), time.perf_counter()
+            result = many(server, sound, args.overload, args, args.ramp)
+            report(f"{args.overload} streams at once", server, result, before, time.perf_counter() - started)
+        if args.vanish:
+            measure_vanishing(server, sound, args)
+        if args.short:
+            measure_short(server, sound, args)
+    finally:
+        server.end()
+    return 0
+
+
+def measure_vanishing(server: Server, sound: np.ndarray, args: argparse.Namespace) -> None:
+    """Memory before and behind many clients that vanish; a first few fill what is filled once."""
+    vanish(server.port, sound, 50, 1)
+    time.sleep(1)
+    before = server.memory_mb()
+    served = vanish(server.port, sound, args.vanish, 2)
+    time.sleep(1)
+    streams = re.search(r"^asr_streams (\S+)", server.get("/metrics"), re.MULTILINE)
+    print(
+        f"{args.vanish} clients vanish, {served} of them served: memory {before:.1f} MB before, "
+        f"{server.memory_mb():.1f} MB behind; {streams[1] if streams else '?'} streams left"
+    )
+
+
+def measure_short(server: Server, sound: np.ndarray, args: argparse.Namespace) -> None:
+    """Seconds until short files are answered, alone and beside a file of two hours."""
+    import tempfile
+
+    import soundfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        short, long = os.path.join(folder, "short.wav"), os.path.join(folder, "long.wav")
+        soundfile.write(short, sound[: 3 * RATE_HZ], RATE_HZ)
+        with soundfile.SoundFile(long, "w", RATE_HZ, 1) as file:
+            for _ in range(-(-7200 * RATE_HZ // len(sound))):
+                file.write(sound)
+        name = (args.file_model or args.model).partition("=")[0]
+        alone = [_post(server.port, short, name) for _ in range(args.short)]
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            future = pool.submit(_post, server.port, long, name)
+            time.sleep(3)
+            beside = [_post(server.port, short, name) for _ in range(args.short)]
+            under_way = not future.done()
+            print(
+                f"3 s of sound: alone {quantiles(alone)}; beside 2 hours {quantiles(beside)}"
+                f"{'' if under_way else ' (the long one was done before)'}; "
+                f"the 2 hours took {future.result():.1f} s"
+            )
+    pieces = re.search(r"^asr_longest_file_piece_seconds (\S+)", server.get("/metrics"), re.MULTILINE)
+    print(f"longest piece of computing {pieces[1] if pieces else '?'} s")
+
+
+def _post(port: int, path: str, model: str) -> float:
+    """Seconds until a file is transcribed over REST."""
+    import httpx
+
+    started = time.perf_counter()
+    with open(path, "rb") as file:
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/v1/audio/transcriptions",
+            files={"file": file},
+            data={"model": model},
+            timeout=3600,
+        )
+    answer.raise_for_status()
+    return time.perf_counter() - started
