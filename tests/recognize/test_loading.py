@@ -246,6 +246,13 @@ print(json.dumps([transcript.text, transcript.written, live.finish().text, [w.st
     assert starts == [w.start_s for w in asr.load("an4").align(SAMPLE, "Enter 4592.").words]
 
 
+def test_commands_that_need_torch_say_what_to_install():
+    code = "from asr.cli.main import run_command; sys.exit(run_command(['train-lm', 'recipes/an4/conf/lm.yaml']))"
+    done = subprocess.run([sys.executable, "-c", BLOCKED + code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this command needs the package torch: pip install 'recurrent-asr[train]'")
+
+
 def test_the_command_transcribes_many_files_in_processes_without_torch(tmp_path):
     for name in "abc":
         shutil.copy(SAMPLE, tmp_path / f"{name}.wav")

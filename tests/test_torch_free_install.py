@@ -1,0 +1,74 @@
+"""The wheel, installed as users install it, into an environment of its own: without torch it transcribes AN4."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+AN4_ERRORS = 62
+"""Words of AN4's test set that the bundled model `an4` gets wrong with torch, decoding greedily (docs/streaming.md)."""
+EVALUATE = """
+import json, sys
+import asr
+from asr.evaluation.model_scores import evaluate_model
+
+report = evaluate_model(sys.argv[1], asr.load("an4", beam=1)).report
+print(json.dumps([report.errors, report.words, "torch" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The interpreter of an environment with the wheel and what it declares, and nothing else."""
+    if "ASR_DATA" not in os.environ:
+        pytest.skip("set ASR_DATA to install the wheel and transcribe AN4 with it: a minute, and 250 MB from PyPI")
+    setuptools = pytest.importorskip("setuptools")
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        pytest.skip("building needs setuptools 77")
+    folder = tmp_path_factory.mktemp("install")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("asr", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools.build_meta import build_wheel as build; build('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
+    python = folder / "env" / "bin" / "python"
+    wheel = next(source.glob("*.whl"))
+    done = subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], capture_output=True, text=True)
+    if done.returncode and ("No matching distribution" in done.stderr or "onnection" in done.stderr):
+        pytest.skip("pip reaches no package index")
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+def run(python, *command, cwd):
+    """What a command prints in that environment, far from the source tree."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_installation_has_no_torch_and_transcribes(python, tmp_path):
+    shutil.copy(ROOT / "egs" / "sample.wav", tmp_path)
+    assert run(python, "-m", "asr.cli", "transcribe", "sample.wav", cwd=tmp_path) == "ENTER FOUR FIVE NINE TWO\n"
+    packages = run(python, "-m", "pip", "list", cwd=tmp_path).lower()
+    assert "onnxruntime" in packages
+    assert not {"torch", "scipy", "librosa", "onnx"} & set(packages.split())
+
+
+def test_an_installation_makes_the_errors_on_an4_that_torch_makes(python, tmp_path):
+    prepare = [python, ROOT / "recipes" / "an4" / "prepare.py", tmp_path / "an4", "--source"]
+    archive = Path(os.environ["ASR_DATA"]) / "an4_sphere.tar.gz"
+    if not archive.is_file():
+        pytest.skip(f"{archive} is missing")
+    run(*prepare, archive, cwd=tmp_path)
+    printed = run(python, "-c", EVALUATE, tmp_path / "an4" / "test.jsonl", cwd=tmp_path)
+    assert printed.strip() == f"[{AN4_ERRORS}, 773, false]"
