@@ -30,11 +30,11 @@ decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
 lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generation
 lm: lm_texts ngram_training lm_conversion perplexities tagger_description tagger
-export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph
+export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph stored_weights
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder phrase_lists readable engine stream stream_batch pipeline recognizer
 recognize: gradual batch
-export: stored_weights int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
+export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels

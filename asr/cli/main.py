@@ -61,7 +61,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
             raise
         print(
             f"error: this command needs the package {error.name}: pip install 'recurrent-asr[train]'; transcribe, "
-            "stream, align and evaluate work without it",
+            "stream, align, evaluate and export work without it",
             file=sys.stderr,
         )
         return FAILED

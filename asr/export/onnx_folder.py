@@ -21,23 +21,20 @@ from asr.export.graph_builder import require_onnx
 from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
 from asr.export.lm_graph import language_graph
 from asr.export.onnx_writer import ModelBytes
-from asr.export.stored_weights import read_weights
+from asr.export.stored_weights import WEIGHTS_FILE, acoustic_weights, language_weights
 from asr.files import PART, check_output, file_sha256, read_object, write_json
 from asr.lm import lm_directory
-from asr.models import model_directory
 from asr.models.bundled import READABLE, model_file, model_files, readable_folder
+from asr.models.description import Description, read_description
 from asr.models.inference import Latency
-from asr.models.model_directory import Model
 from asr.models.onnx_files import FORMAT
 from asr.models.storage import OF_RUNS
-from asr.models.tensors import load_storage
 from asr.recognize.loading import LANGUAGE, OFFLINE, STREAMING
 from asr.recognize.options import DECODING_FILE, PLACES, Chunks, load_chunks, load_options
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-WEIGHTS_FILE = "model.safetensors"
 EXPORT_FILE = "export.json"
 """What a folder that we exported has, and nobody else's: what is in it, with checksums."""
 
@@ -58,7 +55,7 @@ def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = Fa
         ModelError: the model cannot be loaded or exported so, ``onnx`` is missing for ``int8``, or the folder cannot be
             written.
     """
-    source, folder = model_directory.load_model(model), Path(output)
+    source, folder = read_description(model), Path(output)
     if int8:
         require_onnx()
         check_int8(source.config.model, source.path)
@@ -71,14 +68,6 @@ def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = Fa
         storage = DYNAMIC if int8 else weights.storage
         write_description(made, source, {"format": FORMAT, "to": "onnx", "weights": storage})
     return [f"{name}: {os.path.getsize(folder / name) / 1e6:.1f} MB" for name in (OFFLINE, STREAMING)]
-
-
-def acoustic_weights(model: Model) -> AcousticWeights:
-    """What the graphs of a loaded model directory are made of."""
-    path = model_file(model.path, WEIGHTS_FILE)
-    return AcousticWeights(
-        model.config, model.tokenizer, model.stats, model.card, read_weights(path), load_storage(path)
-    )
 
 
 DEFAULT_CHUNKS = Chunks()
@@ -130,7 +119,7 @@ def is_export(folder: Path) -> bool:
     return os.path.isfile(folder / EXPORT_FILE)
 
 
-def write_description(folder: Path, source: Model, more: Mapping[str, Any]) -> None:
+def write_description(folder: Path, source: Description, more: Mapping[str, Any]) -> None:
     """Write ``export.json``: what was exported from what, and the checksum of every file."""
     paths = sorted(path for path in folder.rglob("*") if os.path.isfile(path))
     sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
@@ -172,7 +161,7 @@ def _acoustic_graphs(
         yield name, quantized(make(plain=True)) if int8 else make()
 
 
-def _copy_parts(source: Model, made: Path) -> None:
+def _copy_parts(source: Description, made: Path) -> None:
     """Everything of the model but its weights and what belongs to its training."""
     for part in model_files(source.path).values():
         if part.name in (WEIGHTS_FILE, *OF_RUNS) or part.name.startswith("."):
@@ -186,16 +175,16 @@ def _copy_parts(source: Model, made: Path) -> None:
         shutil.copytree(tagger, made / READABLE)
 
 
-def _export_language_models(source: Model, made: Path) -> None:
+def _export_language_models(source: Description, made: Path) -> None:
     """Put graphs in place of the weights of the recurrent language models that ``decoding.yaml`` names."""
     options = load_options(source.path)
     folder = model_file(source.path, DECODING_FILE).parent
     places = [getattr(options, name) for name in PLACES]
     named = [place for found in places for place in (found if isinstance(found, tuple) else (found,))]
     for place in {Path(place) for place in named if isinstance(place, str) and place and os.path.isdir(place)}:
-        language = lm_directory.load_recurrent(place)
+        language = lm_directory.read_language(place)
         target = made / place.relative_to(folder)
         stored = place / WEIGHTS_FILE
-        graph = language_graph(language, read_weights(stored), load_storage(stored), file_sha256(stored))
+        graph = language_graph(language, *language_weights(language), file_sha256(stored))
         save_graph(graph, target / LANGUAGE)
         (target / WEIGHTS_FILE).unlink()

@@ -20,7 +20,7 @@ from asr.errors import ModelError
 from asr.export.acoustic_parts import AcousticWeights
 from asr.export.graph_builder import require_onnx
 from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
-from asr.export.onnx_folder import acoustic_weights, default_latency, save_graph, whole_folder, write_description
+from asr.export.onnx_folder import default_latency, save_graph, whole_folder, write_description
 from asr.export.onnx_writer import ModelBytes
 from asr.export.sherpa_graphs import (
     HOP_S,
@@ -36,8 +36,9 @@ from asr.export.sherpa_graphs import (
 )
 from asr.export.sherpa_runs import expected_texts
 from asr.export.sherpa_text import readme_text
+from asr.export.stored_weights import acoustic_weights
 from asr.files import write_json, write_text
-from asr.models import model_directory
+from asr.models.description import read_description
 from asr.models.inference import Latency
 from asr.models.onnx_files import FORMAT
 from asr.text.tokenizer import SPACE_SYMBOL, Tokenizer
@@ -78,7 +79,7 @@ def export_sherpa(
     """
     if int8:
         require_onnx()
-    source, folder = model_directory.load_model(model), Path(output)
+    source, folder = read_description(model), Path(output)
     check_omnilingual(source.config, source.path)
     names = sherpa_tokens(source.tokenizer, source.path)
     if int8:

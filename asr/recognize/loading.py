@@ -16,18 +16,16 @@ from typing import Any
 from asr.config import loader, sections
 from asr.config.sections import Config
 from asr.errors import ConfigError, ModelError, TextError
-from asr.export.acoustic_graphs import AcousticWeights, offline_graph, streaming_graph
-from asr.export.graph_builder import Weight
+from asr.export.acoustic_graphs import offline_graph, streaming_graph
 from asr.export.lm_graph import language_graph
+from asr.export.stored_weights import acoustic_weights, check_weights, language_weights
 from asr.lm.lm_directory import read_language
 from asr.lm.onnx_lm import OnnxLM
-from asr.models.bundled import locate_model, model_file
+from asr.models.bundled import locate_model
 from asr.models.description import load_card, read_description
 from asr.models.inference import AcousticBackend, Latency, LoadedModel
 from asr.models.onnx_backend import OnnxBackend, OpenSession, open_session
 from asr.models.onnx_files import KINDS, check_graph
-from asr.models.tensors import load_stored
-from asr.models.weight_shapes import acoustic_shapes, language_shapes
 from asr.text import tokenizer_files
 from asr.text.tokenizer import CharTokenizer, Tokenizer
 from asr.text.word_tokens import WordTokenizer
@@ -142,13 +140,8 @@ def _tokenizer(path: Path, config: Config, symbols: Sequence[str]) -> Tokenizer:
 def _directory_as_graphs(folder: Path) -> GraphModel:
     """A model directory whose graphs are made in memory."""
     found = read_description(folder)
-    weights = model_file(folder, "model.safetensors")
-
-    @functools.cache
-    def parts() -> AcousticWeights:
-        expected = acoustic_shapes(found.config.model, found.config.features.mel_bins, found.tokenizer.vocab_size)
-        stored = {name: Weight(*parts) for name, parts in load_stored(weights, expected).items()}
-        return AcousticWeights(found.config, found.tokenizer, found.stats, found.card, stored, found.storage)
+    check_weights(found)  # now, and not when the graph is first needed
+    parts = functools.cache(lambda: acoustic_weights(found))
 
     def offline() -> Any:
         return open_session(offline_graph(parts()).SerializeToString())
@@ -183,6 +176,5 @@ def load_language_graph(path: str | Path) -> LanguageGraph:
         check_graph(folder / LANGUAGE, "lm")
         return LanguageGraph(found.tokenizer, OnnxLM(open_session(folder / LANGUAGE)))
     found = read_language(folder)
-    expected = language_shapes(found.config.model, found.tokenizer.vocab_size)
-    stored = {name: Weight(*parts) for name, parts in load_stored(weights, expected).items()}
-    return LanguageGraph(found.tokenizer, OnnxLM(open_session(language_graph(found, stored).SerializeToString())))
+    graph = language_graph(found, *language_weights(found))
+    return LanguageGraph(found.tokenizer, OnnxLM(open_session(graph.SerializeToString())))

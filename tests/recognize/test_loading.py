@@ -279,6 +279,14 @@ def test_damaged_weights_are_named_without_torch(tmp_path):
         without_torch(folder)
 
 
+def test_weights_of_another_network_are_refused_when_they_are_loaded(tmp_path):
+    folder = save(make_recognizer(tmp_path), tmp_path / "model")
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("hidden: 12", "hidden: 13"))
+    with pytest.raises(ModelError, match="weights of another architecture"):
+        without_torch(folder)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

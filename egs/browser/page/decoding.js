@@ -63,10 +63,12 @@ export function phraseScore(rows, tokens) {
   return logAdd(alpha[labels.length - 1], alpha[labels.length - 2]);
 }
 
-// The likeliest of the phrases ({text, tokens}). Anything else is what the best path says, less `penalty`; it gives "".
+// The likeliest of the phrases ({text, tokens}). Anything else is what the best path says, less `penalty`; it gives "",
+// and so does silence.
 export function likeliestPhrase(rows, phrases, penalty) {
   const free = greedy(rows);
-  let best = { text: "", score: free.length ? phraseScore(rows, free) - penalty : -Infinity };
+  if (!free.length) return "";
+  let best = { text: "", score: phraseScore(rows, free) - penalty };
   for (const phrase of phrases) {
     const score = phraseScore(rows, phrase.tokens);
     if (score >= best.score && score > -Infinity) best = { text: phrase.text, score };

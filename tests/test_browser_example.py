@@ -1,0 +1,287 @@
+"""``egs/browser``: the page in headless Chromium, with a recording as its microphone."""
+
+import difflib
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import asr
+from asr.audio import read
+from asr.decode import greedy, score_phrases
+from asr.decode.phrase_search import Phrase
+from asr.export.onnx_folder import export_onnx
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "egs" / "browser"
+SAMPLE = ROOT / "egs" / "sample.wav"
+TEXT = "ENTER FOUR FIVE NINE TWO"
+TIMEOUT_MS = 120_000
+sys.path.insert(0, str(EXAMPLE))
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by the package playwright")
+prepare = pytest.importorskip("prepare")
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    """The npm package onnxruntime-web."""
+    if given := os.environ.get("ONNXRUNTIME_WEB"):
+        return Path(given)
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed; it gets onnxruntime-web (or set ONNXRUNTIME_WEB to the package's folder)")
+    folder = tmp_path_factory.mktemp("npm")
+    command = [npm, "install", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund", prepare.PACKAGE]
+    if subprocess.run(command, capture_output=True, timeout=300).returncode:
+        pytest.skip(f"npm could not get {prepare.PACKAGE}")
+    return folder / "node_modules" / "onnxruntime-web"
+
+
+class Server:
+    """Sends a folder's files; ``stop`` takes the network away."""
+
+    def __init__(self, folder):
+        quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+        handler = functools.partial(quiet, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The bundled streaming model as graphs: float32 computing, and int8."""
+    folder = tmp_path_factory.mktemp("exports")
+    export_onnx("stream", folder / "stream")
+    export_onnx("stream", folder / "int8", int8=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, runtime, exported):
+    folder = tmp_path_factory.mktemp("site")
+    prepare.make_site(folder, exported / "stream" / "streaming.onnx", runtime, "stream")
+    server = Server(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Starts a browser whose microphone is the sample, once, and then silence."""
+    with playwright.sync_playwright() as driver:
+        path = shutil.which("chromium") or shutil.which("google-chrome") or driver.chromium.executable_path
+        if not os.path.exists(path):
+            pytest.skip("no Chromium; playwright install chromium gets one")
+        microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        microphone.append(f"--use-file-for-fake-audio-capture={SAMPLE}%noloop")
+        browser = driver.chromium.launch(executable_path=path, args=[*microphone, "--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium, site):
+    context = chromium.new_context(permissions=["microphone"])
+    page = context.new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.goto(site.url)
+    page.wait_for_selector("#button:not([disabled])", timeout=TIMEOUT_MS)
+    yield page
+    assert page.faults == []
+    context.close()
+
+
+def listen(page, seconds=6.0):
+    """Press the button, let the recording play, press again; returns the utterances."""
+    page.click("#button")
+    page.wait_for_selector("body[data-listening=true]", timeout=TIMEOUT_MS)
+    page.wait_for_timeout(1000 * seconds)
+    page.click("#button")
+    page.wait_for_selector("body[data-listening=false]", timeout=TIMEOUT_MS)
+    return page.locator("#final li").all_inner_texts()
+
+
+def resembles(texts):
+    """Whether one text came that is nearly the sample's: a busy machine loses some of the microphone's samples."""
+    return len(texts) == 1 and difflib.SequenceMatcher(None, texts[0], TEXT).ratio() > 0.85
+
+
+def test_the_microphone_is_transcribed_on_the_device(page):
+    assert resembles(listen(page))
+
+
+RECOGNISE = """
+([samples, phrases]) => new Promise((resolve, reject) => {
+  const worker = new Worker("worker.js", { type: "module" });
+  const finals = [];
+  worker.onmessage = ({ data }) => {
+    if (data.kind === "ready") {
+      worker.postMessage({ kind: "begin", rate: 16000, phrases });
+      for (let at = 0; at < samples.length; at += 2048) {
+        worker.postMessage({ kind: "samples", samples: Float32Array.from(samples.slice(at, at + 2048)) });
+      }
+      worker.postMessage({ kind: "end" });
+    } else if (data.kind === "update") finals.push(...data.final);
+    else if (data.kind === "ended") resolve(finals);
+    else if (data.kind === "failed") reject(new Error(data.message));
+  };
+  worker.postMessage({ kind: "load" });
+})
+"""
+
+
+def recognised(page, phrases=()):
+    """The utterances of the sample twice with a pause, through the page's worker."""
+    samples = np.pad(read.load_audio(str(SAMPLE), 16000), (0, 24000))
+    symbols = asr.load("stream", device="cpu").model.tokenizer.symbols
+    listed = [{"text": text, "tokens": [symbols.index(c.upper()) for c in text]} for text in phrases]
+    return page.evaluate(RECOGNISE, [np.tile(samples, 2).tolist(), listed])
+
+
+def test_utterances_end_at_pauses(page):
+    assert recognised(page) == [TEXT, TEXT]
+
+
+def test_phrases_are_listened_for(page):
+    phrases = ("enter four five nine two", "erase one", "stop")
+    assert recognised(page, phrases) == [phrases[0]] * 2
+
+
+def test_utterances_that_are_none_of_the_phrases_give_nothing(page):
+    assert recognised(page, ("repeat", "stop")) == []
+
+
+def test_a_phrase_that_the_model_cannot_spell_is_named(page):
+    page.fill("#phrases", "stop\n42")
+    page.click("#button")
+    page.wait_for_function("document.getElementById('status').textContent.includes('cannot spell')")
+    assert "42" in page.inner_text("#status")
+
+
+def test_the_size_of_the_model_is_on_the_page(page, exported):
+    size = os.path.getsize(exported / "stream" / "streaming.onnx")
+    assert f"model {size / 1e6:.1f} MB" in page.inner_text("#status")
+
+
+def test_the_page_works_offline_after_the_first_load(chromium, tmp_path, runtime, exported):
+    prepare.make_site(tmp_path, exported / "stream" / "streaming.onnx", runtime, "stream")
+    server = Server(tmp_path)
+    context = chromium.new_context(permissions=["microphone"])
+    page = context.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("body[data-offline=true]", timeout=TIMEOUT_MS)
+    page.close()
+    server.stop()
+    page = context.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#button:not([disabled])", timeout=TIMEOUT_MS)
+    assert resembles(listen(page))
+    context.close()
+
+
+RUN = """
+async ([folder, samples, rate]) => {
+  const ort = await import(new URL("ort/ort.wasm.min.mjs", location).href);
+  const { Network } = await import(new URL("network.js", location).href);
+  const { Resampler } = await import(new URL("resampler.js", location).href);
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmPaths = new URL("ort/", location).href;
+  const model = await (await fetch(`${folder}/model.json`)).json();
+  const graph = await (await fetch(`${folder}/streaming.onnx`)).arrayBuffer();
+  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+  const network = new Network(ort, session, model);
+  const resampler = new Resampler(rate, model.features.sample_rate_hz);
+  const rows = [];
+  for (let at = 0; at < samples.length; at += 1500) {
+    const block = Float32Array.from(samples.slice(at, at + 1500));
+    const heard = rate === model.features.sample_rate_hz ? block : resampler.accept(block);
+    rows.push(...(await network.accept(heard)));
+  }
+  rows.push(...(await network.finish()));
+  return rows.map((row) => Array.from(row));
+}
+"""
+
+
+def browse(page, site_folder, samples, rate=16000):
+    """Log-probabilities of samples by the graph in the browser."""
+    return np.array(page.evaluate(RUN, [site_folder, samples.tolist(), rate]), np.float32)
+
+
+def test_rows_of_the_browser_are_those_of_torch(page):
+    samples = read.load_audio(str(SAMPLE), 16000)
+    expected, _ = asr.load("stream", device="cpu").log_probs([samples])
+    np.testing.assert_allclose(np.exp(browse(page, "model", samples)), np.exp(expected[0]), atol=1e-2)
+
+
+def test_int8_runs_in_the_browser_with_the_same_text(chromium, tmp_path, runtime, exported):
+    prepare.make_site(tmp_path, exported / "int8" / "streaming.onnx", runtime, "stream")
+    server, page = Server(tmp_path), chromium.new_page()
+    page.goto(server.url)
+    rows = browse(page, "model", read.load_audio(str(SAMPLE), 16000))
+    page.close()
+    server.stop()
+    symbols = asr.load("stream", device="cpu").model.tokenizer.symbols
+    assert "".join(symbols[token] for token in greedy(rows)[0].tokens) == TEXT
+
+
+def test_a_bidirectional_model_answers_in_chunks(chromium, tmp_path, runtime):
+    export_onnx("an4", tmp_path / "export")
+    prepare.make_site(tmp_path / "site", tmp_path / "export" / "streaming.onnx", runtime, "an4")
+    samples, recognizer = read.load_audio(str(SAMPLE), 16000), asr.load("an4", device="cpu", beam=1)
+    server, page = Server(tmp_path / "site"), chromium.new_page()
+    page.goto(server.url)
+    rows = browse(page, "model", samples)
+    page.close()
+    server.stop()
+    live = recognizer.stream()
+    live.accept(samples)
+    assert recognizer.decoder.text(greedy(rows)[0].tokens) == live.finish().text
+
+
+def test_another_rate_is_resampled(page):
+    samples = read.load_audio(str(SAMPLE), 44100)
+    rows = browse(page, "model", samples, 44100)
+    symbols = asr.load("stream", device="cpu").model.tokenizer.symbols
+    assert "".join(symbols[token] for token in greedy(rows)[0].tokens) == TEXT
+
+
+def test_phrases_score_as_in_python(page):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (30, 6))
+    rows = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    ways = [(1,), (2, 2, 3), (5, 1, 5), (1, 2, 3, 4, 5, 1, 2, 3), tuple([4] * 20)]
+    expected = score_phrases(rows, [Phrase("", (way,)) for way in ways])[0]
+    code = """async ([rows, ways]) => {
+      const { phraseScore, greedy } = await import(new URL("decoding.js", location).href);
+      return [ways.map((way) => phraseScore(rows, way)).map((x) => (x === -Infinity ? null : x)), greedy(rows)];
+    }"""
+    scores, best = page.evaluate(code, [rows.tolist(), [list(way) for way in ways]])
+    assert [-np.inf if score is None else score for score in scores] == pytest.approx(expected.tolist())
+    assert tuple(best) == greedy(rows)[0].tokens
+
+
+def test_a_changed_site_replaces_what_the_browser_has_kept(tmp_path, runtime, exported):
+    names = []
+    for text in ("one", "two"):
+        prepare.make_site(tmp_path, exported / "stream" / "streaming.onnx", runtime, text)
+        worker = (tmp_path / "service-worker.js").read_text()
+        names.append(worker.partition('const NAME = "')[2].partition('"')[0])
+        files = json.loads(worker.partition("const FILES = ")[2].partition(";\n")[0])
+        assert all((tmp_path / name).exists() for name in files)
+    assert names[0] != names[1]
