@@ -22,7 +22,7 @@ from asr.export.graph_builder import END, GraphBuilder, GraphEnd
 from asr.export.onnx_writer import ModelBytes
 from asr.models.inference import Latency
 from asr.models.mel import mel_filterbank
-from asr.models.subsample import LEFT
+from asr.models.weight_shapes import LEFT
 
 RATE_HZ = 16000
 OMNILINGUAL_S = 0.02
