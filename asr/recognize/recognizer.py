@@ -114,6 +114,7 @@ class Recognizer(Engine):
         hotwords: Mapping[str, float] | None = None,
         phrases: Sequence[str] = (),
         alternatives: int = 1,
+        settle_s: float | None = None,
     ) -> Stream:
         """A live stream that this recognizer listens to; the arguments are those of ``asr.Stream``."""
         return Stream(
@@ -126,6 +127,7 @@ class Recognizer(Engine):
             hotwords=hotwords,
             phrases=phrases,
             alternatives=alternatives,
+            settle_s=settle_s,
         )
 
     @overload

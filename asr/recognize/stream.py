@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ import soxr
 
 from asr.audio.headers import check_rate
 from asr.audio.samples import as_mono
-from asr.config import sections
+from asr.config import loader, sections
+from asr.decode import BeamSearch
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.judgement import FrameSums
 from asr.decode.posteriors import BLANK, positive_int
@@ -35,6 +36,8 @@ from asr.transcript import Transcript, Word
 PASS_FRAMES = 2048
 SILENCE_S = 60.0
 """Silence at an utterance's start that is kept, so that hot words can still change."""
+SETTLE_EVERY_S = 0.24
+"""How often words are decided on, where a stream is asked to."""
 ALIKE = 4
 """Hypotheses that are asked for each alternative text."""
 
@@ -78,6 +81,8 @@ class Stream:
             others later.
         phrases: only their words are recognised, in any order (``asr.recognize.phrase_lists``).
         alternatives: hypotheses in ``Transcript.alternatives`` of each utterance, if more than 1.
+        settle_s: how long ago a word must have ended to be decided on: it is ``stable`` then, and rival hypotheses are
+            dropped. Few words change (docs/streaming.md). None: a word is stable when no hypothesis has another.
 
     Raises:
         ConfigError: an impossible ``chunk_s`` or ``right_s``; several models or speeds, which need whole recordings.
@@ -97,6 +102,7 @@ class Stream:
         hotwords: Mapping[str, float] | None = None,
         phrases: Sequence[str] = (),
         alternatives: int = 1,
+        settle_s: float | None = None,
     ) -> None:
         self.recognizer = recognizer
         self.decoder = phrase_list_decoder(recognizer.decoder, phrases) if phrases else recognizer.decoder
@@ -114,6 +120,12 @@ class Stream:
         if not isinstance(endpoint, Endpoint | None):
             raise ConfigError(f"{source}: endpoint: expected an Endpoint or None, got {endpoint!r}"[:200])
         self.alternatives = positive_int("alternatives", alternatives)
+        self._settle_frames = self._settle_every = 0
+        if settle_s is not None:
+            if not 0 <= loader.as_number(settle_s, "settle_s") < math.inf:
+                raise ConfigError(f"{source}: settle_s: expected 0 or more, or None, got {settle_s}")
+            self._settle_frames = round(settle_s / recognizer.frame_s)
+            self._settle_every = max(1, round(SETTLE_EVERY_S / recognizer.frame_s))
         self._search = self.decoder.search()
         self._vocabulary = self._next_vocabulary = self.decoder.vocabulary
         """With the hot words of the utterance under way, and of the next one."""
@@ -258,7 +270,24 @@ class Stream:
 
     def cut(self, log_probs: Posteriors) -> list[tuple[Posteriors, bool]]:
         """Log-probabilities ``(T, V)`` cut at endpoints: parts, and whether an utterance ends behind each."""
-        return [(log_probs, False)] if self._endpointer is None else self._endpointer.cut(log_probs)
+        parts = [(log_probs, False)] if self._endpointer is None else self._endpointer.cut(log_probs)
+        return list(self._cut_to_settle(parts)) if self._settle_every else parts
+
+    def _cut_to_settle(self, parts: Sequence[tuple[torch.Tensor, bool]]) -> Iterator[tuple[torch.Tensor, bool]]:
+        """Parts cut where words are decided on: at certain frames of the utterance, whatever the blocks are."""
+        at = self._search.frames
+        for rows, ends in parts:
+            while len(rows) > (room := self._settle_every - at % self._settle_every):
+                yield rows[:room], False
+                rows, at = rows[room:], at + room
+            yield rows, ends
+            at = 0 if ends else at + len(rows)
+
+    def settle(self) -> None:
+        """Decide on words where this stream does so; ``advance_streams`` calls it behind every part."""
+        search, every = self._search, self._settle_every
+        if every and isinstance(search, BeamSearch) and search.frames and search.frames % every == 0:
+            search.settle(self._settle_frames)
 
     def end_utterance(self) -> Transcript:
         """The transcript of the utterance under way; the next one begins here. Times count from the stream's start."""
@@ -317,6 +346,7 @@ def advance_streams(streams: Sequence[Stream]) -> list[Update]:
             for i in list(queues):
                 rows, ends = queues[i].pop(0)
                 streams[i].note(rows)
+                streams[i].settle()
                 if ends:
                     ended = streams[i].end_utterance()
                     if ended.words or ended.reliable is False:

@@ -38,6 +38,7 @@ class StreamBatch:
         hotwords: Mapping[str, float] | None = None,
         phrases: Sequence[str] = (),
         alternatives: int = 1,
+        settle_s: float | None = None,
     ) -> Stream:
         """A new stream; the arguments are those of ``Stream``, and its own."""
         return Stream(
@@ -50,6 +51,7 @@ class StreamBatch:
             hotwords=hotwords,
             phrases=phrases,
             alternatives=alternatives,
+            settle_s=settle_s,
         )
 
     def accept(self, blocks: Mapping[Stream, npt.ArrayLike]) -> dict[Stream, Update | AudioError]:

@@ -99,6 +99,7 @@ def open_stream(recognizer: Recognizer, options: StreamOptions, model: str, case
         hotwords=options.hot_words or None,
         phrases=options.phrases,
         alternatives=options.alternatives,
+        settle_s=options.settle_s,
     )
     return LiveStream(stream, model, options, case)
 

@@ -29,6 +29,8 @@ class StreamOptions:
     other words. Empty: no list."""
     alternatives: int = 1
     """Hypotheses of each final result, best first, 1 to 16."""
+    settle_s: float | None = None
+    """How long ago a word must have ended to be decided on; None: until no hypothesis has another."""
     endpoint_s: float | None = 0.8
     """Silence that ends an utterance; None: it ends only where the client says so."""
     longest_s: float = 20.0

@@ -135,6 +135,23 @@ def test_partial_texts_keep_their_promise(tmp_path):
     assert max(map(len, promises)) > 10
 
 
+@pytest.mark.parametrize("size", [160, 1999, 16000])
+def test_words_that_ended_a_while_ago_are_decided_on_for_any_blocks(tmp_path, size):
+    recognizer = make_recognizer(tmp_path, beam=8, blank=1.0)
+    samples = sound(6.0, seed=3)
+    free, whole, live = Stream(recognizer), Stream(recognizer, settle_s=0.3), Stream(recognizer, settle_s=0.3)
+    whole.accept(samples)
+    kept = ""
+    for at in range(0, len(samples), size):
+        update = live.accept(samples[at : at + size])
+        assert update.text.startswith(kept)
+        kept = update.text[: update.stable]
+    assert len(kept) > free.accept(samples).stable
+    final = live.finish().text
+    assert final.startswith(kept)
+    assert final == whole.finish().text
+
+
 def test_partial_texts_have_the_spaces_of_the_final_one(recognizer):
     space = recognizer.model.tokenizer.space_id
     a, b = (recognizer.model.tokenizer.encode(letter)[0] for letter in "AB")
@@ -275,6 +292,9 @@ def test_hot_words_that_cannot_be_used_are_refused(tmp_path):
         ({"chunk_s": True}, ConfigError),
         ({"chunk_s": "0.64"}, ConfigError),
         ({"chunk_s": 0.64, "right_s": "0"}, ConfigError),
+        ({"settle_s": "0.6"}, ConfigError),
+        ({"settle_s": -1.0}, ConfigError),
+        ({"settle_s": float("inf")}, ConfigError),
     ],
 )
 def test_options_of_other_types_are_refused(tmp_path, options, error):
