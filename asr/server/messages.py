@@ -10,6 +10,8 @@ from asr.transcript import Transcript
 
 ENCODINGS = ("s16le", "mulaw", "alaw", "f32le")
 """Encodings of mono samples: 16 bits signed, G.711 µ-law and A-law, 32-bit floats in [-1, 1]; all little-endian."""
+SETTLE_S = 0.6
+"""``StreamOptions.settle_s`` of protocols that send text once and cannot take it back."""
 HOT_WORD_BOOST = 5.0
 """Natural logarithm that a hot word without a boost of its own gets."""
 

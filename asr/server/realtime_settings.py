@@ -13,7 +13,7 @@ from typing import Any
 
 from asr.server.catalogue import Catalogue
 from asr.server.client_messages import ClientError, Fields
-from asr.server.messages import HOT_WORD_BOOST, StreamOptions
+from asr.server.messages import HOT_WORD_BOOST, SETTLE_S, StreamOptions
 from asr.server.problems import UnknownModelError
 from asr.server.settings import ServerLimits
 
@@ -64,6 +64,7 @@ class RealtimeSettings:
             rate_hz=self.rate_hz,
             encoding=ENCODING[self.format],
             hot_words=dict.fromkeys(self.keywords, HOT_WORD_BOOST),
+            settle_s=SETTLE_S,
             endpoint_s=math.inf if self.turns is None else self.turns.silence_ms / 1000,
         )
 

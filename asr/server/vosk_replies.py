@@ -31,6 +31,8 @@ class VoskConfig:
     words: bool = True
     max_alternatives: int = 0
     phrases: tuple[str, ...] = ()
+    settle_s: float | None = None
+    """Not of vosk-server: how long ago a word must have ended to be ``stable``."""
 
     def changed(self, message: Fields, limits: ServerLimits) -> VoskConfig:
         """With the fields of a ``config`` message; ``model`` and unknown ones are ignored. Raises ``ClientError``."""
@@ -46,12 +48,17 @@ class VoskConfig:
             fields.flag("words", self.words),
             min(most, MOST_ALTERNATIVES),
             phrases,
+            fields.number("settle_s", 0, 0, 60) if "settle_s" in fields else self.settle_s,
         )
 
     def options(self, model: str | None) -> StreamOptions:
         """How the stream is recognised."""
         return StreamOptions(
-            model=model, rate_hz=self.rate_hz, phrases=self.phrases, alternatives=max(1, self.max_alternatives)
+            model=model,
+            rate_hz=self.rate_hz,
+            phrases=self.phrases,
+            alternatives=max(1, self.max_alternatives),
+            settle_s=self.settle_s,
         )
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from asr.errors import AsrError
 from asr.server.client_messages import ClientError, Fields
 from asr.server.live_streams import LiveSession
-from asr.server.messages import HOT_WORD_BOOST, Event, Final, Partial, StreamOptions
+from asr.server.messages import HOT_WORD_BOOST, SETTLE_S, Event, Final, Partial, StreamOptions
 from asr.server.problems import BusyError, ClosingError, RequestError, UnknownModelError, WorkerLostError
 from asr.server.services import Services
 from asr.server.wyoming_announcement import announced
@@ -190,6 +190,7 @@ class WyomingConnection:
             rate_hz=heard.rate,
             encoding="f32le",
             hot_words=dict(wanted.hot_words),
+            settle_s=SETTLE_S,
             endpoint_s=math.inf if wanted.silence_s is None else wanted.silence_s,
         )
         self._utterance = _Utterance(await self.services.live.open(options), heard)

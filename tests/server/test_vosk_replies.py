@@ -142,7 +142,7 @@ def test_text_where_audio_belongs_is_an_error_and_the_connection_goes_on(service
         [], "x", {"sample_rate": 0}, {"sample_rate": "fast"}, {"sample_rate": 1e400}, {"sample_rate": True},
         {"words": "no"}, {"max_alternatives": -1}, {"max_alternatives": 1.5}, {"phrase_list": 5},
         {"phrase_list": "one two"}, {"phrase_list": ["one", 2]}, {"phrase_list": [""]}, {"phrase_list": ["x" * 999]},
-        {"phrase_list": ["one"] * 501},
+        {"phrase_list": ["one"] * 501}, {"settle_s": -1}, {"settle_s": []},
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_an_error_and_the_end(services, config):

@@ -55,7 +55,7 @@ export class LiveRecording {
     const socket = voskSocket();
     this.socket = socket;
     socket.onopen = () => {
-      socket.send(JSON.stringify({ config: { sample_rate: this.recording.pcm_rate, words: true } }));
+      socket.send(JSON.stringify({ config: { sample_rate: this.recording.pcm_rate, words: true, settle_s: 0.6 } }));
       this.open = true;
       $("live-waiting").textContent = "Listening…";
       this.flush();
