@@ -273,7 +273,7 @@ class Stream:
         parts = [(log_probs, False)] if self._endpointer is None else self._endpointer.cut(log_probs)
         return list(self._cut_to_settle(parts)) if self._settle_every else parts
 
-    def _cut_to_settle(self, parts: Sequence[tuple[torch.Tensor, bool]]) -> Iterator[tuple[torch.Tensor, bool]]:
+    def _cut_to_settle(self, parts: Sequence[tuple[Posteriors, bool]]) -> Iterator[tuple[Posteriors, bool]]:
         """Parts cut where words are decided on: at certain frames of the utterance, whatever the blocks are."""
         at = self._search.frames
         for rows, ends in parts:
