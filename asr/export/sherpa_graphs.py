@@ -76,15 +76,17 @@ def lstm_obstacles(config: Config) -> list[str]:
 def training_level(model: AcousticWeights) -> float:
     """The root mean square of a recording as in the training data, from the statistics of its features.
 
-    The energy of each band is that of a log-normal distribution; the power spectrum is taken to be even within a band,
-    and gives the energy of a window (Parseval).
+    Log energies of speech spread about evenly between pauses and vowels, so each band is taken to have a uniform
+    distribution with its mean and deviation (a log-normal one would have far louder frames). The power spectrum is
+    taken to be even within a band, and gives the energy of a window (Parseval).
     """
     features = model.config.features
     mean, std = np.asarray(model.stats.mean), np.asarray(model.stats.std)
     size = 1 << (features.window_samples - 1).bit_length()
     bank = mel_filterbank(features, size).astype(np.float64)
     areas = np.maximum(bank.sum(axis=0), 1e-9)
-    power = np.exp(mean + std**2 / 2) / areas
+    reach = np.sqrt(3) * std
+    power = np.exp(mean) * np.sinh(reach) / reach / areas
     shares = bank / np.maximum(bank.sum(axis=1, keepdims=True), 1e-9)
     window = np.sum((0.5 - 0.5 * np.cos(2 * np.pi / features.window_samples * np.arange(features.window_samples))) ** 2)
     spectrum = shares @ power / _emphasis(size, features)
