@@ -22,7 +22,8 @@ from asr.lm.recurrent import LanguageNetwork
 from asr.models import model_directory
 from asr.recognize import loading
 from asr.recognize.recognizer import Recognizer, load
-from asr.recognize.stream import Stream, StreamBatch, finish_streams
+from asr.recognize.stream import Stream, finish_streams
+from asr.recognize.stream_batch import StreamBatch
 
 pytest.importorskip("onnxruntime")
 ROOT = Path(__file__).parents[2]
