@@ -344,10 +344,9 @@ async def fuzz(target: Target, numbers: list[int], seed: int, most_frames: int) 
 
 
 def ask(target: Target, request: bytes) -> bytes:
-    """The answer to a request, whole."""
+    """The answer to a request that asks for the connection's end."""
     with socket.create_connection((target.host, target.port), timeout=60) as connection:
         connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(TimeoutError):
             return b"".join(iter(lambda: connection.recv(2**16), b""))
     return b""
@@ -384,7 +383,7 @@ def serving(model: str) -> Iterator[tuple[Target, list[str]]]:
         free.bind(("127.0.0.1", 0))
         wyoming = free.getsockname()[1]
     command = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--model", f"an4={model}"]
-    command += ["--wyoming", f"127.0.0.1:{wyoming}"]
+    command += ["--wyoming", f"127.0.0.1:{wyoming}", "--lag-s", "60"]  # nobody is refused for the load
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stderr is not None
     lines: list[str] = []

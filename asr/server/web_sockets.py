@@ -42,6 +42,13 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         # Pings keep proxies awake. A pong may wait behind a long message, so that a late one proves nothing.
         self.ping_timeout = None
 
+    def handle_connect(self, event: Any) -> None:
+        """Begin a handshake; a key that is not ASCII would be an exception within websockets."""
+        if all(key.isascii() for key in event.headers.get_all("Sec-WebSocket-Key")):
+            super().handle_connect(event)
+        else:
+            self._answer_bad_request()
+
     def handle_ping(self) -> None:
         """Answer a ping, unless answers pile up."""
         super().handle_ping()
@@ -73,6 +80,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             super().handle_parser_exception()
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1002})
+        self._answer_bad_request()
+
+    def _answer_bad_request(self) -> None:
         if not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             self.transport.close()

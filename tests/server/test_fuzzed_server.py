@@ -50,10 +50,17 @@ def test_damaged_frames_of_all_protocols_leave_the_server_as_it_was(fuzz, server
     [
         [b"GET /vosk HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nA\xff: \x00\r\n\r\n"],
         [HELLO.replace(b"-Key: AAAA", b"-Key: ?")],
+        [HELLO.replace(b"-Key: AAAA", b"-Key: A\xc3\xa4AA")],
         [HELLO, b"\x81\x82\x00\x00\x00\x00\xff\xfe"],
         [HELLO, b"\xff" * 20],
     ],
-    ids=["damaged handshake", "damaged key", "text that is no UTF-8 before the answer", "no frame before the answer"],
+    ids=[
+        "damaged handshake",
+        "damaged key",
+        "key that is not ASCII",
+        "text that is no UTF-8 before the answer",
+        "no frame before the answer",
+    ],
 )
 def test_a_damaged_handshake_is_no_exception_in_the_log(fuzz, server, frames):
     target, lines = server

@@ -121,10 +121,6 @@ def test_logprobs_are_those_of_the_words(client):
     assert [entry.token for entry in done.logprobs] == [entry.token for entry in made.logprobs]
 
 
-ENGINE = pytest.mark.xfail(reason="the file service does not take hot words yet")
-
-
-@ENGINE
 def test_keywords_are_hot_words(client):
     """Noise hides the sample, so that hot words matter."""
     samples, rate_hz = soundfile.read(SAMPLE, dtype="float32")
@@ -201,7 +197,7 @@ def test_an_unknown_model_is_refused(client):
         ({"temperature": 3}, "temperature"),
         ({"timestamp_granularities": ["word"]}, "timestamp_granularities"),
         ({"keywords": ["x" * 1000]}, "keywords"),
-        pytest.param({"keywords": ["☃"]}, "keywords", marks=ENGINE),
+        ({"keywords": ["☃"]}, "keywords"),
         ({"extra_body": {"beam_size": 5}}, "beam_size"),
     ],
 )
