@@ -116,6 +116,8 @@ def rest_frame(rng: random.Random) -> bytes:
         path = rng.choice(["/v1/models", "/v1/models/an4", "/health", "/metrics", "/", "/page/main.js", "/v1/%2e%2e/x"])
         method = rng.choice(["GET", "OPTIONS", "POST", "DELETE"])
         return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\r\n".encode()
+    if rng.random() < 0.25:
+        return page_frame(rng)
     fields = [("model", "an4"), ("response_format", rng.choice(["json", "srt", "verbose_json"]))]
     extra = [("stream", "true"), ("temperature", "0.2"), ("language", "en"), ("keywords[]", "ENTER"), ("x", "y")]
     extra += [("include[]", "logprobs"), ("timestamp_granularities[]", "word")]
@@ -132,6 +134,23 @@ def rest_frame(rng: random.Random) -> bytes:
         f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return start.encode() + body
+
+
+def page_frame(rng: random.Random) -> bytes:
+    """A request of the page for its own data."""
+    kind = rng.choice(["info", "peaks", "audio", "corrections", "corrections"])
+    file = tone_file() if rng.random() < 0.7 else damaged(tone_file(), rng)
+    body = file
+    if kind == "corrections":
+        texts = rng.choices(["ONE", "It's $25.", "", "☃", "see www.example.org"], k=2)
+        segments = [{"start_s": n * 0.1, "end_s": n * 0.1 + 0.1, "text": text} for n, text in enumerate(texts)]
+        head = {"name": rng.choice(["a.wav", "../b", ""]), "bytes": len(file), "segments": segments}
+        body = (json.dumps(head).encode() + b"\n" + file) * rng.choice([1, 1, 3])
+    if rng.random() < 0.5:
+        body = damaged(body, rng)
+    method = "GET" if kind == "info" else "POST"
+    head_lines = f"{method} /page-data/{kind}?name=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head_lines.encode() + body
 
 
 def vosk_message(rng: random.Random) -> tuple[int, bytes]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from asr.errors import AsrError
+from asr.errors import AudioError
 from asr.models.description import load_card
 from asr.server.api_errors import ApiError, api_error
 from asr.server.catalogue import ServedModel
 from asr.server.correction_zip import CorrectionZip, read_header, shown_name
 from asr.server.page_audio import loudness, write_flac
-from asr.server.raw_bodies import RawBody
+from asr.server.problems import BusyError
+from asr.server.raw_bodies import RawBody, no_room
 from asr.server.services import Services
 
 AT_ONCE = 2
@@ -28,48 +30,62 @@ AT_ONCE = 2
 MOST_RECORDINGS = 1000
 """In one zip."""
 SEND_BYTES = 2**18
+_T = TypeVar("_T")
 
 
 def page_data_routes(services: Services) -> list[BaseRoute]:
-    """The routes of the page's own requests.
+    """The routes of the page's own requests. Errors are ``AsrError``s."""
+    data = PageData(services)
+    return [
+        Route("/page-data/info", data.info),
+        Route("/page-data/peaks", data.peaks, methods=["POST"]),
+        Route("/page-data/audio", data.audio, methods=["POST"]),
+        Route("/page-data/corrections", data.corrections, methods=["POST"]),
+    ]
 
-    `GET info`: models and limits. `POST peaks` and `POST audio`: the loudness of the recording in the body, and its
-    sound as FLAC. `POST corrections`: for each recording a line of JSON (``CorrectedRecording``), then its bytes; the
-    answer is a zip, and its header ``X-Left-Out`` counts the utterances that are not in it. Errors are ``AsrError``s.
-    """
-    room = asyncio.Semaphore(AT_ONCE)
-    limits = services.settings.limits
 
-    async def info(request: Request) -> Response:
-        return JSONResponse(page_info(services), headers={"cache-control": "no-store"})
+class PageData:
+    """Answers the page's own requests."""
 
-    async def peaks(request: Request) -> Response:
-        async with RawBody(request, limits).file() as path, room:
-            found = await _named(request, path, lambda: loudness(path, limits.file_s))
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.limits = services.settings.limits
+        self.uploads = 0
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    async def info(self, request: Request) -> Response:
+        """``GET``: models and limits."""
+        return JSONResponse(page_info(self.services), headers={"cache-control": "no-store"})
+
+    async def peaks(self, request: Request) -> Response:
+        """``POST``: the loudness of the recording in the body."""
+        name, most_s = request.query_params.get("name", ""), self.limits.file_s
+        with self._upload():
+            async with RawBody(request, self.limits).file() as path, self._room:
+                found = await _worked(lambda: loudness(path, most_s), path, name)
         encoded = base64.b64encode(found.peaks.tobytes()).decode()
         return JSONResponse({"duration_s": round(found.duration_s, 3), "per_s": found.per_s, "peaks": encoded})
 
-    async def audio(request: Request) -> Response:
-        with contextlib.ExitStack() as stack:
+    async def audio(self, request: Request) -> Response:
+        """``POST``: the sound of the recording in the body as FLAC."""
+        name, most_s = request.query_params.get("name", ""), self.limits.file_s
+        with self._upload(), contextlib.ExitStack() as stack:
             target = stack.enter_context(tempfile.TemporaryFile(prefix="asr-flac-"))
-            async with RawBody(request, limits).file() as path, room:
-                await _named(request, path, lambda: write_flac(path, target, limits.file_s))
+            async with RawBody(request, self.limits).file() as path, self._room:
+                await _worked(lambda: write_flac(path, target, most_s), path, name)
             stack.pop_all()  # the answer closes it
         return _sent(target, "audio/flac", {})
 
-    async def corrections(request: Request) -> Response:
-        with contextlib.ExitStack() as stack:
+    async def corrections(self, request: Request) -> Response:
+        """``POST``: for each recording a line of JSON (``CorrectedRecording``), then its bytes.
+
+        The answer is a zip, and its header ``X-Left-Out`` counts the utterances that are not in it.
+        """
+        with self._upload(), contextlib.ExitStack() as stack:
             target = stack.enter_context(tempfile.TemporaryFile(prefix="asr-zip-"))
-            body, made = RawBody(request, limits), stack.enter_context(CorrectionZip(target))
-            count = 0
-            while (line := await body.line()) is not None:
-                recording = read_header(line)
-                count += 1
-                if count > MOST_RECORDINGS:
-                    raise ApiError(413, f"expected at most {MOST_RECORDINGS} recordings in a zip, got more")
-                async with body.file(recording.bytes) as path, room:
-                    await asyncio.to_thread(made.add, path, recording, limits.file_s)
-            await asyncio.to_thread(made.finish)
+            made = stack.enter_context(CorrectionZip(target))
+            await self._fill(made, RawBody(request, self.limits))
+            await _worked(made.finish)
             stack.pop_all()
         headers = {
             "content-disposition": 'attachment; filename="corrections.zip"',
@@ -77,11 +93,26 @@ def page_data_routes(services: Services) -> list[BaseRoute]:
         }
         return _sent(target, "application/zip", headers)
 
-    routes = {"peaks": peaks, "audio": audio, "corrections": corrections}
-    return [
-        Route("/page-data/info", info),
-        *(Route(f"/page-data/{name}", handler, methods=["POST"]) for name, handler in routes.items()),
-    ]
+    async def _fill(self, made: CorrectionZip, body: RawBody) -> None:
+        count = 0
+        while (line := await body.line()) is not None:
+            recording = read_header(line)
+            count += 1
+            if count > MOST_RECORDINGS:
+                raise ApiError(413, f"expected at most {MOST_RECORDINGS} recordings in a zip, got more")
+            async with body.file(recording.bytes) as path, self._room:
+                await _worked(functools.partial(made.add, path, recording, self.limits.file_s), path, recording.name)
+
+    @contextlib.contextmanager
+    def _upload(self) -> Iterator[None]:
+        """One more upload. Raises ``BusyError`` where there is no room for it."""
+        if self.uploads >= self.limits.file_jobs:
+            raise BusyError(f"expected fewer than {self.uploads} uploads at a time; try again later")
+        self.uploads += 1
+        try:
+            yield
+        finally:
+            self.uploads -= 1
 
 
 def page_info(services: Services) -> dict[str, Any]:
@@ -105,13 +136,15 @@ def _model(model: ServedModel) -> dict[str, Any]:
     }
 
 
-async def _named(request: Request, path: str, work: Callable[[], Any]) -> Any:
-    """The result of ``work`` in another thread; its errors name the recording as the client does."""
+async def _worked(work: Callable[[], _T], path: str = "", name: str = "") -> _T:
+    """The result of ``work`` in another thread. Errors have the client's ``name`` of the file at ``path``."""
     try:
         return await asyncio.to_thread(work)
-    except AsrError as error:
-        name = shown_name(request.query_params.get("name", ""))
-        raise ApiError(api_error(error).status, str(error).replace(path, name), param="file") from error
+    except AudioError as error:
+        shown = str(error).replace(path, shown_name(name)) if path else str(error)
+        raise ApiError(api_error(error).status, shown, param="file") from error
+    except OSError as error:
+        raise no_room(error) from error
 
 
 def _sent(target: IO[bytes], media_type: str, headers: dict[str, str]) -> Response:

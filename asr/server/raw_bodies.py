@@ -70,7 +70,7 @@ class RawBody:
         try:
             handle, path = tempfile.mkstemp(prefix="asr-upload-")
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         try:
             with open(handle, "wb") as file:
                 await self._fill(file, size)
@@ -88,7 +88,7 @@ class RawBody:
             try:
                 await asyncio.to_thread(file.write, piece)
             except OSError as error:
-                raise _no_room(error) from error
+                raise no_room(error) from error
             count += len(piece)
             if count == wanted or not piece:
                 break
@@ -102,5 +102,6 @@ class RawBody:
         return ApiError(413, f"expected a recording of at most {most}, got more; cut it")
 
 
-def _no_room(error: OSError) -> ApiError:
+def no_room(error: OSError) -> ApiError:
+    """The answer where a temporary file cannot be written."""
     return ApiError(507, f"the server cannot keep the upload: {error.strerror or error}")

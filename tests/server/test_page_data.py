@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import json
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -29,7 +30,7 @@ MOST_BYTES = 200_000
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A server that takes files of at most ``MOST_BYTES`` and 60 s."""
-    limits = ServerLimits(file_bytes=MOST_BYTES, file_s=60, idle_s=1)
+    limits = ServerLimits(file_bytes=MOST_BYTES, file_s=60, idle_s=1, file_jobs=2)
     with running(build_app(Services(Settings(models={"an4": "an4"}, limits=limits)))) as address:
         yield address
 
@@ -152,3 +153,29 @@ def test_a_client_that_stops_sending_gets_an_error(address, wav):
     answer = connection.getresponse()
     assert answer.status == 408
     connection.close()
+
+
+def test_more_uploads_than_there_is_room_for_are_told_to_wait(address, wav):
+    waiting = []
+    for _ in range(2):
+        connection = http.client.HTTPConnection(urlsplit(address).netloc)
+        connection.putrequest("POST", "/page-data/peaks")
+        connection.putheader("content-length", str(len(wav)))
+        connection.endheaders(wav[:1000])
+        waiting.append(connection)
+    time.sleep(0.2)
+    assert post(f"{address}/page-data/peaks", wav)[0] == 503
+    for connection in waiting:
+        assert connection.getresponse().status == 408
+        connection.close()
+    assert post(f"{address}/page-data/peaks", wav)[0] == 200
+
+
+def test_the_page_is_open_and_its_data_need_the_token():
+    with running(build_app(Services(Settings(models={"an4": "an4"}, token="secret")))) as address:
+        assert urllib.request.urlopen(f"{address}/").status == 200
+        assert urllib.request.urlopen(f"{address}/page/main.js").status == 200
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{address}/page-data/info")
+        for path in ("peaks", "audio", "corrections"):
+            assert post(f"{address}/page-data/{path}", b"x")[0] == 401

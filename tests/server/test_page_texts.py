@@ -301,6 +301,15 @@ def test_the_tabulator_goes_from_word_to_word(page, script):
     assert words(page) == ["one", "two", "three"]
 
 
+def test_the_tabulator_leaves_the_text_at_its_end(page, script):
+    open_text(page, script, transcript("one too"))
+    page.dblclick(".word:text-is('too')")
+    page.keyboard.type("two")
+    page.keyboard.press("Tab")
+    assert words(page) == ["one", "two"]
+    assert page.locator("input.correction").count() == 0
+
+
 def test_an_emptied_word_is_deleted(page, script):
     open_text(page, script, transcript("one uh three"))
     page.dblclick(".word:text-is('uh')")

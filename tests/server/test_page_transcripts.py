@@ -16,6 +16,7 @@ import pytest
 from page_browser import ROOT, SAMPLE, chromium, downloaded, opened, upload, words
 
 from asr.audio.read import load_audio
+from asr.cli.main import run_command
 from asr.data.manifest import read_manifest
 
 TOKEN = "let-me-in"
@@ -131,7 +132,9 @@ def test_a_correction_becomes_an_utterance_to_train_on(page, tmp_path):
     page.wait_for_selector("#play:not([disabled])")
     with zipfile.ZipFile(downloaded(page, "Corrections", tmp_path)) as found:
         found.extractall(tmp_path / "zip")
-    [utterance] = read_manifest(tmp_path / "zip" / "manifest.jsonl", root=tmp_path / "zip")
+    manifest = tmp_path / "zip" / "manifest.jsonl"
+    assert run_command(["check", str(manifest)]) == 0
+    [utterance] = read_manifest(manifest, root=tmp_path / "zip")
     assert utterance.text.split() == [TEXT[0], "FOR", *TEXT[2:]]
     heard, whole = load_audio(utterance.audio), load_audio(SAMPLE)
     offset = int(np.argmax(np.correlate(whole, heard[4000:8000], "valid"))) - 4000

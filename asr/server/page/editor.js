@@ -175,8 +175,9 @@ export class Editor {
     else if (event.key === "Escape") this.finish(word, false, true);
     else if (event.key === "Tab") {
       this.finish(word, true, true);
+      const { current } = this;
       this.move(event.shiftKey ? -1 : 1);
-      this.edit();
+      if (this.current !== current) this.edit(); // at the end, the next Tab leaves the text
     } else return;
     event.preventDefault();
   }

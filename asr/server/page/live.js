@@ -68,7 +68,7 @@ export class LiveRecording {
     this.samples += samples.length;
     this.unsaved.push(samples);
     this.measure(samples);
-    this.waiting.push(samples);
+    if (!this.lost) this.waiting.push(samples);
     this.flush();
     if (this.unsaved.length >= PIECE_S * 10) this.save();
   }
@@ -148,6 +148,7 @@ export class LiveRecording {
 
   lose(message) {
     this.lost = message;
+    this.waiting = [];
     this.partial("", 0);
     $("live-waiting").hidden = true;
     notice("live-notice", `${message} The recording goes on, and the whole of it is transcribed when you stop.`);

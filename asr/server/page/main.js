@@ -384,7 +384,7 @@ new Keys([
   { keys: ["c"], does: "Paragraph checked: train on it", when: here, run: () => page.tickCurrent() },
   { keys: ["Ctrl+z"], does: "Undo", when: here, run: () => page.undo() },
   { keys: ["Ctrl+Shift+z", "Ctrl+y"], does: "Redo", when: here, run: () => page.redo() },
-  { keys: ["/", "Ctrl+f"], does: "Search", when: here, run: () => $("search").select() },
+  { keys: ["/", "Ctrl+f"], does: "Search", when: (target) => here() && target.id !== "search", run: () => $("search").select() },
   { keys: ["n", "Shift+n"], does: "Next, previous match", when: here, run: (event) => page.nextFound(event.shiftKey ? -1 : 1) },
   { keys: ["s"], does: "Download", when: here, run: () => { $("download").open = true; $("download").querySelector("summary").focus(); } },
   { keys: ["t"], does: "Colours", run: nextTheme },
