@@ -40,7 +40,7 @@ MB = 2
 def server():
     """A server with a token, an alias, and small limits."""
     options = ["--model", "an4", "--alias", "whisper-1=an4", "--token", TOKEN, "--most-file-mb", str(MB)]
-    with serving(*options, "--origin", "https://app.example.org", "--idle-s", "5") as served:
+    with serving(*options, "--origin", "https://app.example.org", "--idle-s", "5", "--most-file-s", "80") as served:
         yield served
 
 
@@ -224,6 +224,21 @@ def test_a_file_that_is_no_recording_is_refused_with_its_name(client, content, m
     assert message in error.message
     assert "etc" not in error.message
     assert "asr-upload" not in error.message
+
+
+def test_a_recording_that_is_too_long_is_refused(client):
+    error = refusal(lambda: transcribe(client, wav(np.zeros(81 * 16000, np.int16), 16000, "FLAC")))
+    assert error.param == "file"
+    assert "80 s of audio" in error.message
+
+
+def test_a_long_recording_arrives_utterance_by_utterance(client):
+    samples, rate_hz = soundfile.read(SAMPLE, dtype="float32")
+    long = wav(np.tile(np.concatenate([samples, np.zeros(rate_hz, np.float32)]), 18), rate_hz, "FLAC")
+    *deltas, done = transcribe(client, long, stream=True)
+    assert len(deltas) > 3
+    assert "".join(event.delta for event in deltas) == done.text == transcribe(client, long).text
+    assert done.text == asr.load("an4").transcribe(long).text
 
 
 def test_translation_is_refused(client):
