@@ -1,0 +1,134 @@
+"""WebSockets and TCP connections whose clients never read: nobody waits for them for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+import threading
+import time
+
+import pytest
+import uvicorn
+from scripted import scripted_services
+from starlette.applications import Starlette
+
+from asr.server import web_sockets, wyoming_service
+from asr.server.realtime import realtime_routes
+from asr.server.settings import Address, ServerLimits
+from asr.server.vosk import vosk_routes
+from asr.server.web_sockets import BoundedWebSocket
+from asr.server.wyoming_service import serving_wyoming
+
+AUDIO = struct.pack("<BBH", 0x82, 0xFE, 1000) + bytes(4 + 1000)
+
+
+@contextlib.contextmanager
+def served(services):
+    """A server of the live protocols over scripted sessions, in a thread; gives its port."""
+    app = Starlette(routes=[*vosk_routes(services), *realtime_routes(services)])
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        options = {"ws": BoundedWebSocket, "lifespan": "off", "log_level": "error"}
+        server = uvicorn.Server(uvicorn.Config(app, **options))
+
+        async def run():
+            async with serving_wyoming(services):
+                await server.serve([place])
+
+        thread = threading.Thread(target=asyncio.run, args=[run()])
+        thread.start()
+        try:
+            yield place.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def connected(port):
+    """A connection with a small window, as soon as the server listens."""
+    for _ in range(100):
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.settimeout(30)
+        with contextlib.suppress(ConnectionRefusedError):
+            raw.connect(("127.0.0.1", port))
+            return raw
+        raw.close()
+        time.sleep(0.05)
+    raise AssertionError("nothing listens")
+
+
+def shake_hands(port, path):
+    raw = connected(port)
+    head = "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    raw.sendall(f"GET {path} HTTP/1.1\r\n{head}Sec-WebSocket-Key: {'A' * 22}==\r\n\r\n".encode())
+    assert raw.recv(12) == b"HTTP/1.1 101"
+    return raw
+
+
+def closed(services):
+    """Wait until all sessions are closed."""
+    for _ in range(200):
+        if services.live.sessions and all(session.closed for session in services.live.sessions):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/vosk", AUDIO),
+        ("/vosk", b"\x81\x84" + bytes(4) + b"none"),
+        ("/v1/realtime", b"\x81\x84" + bytes(4) + b"none"),
+    ],
+    ids=["audio", "text", "events"],
+)
+def test_a_client_that_sends_for_ever_and_never_reads_is_cut_off(monkeypatch, path, message):
+    monkeypatch.setattr(web_sockets, "SEND_S", 0.2)
+    monkeypatch.setattr(web_sockets, "LINGER_S", 0.2)
+    services = scripted_services()
+    with served(services) as port, shake_hands(port, path) as raw:
+        with pytest.raises(ConnectionError):
+            raw.sendall(message * (200_000_000 // len(message)))
+        assert closed(services)
+
+
+def test_a_wyoming_client_that_never_reads_is_cut_off(monkeypatch):
+    monkeypatch.setattr(wyoming_service, "WYOMING_SEND_S", 0.2)
+    monkeypatch.setattr(wyoming_service, "WYOMING_LINGER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    services = scripted_services(wyoming=Address("127.0.0.1", port))
+    audio = {"rate": 16000, "width": 2, "channels": 1}
+    start = json.dumps({"type": "audio-start", "data": audio}).encode() + b"\n"
+    with served(services), connected(port) as raw:
+        raw.sendall(start)
+        with pytest.raises(ConnectionError):
+            raw.sendall(b'{"type": "describe"}\n' * 500_000)
+        assert closed(services)
+
+
+def test_a_client_without_a_message_for_long_is_sent_away():
+    services = scripted_services(limits=ServerLimits(idle_s=0.1))
+    with served(services) as port, shake_hands(port, "/vosk") as raw:
+        data = b""
+        while more := raw.recv(4096):
+            data += more
+            if b"\x88" in data and len(data.partition(b"\x88")[2]) > 3:
+                break
+        assert struct.unpack(">H", data.partition(b"\x88")[2][1:3]) == (1008,)
+        assert closed(services)
+
+
+def test_a_client_that_resets_its_connection_leaves_nothing_open():
+    services = scripted_services()
+    with served(services) as port:
+        for _ in range(20):
+            raw = shake_hands(port, "/vosk")
+            raw.sendall(AUDIO)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.close()
+        assert closed(services)
