@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import importlib
 import json
 import re
 import socket
 import struct
+import tarfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 import soundfile
 import soxr
 import torch
-from served import SAMPLE, SAMPLE_TEXT, Served, serving
+from served import ROOT, SAMPLE, SAMPLE_TEXT, Served, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, VadSensitivity
@@ -26,6 +28,7 @@ from wyoming.client import AsyncTcpClient
 from wyoming.info import Describe, Info
 
 import asr
+from asr.audio.read import load_audio
 
 torch.set_num_threads(1)
 
@@ -217,6 +220,20 @@ def test_the_realtime_client_commits_and_gets_the_transcript(live_server, kind, 
     assert len(deltas) > 1
     assert done.usage.type == "duration"
     assert done.usage.seconds == pytest.approx(len(pcm(16000)) / 32000, abs=0.01)
+
+
+def test_joined_deltas_are_the_transcript_on_an4(live_server, asr_data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    check = importlib.import_module("check_deltas")
+    with tarfile.open(asr_data("an4_sphere.tar.gz")) as archive:
+        members = [m for m in archive.getmembers() if "/an4test_clstk/" in m.name and m.name.endswith(".sph")]
+        chosen = sorted(members, key=lambda member: member.name)[::10]
+        archive.extractall(tmp_path, chosen, filter="data")
+    samples = [load_audio(tmp_path / member.name, check.RATE_HZ) for member in chosen]
+    found = asyncio.run(check.hear(live_server.address, samples))
+    assert len(found) == 13
+    assert all("".join(heard.deltas) == heard.transcript for heard in found)
+    assert sum(heard.early for heard in found) > 13
 
 
 def test_the_server_detects_turns(live_server):
