@@ -402,7 +402,7 @@ def serving(model: str) -> Iterator[tuple[Target, list[str]]]:
         free.bind(("127.0.0.1", 0))
         wyoming = free.getsockname()[1]
     command = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--model", f"an4={model}"]
-    command += ["--wyoming", f"127.0.0.1:{wyoming}", "--lag-s", "60"]  # nobody is refused for the load
+    command += ["--wyoming", f"127.0.0.1:{wyoming}", "--lag-s", "none"]  # nobody is refused for the load
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stderr is not None
     lines: list[str] = []

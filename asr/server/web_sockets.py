@@ -43,8 +43,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.ping_timeout = None
 
     def handle_connect(self, event: Any) -> None:
-        """Begin a handshake; a key that is not ASCII would be an exception within websockets."""
-        if all(key.isascii() for key in event.headers.get_all("Sec-WebSocket-Key")):
+        """Begin a handshake; what it needs and is not ASCII would be an exception within websockets."""
+        needed = ("connection", "upgrade", "sec-websocket-")
+        if all(value.isascii() or not name.lower().startswith(needed) for name, value in event.headers.raw_items()):
             super().handle_connect(event)
         else:
             self._answer_bad_request()
