@@ -19,12 +19,13 @@ from wyoming.error import Error
 from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
 from asr.errors import AsrError
 from asr.server.messages import Partial
 from asr.server.problems import ClosingError, RequestError
 from asr.server.settings import Address, ServerLimits
-from asr.server.wyoming_announcement import reachable_address
+from asr.server.wyoming_announcement import announced, reachable_address
 from asr.server.wyoming_frames import LINE_BYTES
 from asr.server.wyoming_service import FRAME_BYTES, WyomingServer, as_floats, serving_wyoming
 
@@ -313,3 +314,34 @@ def test_an_address_for_all_is_announced_as_this_machine_s_own():
     except AsrError as error:
         pytest.skip(f"no network: {error}")
     assert found not in ("0.0.0.0", "127.0.0.1")
+
+
+def test_the_service_is_found_on_the_network():
+    found = []
+
+    class Listener:
+        def add_service(self, zeroconf, kind, name):
+            found.append(name)
+            loop.call_soon_threadsafe(arrived.set)
+
+        remove_service = update_service = lambda *_: None
+
+    async def look():
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        async with announced("0.0.0.0", 10300), asyncio.timeout(30):
+            searching = AsyncZeroconf()
+            browser = AsyncServiceBrowser(searching.zeroconf, "_wyoming._tcp.local.", listener=Listener())
+            await arrived.wait()
+            service = await searching.async_get_service_info("_wyoming._tcp.local.", found[0])
+            await browser.async_cancel()
+            await searching.async_close()
+            return service
+
+    loop, arrived = None, asyncio.Event()
+    try:
+        own = reachable_address("0.0.0.0")
+        service = asyncio.run(look())
+    except AsrError as error:
+        pytest.skip(f"no network: {error}")
+    assert (service.parsed_addresses(), service.port) == ([own], 10300)
