@@ -45,11 +45,13 @@ def realtime_routes(services: Services) -> list[BaseRoute]:
         except (RequestError, BusyError) as error:
             await refuse_handshake(socket, error)
             return
-        connection = RealtimeConnection(ClientSocket(socket, services.settings.limits), services, session, settings)
+        client = ClientSocket(socket, services.settings.limits, services.closing)
+        connection = RealtimeConnection(client, services, session, settings)
         try:
             await socket.accept()
-            await connection.run()
-        except GoneError:
+            async with client.wakeup:
+                await connection.run()
+        except (GoneError, RequestError, WorkerLostError):  # the client, or the worker at the very end
             pass
         finally:
             await connection.session.close()
@@ -72,17 +74,16 @@ class RealtimeConnection:
         """Answer events until the connection ends. Raises ``GoneError`` where the client has ended it."""
         await self._send([self.items.message("session.created", session=self._tree())])
         while True:
-            message = await self.client.receive()
             identity: str | None = None
             try:
-                event = await _parsed(message)
+                event = await _parsed(await self.client.receive())
                 found = event.values.get("event_id")
                 identity = found if isinstance(found, str) and len(found) <= 512 else None
                 await self._obey(event)
             except ClientError as error:
                 await self._send([self.items.error(str(error), error.code, error.param, identity)])
             except ClosingError as error:  # what has come so far is not lost
-                if self._buffered:
+                if self._under_way:
                     await self._commit()
                 await self._fail(error, "server_closing", 1012, identity)
                 return
@@ -134,7 +135,7 @@ class RealtimeConnection:
     async def _reopen(self, new: RealtimeSettings) -> None:
         """Go on with another stream. What has been said before is committed where there is any."""
         old = self.session
-        if self._buffered and (self.settings.turns is None or self.items.speaking):
+        if self._under_way:
             await self._commit()
         try:
             session = await self.services.live.open(new.options(), instead_of=old)
@@ -182,6 +183,11 @@ class RealtimeConnection:
     @property
     def _buffered(self) -> bool:
         return self.items.holds(self._time_s)
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether there is an item that would be lost."""
+        return self._buffered and (self.settings.turns is None or self.items.speaking)
 
     def _tree(self, *, old: bool = False) -> Message:
         identity, model = f"sess_{self.items.session}", self.settings.model or self.session.model.name

@@ -17,7 +17,7 @@ from asr.server.live_streams import LiveSession
 from asr.server.messages import Event, Final
 from asr.server.problems import BusyError, ClosingError, RequestError, WorkerLostError
 from asr.server.services import Services
-from asr.server.vosk_replies import VoskConfig, moved, read_command, vosk_reply
+from asr.server.vosk_replies import VoskConfig, moved, moved_final, read_command, vosk_reply
 from asr.server.web_sockets import ClientSocket, GoneError, refuse_handshake
 
 
@@ -31,11 +31,13 @@ def vosk_routes(services: Services, path: str = "/vosk") -> list[BaseRoute]:
         except (RequestError, BusyError) as error:
             await refuse_handshake(socket, error)
             return
-        connection = VoskConnection(ClientSocket(socket, services.settings.limits), services, session)
+        client = ClientSocket(socket, services.settings.limits, services.closing)
+        connection = VoskConnection(client, services, session)
         try:
             await socket.accept()
-            await connection.run()
-        except GoneError:
+            async with client.wakeup:
+                await connection.run()
+        except (GoneError, RequestError, WorkerLostError):  # the client, or the worker at the very end
             pass
         finally:
             await connection.session.close()
@@ -58,14 +60,18 @@ class VoskConnection:
     async def run(self) -> None:
         """Answer messages until the connection ends. Raises ``GoneError`` where the client has ended it."""
         while True:
-            message = await self.client.receive()
+            asked = False
             try:
+                message = await self.client.receive()
+                asked = True
                 if not (await self._audio(message) if isinstance(message, bytes) else await self._command(message)):
                     return
             except ClientError as error:
                 await self.client.send({"error": str(error)})
             except ClosingError as error:  # what has come so far is not lost
-                await self._reply(await self._finished())
+                finished = await self._finished()
+                if asked or finished.transcript.words or self._ended:
+                    await self._reply([finished])
                 await self.client.close(1012, str(error))
                 return
             except (RequestError, BusyError, WorkerLostError) as error:
@@ -86,10 +92,10 @@ class VoskConnection:
                 await self._fail(error)
                 return False
         elif command.reset:
-            await self._reply(moved([await self.session.end_utterance()], self._shift_s))
+            await self._reply([moved_final(await self.session.end_utterance(), self._shift_s)])
             self._shift_s = -self.session.time_s
         else:
-            await self._reply(await self._finished())
+            await self._reply([await self._finished()])
             await self.client.close()
             return False
         return True
@@ -98,14 +104,14 @@ class VoskConnection:
         """Use a configuration from here on. What was said before ends here where it needs another stream."""
         if config.options(self._model) != self.session.options:
             if self.session.time_s:
-                ended = moved([await self.session.end_utterance()], self._shift_s)
-                self._ended += [one for one in ended if isinstance(one, Final) and one.transcript.words]
+                ended = moved_final(await self.session.end_utterance(), self._shift_s)
+                self._ended += [ended] if ended.transcript.words else []
                 self._shift_s += self.session.time_s
             self.session = await self.services.live.open(config.options(self._model), instead_of=self.session)
         self.config = config
 
-    async def _finished(self) -> list[Event]:
-        return moved([await self.session.finish()], self._shift_s)
+    async def _finished(self) -> Final:
+        return moved_final(await self.session.finish(), self._shift_s)
 
     async def _reply(self, events: Sequence[Event]) -> None:
         ended, self._ended = self._ended, []

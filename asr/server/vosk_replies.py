@@ -136,13 +136,15 @@ def _joined(finals: Sequence[Final], most: int) -> list[tuple[float, list[Transc
 
 def moved(events: Sequence[Event], by_s: float) -> list[Event]:
     """Events whose times begin ``by_s`` later, for a stream that goes on behind another."""
-    return [_moved(event, by_s) for event in events] if by_s else list(events)
+    return [
+        moved_final(event, by_s) if isinstance(event, Final) else dataclasses.replace(event, time_s=event.time_s + by_s)
+        for event in events
+    ]
 
 
-def _moved(event: Event, by_s: float) -> Event:
-    if not isinstance(event, Final):
-        return dataclasses.replace(event, time_s=event.time_s + by_s)
-    return Final(_later(event.transcript, by_s), tuple(_later(one, by_s) for one in event.alternatives), event.shares)
+def moved_final(final: Final, by_s: float) -> Final:
+    """An utterance whose times begin ``by_s`` later."""
+    return Final(_later(final.transcript, by_s), tuple(_later(one, by_s) for one in final.alternatives), final.shares)
 
 
 def _later(transcript: Transcript, by_s: float) -> Transcript:

@@ -8,8 +8,10 @@ an exception in the log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
@@ -18,7 +20,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
-from asr.server.problems import BusyError, RequestError, UnknownModelError
+from asr.server.problems import BusyError, ClosingError, RequestError, UnknownModelError
 from asr.server.settings import ServerLimits
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ LINGER_S = 5.0
 """Seconds that a client has to read what was sent before the connection was closed."""
 SEND_S = 30.0
 """Seconds that a client has to make room for a message."""
+SHUTTING_DOWN = "the server is shutting down"
 LONGEST_REASON = 120
 """Bytes of a close frame's reason; the protocol allows 123."""
 
@@ -108,20 +111,59 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.loop.call_later(LINGER_S, self.transport.abort)
 
 
+class Wakeup:
+    """Ends the waits of one connection when the server is closing, without a task for each wait."""
+
+    def __init__(self, closing: asyncio.Event) -> None:
+        self.closing = closing
+        self._waiting: asyncio.Timeout | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._wake())
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        """Wait within for so long at most. Raises ``TimeoutError``, and ``ClosingError`` when the server is closing."""
+        if self.closing.is_set():
+            raise ClosingError(SHUTTING_DOWN)
+        try:
+            async with asyncio.timeout(seconds) as self._waiting:
+                yield
+        except TimeoutError:
+            if self.closing.is_set():
+                raise ClosingError(SHUTTING_DOWN) from None
+            raise
+        finally:
+            self._waiting = None
+
+    async def _wake(self) -> None:
+        await self.closing.wait()
+        if self._waiting is not None:
+            with contextlib.suppress(RuntimeError):  # it has run out
+                self._waiting.reschedule(asyncio.get_running_loop().time())
+
+
 class GoneError(Exception):
     """The client has closed the connection, or does not read what it is sent."""
 
 
 class ClientSocket:
-    """A client's WebSocket after the handshake."""
+    """A client's WebSocket after the handshake. Use it as a context: it notices that the server is ``closing``."""
 
-    def __init__(self, socket: WebSocket, limits: ServerLimits) -> None:
+    def __init__(self, socket: WebSocket, limits: ServerLimits, closing: asyncio.Event) -> None:
         self.socket, self.limits = socket, limits
+        self.wakeup = Wakeup(closing)
 
     async def receive(self) -> str | bytes:
-        """The next message. Raises ``GoneError``; closes a connection that was silent for too long."""
+        """The next message. Raises ``GoneError``, ``ClosingError`` at shutdown; closes a connection that was silent for
+        too long."""
         try:
-            async with asyncio.timeout(self.limits.idle_s):
+            async with self.wakeup.timeout(self.limits.idle_s):
                 message = await self.socket.receive()
         except TimeoutError:
             await self.close(1008, f"no message for {self.limits.idle_s:g} s")
@@ -142,11 +184,9 @@ class ClientSocket:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection; nothing where it is closed."""
-        try:
+        with contextlib.suppress(WebSocketDisconnect, TimeoutError, RuntimeError):
             async with asyncio.timeout(SEND_S):
                 await self.socket.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore"))
-        except (WebSocketDisconnect, TimeoutError, RuntimeError):
-            pass
 
 
 async def refuse_handshake(socket: WebSocket, error: RequestError | BusyError) -> None:

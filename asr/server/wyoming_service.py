@@ -25,6 +25,7 @@ from asr.server.live_streams import LiveSession
 from asr.server.messages import HOT_WORD_BOOST, SETTLE_S, Event, Final, Partial, StreamOptions
 from asr.server.problems import BusyError, ClosingError, RequestError, UnknownModelError, WorkerLostError
 from asr.server.services import Services
+from asr.server.web_sockets import Wakeup
 from asr.server.wyoming_announcement import announced
 from asr.server.wyoming_frames import LINE_BYTES, WyomingFrame, read_frame
 
@@ -78,8 +79,11 @@ class WyomingServer:
         self._tasks.add(task)
         connection = WyomingConnection(self.services, reader, writer)
         try:
-            await connection.run()
+            async with connection.wakeup:
+                await connection.run()
         except (OSError, TimeoutError, asyncio.CancelledError):  # gone, or ``stop``
+            pass
+        except (RequestError, WorkerLostError):  # at the very end
             pass
         finally:
             self._tasks.discard(task)
@@ -110,6 +114,7 @@ class WyomingConnection:
 
     def __init__(self, services: Services, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.services, self.reader, self.writer = services, reader, writer
+        self.wakeup = Wakeup(services.closing)
         self._wanted = Wanted()
         self._utterance: _Utterance | None = None
         self._answered = False
@@ -124,7 +129,7 @@ class WyomingConnection:
         except ClosingError as error:  # what has come so far is not lost
             if self._utterance is not None:
                 await self._stop()
-            await self._fail(error, "server-closing")
+                await self._fail(error, "server-closing")
         except ClientError as error:
             await self._fail(error, error.code)
         except BusyError as error:
@@ -137,7 +142,7 @@ class WyomingConnection:
     async def _next(self) -> WyomingFrame | None:
         idle_s = self.services.settings.limits.idle_s
         try:
-            async with asyncio.timeout(idle_s):
+            async with self.wakeup.timeout(idle_s):
                 return await read_frame(self.reader, FRAME_BYTES)
         except TimeoutError as error:
             raise ClientError(f"expected an event every {idle_s:g} s at least, got none", "idle") from error

@@ -96,7 +96,9 @@ def found(name: str | None, *, live: bool = True) -> SimpleNamespace:
 def scripted_services(**settings: Any) -> Any:
     """What protocol modules get, with a ``ScriptedLive``."""
     catalogue = SimpleNamespace(find=found, models={"demo": MODEL})
-    return SimpleNamespace(live=ScriptedLive(), catalogue=catalogue, settings=Settings(**settings))
+    return SimpleNamespace(
+        live=ScriptedLive(), catalogue=catalogue, settings=Settings(**settings), closing=asyncio.Event()
+    )
 
 
 BUSY = BusyError("expected fewer than 3 streams at a time; try again later", 7)
@@ -114,8 +116,17 @@ class Answers(list[Any]):
     subprotocol: str | None = None
 
 
-def talk(routes: list[Any], path: str, messages: list[str | bytes | dict[str, Any]], **scope: Any) -> Answers:
-    """The answers to a client that sends messages and then is gone; values are sent as JSON."""
+def talk(
+    routes: list[Any],
+    path: str,
+    messages: list[str | bytes | dict[str, Any]],
+    closing: asyncio.Event | None = None,
+    **scope: Any,
+) -> Answers:
+    """The answers to a client that sends messages and then is gone; values are sent as JSON.
+
+    ``closing``: set behind the messages, and the client waits.
+    """
     answers = Answers()
     incoming = [{"type": "websocket.connect"}]
     for message in messages:
@@ -124,6 +135,9 @@ def talk(routes: list[Any], path: str, messages: list[str | bytes | dict[str, An
     incoming.append({"type": "websocket.disconnect", "code": 1006})
 
     async def receive() -> Any:
+        if closing is not None and len(incoming) == 1:
+            closing.set()
+            await asyncio.Event().wait()
         return incoming.pop(0)
 
     async def send(message: Any) -> None:

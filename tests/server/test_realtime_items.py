@@ -317,11 +317,24 @@ def test_no_room_is_said_before_the_handshake(services):
 
 
 def test_at_shutdown_what_was_said_is_committed(services):
-    services.live.script = [[Partial("on", 0, 1.0)], ClosingError("the server is shutting down")]
+    under_way = [SpeechStarted(0.5), Partial("on", 0, 1.0)]
+    services.live.script = [under_way, ClosingError("the server is shutting down")]
     services.live.endings = [final("one")]
     answers = realtime(services, SECOND, SECOND)
     assert completed(answers)[0]["transcript"] == "one"
     assert (errors(answers)[0]["type"], answers.code) == ("server_error", 1012)
+
+
+def test_at_shutdown_a_client_that_waits_gets_the_item_under_way(services):
+    services.live.endings = [final("one")]
+    answers = realtime(services, MANUAL, SECOND, closing=services.closing)
+    assert completed(answers)[0]["transcript"] == "one"
+    assert (answers[-1]["type"], answers.code) == ("error", 1012)
+
+
+def test_at_shutdown_silence_is_no_item(services):
+    answers = realtime(services, SECOND, closing=services.closing)
+    assert (kinds(answers), answers.code) == (["error"], 1012)
 
 
 @pytest.mark.parametrize("messages", [[], [SECOND], [MANUAL, SECOND], ["no"]])

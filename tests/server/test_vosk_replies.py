@@ -174,6 +174,17 @@ def test_at_shutdown_what_was_said_is_given(services):
     assert (replies[1]["text"], replies.code) == ("one", 1012)
 
 
+def test_at_shutdown_a_client_that_waits_is_given_what_was_said(services):
+    services.live.endings = [final("one")]
+    replies = vosk(services, SECOND, closing=services.closing)
+    assert (replies[1]["text"], replies.code, len(replies)) == ("one", 1012, 2)
+
+
+def test_at_shutdown_a_client_that_has_said_nothing_gets_no_message(services):
+    replies = vosk(services, closing=services.closing)
+    assert (replies, replies.code) == ([], 1012)
+
+
 @pytest.mark.parametrize("messages", [[], [SECOND], [{"config": {"sample_rate": 16000}}], ["no"]])
 def test_a_client_that_vanishes_leaves_nothing_open(services, messages):
     vosk(services, *messages)

@@ -274,6 +274,24 @@ def test_at_shutdown_what_was_said_is_given(services):
     assert answers[-3].data["text"] == "one"
 
 
+def test_at_shutdown_a_client_that_waits_is_given_what_was_said(services):
+    services.live.endings = [final("one")]
+
+    async def talk():
+        async with serving(services) as port, AsyncTcpClient("127.0.0.1", port, read_timeout=20) as client:
+            for event in (START, CHUNK):
+                await client.write_event(event)
+            answers = [await client.read_event()]
+            services.closing.set()
+            while (event := await client.read_event()) is not None:
+                answers.append(event)
+            return answers
+
+    assert kinds(asyncio.run(talk())) == [
+        "transcript-start", "transcript-chunk", "transcript", "transcript-stop", "error",
+    ]  # fmt: skip
+
+
 def test_a_client_without_an_event_for_long_is_sent_away():
     services = scripted_services(limits=ServerLimits(idle_s=0.05))
 
