@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from asr.config.sections import Config
+from asr.decode.confidence import CONFIDENCE_FILE, load_judge, save_calibration
 from asr.errors import AsrError, ConfigError
 from asr.models import model_directory
 from asr.models.acoustic import AcousticModel
-from asr.models.bundled import bundle_folder, locate_model
+from asr.models.bundled import bundle_folder, locate_model, model_file
 from asr.models.model_directory import Model
 from asr.recognize.options import DECODING_FILE, load_options
 from asr.text.tokenizer import BLANK_SYMBOL, Tokenizer
@@ -96,11 +97,17 @@ def copy_weights(source: Model, network: AcousticModel, tokenizer: Tokenizer) ->
 
 
 def inherit_parts(source: Model | None, folder: Path, tokenizer: Tokenizer) -> None:
-    """Copy what belongs to the language of ``source`` and not to its weights into the folder of a new training: the
-    tagger of written text. A model with other tokens gets none. Raises ``ModelError`` where it cannot be written.
+    """Copy what holds for other weights too into the folder of a new training: the tagger of written text, and the
+    judge of reliability. A model with other tokens gets neither; fitted confidences of words are left behind.
+
+    Raises ``ModelError`` where they cannot be written.
     """
-    if source is not None and set(source.tokenizer.symbols) == set(tokenizer.symbols):
-        model_directory.copy_tagger(source.path, folder)
+    if source is None or set(source.tokenizer.symbols) != set(tokenizer.symbols):
+        return
+    model_directory.copy_tagger(source.path, folder)
+    judge = load_judge(model_file(source.path, CONFIDENCE_FILE).parent)
+    if judge is not None and not os.path.lexists(folder / CONFIDENCE_FILE):
+        save_calibration(folder, {}, judge=judge)
 
 
 def nothing_gained(init: str, wer: float, hours: float) -> str:

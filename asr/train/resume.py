@@ -29,7 +29,16 @@ CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 PLATEAU = "checkpoint.plateau.safetensors"
 # What a training writes before its first step, and so what one that died early leaves.
-WRITTEN_FIRST = {"config.yaml", "tokens.txt", "tokens.model", "lexicon.txt", "stats.json", "readable.json", "readable"}
+WRITTEN_FIRST = {
+    "config.yaml",
+    "tokens.txt",
+    "tokens.model",
+    "lexicon.txt",
+    "stats.json",
+    "readable.json",
+    "readable",
+    "confidence.json",
+}
 # Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
 RESUMABLE_KEYS = {
     "train.output",  # a run directory may be moved

@@ -12,6 +12,9 @@ from corpus import make_config, make_corpus
 from asr.config import loader
 from asr.config.sections import Config
 from asr.data import manifest
+from asr.decode import confidence
+from asr.decode.confidence import Calibration
+from asr.decode.judgement import Judge
 from asr.errors import ConfigError, ModelError
 from asr.models import model_directory
 from asr.models.storage import quantize_model
@@ -297,6 +300,27 @@ def test_a_tagger_comes_along(corpus, trained, tmp_path):
     source = with_tagger(trained, tmp_path / "source")
     acoustic_task.train_acoustic(follow(corpus, tmp_path, source))
     assert (tmp_path / "run" / "readable" / "readable.json").read_text() == "{}"
+
+
+JUDGE = Judge({"frame": -3.0, "rivals": -4.0, "spoken": 0.0}, -6.0, 0.15)
+
+
+def test_the_judge_of_reliability_comes_along_without_the_confidences_of_words(corpus, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "source")
+    confidence.save_calibration(tmp_path / "source", {"greedy": Calibration(1.0, 0.0, 0.0)}, judge=JUDGE)
+    acoustic_task.train_acoustic(follow(corpus, tmp_path, tmp_path / "source"))
+    assert confidence.load_confidences(tmp_path / "run") == ({}, None, JUDGE)
+
+
+def test_a_judge_that_a_run_has_been_given_stays_when_it_is_resumed(corpus, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "source")
+    confidence.save_calibration(tmp_path / "source", {}, judge=JUDGE)
+    acoustic_task.train_acoustic(follow(corpus, tmp_path, tmp_path / "source"))
+    own = dataclasses.replace(JUDGE, threshold=0.5)
+    confidence.save_calibration(tmp_path / "run", {}, judge=own)
+    longer = follow(corpus, tmp_path, tmp_path / "source", train={"epochs": 2})
+    acoustic_task.train_acoustic(longer, resume=True)
+    assert confidence.load_judge(tmp_path / "run") == own
 
 
 def test_a_model_with_other_letters_gets_no_tagger(corpus, trained, tmp_path):
