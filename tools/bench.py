@@ -265,7 +265,7 @@ def main() -> int:
     command.add_argument("--repeat", type=int, default=5)
     command.set_defaults(run=bench_lm.lm_open)
     args = parser.parse_args()
-    if args.threads and args.run is not bench_loader.run:
+    if getattr(args, "threads", None) and args.run is not bench_loader.run:
         torch.set_num_threads(args.threads)
     status: int = args.run(args)
     return status

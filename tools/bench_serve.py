@@ -74,10 +74,10 @@ class Result:
 class Server:
     """`asr serve` as a process."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, *more: str) -> None:
         models = dict.fromkeys(filter(None, (args.model, args.file_model)))
         options = [x for model in models for x in ("--model", model)]
-        options += ["--workers", str(args.workers), "--port", "0", *args.option]
+        options += ["--workers", str(args.workers), "--port", "0", *args.option, *more]
         command = [sys.executable, "-m", "asr.cli", "serve", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
@@ -270,19 +270,23 @@ def run(args: argparse.Namespace) -> int:
     sound = np.round(np.clip(sound, -1, 1) * 32767).astype("<i2")
     server = Server(args)
     try:
-        before, started = server.cpu_s(), time.perf_counter()
-        result = many(server, sound, args.streams, args, args.ramp)
-        report(f"{args.streams} streams", server, result, before, time.perf_counter() - started)
+        if args.streams:
+            before, started = server.cpu_s(), time.perf_counter()
+            result = many(server, sound, args.streams, args, args.ramp)
+            report(f"{args.streams} streams", server, result, before, time.perf_counter() - started)
         if args.overload:
             before, started = server.cpu_s(), time.perf_counter()
             result = many(server, sound, args.overload, args, args.ramp)
             report(f"{args.overload} streams at once", server, result, before, time.perf_counter() - started)
-        if args.vanish:
-            measure_vanishing(server, sound, args)
-        if args.short:
-            measure_short(server, sound, args)
     finally:
         server.end()
+    for measure, asked in ((measure_vanishing, args.vanish), (measure_short, args.short)):
+        if asked:
+            server = Server(args, "--lag-s", "none")
+            try:
+                measure(server, sound, args)
+            finally:
+                server.end()
     return 0
 
 
@@ -292,7 +296,7 @@ def measure_vanishing(server: Server, sound: np.ndarray, args: argparse.Namespac
     time.sleep(1)
     before = server.memory_mb()
     served = vanish(server.port, sound, args.vanish, 2)
-    time.sleep(1)
+    time.sleep(3)
     streams = re.search(r"^asr_streams (\S+)", server.get("/metrics"), re.MULTILINE)
     print(
         f"{args.vanish} clients vanish, {served} of them served: memory {before:.1f} MB before, "

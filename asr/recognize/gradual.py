@@ -27,7 +27,7 @@ from asr.recognize.readable import ReadableWriter, with_written, written_words
 from asr.recognize.recognizer import AudioSource, Recognizer
 from asr.recognize.recording import Recording, source_name
 from asr.recognize.vocabulary import Vocabulary
-from asr.transcript import Transcript
+from asr.transcript import Transcript, Word
 
 SEARCH_S = 5.0
 """Seconds of posteriors that the search takes in one step."""
@@ -120,6 +120,7 @@ class _Work:
         recognizer = self.recognizer
         parts, heard = recognizer.whole_posteriors(item, PIECES)
         found: list[Part] = []
+        words: list[Word] = []
         context = Context()
         writer = None if recognizer.readable is None else ReadableWriter(recognizer.readable)
         for start, rows in long_audio.utterances(self.broken(parts), recognizer.frame_s):
@@ -128,8 +129,9 @@ class _Work:
             sums = recognizer.sums(rows)[0]
             made = recognizer.transcript(shifted, math.inf, name, self.vocabulary, sums, self.decoder)
             found.append((made, sums))
+            words += made.words
             if made.words:
-                yield Step(self.with_decided(made, found, writer), False)
+                yield Step(self.with_decided(made, words, writer), False)
             self.between()
         whole = recognizer.joined(found, heard.samples / recognizer.sample_rate_hz, name)
         done = len(writer.pieces) if writer else 0
@@ -164,13 +166,13 @@ class _Work:
         found = self.decoder.finish(search, self.recognizer.depth)
         return found, self.decoder.following(context, found[0], self.vocabulary)
 
-    def with_decided(self, made: Transcript, found: Sequence[Part], writer: ReadableWriter | None) -> Transcript:
-        """An utterance with the written words that it decides, which may be those of earlier ones."""
+    def with_decided(self, made: Transcript, words: Sequence[Word], writer: ReadableWriter | None) -> Transcript:
+        """An utterance with the written words that it decides, which may be those of earlier ones; ``words``: all of
+        the recording so far."""
         if writer is None:
             return made
         before = len(writer.pieces)
         writer.accept([word.text for word in made.words])
         decided = writer.pieces[before:]
-        words = [word for part, _ in found for word in part.words]
         written = tuple(written_words(decided, words))
         return dataclasses.replace(made, written=" ".join(piece.text for piece in decided), written_words=written)

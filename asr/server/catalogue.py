@@ -50,9 +50,7 @@ class Catalogue:
             if name and name not in self.models:
                 raise ConfigError(f"{option}: expected one of {', '.join(self.models)}, got {name!r}")
         first = next(iter(self.models))
-        # Without --model the default is the one that knows general speech, for live streams too.
-        streaming = [name for name, model in self.models.items() if model.streams and settings.models]
-        live = next(iter(streaming), first)
+        live = next((name for name, model in self.models.items() if model.streams), first)
         self._defaults = {"file": settings.file_model or first, "live": settings.live_model or live}
 
     @property

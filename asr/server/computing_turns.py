@@ -97,12 +97,12 @@ class FileTurn:
         """When it had its last turn; 0: not yet."""
         self._started = 0.0
         self.longest_s = 0.0
-        """The longest stretch between two pauses, in seconds."""
+        """The longest stretch of computing between two pauses, in seconds of this thread's processor time."""
         self._step = 0.0
 
     def __enter__(self) -> FileTurn:
         self._turns.take(self)
-        self._started = self._step = time.perf_counter()
+        self._started, self._step = time.perf_counter(), time.thread_time()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,9 +110,8 @@ class FileTurn:
 
     def pause(self) -> None:
         """Let others compute who should go first."""
-        now = time.perf_counter()
-        self.longest_s = max(self.longest_s, now - self._step)
-        if self._turns.wanted(self, now - self._started):
+        self.longest_s = max(self.longest_s, time.thread_time() - self._step)
+        if self._turns.wanted(self, time.perf_counter() - self._started):
             self.__exit__()
             self.__enter__()
-        self._step = time.perf_counter()
+        self._step = time.thread_time()

@@ -28,7 +28,7 @@ class Metrics:
     failed: Counter[str] = field(default_factory=Counter)
     worker_ends: int = 0
     longest_piece_s: float = 0.0
-    """The longest stretch that a file computed without a pause."""
+    """The longest stretch that a file computed without a pause, in processor time."""
     lag_count: int = 0
     lag_sum_s: float = 0.0
     lags: deque[float] = field(default_factory=lambda: deque(maxlen=LAGS))

@@ -113,7 +113,7 @@ class StepReport(NamedTuple):
 
 
 class FileReport(NamedTuple):
-    """What a file has cost; ``longest_s``: the longest stretch of computing between two pauses."""
+    """What a file has cost; ``longest_s``: as ``FileTurn.longest_s``."""
 
     model: str
     audio_s: float

@@ -7,6 +7,7 @@ is computed, and goes on where a worker ends.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import numpy as np
 from asr.config.child_processes import end_with
 from asr.decode.endpoint import Endpoint
 from asr.errors import AsrError
+from asr.models.bundled import model_file
 from asr.recognize.gradual import allow_breaks
 from asr.recognize.recognizer import Recognizer, load
 from asr.recognize.stream import advance_streams
@@ -136,20 +139,35 @@ class Worker:
 def load_models(setup: WorkerSetup) -> dict[str, Recognizer]:
     """The recognizers by name, each warm: code is compiled, memory is touched. Raises ``AsrError``."""
     found: dict[str, Recognizer] = {}
-    same: dict[str, Recognizer] = {}
+    loaded: dict[Path, Recognizer] = {}
     for name, place in setup.models.items():
-        if place not in same:
-            made = load(place, device=setup.device, max_duration_s=setup.file_s)
-            if made.decoder.options.lm_adapt:
-                raise AsrError(
-                    f"{name}: expected lm_adapt 0 in decoding.yaml, since a language model that learns would carry "
-                    f"words from one client to another; got {made.decoder.options.lm_adapt}"
-                )
+        weights = model_file(Path(place), "model.safetensors")
+        first = loaded.get(weights)
+        made = (
+            _beside(first, Path(place), setup)
+            if first
+            else load(place, device=setup.device, max_duration_s=setup.file_s)
+        )
+        if made.decoder.options.lm_adapt:
+            raise AsrError(
+                f"{name}: expected lm_adapt 0 in decoding.yaml, since a language model that learns would carry words "
+                f"from one client to another; got {made.decoder.options.lm_adapt}"
+            )
+        found[name] = made
+        if first is None:
+            loaded[weights] = made
             allow_breaks(made)
             made.transcribe(_noise(made, 1))
-            same[place] = made
-        found[name] = same[place]
     return found
+
+
+def _beside(first: Recognizer, path: Path, setup: WorkerSetup) -> Recognizer:
+    """The recognizer of a model directory with the weights of another one, which both use: ``english-stream``."""
+    model: Any = first.model  # a dataclass, of either kind
+    made = Recognizer(dataclasses.replace(model, path=path), device=setup.device, max_duration_s=setup.file_s)
+    if made.decoder.options == first.decoder.options:
+        made.decoder = first.decoder
+    return made
 
 
 def first_costs(recognizer: Recognizer, model: str) -> list[StepReport]:

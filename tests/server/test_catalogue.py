@@ -10,8 +10,9 @@ from asr.server.settings import Settings
 
 def test_without_models_the_bundled_ones_are_served_the_default_first():
     found = Catalogue(Settings())
-    assert list(found.models) == ["english", "an4", "stream"]
-    assert found.find(None).name == found.find("", live=True).name == "english"
+    assert list(found.models) == ["english", "an4", "english-stream", "stream"]
+    assert found.find(None).name == "english"
+    assert found.find("", live=True).name == "english-stream"
 
 
 def test_a_stream_gets_the_first_model_that_streams_and_a_file_the_first():

@@ -73,7 +73,7 @@ def test_a_port_in_use_is_said(server, capsys):
         (["--wyoming", "10300"], "expected HOST:PORT"),
         (["--model", "a=", "--port", "0"], "expected NAME=VALUE"),
         (["--model", "nowhere"], "nowhere: neither a model directory nor a bundled model"),
-        (["--alias", "x=y"], "expected one of english, an4, stream, got 'y'"),
+        (["--alias", "x=y"], "expected one of english, an4, english-stream, stream, got 'y'"),
         (["--host", "203.0.113.1", "--model", "an4"], "203.0.113.1:8000: cannot listen there"),
     ],
 )
@@ -101,6 +101,26 @@ def test_a_signal_ends_the_server_and_its_workers(greedy_model, number):
         assert not Path(f"/proc/{worker}").exists()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), 1)
+
+
+def test_a_signal_in_the_middle_of_a_stream_gives_what_was_said_and_refuses_what_is_new(greedy_model, sample):
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    process, port = start("--model", f"greedy={greedy_model}")
+    with connect(f"ws://127.0.0.1:{port}/vosk") as socket:
+        socket.send('{"config": {"sample_rate": 16000}}')
+        socket.send(sample.tobytes())
+        assert json.loads(socket.recv())["partial"]
+        process.terminate()
+        assert "what is under way is finished" in process.stderr.readline()
+        assert get(port, "/ready") == (503, '{"status":"closing"}')
+        socket.send(sample[:1600].tobytes())
+        assert json.loads(socket.recv())["text"] == "ENTER FOUR FIVE NINE TWO"
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv()
+    assert closed.value.rcvd.code == 1012
+    assert process.wait(20) == 0
 
 
 def test_a_signal_while_models_are_loaded_ends_the_server(greedy_model):
