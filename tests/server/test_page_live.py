@@ -80,7 +80,7 @@ def test_the_configuration_comes_first_and_blocks_at_most_ten_times_a_second(pag
     page.wait_for_selector("#document:not([hidden])")
     (_, configuration), *messages = script.messages
     rate = configuration["config"]["sample_rate"]
-    assert configuration == {"config": {"sample_rate": rate, "words": True}}
+    assert configuration["config"]["words"] is True
     blocks = [(at, size) for at, size in messages if isinstance(size, int)]
     assert messages[-1][1] == {"eof": 1}
     seconds = sum(size for _, size in blocks) / 2 / rate
