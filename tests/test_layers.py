@@ -17,7 +17,7 @@ errors terminal files transcript subtitles formats plotting
 config: arguments child_processes cpus ranks loader ranges keys sections language
 audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
-text: user_words tokenizer_files
+text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
 data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
 data: findings preflight
@@ -27,7 +27,8 @@ models: onnx_backend torch_backend model_directory averaging storage spec_augmen
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
-decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search beam warming
+decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search phrase_kernel phrase_graph beam
+decode: warming
 lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generation
 lm: lm_texts ngram_training lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph stored_weights

@@ -102,6 +102,7 @@ export model out --to onnx
 export model out --to sherpa --utterance data/a.wav
 export --verify out
 transcribe data/a.wav --model model --phrases phrases.txt
+transcribe data/a.wav --model model --phrases templates.txt
 transcribe data/a.wav --model model --lexicon phrases.txt
 stream data/a.wav --model model --chunk-s 0.5
 stream - --rate 16000 --model model --chunk-s 0.5
@@ -187,6 +188,7 @@ def make_good(folder: Path) -> None:
         "hyp.trn": "".join(f"{text} ({name})\n" for name, text in wrong.items()),
         "text.txt": "AB BA\nCAB\nA CAB BA\nAB\n" * 5,
         "phrases.txt": "AB BA\nCAB\nA\n",
+        "templates.txt": "A {AB|C {s}}\n{s} {number 1-3}\n{s} = CAB | BA | {t}\n{t} = @phrases.txt\n",
         "data/a.vtt": SUBTITLES,
         "kaldi/text": "".join(f"{name} {text}\n" for name, text in texts.items()),
         "kaldi/wav.scp": "".join(f"{name} {folder.name}/data/{name}.wav\n" for name in texts),

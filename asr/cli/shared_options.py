@@ -117,7 +117,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         "--phrases",
         type=file_or_none,
         metavar="FILE",
-        help="closed list of phrases, one a line; each recording is one of them",
+        help="closed list of phrases or templates, such as call {name}, one a line; each recording is one of them",
     )
     group.add_argument(
         "--speeds",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from asr.decode import kernel, pools
+from asr.decode import kernel, phrase_kernel, pools
 from asr.decode.beam import BeamSearch, beam_search
+from asr.decode.phrase_graph import GraphSearch
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Warmth:
 
 
 def warm_up() -> Warmth:
-    """Compile the kernels of the beam search that are not in the cache folder yet: with language models and without."""
+    """Compile the kernels of the searches that are not in the cache folder yet: with language models and without."""
     start = time.perf_counter()
     log_probs = np.full((3, 2), np.log(0.5))
     beam_search(log_probs, beam=2, words=kernel.NO_WORDS)
@@ -32,6 +34,29 @@ def warm_up() -> Warmth:
     search.partial()
     search._make_room()
     search.finish()
-    kernels = [value for module in (kernel, pools) for value in vars(module).values() if hasattr(value, "stats")]
+    _search_phrases()
+    kernels = [
+        value for module in (kernel, pools, phrase_kernel) for value in vars(module).values() if hasattr(value, "stats")
+    ]
     compiled = sum(sum(each.stats.cache_misses.values()) for each in kernels)
     return Warmth(vars(kernel)["search"].stats.cache_path, time.perf_counter() - start, compiled)
+
+
+def _search_phrases() -> None:
+    """Search a graph of one phrase with one token."""
+    column = functools.partial(np.array, dtype=np.int32)
+    graph = phrase_kernel.GraphArrays(
+        arc_start=column([0, 1, 1]),
+        arc_symbol=column([1]),
+        arc_target=column([1]),
+        arc_call=column([-1]),
+        ends=np.array([False, True]),
+        rest=column([1, 0]),
+        roots=column([0]),
+        parent=column([0]),
+        back=column([0]),
+        calls=column([1]),
+        frame_rest=column([0]),
+        vocabulary=2,
+    )
+    GraphSearch(graph, beam=2).run(np.full((3, 2), 0.5))

@@ -216,12 +216,12 @@ class _Media:
         if not model:
             self.notes.append("No posteriors: the evaluation names no model, or several; name one with --model.")
             return
-        from asr.models import model_directory
         from asr.recognize.engine import Engine
+        from asr.recognize.loading import load_any
         from asr.recognize.options import Decoding
 
         try:
-            self.engine = Engine(model_directory.load_model(model), device=self.options.device, decoding=Decoding())
+            self.engine = Engine(load_any(model), device=self.options.device, decoding=Decoding())
         except AsrError as error:
             if self.options.model:  # asked for by name
                 raise

@@ -26,16 +26,23 @@ from asr.decode.fusion import LanguageModel, score_sequences
 from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.lexicon import read_word_list
 from asr.decode.ngram import Ngram
+from asr.decode.phrase_graph import Key, PhraseGraph
 from asr.decode.phrase_search import answers, read_phrases
 from asr.decode.posteriors import Matrix
 from asr.recognize.language_models import Context, for_search, matching
 from asr.recognize.options import Decoding
 from asr.recognize.vocabulary import Vocabularies, Vocabulary, WordModels
+from asr.text.templates import read_templates
 from asr.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from asr.decode import BeamSearch
 
+
+LONG_LIST = 2000
+"""Phrases from which on a list is searched as a graph, and not scored as a whole."""
+MOST_ANSWERS = 10_000
+"""Answers of a graph that a decoder remembers."""
 
 Search: TypeAlias = "GreedySearch | PhraseSearch | BeamSearch"
 
@@ -53,12 +60,13 @@ class Decoder:
         found = self._models = for_search(options.models, tokenizer, options.lm_adapt)
         self.fusion, self.adapters = found.fusion, found.adapters
         self.phrases: list[Phrase] = []
-        """The closed list that answers come from; empty where there is none."""
+        """The closed list that answers come from; empty where there is none, or a graph instead."""
+        self.graph: PhraseGraph | None = None
+        """The phrases of templates or of a long list."""
         if options.phrases:
-            self.phrases = read_phrases(options.phrases, tokenizer, options.language)
+            self._read_phrases(options.phrases)
         self.phrase_of = {phrase.text: phrase for phrase in self.phrases}
-        """Phrases by their text, which is the ``phrase`` of hypotheses."""
-        self._listed = {way for phrase in self.phrases for way in phrase.spellings}
+        """Phrases by their text, which is the ``phrase`` of hypotheses; those of a graph once they were an answer."""
         self.rescorer: Ngram | KenlmNgram | LanguageModel | None = None
         if options.rescore and options.rescore_weight:
             self.rescorer = matching(options.rescore, tokenizer)
@@ -74,12 +82,26 @@ class Decoder:
         self.vocabulary = self.vocabulary_with(options.hotwords)
         """The words of the search, with the options' hot words."""
 
+    def _read_phrases(self, path: str) -> None:
+        templates = read_templates(path)
+        if templates.plain and len(templates.lines) <= LONG_LIST:
+            self.phrases = read_phrases(path, self.tokenizer, self.options.language)
+        else:
+            self.graph = PhraseGraph(templates, self.tokenizer, self.options.language)
+
+    @property
+    def closed(self) -> bool:
+        """Whether each utterance is one of a closed list of phrases."""
+        return bool(self.phrases) or self.graph is not None
+
     def vocabulary_with(self, hotwords: Mapping[str, float]) -> Vocabulary:
         """The words of the search with other hot words. Raises ``DecodeError`` naming one that cannot be used."""
         return self._vocabularies.make(hotwords)
 
     def listed_words(self) -> set[str] | None:
         """The words of the phrases, the lexicon or the n-gram, normalised; None where any word can be written."""
+        if self.graph is not None:
+            return self.graph.words()
         if self.phrases:
             return {word for phrase in self.phrases for one in phrase.said for word in one.words}
         return self._vocabularies.listed()
@@ -90,6 +112,8 @@ class Decoder:
 
     def lists(self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any], count: int = 1) -> list[list[Hypothesis]]:
         """As ``decode``, up to ``count`` hypotheses of each row, best first; greedy decoding has one."""
+        if self.graph is not None:
+            return [self._from_graph(log_probs[row, : int(length)], count) for row, length in enumerate(lengths)]
         if self.phrases:
             return self.answers(log_probs, lengths, self.phrase_scores(log_probs, lengths), count)
         if self.options.beam == 1:
@@ -108,11 +132,41 @@ class Decoder:
 
         Anything else is what greedy decoding gives, unless that is one of them, at the price of ``unknown_penalty``.
         """
-        scores = score_phrases(log_probs, self.phrases, lengths)
+        return self._scores(log_probs, lengths, self.phrases)
+
+    def candidate_scores(self, matrix: npt.NDArray[Any], keys: Sequence[Key]) -> np.ndarray:
+        """As ``phrase_scores``, of some phrases of the graph for one utterance ``(T, V)``: ``(len(keys) + 1,)``."""
+        found: np.ndarray = self._scores(matrix[None], np.array([len(matrix)]), self._candidates(keys))[0]
+        return found
+
+    def best_candidates(
+        self, matrix: npt.NDArray[Any], keys: Sequence[Key], scores: np.ndarray, count: int = 1
+    ) -> list[Hypothesis]:
+        """As ``answers``, of some phrases of the graph for one utterance ``(T, V)``."""
+        phrases = self._candidates(keys)
+        found = answers(matrix, phrases, scores, count)
+        known = {phrase.text: phrase for phrase in phrases}
+        self.phrase_of |= {h.phrase: known[h.phrase] for h in found if h.phrase}
+        while len(self.phrase_of) > MOST_ANSWERS:
+            self.phrase_of.pop(next(iter(self.phrase_of)))
+        return found
+
+    def _candidates(self, keys: Sequence[Key]) -> list[Phrase]:
+        assert self.graph is not None
+        return [self.graph.phrase(key) for key in keys]
+
+    def _from_graph(self, matrix: npt.NDArray[Any], count: int) -> list[Hypothesis]:
+        assert self.graph is not None
+        keys = self.graph.candidates(matrix)
+        return self.best_candidates(matrix, keys, self.candidate_scores(matrix, keys), count)
+
+    def _scores(self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any], phrases: Sequence[Phrase]) -> np.ndarray:
+        scores = score_phrases(log_probs, phrases, lengths)
         other = np.full((len(scores), 1), -np.inf)
         if self.options.unknown_penalty > -math.inf:
+            listed = {way for phrase in phrases for way in phrase.spellings}
             for row, free in enumerate(greedy(log_probs, lengths)):
-                if free.tokens in self._listed:
+                if free.tokens in listed:
                     continue
                 text = Phrase("", (free.tokens,))
                 matrix = log_probs[row, : int(lengths[row])]
@@ -158,7 +212,7 @@ class Decoder:
     def search(self) -> Search:
         """A search over one utterance whose frames come in pieces; ``finish`` ends it."""
         options = self.options
-        if self.phrases:
+        if self.closed:
             return PhraseSearch(self._answer)
         if options.beam == 1:
             return GreedySearch()

@@ -80,7 +80,8 @@ class Decoding:
     """Language of texts that are given with a recording, to align it, as phrases or as hot words: what the model cannot
     spell in them (``42``, ``Dr.``) is written out as it is spoken there. ``none``: nothing is."""
     phrases: str = ""
-    """File of phrases, one a line. Each utterance is one of them: the result is the likeliest, without a search.
+    """File of phrases or templates (``asr.text.templates``), one a line. Each utterance is one of them: the result is
+    the likeliest. Templates, and lists of more than 2,000, are searched for candidates first.
     ``unknown_penalty`` above ``-inf`` allows an utterance to be none of them, whose text is then empty."""
     speeds: tuple[float, ...] = (1.0,)
     """Speeds at which the recording is recognised; a phrase gets the mean of its probabilities at all speeds."""

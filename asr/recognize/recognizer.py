@@ -22,9 +22,11 @@ from asr.config import loader
 from asr.data.manifest import Utterance
 from asr.decode import Hypothesis
 from asr.decode.endpoint import Endpoint
+from asr.decode.phrase_graph import Key
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.models.inference import Counts, LoadedModel, Posteriors
 from asr.recognize import long_audio
+from asr.recognize.decoder import Decoder
 from asr.recognize.engine import BATCH_S, Engine, Part, Span, pad_rows
 from asr.recognize.language_models import Context
 from asr.recognize.loading import load_any
@@ -84,7 +86,7 @@ class Recognizer(Engine):
         self.also: tuple[Recognizer, ...] = tuple(also)
         for other in self.also:
             name, options = other.model.path, (self.decoder.options, other.decoder.options)
-            if not self.decoder.phrases or options[0] != options[1]:
+            if not self.decoder.closed or options[0] != options[1]:
                 raise ConfigError(
                     f"{name}: expected the same phrases, speeds and unknown_penalty for several models, since "
                     f"their scores are combined; got {options[0]} and {options[1]}"
@@ -238,7 +240,7 @@ class Recognizer(Engine):
         most_s, most_items = WINDOW_S * scale, WINDOW_ITEMS * scale
         plan = ReadingPlan(long_audio.LONG_S, most_s, gpu=self.backend.on_gpu, processes=readers)
         readings = read_recordings(self.reader, sources, sample_rate_hz, plan)
-        overlap = self.overlap and not self.decoder.phrases  # they may need the network again
+        overlap = self.overlap and not self.decoder.closed  # they may need the network again
         window: list[ReadRecording] = []
         window_s = 0.0
         with contextlib.closing(readings), Pipeline(self, self._decode, overlap=overlap) as pipeline:
@@ -299,7 +301,7 @@ class Recognizer(Engine):
         """A recording in constant memory: see ``asr.recognize.long_audio``. Raises ``AudioError`` where it should be
         one phrase."""
         name = item.name or source_name(item.source)
-        if self.decoder.phrases:
+        if self.decoder.closed:
             limit = f"at most {long_audio.LONG_S:g} s"
             raise AudioError(f"{name or 'audio'}: expected one phrase, {limit}, got more; asr stream cuts at pauses")
         parts, heard = self.whole_posteriors(item)
@@ -349,7 +351,9 @@ class Recognizer(Engine):
     def _decode(
         self, waveforms: list[np.ndarray], names: list[str], log_probs: Posteriors, frames: Counts
     ) -> list[Transcript]:
-        if self.decoder.phrases:
+        if self.decoder.graph is not None:
+            found = self._graph_answers(waveforms, (log_probs, frames))
+        elif self.decoder.phrases:
             found = self.decoder.answers(log_probs, frames, self._phrase_scores(waveforms, (log_probs, frames)))
         else:
             found = self.decoder.lists(log_probs, frames, self.depth)
@@ -376,25 +380,61 @@ class Recognizer(Engine):
 
     def _phrase_scores(self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]) -> np.ndarray:
         """``phrase_scores``, with what ``log_probs`` has given for the waveforms."""
-        scores = [self._at_all_speeds(waveforms, heard)]
-        for other in self.also:
-            rates = self.sample_rate_hz, other.sample_rate_hz
-            resampled = [resample(samples, *rates) if rates[0] != rates[1] else samples for samples in waveforms]
-            scores.append(other._at_all_speeds(resampled, other.log_probs(resampled)))
+        scores = [
+            _mean_of_speeds([decoder.phrase_scores(*posteriors) for posteriors in speeds])
+            for decoder, speeds in self._heard_by_all(waveforms, heard)
+        ]
         mean: np.ndarray = np.mean(scores, axis=0)
         return mean
 
-    def _at_all_speeds(self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]) -> np.ndarray:
+    def _graph_answers(
+        self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]
+    ) -> list[list[Hypothesis]]:
+        """The likeliest phrase of the graph for each waveform. Each model finds candidates at each speed, and all of
+        them score the candidates of all."""
+        everything = self._heard_by_all(waveforms, heard)
+        found = []
+        for row in range(len(waveforms)):
+            parts = [
+                (decoder, [log_probs[row, : int(frames[row])] for log_probs, frames in speeds])
+                for decoder, speeds in everything
+            ]
+            keys: dict[str, Key] = {}
+            for decoder, matrices in parts:
+                assert decoder.graph is not None
+                assert self.decoder.graph is not None
+                for key in itertools.chain.from_iterable(map(decoder.graph.candidates, matrices)):
+                    keys.setdefault(self.decoder.graph.phrase(key).text, key)
+            chosen = list(keys.values())
+            scores = [_mean_of_speeds([d.candidate_scores(m, chosen) for m in matrices]) for d, matrices in parts]
+            found.append(self.decoder.best_candidates(parts[0][1][0], chosen, np.mean(scores, axis=0)))
+        return found
+
+    def _heard_by_all(
+        self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]
+    ) -> list[tuple[Decoder, list[tuple[Posteriors, Counts]]]]:
+        """The decoder of each model with its ``log_probs`` at each speed; ``heard`` are this one's at speed 1."""
+        found = [(self.decoder, self._at_all_speeds(waveforms, heard))]
+        for other in self.also:
+            rates = self.sample_rate_hz, other.sample_rate_hz
+            resampled = [resample(samples, *rates) if rates[0] != rates[1] else samples for samples in waveforms]
+            found.append((other.decoder, other._at_all_speeds(resampled, other.log_probs(resampled))))
+        return found
+
+    def _at_all_speeds(
+        self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]
+    ) -> list[tuple[Posteriors, Counts]]:
         rate = self.sample_rate_hz
-        speeds = self.decoder.options.speeds
-        scores = []
-        for speed in speeds:
-            posteriors = heard
-            if speed != 1:
-                posteriors = self.log_probs([resample(x, round(rate * speed), rate) for x in waveforms])
-            scores.append(self.decoder.phrase_scores(*posteriors))
-        summed: np.ndarray = np.logaddexp.reduce(scores, axis=0)
-        return summed - math.log(len(speeds))
+        return [
+            heard if speed == 1 else self.log_probs([resample(x, round(rate * speed), rate) for x in waveforms])
+            for speed in self.decoder.options.speeds
+        ]
+
+
+def _mean_of_speeds(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """The logarithm of the mean probability."""
+    summed: np.ndarray = np.logaddexp.reduce(scores, axis=0)
+    return summed - math.log(len(scores))
 
 
 def load(

@@ -323,7 +323,7 @@ class Stream:
 
     def _written(self, text: str, settled: int) -> tuple[str | None, int]:
         """``text`` with case, punctuation and digits, and how many characters are decided."""
-        if self._writer is None or self.decoder.phrases:  # a phrase is written as its list has it
+        if self._writer is None or self.decoder.closed:  # a phrase is written as its list has it
             return None, 0
         stable = text[:settled].rpartition(" ")[0].split()  # the last word may still grow
         known = len(self._writer.accepted)
