@@ -122,7 +122,7 @@ def test_a_recording_is_one_of_the_phrases(tmp_path, phrases):
     assert set(texts) <= set(listed)
     assert len(set(texts)) > 1
     for wave, text in zip(waves, texts, strict=True):
-        matrix = free.log_probs([wave])[0][0]
+        matrix = torch.from_numpy(free.log_probs([wave])[0][0])
         loss = {}
         for phrase in listed:
             ids = torch.tensor([free.model.tokenizer.encode(phrase)])
