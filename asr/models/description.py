@@ -77,7 +77,9 @@ def read_description(model: str | Path | None = None) -> Description:
     }
     for name, path in files.items():
         if not os.path.isfile(path):
-            raise ModelError(f"{folder}: not a model directory: {name} is missing")
+            export = os.path.isfile(folder / "export.json") or folder.suffix == ".onnx"
+            why = "it is an export, which transcribes; give the model that it was made of" if export else ""
+            raise ModelError(f"{folder}: not a model directory: {why or name + ' is missing'}")
     config = sections.load_config(files["config.yaml"])
     tokenizer = tokenizer_files.load_tokenizer(files["tokens.txt"], config.text)
     stats = FeatureStats.load(files["stats.json"])

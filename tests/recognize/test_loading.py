@@ -20,6 +20,7 @@ from asr.export.onnx_folder import export_onnx
 from asr.lm import lm_directory
 from asr.lm.recurrent import LanguageNetwork
 from asr.models import model_directory
+from asr.models.description import read_description
 from asr.recognize import loading
 from asr.recognize.recognizer import Recognizer, load
 from asr.recognize.stream import Stream, finish_streams
@@ -192,6 +193,13 @@ def test_a_graph_of_an_export_stands_for_its_folder(tmp_path):
         recognizer = asr.load(exported / name)
         assert recognizer.model.path == exported
         assert recognizer.decoder.options.beam == 8
+
+
+def test_what_needs_the_model_directory_says_that_it_got_an_export(tmp_path):
+    _, exported = export(tmp_path)
+    for place in (exported, exported / "offline.onnx"):
+        with pytest.raises(ModelError, match="it is an export, which transcribes; give the model"):
+            read_description(place)
 
 
 @pytest.mark.parametrize("name", ["offline.onnx", "streaming.onnx"])
