@@ -41,6 +41,8 @@ async def serve(settings: Settings) -> None:
 
     Raises ``AsrError`` for a port in use, a missing certificate or a model that cannot be loaded.
     """
+    if os.name != "posix":
+        raise AsrError("asr serve: expected Linux or macOS, whose processes can share connections; use WSL on Windows")
     check_certificate(settings)
     services = Services(settings)
     apps = [(settings.port, build_app(services))]

@@ -172,6 +172,8 @@ class WorkerProcess:
     async def _restart(self, child: ChildProcess) -> None:
         how = await asyncio.to_thread(child.describe_end)
         child.connection.close()
+        if self._stopping:
+            return
         pause_s = PAUSES_S[min(self._quick_ends, len(PAUSES_S) - 1)]
         print(
             f"worker {self.number} {how}; its streams and files were answered with an error; starting it again"
