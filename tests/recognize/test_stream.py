@@ -464,3 +464,37 @@ def test_a_recognizer_opens_its_own_streams(tmp_path):
     live.accept(samples)
     assert live.source == "desk"
     assert live.finish().text == recognizer.transcribe(samples, sample_rate_hz=8000).text
+
+
+def test_hot_words_phrases_and_alternatives_belong_to_a_stream_of_a_batch(tmp_path):
+    recognizer = make_recognizer(tmp_path, beam=8)
+    batch = StreamBatch(recognizer)
+    plain, hot = batch.open(), batch.open(hotwords={"C": -20.0})
+    listed, several = batch.open(phrases=["AB", "CD"]), batch.open(alternatives=3)
+    samples = sound(2)
+    batch.accept(dict.fromkeys((plain, hot, listed, several), samples))
+    texts = [live.finish().text for live in (plain, hot, listed)]
+    assert texts[0] == recognizer.transcribe(samples).text
+    assert texts[1] == make_recognizer(tmp_path, beam=8, hotwords={"C": -20.0}).transcribe(samples).text != texts[0]
+    assert texts[2]
+    assert set(texts[2].split()) <= {"AB", "CD"}
+    found = several.finish()
+    assert found.alternatives[0].transcript.text == found.text == texts[0]
+    assert len({each.transcript.text for each in found.alternatives}) == 3
+    shares = [each.share for each in found.alternatives]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_alternatives_have_the_words_of_earlier_utterances_in_front(tmp_path):
+    recognizer = make_recognizer(tmp_path, beam=8)
+    live = Stream(recognizer, endpoint=Endpoint(10.0, 0.5), alternatives=2)
+    live.push(sound(2))
+    found = live.finish()
+    assert all(each.transcript.text.split()[:1] == found.text.split()[:1] for each in found.alternatives)
+    assert found.alternatives[0].transcript.text == found.text
+
+
+def test_alternatives_must_be_a_number(tmp_path):
+    with pytest.raises(DecodeError, match="alternatives"):
+        Stream(make_recognizer(tmp_path), alternatives=0)
