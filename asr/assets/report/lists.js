@@ -74,7 +74,7 @@ class VirtualList {
     for (const { button, name } of this.columns) {
       const state = name === this.sort ? (this.down ? "descending" : "ascending") : "none";
       button.dataset.sort = state;
-      button.setAttribute("aria-label", `${button.textContent}, sorted ${state}`);
+      button.setAttribute("aria-label", state === "none" ? `Sort by ${button.textContent}` : `${button.textContent}, sorted ${state}`);
     }
     this.at = kept === undefined ? -1 : this.shown.indexOf(kept);
     for (const row of this.drawn.values()) row.remove();
