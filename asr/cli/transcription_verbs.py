@@ -113,6 +113,12 @@ def _add_stream(commands: Any) -> None:
     stream.add_argument(
         "--no-endpoints", action="store_true", help="treat the whole input as one utterance, as transcribe does"
     )
+    stream.add_argument(
+        "--settle-s",
+        type=number(0, 3600),
+        metavar="S",
+        help="decide on words that ended so many seconds ago, so that they will not change any more",
+    )
     shared.add_chunks(stream)
     stream.add_argument("--microphone", metavar="DEVICE", help="number or name of a microphone")
     stream.add_argument("--devices", action="store_true", help="list the microphones and stop")
@@ -192,7 +198,13 @@ def _stream(args: argparse.Namespace) -> int:
     if args.realtime:
         blocks = sources.paced(rate_hz, blocks)
     endpoint = None if args.no_endpoints else Endpoint(args.endpoint_s, args.longest_s)
-    options = {"endpoint": endpoint, "chunk_s": args.chunk_s, "right_s": args.right_s, "source": args.input}
+    options = {
+        "endpoint": endpoint,
+        "chunk_s": args.chunk_s,
+        "right_s": args.right_s,
+        "settle_s": args.settle_s,
+        "source": args.input,
+    }
     live_display.run_live(
         Stream(recognizer, sample_rate_hz=rate_hz, **options),
         blocks,

@@ -259,6 +259,16 @@ def test_the_command_streams_files_and_pipes_alike(model_dir, sample, monkeypatc
     assert lines[-1]["text"] == whole
 
 
+def test_the_command_decides_early_on_words_where_it_is_asked_to(model_dir, sample, capsys):
+    stable = []
+    for more in ([], ["--settle-s", "0.2"]):
+        options = ["--model", str(model_dir), "--chunk-s", "0.3", "--beam", "8", "--no-endpoints", *more]
+        assert main.run_command(["stream", str(sample), "--json", *options]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        stable.append([line["stable"] for line in lines if line["type"] == "partial"])
+    assert sum(stable[1]) > sum(stable[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
