@@ -41,6 +41,7 @@ from asr.files import write_json, write_text
 from asr.models.description import read_description
 from asr.models.inference import Latency
 from asr.models.onnx_files import FORMAT
+from asr.recognize.options import Chunks, load_chunks
 from asr.text.tokenizer import SPACE_SYMBOL, Tokenizer
 
 if TYPE_CHECKING:
@@ -84,14 +85,14 @@ def export_sherpa(
     names = sherpa_tokens(source.tokenizer, source.path)
     if int8:
         check_int8(source.config.model, source.path)
-    weights = acoustic_weights(source)
+    weights, latency = acoustic_weights(source), stream_latency(source.config, load_chunks(source.path))
     samples = _test_samples(utterance)
     with whole_folder(folder, force=force, source=source.path) as made:
-        for name, graph in _graphs(weights, int8=int8):
+        for name, graph in _graphs(weights, latency, int8=int8):
             save_graph(graph, made / f"{name}.onnx")
         write_text(made / "tokens.txt", "".join(f"{name} {i}\n" for i, name in enumerate(names)))
         _copy_papers(source.path, made)
-        facts = _facts(weights)
+        facts = _facts(weights, latency)
         if samples is not None:
             _write_test(made, samples, source.tokenizer, facts["tail_s"])
         files = sorted(os.listdir(made))
@@ -117,13 +118,12 @@ def sherpa_tokens(tokenizer: Tokenizer, name: object) -> list[str]:
     return ["<blk>", *(f"▁{symbol}" if kind == "word" else symbol.replace(SPACE_SYMBOL, "▁") for symbol in symbols)]
 
 
-def stream_latency(config: Config) -> Latency:
-    """The chunks in which a model streams there."""
-    return default_latency(config) or Latency(CHUNK_LABELS, 0)
+def stream_latency(config: Config, chunks: Chunks) -> Latency:
+    """The chunks in which a model streams there: those of a bidirectional one are in its directory."""
+    return default_latency(config, chunks) or Latency(CHUNK_LABELS, 0)
 
 
-def _graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, ModelBytes | ModelProto]]:
-    latency = stream_latency(weights.config)
+def _graphs(weights: AcousticWeights, latency: Latency, *, int8: bool) -> Iterator[tuple[str, ModelBytes | ModelProto]]:
     makers: list[Callable[..., dict[str, ModelBytes]]] = [lambda **options: {
         "omnilingual": omnilingual_graph(weights, **options)}]  # fmt: skip
     if not nemo_obstacles(weights.config):
@@ -135,10 +135,10 @@ def _graphs(weights: AcousticWeights, *, int8: bool) -> Iterator[tuple[str, Mode
             yield name, quantized(graph) if int8 and name not in ("decoder", "joiner") else graph
 
 
-def _facts(weights: AcousticWeights) -> dict[str, Any]:
+def _facts(weights: AcousticWeights, latency: Latency) -> dict[str, Any]:
     """What the README says of times, and what the model cannot do."""
     config = weights.config
-    window, shift = window_frames(config, stream_latency(config))
+    window, shift = window_frames(config, latency)
     ours_ms = 1000 * config.output_frame_s
     stretch = "" if math.isclose(config.output_frame_s, OMNILINGUAL_S) else (
         f": a label of {ours_ms:g} ms is written as often as 20 ms begin in it")  # fmt: skip

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +109,19 @@ def test_an_export_that_fails_half_way_leaves_nothing(model, tmp_path, monkeypat
     assert sorted(os.listdir(tmp_path)) == ["model"]
 
 
+def test_a_killed_export_leaves_no_folder(model, tmp_path):
+    program = (
+        "import os, signal, sys; from asr.export import onnx_folder\n"
+        "onnx_folder._export_language_models = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "onnx_folder.export_onnx(sys.argv[1], sys.argv[2])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(model), str(tmp_path / "out")], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    export_onnx(model, tmp_path / "out")
+    check_files(tmp_path / "out")
+
+
 def test_a_failed_export_leaves_the_earlier_one(model, tmp_path, monkeypatch):
     export_onnx(model, tmp_path / "out")
     before = names(tmp_path / "out")
@@ -159,9 +175,21 @@ def test_checksums_of_files_outside_are_refused(model, tmp_path):
 
 
 def test_int8_without_onnx_names_the_extra(model, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModelError, match=r"pip install 'recurrent-asr\[export\]'"):
         export_onnx(model, tmp_path / "out", int8=True)
     assert not Path(tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["m.jsonl", "out", "--format", "kaldi", "--int8"], "--int8: expected --to"),
+        (["an4", "out", "--to", "onnx", "--utterance", "a.wav"], "--utterance: expected --to sherpa beside it"),
+        (["an4", "--verify", "out"], "--verify: expected the folder alone, got an4 as well"),
+        (["--format", "nemo"], "expected a manifest and what to write, got nothing"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(arguments, message, capsys):
+    assert run_command(["export", *arguments]) == 2
+    assert message in capsys.readouterr().err
