@@ -93,7 +93,9 @@ class RealtimeConnection:
             except WorkerLostError as error:
                 await self._fail(error, "server_error", 1011, identity)
                 return
-            except RequestError as error:
+            except RequestError as error:  # such as too many seconds
+                if self._under_way:
+                    await self._commit()
                 await self._fail(error, "invalid_request", 1008, identity)
                 return
 

@@ -74,7 +74,13 @@ class VoskConnection:
                     await self._reply([finished])
                 await self.client.close(1012, str(error))
                 return
-            except (RequestError, BusyError, WorkerLostError) as error:
+            except RequestError as error:  # such as too many seconds; what has come so far is not lost
+                finished = await self._finished()
+                if finished.transcript.words or self._ended:
+                    await self._reply([finished])
+                await self._fail(error)
+                return
+            except (BusyError, WorkerLostError) as error:
                 await self._fail(error)
                 return
 

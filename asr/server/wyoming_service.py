@@ -137,6 +137,8 @@ class WyomingConnection:
         except UnknownModelError as error:
             await self._fail(error, "unknown-model")
         except (RequestError, WorkerLostError) as error:
+            if self._utterance is not None and isinstance(error, RequestError):
+                await self._stop()
             await self._fail(error, "request-failed")
 
     async def _next(self) -> WyomingFrame | None:

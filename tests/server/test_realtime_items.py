@@ -316,6 +316,14 @@ def test_no_room_is_said_before_the_handshake(services):
     assert (refused.status, refused.headers["retry-after"]) == (503, "7")
 
 
+def test_beyond_the_limit_what_was_said_before_is_committed(services):
+    services.live.script = [[Partial("on", 0, 1.0)], RequestError("expected at most 1 s in a stream, got more")]
+    services.live.endings = [final("one")]
+    answers = realtime(services, MANUAL, SECOND, SECOND)
+    assert completed(answers)[0]["transcript"] == "one"
+    assert (answers[-1]["error"]["code"], answers.code) == ("invalid_request", 1008)
+
+
 def test_at_shutdown_what_was_said_is_committed(services):
     under_way = [SpeechStarted(0.5), Partial("on", 0, 1.0)]
     services.live.script = [under_way, ClosingError("the server is shutting down")]

@@ -167,6 +167,13 @@ def test_a_stream_that_cannot_go_on_is_told_why(services, error, code):
     assert (replies, replies.code) == ([{"error": str(error)}], code)
 
 
+def test_beyond_the_limit_what_was_said_before_is_given(services):
+    services.live.script = [[Partial("on", 0, 1.0)], RequestError("expected at most 1 s in a stream, got more")]
+    services.live.endings = [final("one")]
+    _, result, error = vosk(services, SECOND, SECOND, SECOND)
+    assert (result["text"], error) == ("one", {"error": "expected at most 1 s in a stream, got more"})
+
+
 def test_at_shutdown_what_was_said_is_given(services):
     services.live.script = [[Partial("on", 0, 1.0)], ClosingError("the server is shutting down")]
     services.live.endings = [final("one")]

@@ -262,8 +262,11 @@ def test_no_room_is_an_error_at_once(services):
 
 
 def test_a_stream_that_cannot_go_on_is_an_error(services):
-    services.live.script = [RequestError("expected at most 5 s in a stream, got more")]
-    assert exchange(services, START, CHUNK, STOP)[-1].data["text"].startswith("expected at most 5 s")
+    services.live.script = [[], RequestError("expected at most 5 s in a stream, got more")]
+    services.live.endings = [final("one")]
+    answers = exchange(services, START, CHUNK, CHUNK, STOP)
+    assert answers[-1].data["text"].startswith("expected at most 5 s")
+    assert [event.data["text"] for event in answers if Transcript.is_type(event.type)] == ["one"]
 
 
 def test_at_shutdown_what_was_said_is_given(services):
