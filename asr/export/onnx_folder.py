@@ -25,10 +25,9 @@ from asr.export.stored_weights import WEIGHTS_FILE, acoustic_weights, language_w
 from asr.files import PART, check_output, file_sha256, read_object, write_json
 from asr.lm import lm_directory
 from asr.models.bundled import READABLE, model_file, model_files, readable_folder
-from asr.models.description import Description, read_description
+from asr.models.description import OF_RUNS, Description, read_description
 from asr.models.inference import Latency
 from asr.models.onnx_files import FORMAT
-from asr.models.storage import OF_RUNS
 from asr.recognize.loading import LANGUAGE, OFFLINE, STREAMING
 from asr.recognize.options import DECODING_FILE, PLACES, Chunks, load_chunks, load_options
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from asr.errors import ModelError
 from asr.export.sherpa_graphs import HOP_S, NEMO_FEATURES, RATE_HZ, kaldi_filterbank
@@ -122,7 +121,7 @@ def _windows(features: np.ndarray, size: int, shift: int) -> list[np.ndarray]:
 def _collapsed(log_probs: np.ndarray) -> list[int]:
     from asr.decode import greedy
 
-    return list(greedy(torch.from_numpy(log_probs)[None], torch.tensor([len(log_probs)]))[0].tokens)
+    return list(greedy(log_probs)[0].tokens)
 
 
 def _session(path: Path) -> Any:

@@ -21,6 +21,8 @@ from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
 RATES = ("wer", "cer", "ser")
+OF_RUNS = ("checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard")
+"""What a training needs and a deployment does not."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from asr.errors import ModelError
 from asr.files import PART, check_output
 from asr.models import model_directory
 from asr.models.bundled import model_files
+from asr.models.description import OF_RUNS
 from asr.models.model_directory import Storage
-
-OF_RUNS = ("checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard")
-"""What a training needs and a deployment does not."""
 
 
 def quantize_model(

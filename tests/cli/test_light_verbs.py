@@ -23,6 +23,8 @@ COMMANDS = {
     "init": ["init", "recordings", "--output", "project"],
     "init from a model": ["init", "recordings", "--output", "project", "--init", "an4"],
     "export to kaldi": ["export", "set.jsonl", "out", "--format", "kaldi"],
+    "export to onnx": ["export", "stream", "graphs", "--to", "onnx"],
+    "export to sherpa": ["export", "stream", "sherpa", "--to", "sherpa", "--utterance", "recordings/sample.wav"],
     "export to nemo": ["export", "set.jsonl", "out.json", "--format", "nemo"],
 }
 PROGRAM = """
