@@ -7,28 +7,22 @@ send blocks in real time. The lag of a block runs from sending its last byte to 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
+from serve_clients import RATE_HZ, REALTIME_HZ, Result, run_clients, vanish
 
 from asr.audio import read
-
-RATE_HZ = 16000
-SETTLED_S = 2.0
-"""Beginning of each stream whose lags do not count."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,30 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overload", type=int, metavar="N", help="then so many streams at once")
     parser.add_argument("--vanish", type=int, metavar="N", help="then so many clients that connect, speak and vanish")
     parser.add_argument("--short", type=int, metavar="N", help="then so many 3-second files beside a 2-hour one")
+    parser.add_argument("--commits", type=int, metavar="N", help="then so many clients of the Realtime API that commit")
+    parser.add_argument(
+        "--soak", type=float, metavar="S", help="then half of the streams for so long: growth of memory"
+    )
     parser.add_argument("--option", action="append", default=[], metavar="X", help="further options of asr serve")
-
-
-@dataclass
-class Result:
-    """What some clients have seen."""
-
-    lags: list[float] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
-    refused_after_s: list[float] = field(default_factory=list)
-    lost: Counter[str] = field(default_factory=Counter)
-    served: int = 0
-    words: int = 0
-
-    def add(self, other: Result) -> Result:
-        """Both together."""
-        return Result(
-            self.lags + other.lags,
-            self.refused + other.refused,
-            self.refused_after_s + other.refused_after_s,
-            self.lost + other.lost,
-            self.served + other.served,
-            self.words + other.words,
-        )
 
 
 class Server:
@@ -133,103 +108,6 @@ class Server:
             self.process.kill()
 
 
-def run_clients(port: int, sound: np.ndarray, count: int, args: argparse.Namespace, seed: int, ramp_s: float) -> Result:
-    """``count`` clients of one process, in real time."""
-
-    async def run() -> list[Result]:
-        rng = np.random.default_rng(seed)
-        delays = rng.uniform(0, ramp_s, count)
-        starts = rng.integers(0, len(sound), count)
-        work = (
-            one_client(port, np.roll(sound, -start), args, delay)
-            for start, delay in zip(starts.tolist(), delays.tolist(), strict=True)
-        )
-        return await asyncio.gather(*work)
-
-    total = Result()
-    for result in asyncio.run(run()):
-        total = total.add(result)
-    return total
-
-
-async def one_client(port: int, sound: np.ndarray, args: argparse.Namespace, delay_s: float) -> Result:
-    """One stream over the Vosk protocol."""
-    from websockets.asyncio.client import connect
-    from websockets.exceptions import InvalidStatus, WebSocketException
-
-    result = Result()
-    await asyncio.sleep(delay_s)
-    began = time.perf_counter()
-    try:
-        async with connect(f"ws://127.0.0.1:{port}/vosk", compression=None, open_timeout=60) as socket:
-            await socket.send(json.dumps({"config": {"sample_rate": RATE_HZ, "words": True}}))
-            await _speak(socket, sound, args, result)
-            result.served = 1
-    except InvalidStatus as error:
-        result.refused[str(error.response.status_code)] += 1
-        result.refused_after_s.append(time.perf_counter() - began)
-    except (WebSocketException, OSError, TimeoutError) as error:
-        result.lost[type(error).__name__] += 1
-    return result
-
-
-async def _speak(socket: object, sound: np.ndarray, args: argparse.Namespace, result: Result) -> None:
-    size, blocks = round(args.block * RATE_HZ), round(args.seconds / args.block)
-    sent: list[float] = []
-    started = time.perf_counter()
-
-    async def listen() -> None:
-        for number in range(blocks):
-            answer = json.loads(await socket.recv())  # type: ignore[attr-defined]
-            if number * args.block >= SETTLED_S:
-                result.lags.append(time.perf_counter() - sent[number])
-            result.words += len(answer.get("text", "").split())
-
-    listening = asyncio.create_task(listen())
-    try:
-        for number in range(blocks):
-            await asyncio.sleep(max(0.0, started + (number + 1) * args.block - time.perf_counter()))
-            at = number * size % (len(sound) - size)
-            await socket.send(sound[at : at + size].tobytes())  # type: ignore[attr-defined]
-            sent.append(time.perf_counter())
-            if listening.done():
-                break
-        await listening
-        await socket.send('{"eof" : 1}')  # type: ignore[attr-defined]
-        result.words += len(json.loads(await socket.recv()).get("text", "").split())  # type: ignore[attr-defined]
-    finally:
-        listening.cancel()
-
-
-def vanish(port: int, sound: np.ndarray, count: int, seed: int) -> int:
-    """Clients that connect, send a second of speech, and are gone without a word; how many were served."""
-
-    async def one(start: int) -> bool:
-        from websockets.asyncio.client import connect
-        from websockets.exceptions import WebSocketException
-
-        try:
-            socket = await connect(f"ws://127.0.0.1:{port}/vosk", compression=None, open_timeout=60)
-            await socket.send(json.dumps({"config": {"sample_rate": RATE_HZ}}))
-            for at in range(start, start + RATE_HZ, RATE_HZ // 4):
-                await socket.send(sound[at : at + RATE_HZ // 4].tobytes())
-            await socket.recv()
-            socket.transport.abort()
-        except (WebSocketException, OSError, TimeoutError):
-            return False
-        return True
-
-    async def run() -> int:
-        rng = np.random.default_rng(seed)
-        served = 0
-        for _ in range(0, count, 5):
-            starts = rng.integers(0, len(sound) - RATE_HZ, min(5, count))
-            served += sum(await asyncio.gather(*(one(int(start)) for start in starts)))
-        return served
-
-    return asyncio.run(run())
-
-
 def quantiles(values: Sequence[float]) -> str:
     """Median, 99 % and largest of seconds, in milliseconds."""
     if not values:
@@ -238,13 +116,16 @@ def quantiles(values: Sequence[float]) -> str:
     return f"median {median:.0f} ms, p99 {p99:.0f} ms, largest {largest:.0f} ms"
 
 
-def many(server: Server, sound: np.ndarray, count: int, args: argparse.Namespace, ramp_s: float) -> Result:
+def many(
+    server: Server, sound: np.ndarray, count: int, args: argparse.Namespace, ramp_s: float, realtime: bool = False
+) -> Result:
     """``count`` clients over all client processes."""
     shares = [count // args.clients + (i < count % args.clients) for i in range(args.clients)]
     total = Result()
     with ProcessPoolExecutor(args.clients, get_context("spawn")) as pool:
         futures = [
-            pool.submit(run_clients, server.port, sound, share, args, seed, ramp_s) for seed, share in enumerate(shares)
+            pool.submit(run_clients, server.port, sound, share, args, seed, ramp_s, realtime)
+            for seed, share in enumerate(shares)
         ]
         for future in futures:
             total = total.add(future.result())
@@ -264,10 +145,16 @@ def report(name: str, server: Server, result: Result, before: dict[int, float], 
     )
 
 
+def load_sound(files: Sequence[str], rate_hz: int) -> np.ndarray:
+    """All files, one behind the other, as 16-bit samples."""
+    sound = np.concatenate([read.load_audio(path, rate_hz) for path in files])
+    whole: np.ndarray = np.round(np.clip(sound, -1, 1) * 32767).astype("<i2")
+    return whole
+
+
 def run(args: argparse.Namespace) -> int:
     """Print each measurement."""
-    sound = np.concatenate([read.load_audio(path, RATE_HZ) for path in args.files])
-    sound = np.round(np.clip(sound, -1, 1) * 32767).astype("<i2")
+    sound = load_sound(args.files, RATE_HZ)
     server = Server(args)
     try:
         if args.streams:
@@ -278,6 +165,12 @@ def run(args: argparse.Namespace) -> int:
             before, started = server.cpu_s(), time.perf_counter()
             result = many(server, sound, args.overload, args, args.ramp)
             report(f"{args.overload} streams at once", server, result, before, time.perf_counter() - started)
+        if args.commits:
+            before, started = server.cpu_s(), time.perf_counter()
+            result = many(server, load_sound(args.files, REALTIME_HZ), args.commits, args, args.ramp, realtime=True)
+            report(f"{args.commits} that commit", server, result, before, time.perf_counter() - started)
+        if args.soak:
+            measure_growth(server, sound, args)
     finally:
         server.end()
     for measure, asked in ((measure_vanishing, args.vanish), (measure_short, args.short)):
@@ -288,6 +181,23 @@ def run(args: argparse.Namespace) -> int:
             finally:
                 server.end()
     return 0
+
+
+def measure_growth(server: Server, sound: np.ndarray, args: argparse.Namespace) -> None:
+    """Memory while half of the streams speak for a long time."""
+    long = argparse.Namespace(**vars(args) | {"seconds": args.soak})
+    samples: list[float] = []
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(many, server, sound, args.streams // 2, long, args.ramp)
+        while not future.done():
+            time.sleep(min(30.0, args.soak / 20))
+            samples.append(server.memory_mb())
+        result = future.result()
+    start, end = (statistics.median(part) for part in (samples[2:6], samples[-4:]))
+    print(
+        f"{result.served} streams for {args.soak:g} s: memory {start:.1f} MB, then {end:.1f} MB "
+        f"({100 * (end / start - 1):+.2f} %); lag {quantiles(result.lags)}"
+    )
 
 
 def measure_vanishing(server: Server, sound: np.ndarray, args: argparse.Namespace) -> None:
