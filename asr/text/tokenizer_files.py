@@ -68,7 +68,10 @@ def load_tokenizer(path: str | Path, config: TextConfig) -> Tokenizer:
 
 def spelling_fingerprint(tokenizer: Tokenizer) -> str:
     """32 hexadecimal digits, the same for tokenizers that spell every word alike."""
-    digest = hashlib.sha256(repr(dataclasses.replace(tokenizer.config, lexicon="")).encode())
+    config = tokenizer.config
+    if config.lexicon:  # of phones: its content is among the files, its place says nothing
+        config = dataclasses.replace(config, lexicon="lexicon.txt")
+    digest = hashlib.sha256(repr(config).encode())
     for name, content in sorted(tokenizer.files().items()):
         digest.update(f"\n{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:32]
