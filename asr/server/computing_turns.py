@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-LIVE_SHARE = 0.8
+LIVE_SHARE = 0.9
 """Of the time that live streams get at most while files wait."""
 SLICE_S = 0.05
 """Computing of a file before another file may go on; live streams may at any pause."""
