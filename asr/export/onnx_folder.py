@@ -93,6 +93,9 @@ def whole_folder(folder: Path, *, force: bool, source: Path) -> Iterator[Path]:
     """
     if folder.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(folder.resolve()):
         raise OutputError(f"{folder}: expected a folder apart from the model's own, {source}")
+    if force and os.path.lexists(folder) and not is_export(folder) and not _is_empty(folder):
+        raise OutputError(f"{folder}: expected a new output or an earlier export, which --force replaces, got "
+                          "something else; choose another name")  # fmt: skip
     check_output(folder, ours=(lambda path: force and is_export(path)))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,10 @@ def whole_folder(folder: Path, *, force: bool, source: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
         raise ModelError(f"{folder}: cannot write the export: {reason}") from error
+
+
+def _is_empty(folder: Path) -> bool:
+    return os.path.isdir(folder) and not os.listdir(folder)
 
 
 def is_export(folder: Path) -> bool:
@@ -180,7 +187,12 @@ def _export_language_models(source: Description, made: Path) -> None:
     folder = model_file(source.path, DECODING_FILE).parent
     places = [getattr(options, name) for name in PLACES]
     named = [place for found in places for place in (found if isinstance(found, tuple) else (found,))]
-    for place in {Path(place) for place in named if isinstance(place, str) and place and os.path.isdir(place)}:
+    for place in sorted({Path(place) for place in named if isinstance(place, str) and place}):
+        if not os.path.exists(place):
+            raise ModelError(f"{place}: missing, and {source.path / DECODING_FILE} names it; put it there, or change "
+                             "decoding.yaml")  # fmt: skip
+        if not os.path.isdir(place):
+            continue
         language = lm_directory.read_language(place)
         target = made / place.relative_to(folder)
         stored = place / WEIGHTS_FILE
