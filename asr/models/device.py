@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -54,17 +55,45 @@ def set_precision(precision: str) -> None:
 
 @contextlib.contextmanager
 def strict_fp32(device: torch.device) -> Iterator[None]:
-    """Matrix products in float32 itself, whatever ``set_precision`` and autocast say."""
+    """Matrix products in float32 itself, whatever ``set_precision`` and autocast say.
+
+    The flags of TF32 belong to the process. So the first thread that enters sets them, and the last one that leaves
+    puts them back; until then a training in another thread computes strictly, too.
+    """
     if device.type != "cuda" and not torch.is_autocast_enabled(device.type):
         yield
         return
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    _allow_tf32(False, False)
+    _strictness.enter()
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        _allow_tf32(*before)
+        _strictness.leave()
+
+
+class _Strictness:
+    """Counts who is within ``strict_fp32``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = (False, False)
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+                _allow_tf32(False, False)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                _allow_tf32(*self._before)
+
+
+_strictness = _Strictness()
 
 
 def _allow_tf32(convolutions: bool, products: bool) -> None:

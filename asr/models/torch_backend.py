@@ -16,7 +16,7 @@ from asr.errors import ConfigError
 from asr.models.acoustic import AcousticModel, ModelState, join_model_states, split_model_state
 from asr.models.cells import RecurrentLayer
 from asr.models.description import FeatureStats
-from asr.models.device import HALF, is_out_of_memory, pick_device, set_precision, strict_fp32
+from asr.models.device import HALF, is_out_of_memory, pick_device, strict_fp32
 from asr.models.features import LogMel
 from asr.models.inference import Counts, Fetch, Latency, Posteriors
 
@@ -61,7 +61,6 @@ class TorchBackend:
             raise ConfigError(f"precision: expected fp32, {' or '.join(HALF)}, got {precision!r}")
         self.precision = precision
         self.device = pick_device(device)
-        set_precision("fp32")  # by default cuDNN rounds to TF32, and texts could differ from those on a CPU
         self.network = network.to(self.device)
         self.log_mel = LogMel(features, stats).to(self.device)
 
@@ -101,7 +100,8 @@ class TorchBackend:
         padded = torch.zeros(len(waveforms), int(lengths.max()), pin_memory=self.on_gpu)
         for row, waveform in enumerate(waveforms):
             padded[row, : len(waveform)] = torch.from_numpy(waveform)
-        with torch.inference_mode():
+        # Strictly: by default cuDNN rounds to TF32, and texts could differ from those on a CPU.
+        with torch.inference_mode(), strict_fp32(self.device):
             mel, frames = self.log_mel(padded.to(self.device, non_blocking=True), lengths.to(self.device))
             with self._computing():
                 log_probs, valid = self.network(mel, frames)
@@ -124,7 +124,7 @@ class TorchBackend:
         """See ``AcousticBackend.stream``."""
         before = [state for state in states if state is not None]
         joined = join_model_states([state.model for state in before]) if before else None
-        with torch.inference_mode():
+        with torch.inference_mode(), strict_fp32(self.device):
             level = torch.stack([state.level for state in before]) if before else None
             mel, level = self.log_mel.following(torch.from_numpy(samples).to(self.device), level)
             with contextlib.nullcontext() if exact else self._computing():

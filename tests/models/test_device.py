@@ -1,5 +1,8 @@
 """Copies to a device and the precision of float32, as far as a CPU shows them."""
 
+import contextlib
+
+import numpy as np
 import pytest
 import torch
 import where
@@ -8,6 +11,7 @@ import asr
 from asr.config import loader
 from asr.config.sections import FeatureConfig, TrainConfig
 from asr.errors import ConfigError
+from asr.models import torch_backend
 from asr.models.device import copy_together, pack, set_precision, strict_fp32, unpack
 from asr.models.features import LogMel
 
@@ -66,6 +70,17 @@ def test_only_tf32_rounds_float32(flags, precision):
     assert flags() == (precision == "tf32",) * 2
 
 
+def test_threads_leave_strict_float32_in_any_order(flags):
+    set_precision("tf32")
+    first, second = strict_fp32(torch.device("cuda")), strict_fp32(torch.device("cuda"))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert flags() == (False, False)
+    second.__exit__(None, None, None)
+    assert flags() == (True, True)
+
+
 def test_features_are_strict_under_autocast(flags, device):
     torch.manual_seed(0)
     log_mel = LogMel(FeatureConfig()).to(device)
@@ -84,7 +99,30 @@ def test_precisions_are_named():
         loader.from_dict(TrainConfig, {"precision": "fp8"})
 
 
-def test_a_recognizer_computes_in_strict_float32(flags):
+def test_loading_a_recognizer_leaves_the_precision_of_a_training_alone(flags):
     set_precision("tf32")
     asr.load("an4", device=where.DEVICE)
-    assert flags() == (False, False)
+    assert flags() == (True, True)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_recognizer_computes_in_strict_float32(streamed, monkeypatch):
+    strict, seen = [], []
+
+    @contextlib.contextmanager
+    def recorded(device):
+        strict.append(device)
+        yield
+        strict.pop()
+
+    monkeypatch.setattr(torch_backend, "strict_fp32", recorded)
+    recognizer = asr.load("stream", device=where.DEVICE)
+    recognizer.backend.network.output.register_forward_pre_hook(lambda *_: seen.append(len(strict)))
+    speech = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    if streamed:
+        stream = recognizer.stream()
+        stream.accept(speech)
+    else:
+        recognizer.transcribe(speech, sample_rate_hz=16000)
+    assert seen
+    assert all(seen)
