@@ -41,7 +41,7 @@ def test_half_precision_reaches_long_recordings_of_a_unidirectional_model(model_
     model = dataclasses.replace(model, network=network)
     sound = bursts(70)
     exact, half = (
-        np.concatenate(list(Recognizer(model, device="cpu", precision=precision)._posteriors(Recording(sound))[0]))
+        np.concatenate(list(Recognizer(model, device="cpu", precision=precision).whole_posteriors(Recording(sound))[0]))
         for precision in ("fp32", "bf16")
     )
     assert half.dtype == np.float32
