@@ -256,6 +256,7 @@ def test_stream_equals_the_whole(recognizer: asr.Recognizer, tones: Path, block_
     np.testing.assert_allclose(np.concatenate(blocks, axis=1), whole, atol=1e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("compiled_search")
 def test_example_prints_words_and_goes_on_after_a_bad_file(
     evaluation: tuple[dict[str, Any], str], tones: Path, model: Path
 ) -> None:
