@@ -93,7 +93,8 @@ def _tune(args: argparse.Namespace) -> int:
     shared.announce(args, confidences=False)
     model = load_any(args.model)
     given = shared.decoding_options(args)
-    given["beam"] = given["beam"] or tuning.SEARCH_BEAM  # a search, also where the directory holds phrases
+    # A search, also where the directory holds phrases.
+    given["beam"] = given["beam"] or max(load_options(model.path).beam, tuning.SEARCH_BEAM)
     options = choose(model.path, **given)
     folder = args.save_to or model.path
     present = load_options(folder)

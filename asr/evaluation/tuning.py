@@ -24,7 +24,8 @@ from asr.scoring.rules import LITERAL_RULES
 WEIGHTS = (0.2, 0.4, 0.6, 0.9, 1.3)
 BONUSES = (-2.0, 0.0, 1.0, 2.0, 4.0)
 SEARCH_BEAM = 16
-"""Weights are chosen at this beam, then the beam at these weights."""
+"""Weights are chosen at this beam where the options name none, then the beam at these weights: with a large n-gram a
+narrow beam wants other weights than a wide one."""
 GREEDY, PRESENT = "greedy decoding", "the present setting"
 
 
@@ -72,10 +73,13 @@ def tune_decoding(
     options: Decoding,
     *,
     present: Decoding | None = None,
-    beams: Sequence[int] = (8, 16, 32),
+    beams: Sequence[int] | None = None,
     root: str | Path | None = None,
 ) -> list[Trial]:
     """Search LM weight and word bonus on a grid, then around its best point, then the narrowest beam that is as good.
+
+    The first two at the beam of ``options``, or at ``SEARCH_BEAM`` where that is greedy; ``beams`` are by default half
+    of it, it, and twice as much.
 
     Greedy decoding and the ``present`` setting are tried first: what the search finds has to be better.
 
@@ -105,6 +109,8 @@ def tune_decoding(
     spaces = recognizer.model.tokenizer.space_id is not None
     weights: Sequence[float] = WEIGHTS if options.lm else (_weight(options),)
     bonuses: Sequence[float] = BONUSES if spaces else (0.0,)
+    width = options.beam if options.beam > 1 else SEARCH_BEAM
+    beams = (width // 2, width, 2 * width) if beams is None else beams
     around_best = 2 * (3 if options.lm else 1) * (3 if spaces else 1)
     total = len(weights) * len(bonuses) + around_best + len(set(beams))  # at most: what was tried is not tried again
     bar = tqdm(total=total, desc="settings", unit="setting", disable=None, leave=False)
@@ -121,16 +127,16 @@ def tune_decoding(
 
     with bar:
         for weight, bonus in itertools.product(weights, bonuses):
-            run(weight, bonus, SEARCH_BEAM)
+            run(weight, bonus, width)
         for scale in (1.25, 1.1):
             best = best_of(trials).options
             weight = _weight(best)
             around = (weight / scale, weight, weight * scale) if options.lm else weights
             step = 4 * (scale - 1) if spaces else 0.0
             for weight, bonus in itertools.product(around, (-step, 0.0, step)):
-                run(weight, best.word_bonus + bonus, SEARCH_BEAM)
+                run(weight, best.word_bonus + bonus, width)
         best = best_of(trials).options
-        for beam in sorted(beams):
+        for beam in sorted(beam for beam in beams if beam > 1):
             run(_weight(best), best.word_bonus, beam)
     return first + trials
 

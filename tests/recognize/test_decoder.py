@@ -489,6 +489,15 @@ def test_tuning_tries_greedy_decoding_and_the_present_setting(trained, corpus):
     ]
 
 
+def test_tuning_searches_weights_at_the_beam_that_is_asked_for(trained, corpus):
+    """With a large n-gram a narrow beam wants other weights than a wide one."""
+    recognizer = asr.load(trained, device="cpu", beam=1)
+    _, *trials = tuning.tune_decoding(corpus / "valid.jsonl", recognizer, Decoding(beam=24))
+    beams = [trial.options.beam for trial in trials]
+    assert beams[-2:] == [12, 48]
+    assert set(beams[:-2]) == {24}
+
+
 def test_tuning_keeps_the_language_where_greedy_decoding_wins(trained, corpus):
     recognizer = asr.load(trained, device="cpu", beam=1)
     (greedy, *_) = tuning.tune_decoding(corpus / "valid.jsonl", recognizer, Decoding(beam=16, language="de"), beams=())
