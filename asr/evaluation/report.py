@@ -114,10 +114,26 @@ def _compared(first: EvaluationFile, second: EvaluationFile) -> Comparison:
             f"{first.path}, {second.path}: expected evaluations that were scored by the same rules, got {rules[0]} and "
             f"{rules[1]}"
         )
+    ours, theirs = ({u.id for u in entry.report.utterances} for entry in (first, second))
+    if ours != theirs:
+        told = [_only_in(first.path, ours - theirs, second), _only_in(second.path, theirs - ours, first)]
+        raise ManifestError(
+            f"expected evaluations of the same utterances, got {'; '.join(filter(None, told))}; evaluate both "
+            "models on one manifest, without the utterances that only one of them can transcribe"
+        )
     try:
         return compare(first.report, second.report)
     except ManifestError as error:
         raise ManifestError(f"{first.path}, {second.path}: {error}") from error
+
+
+def _only_in(path: str, names: set[str], other: EvaluationFile) -> str:
+    """Which utterances stand in one evaluation only, and why, as far as it is known."""
+    if not names:
+        return ""
+    name = min(names)
+    why = f": {other.path} could not transcribe it: {other.failures[name][:200]}" if name in other.failures else ""
+    return f"{len(names)} only in {path}, such as {name!r}{why}"
 
 
 def _data(

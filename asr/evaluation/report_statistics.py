@@ -26,12 +26,10 @@ _Group = tuple[str, str]
 
 
 def overall(report: Report) -> dict[str, Any]:
-    """Counts and rates of a whole evaluation; rates are fractions."""
-    low, high = report.ci95
+    """Counts and rates of a whole evaluation; rates are fractions. ``low`` and ``high`` as in ``groups``."""
     return {
         "wer": report.wer,
-        "low": low,
-        "high": high,
+        **_interval([u.errors for u in report.utterances], [u.words for u in report.utterances]),
         "errors": report.errors,
         "words": report.words,
         "substitutions": report.substitutions,
@@ -48,8 +46,8 @@ def groups(file: EvaluationFile, second: Report | None = None) -> list[dict[str,
     """Tables of groups: by corpus, noise, length and speaker, as far as these are known and there are two groups.
 
     Each has a ``title`` and ``rows`` with ``name``, ``filter``, ``utterances``, ``errors``, ``words``, ``wer``, and
-    ``low`` and ``high``, the bootstrap interval of the group; with a ``second`` report of the same utterances, its
-    figures in ``second`` too. Utterances of which the property is not known stand in no group.
+    ``low`` and ``high``, the bootstrap interval of the group, if it has one; with a ``second`` report of the same
+    utterances, its figures in ``second`` too. Utterances of which the property is not known stand in no group.
     """
     others = {u.id: u for u in second.utterances} if second else {}
     tables = []
@@ -120,10 +118,19 @@ def _ordered(title: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _rate(utterances: Sequence[Scored]) -> dict[str, Any]:
     errors, words = [u.errors for u in utterances], [u.words for u in utterances]
-    low, high = bootstrap_ci95(errors, words)
-    return {
-        "errors": sum(errors), "words": sum(words), "wer": sum(errors) / max(1, sum(words)), "low": low, "high": high,
+    found: dict[str, Any] = {
+        "errors": sum(errors), "words": sum(words), "wer": sum(errors) / max(1, sum(words)),
     }  # fmt: skip
+    return found | _interval(errors, words)
+
+
+def _interval(errors: Sequence[int], words: Sequence[int]) -> dict[str, float]:
+    """``low`` and ``high`` of the bootstrap interval; nothing where utterances do not differ.
+
+    The bootstrap of one utterance, or of utterances without errors, has no width. It would claim certainty.
+    """
+    low, high = bootstrap_ci95(errors, words)
+    return {"low": low, "high": high} if low < high else {}
 
 
 def word_table(report: Report, outside: frozenset[str] | None) -> list[list[Any]]:

@@ -146,8 +146,29 @@ def test_texts_cannot_leave_their_element(tmp_path):
 
 def test_two_evaluations_of_other_utterances_are_refused(evaluated, tmp_path):
     other = parse_evaluation({"utterances": [{"id": "x", "reference": "GO", "hypothesis": "NO"}]}, "other.json")
-    with pytest.raises(ManifestError, match=r"e\.json, other\.json: expected results on the same references"):
+    with pytest.raises(
+        ManifestError, match=r"got \d only in \S*e\.json, such as .*; 1 only in other\.json, such as 'x'"
+    ):
         write_report([read_evaluation(evaluated)], tmp_path / "p.html", [other])
+
+
+def test_an_utterance_that_only_one_model_could_transcribe_is_named_with_the_reason(tmp_path):
+    entries = [{"id": name, "reference": "GO", "hypothesis": "GO"} for name in ("x", "y")]
+    first = parse_evaluation({"utterances": entries[:1], "failures": {"y": "too short"}}, "a.json")
+    second = parse_evaluation({"utterances": entries}, "b.json")
+    with pytest.raises(
+        ManifestError, match=r"1 only in b\.json, such as 'y': a\.json could not transcribe it: too short"
+    ):
+        write_report([first], tmp_path / "p.html", [second])
+
+
+def test_two_evaluations_with_other_references_are_refused(tmp_path):
+    first, second = (
+        parse_evaluation({"utterances": [{"id": "x", "reference": text, "hypothesis": "GO"}]}, f"{text}.json")
+        for text in ("A", "B")
+    )
+    with pytest.raises(ManifestError, match=r"A\.json, B\.json: expected results on the same references"):
+        write_report([first], tmp_path / "p.html", [second])
 
 
 def test_the_command_writes_a_page_and_replaces_it(evaluated, tmp_path, capsys):

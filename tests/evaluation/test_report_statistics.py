@@ -5,7 +5,7 @@ import random
 import pytest
 
 from asr.evaluation.evaluation_file import parse_evaluation
-from asr.evaluation.report_statistics import errors_of_words, groups, utterance_rows, word_table, worst
+from asr.evaluation.report_statistics import errors_of_words, groups, overall, utterance_rows, word_table, worst
 from asr.scoring.bootstrap import bootstrap_ci95
 
 
@@ -110,3 +110,16 @@ def test_times_of_other_words_are_left_out():
     entry = {"id": "a", "reference": "well known", "hypothesis": "well known", "hypothesis_words": words}
     (row,) = utterance_rows(parse_evaluation({"format": 2, "utterances": [entry]}, "x.json"))
     assert "t" not in row
+
+
+def test_one_utterance_and_groups_without_errors_have_no_interval():
+    entries = [
+        {"id": "one", "reference": "A B", "hypothesis": "A C", "speaker": "alone"},
+        {"id": "two", "reference": "A B", "hypothesis": "A B", "speaker": "flawless"},
+        {"id": "three", "reference": "A", "hypothesis": "A", "speaker": "flawless"},
+    ]
+    found = parse_evaluation({"format": 2, "utterances": entries}, "set.json")
+    (table,) = (table for table in groups(found) if table["title"] == "Speaker")
+    assert [(row["name"], row["wer"]) for row in table["rows"]] == [("alone", 0.5), ("flawless", 0.0)]
+    assert not any("low" in row or "high" in row for row in table["rows"])
+    assert (overall(found.report)["low"], overall(found.report)["high"]) == found.report.ci95

@@ -383,6 +383,18 @@ def test_a_deleted_recording_can_be_had_back(page, script):
     assert page.locator(".item").count() == 0
     page.click(".toast >> text=Undo")
     assert page.locator(".item .name").all_inner_texts() == ["talk.wav"]
+    page.reload()
+    page.wait_for_selector(".item.done")
+
+
+def test_a_deleted_recording_stays_away_when_the_page_is_left_at_once(page, script):
+    open_text(page, script, transcript("one two"))
+    page.click("#back")
+    page.click(".item [aria-label^=Delete]")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    page.wait_for_timeout(300)
+    assert page.locator(".item").count() == 0
 
 
 # Doubt
@@ -516,6 +528,18 @@ def test_written_form_comes_first_and_spoken_form_is_a_key_away(page, script):
     assert words(page) == "HE PAID TWENTY FIVE DOLLARS MISTER SMITH THANK YOU".split()
     page.keyboard.press("w")
     assert words(page)[:3] == ["He", "paid", "$25,"]
+
+
+def test_corrections_of_one_form_are_there_when_it_comes_back(page, script):
+    open_text(page, script, WRITTEN)
+    correct(page, "Smith.", "Smyth.")
+    page.keyboard.press("w")
+    assert words(page)[6] == "SMITH"
+    wait_saved(page)
+    page.reload()
+    page.wait_for_selector("#document:not([hidden])")
+    page.keyboard.press("w")
+    assert words(page)[4] == "Smyth."
 
 
 def test_what_is_trained_on_is_what_was_said_and_not_what_is_written(page, script, tmp_path):

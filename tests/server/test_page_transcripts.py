@@ -19,7 +19,8 @@ from asr.audio.read import load_audio
 from asr.cli.main import run_command
 from asr.data.manifest import read_manifest
 
-TOKEN = "let-me-in"
+TOKEN = "let/me in=ß"
+"""Not all of its characters can stand in a subprotocol or, as they are, in a header."""
 TEXT = (ROOT / "egs" / "sample.txt").read_text(encoding="utf-8").split()
 
 

@@ -86,10 +86,12 @@ function card(title, value, more) {
   return el("div", { class: "card" }, el("p", { class: "card-title" }, title), el("p", { class: "card-value" }, value), more && el("p", { class: "quiet" }, more));
 }
 
+const NO_INTERVAL = "no interval: too few utterances or errors";
+
 function cards(found, name) {
   const shares = `${whole(found.substitutions)} substituted · ${whole(found.deletions)} deleted · ${whole(found.insertions)} inserted`;
   return el("div", { class: "cards" },
-    card(name ? `WER of ${name}` : "Word error rate", percent(found.wer, 2), `95 %: ${(100 * found.low).toFixed(1)} to ${(100 * found.high).toFixed(1)} %`),
+    card(name ? `WER of ${name}` : "Word error rate", percent(found.wer, 2), found.low === undefined ? NO_INTERVAL : `95 %: ${(100 * found.low).toFixed(1)} to ${(100 * found.high).toFixed(1)} %`),
     card("Errors", `${whole(found.errors)} of ${whole(found.words)}`, shares),
     card("Character error rate", percent(found.cer, 2)),
     card("Utterances with an error", percent(found.ser, 1), `${whole(found.wrong)} of ${whole(found.utterances)}`));
@@ -105,10 +107,14 @@ function comparisonPart(found) {
     ["Matched pairs (MAPSSWE)", probability(found.pairs.p_value), `${sure(found.pairs.p_value)}; ${whole(found.pairs.segments)} segments, z = ${found.pairs.z.toFixed(2)}`],
     ["Utterances", `better in ${whole(found.better)}, worse in ${whole(found.worse)}`, `of ${whole(DATA.utterances.length)}`],
   ];
+  const [better, worse] = found.difference < 0 ? ["B", "A"] : ["A", "B"];
+  const verdict = !found.difference ? "No: both make equally many errors."
+    : found.p >= 0.05 ? `Not certain: ${better} makes fewer errors than ${worse} here, but the difference may be chance.`
+      : `${better === "B" ? "Yes" : "No"}: ${better} makes fewer errors than ${worse}, and the difference is significant.`;
   const links = el("p", {},
     el("button", { type: "button", class: "link", onclick: () => showUtterances("change < 0") }, "Where B is better"), " · ",
     el("button", { type: "button", class: "link", onclick: () => showUtterances("change > 0") }, "Where B is worse"));
-  return el("div", { class: "panel" }, el("h2", {}, "Is B better than A?"),
+  return el("div", { class: "panel" }, el("h2", {}, "Is B better than A?"), el("p", {}, verdict),
     el("table", { class: "plain-table" }, el("tbody", {}, ...rows.map(([title, value, more]) => el("tr", {}, el("th", { scope: "row" }, title), el("td", {}, value), el("td", { class: "quiet" }, more))))),
     links);
 }
@@ -116,15 +122,17 @@ function comparisonPart(found) {
 const FEW = 12; // rows of a group that are shown at first
 
 function niceTop(rows) {
-  const most = Math.max(0.01, ...rows.flatMap((row) => [row.high, row.second ? row.second.high : 0]));
+  const most = Math.max(0.01, ...rows.flatMap((row) => [row, row.second]).map((found) => found?.high ?? found?.wer ?? 0));
   return [0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5].find((top) => top >= most) || most;
 }
 
 function lane(found, top, letter) {
   const place = (share) => `${Math.min(100, (100 * share) / top)}%`;
-  const interval = el("i", { class: "interval" });
-  interval.style.left = place(found.low);
-  interval.style.width = `${Math.max(0.4, Math.min(100, (100 * found.high) / top) - (100 * found.low) / top)}%`;
+  const interval = el("i", { class: "interval", hidden: found.low === undefined });
+  if (found.low !== undefined) {
+    interval.style.left = place(found.low);
+    interval.style.width = `${Math.max(0.4, Math.min(100, (100 * found.high) / top) - (100 * found.low) / top)}%`;
+  }
   const dot = el("i", { class: "dot" });
   dot.style.left = place(found.wer);
   return el("div", { class: `lane ${letter}` }, interval, dot);
@@ -133,7 +141,8 @@ function lane(found, top, letter) {
 function groupPart(table) {
   const top = niceTop(table.rows);
   const body = el("tbody", {});
-  const figure = (found) => [el("b", {}, percent(found.wer)), el("small", {}, ` ${(100 * found.low).toFixed(1)} to ${(100 * found.high).toFixed(1)}`)];
+  const figure = (found) => [el("b", {}, percent(found.wer)),
+    found.low === undefined ? el("small", { title: NO_INTERVAL }, " –") : el("small", {}, ` ${(100 * found.low).toFixed(1)} to ${(100 * found.high).toFixed(1)}`)];
   const draw = (rows) => body.replaceChildren(...rows.map((row) => el("tr", {},
     el("th", { scope: "row" }, el("button", { type: "button", class: "link", title: "Show these utterances", onclick: () => showUtterances(row.filter) }, el("bdi", {}, row.name))),
     el("td", { class: "number hide-narrow" }, whole(row.utterances)),
@@ -242,12 +251,12 @@ function drawWords() {
   const list = new VirtualList(frame, {
     label: "Words", sort: "spoken", empty: "No such word.", open: ([word]) => showUtterances(`word = ${quoted(word)} or wrong = ${quoted(word)}`),
     columns: [
-      { name: "word", title: "word", width: "minmax(90px, 1.2fr)", value: (row) => row[0].toLowerCase(), cell: (row) => el("span", {}, wordCell(row[0]), row[7] ? el("small", { class: "tag" }, "outside lexicon") : null) },
-      { name: "spoken", title: "in refs", hint: "how often references have it", width: "78px", number: true, value: (row) => row[1], cell: (row) => whole(row[1]) },
-      { name: "accuracy", title: "right", width: "92px", number: true, hint: "share of these that were recognised", value: (row) => (row[1] ? row[2] / row[1] : undefined), cell: (row) => (row[1] ? percent(row[2] / row[1], 0) : "") },
+      { name: "word", title: "word", width: "minmax(90px, 1.2fr)", narrow: "minmax(60px, 1fr)", value: (row) => row[0].toLowerCase(), cell: (row) => el("span", {}, wordCell(row[0]), row[7] ? el("small", { class: "tag" }, "outside lexicon") : null) },
+      { name: "spoken", title: "in refs", hint: "how often references have it", width: "78px", narrow: "58px", number: true, value: (row) => row[1], cell: (row) => whole(row[1]) },
+      { name: "accuracy", title: "right", width: "92px", narrow: "58px", number: true, hint: "share of these that were recognised", value: (row) => (row[1] ? row[2] / row[1] : undefined), cell: (row) => (row[1] ? percent(row[2] / row[1], 0) : "") },
       { name: "sub", title: "subst.", width: "64px", number: true, hide: "hide-narrow", value: (row) => row[3], cell: (row) => whole(row[3]) },
       { name: "del", title: "del.", width: "58px", number: true, hide: "hide-narrow", value: (row) => row[4], cell: (row) => whole(row[4]) },
-      { name: "ins", title: "false", width: "64px", number: true, hint: "how often the hypothesis has it where the reference does not", value: (row) => row[5], cell: (row) => whole(row[5]) },
+      { name: "ins", title: "false", width: "64px", narrow: "48px", number: true, hint: "how often the hypothesis has it where the reference does not", value: (row) => row[5], cell: (row) => whole(row[5]) },
       { name: "others", title: "recognised as", width: "minmax(0, 2fr)", hide: "hide-narrow", value: (row) => (row[6].length ? row[6][0][1] : 0), cell: (row) => wordCell(row[6].map(([word, count]) => `${word} ${count}`).join(", ")) },
     ],
   });

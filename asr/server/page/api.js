@@ -42,7 +42,7 @@ function send(method, path, { body = null, type = "json", onUpload = null, onTex
     const request = new XMLHttpRequest();
     request.open(method, path);
     request.responseType = type;
-    if (token()) request.setRequestHeader("Authorization", `Bearer ${token()}`);
+    if (token()) request.setRequestHeader("Authorization", asHeader(`Bearer ${token()}`));
     if (onUpload) request.upload.onprogress = (event) => onUpload(event.loaded / (event.total || 1));
     if (onText) request.onprogress = () => request.status === 200 && onText(request.responseText);
     signal?.addEventListener("abort", () => request.abort());
@@ -166,12 +166,18 @@ export async function zip(items) {
   return { blob: request.response, leftOut: Number(request.getResponseHeader("X-Left-Out")) || 0 };
 }
 
-/** A socket that speaks Vosk's protocol. Browsers cannot set its headers, so the token is a subprotocol. */
+/** A text as the value of a header: its UTF-8 bytes, one a character. */
+const asHeader = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
+/** A socket that speaks Vosk's protocol. Browsers cannot set its headers, so the token is a subprotocol. A token with
+ * characters that these must not have (RFC 6455), such as the / and = of base64, stands in the address. */
 export function voskSocket() {
   const address = new URL("vosk", location.href);
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   address.hash = "";
-  const socket = token() ? new WebSocket(address, ["realtime", `openai-insecure-api-key.${token()}`]) : new WebSocket(address);
+  const plain = /^[\w!#$%&'*+.^`|~-]+$/.test(token());
+  if (token() && !plain) address.searchParams.set("token", token());
+  const socket = plain ? new WebSocket(address, ["realtime", `openai-insecure-api-key.${token()}`]) : new WebSocket(address);
   socket.binaryType = "arraybuffer";
   return socket;
 }

@@ -68,6 +68,7 @@ export class DocumentView {
   async open(recording) {
     this.recording = recording;
     this.history = new History();
+    this.otherHistory = new History(); // of the form that is not shown
     this.reset(recording);
     this.showTexts();
     this.showNotices();
@@ -252,15 +253,19 @@ export class DocumentView {
     if ($("replace").returnValue === "go" && this.recording) this.replace($("replace-from").value, $("replace-to").value);
   }
 
-  /** From written to spoken form, or back. Corrections belong to one form; undo has them still. */
+  /** From written to spoken form, or back. Corrections belong to one form, and are there again when it comes back. */
   switchForm() {
-    const { forms, form } = this.recording;
+    const { recording } = this;
+    const { forms, form, segments } = recording;
     if (!forms?.written.length) return;
-    const corrected = this.recording.segments.some((segment) => segment.words.some((word) => word.was !== null));
-    this.recording.form = form === "written" ? "spoken" : "written";
-    localStorage.setItem("asr-form", this.recording.form);
-    this.apply(segmentsOf(forms[this.recording.form]));
-    if (corrected) toast("The corrections were made in the other form.", { Undo: () => this.undo() });
+    const other = form === "written" ? "spoken" : "written";
+    recording.left = { ...recording.left, [form]: segments };
+    recording.form = other;
+    localStorage.setItem("asr-form", other);
+    [this.history, this.otherHistory] = [this.otherHistory, this.history];
+    this.set(recording.left[other] ?? segmentsOf(forms[other]));
+    const corrected = segments.some((segment) => segment.words.some((word) => word.was !== null));
+    if (corrected) toast("The corrections were made in the other form. They are kept there.", { "Switch back": () => this.switchForm() });
   }
 
   // Doubt

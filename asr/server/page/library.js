@@ -30,10 +30,11 @@ async function run(stores, mode, work) {
   });
 }
 
-/** All recordings, newest first, without their audio. */
+/** All recordings that are not marked as deleted, newest first, without their audio. */
 export async function loadAll() {
   const all = await run(["recordings"], "readonly", (t) => t.objectStore("recordings").getAll());
-  return all.sort((a, b) => b.created - a.created);
+  const deleted = new Set(marked());
+  return all.filter(({ id }) => !deleted.has(id)).sort((a, b) => b.created - a.created);
 }
 
 export const loadOne = (id) => run(["recordings"], "readonly", (t) => t.objectStore("recordings").get(id));
@@ -56,6 +57,29 @@ export async function forget(id) {
     t.objectStore("recordings").delete(id);
     t.objectStore("audio").delete(IDBKeyRange.bound([id, 0], [id, Infinity]));
   });
+}
+
+const DELETED = "asr-deleted";
+
+function marked() {
+  try {
+    return JSON.parse(localStorage.getItem(DELETED)) ?? [];
+  } catch {
+    return [];
+  }
+}
+
+/** Note that a recording is deleted (or is not), at once: the database would answer too late for a page that goes away. */
+export function markDeleted(id, deleted) {
+  const others = marked().filter((known) => known !== id);
+  localStorage.setItem(DELETED, JSON.stringify(deleted ? [...others, id] : others));
+}
+
+/** Delete what is still marked after the time in which another tab may undo it. */
+export function forgetMarked(seconds) {
+  setTimeout(async () => {
+    for (const id of marked()) await forget(id).then(() => markDeleted(id, false), () => {});
+  }, seconds * 1000);
 }
 
 /** 16-bit mono samples, in Blobs, as a WAV file. */
@@ -81,9 +105,9 @@ export function wav(pieces, rate) {
 const UNSAVED = "asr-unsaved";
 
 /** Keep a text at once, while the page goes away: the database would answer too late. */
-export function keepAtOnce({ id, segments }) {
+export function keepAtOnce({ id, segments, form, left }) {
   try {
-    localStorage.setItem(UNSAVED, JSON.stringify({ id, segments }));
+    localStorage.setItem(UNSAVED, JSON.stringify({ id, segments, form, left }));
   } catch { /* more than the browser takes; the database may still be in time */ }
 }
 

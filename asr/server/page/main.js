@@ -9,6 +9,7 @@ import { LiveRecording } from "./live.js";
 import { corrections, formsOf, newRecording, segmentsOf } from "./recording.js";
 
 const AT_ONCE = 2; // files that are transcribed at the same time
+const UNDO_S = 8; // for so long a deleted recording can be had back
 const THEMES = ["", "light", "dark"];
 
 const recordings = new Map(); // id → recording, newest first
@@ -100,14 +101,16 @@ function remove(recording) {
   recordings.delete(recording.id);
   drawList();
   const forever = () => {
-    library.forget(recording.id).catch(() => {});
+    library.forget(recording.id).then(() => library.markDeleted(recording.id, false), () => {});
     audioHere.delete(recording.id);
   };
+  library.markDeleted(recording.id, true); // if the page is closed meanwhile, the next one deletes it
   toast(`Deleted “${recording.name}”.`, { Undo: () => {
+    library.markDeleted(recording.id, false);
     recordings.set(recording.id, recording);
     drawList();
     if (recording.state === "waiting") work();
-  } }, 8, forever);
+  } }, UNDO_S, forever);
 }
 
 /** Another tab has saved this recording: what is shown here must not go back behind it. */
@@ -250,6 +253,7 @@ function take(recording, answer) {
   recording.forms = formsOf(plain(extra.words ?? answer.words ?? []), plain(extra.written_words ?? []));
   recording.form = recording.forms.written.length && localStorage.getItem("asr-form") !== "spoken" ? "written" : "spoken";
   recording.segments = segmentsOf(recording.forms[recording.form]);
+  recording.left = {}; // segments of the form that is not shown, as they were left
   recording.duration_s = answer.duration;
   recording.language = answer.language;
   recording.reliable = extra.reliable ?? null;
@@ -348,7 +352,9 @@ async function greet() {
 
 function describeModel() {
   const model = modelNamed($("model").value);
-  $("model-purpose").textContent = [model?.purpose, server.live_model && server.live_model !== model?.name && `Recordings use ${server.live_model}.`].filter(Boolean).join(". ");
+  const purpose = model?.purpose ?? "";
+  const live = server.live_model && server.live_model !== model?.name ? `Record uses the model ${server.live_model}.` : "";
+  $("model-purpose").textContent = [purpose && `${purpose[0].toUpperCase()}${purpose.slice(1).replace(/\.$/, "")}.`, live].filter(Boolean).join(" ");
   localStorage.setItem("asr-model", $("model").value);
 }
 
@@ -435,13 +441,14 @@ async function start() {
   listen();
   const greeting = greet();
   try {
+    library.forgetMarked(2 * UNDO_S);
     for (const recording of await library.loadAll()) {
       if (recording.state === "recording") recording.state = recording.segments.length ? "done" : "waiting"; // the page was closed
       recordings.set(recording.id, recording);
     }
     const unsaved = library.takeUnsaved();
     if (recordings.has(unsaved?.id)) {
-      recordings.get(unsaved.id).segments = unsaved.segments;
+      Object.assign(recordings.get(unsaved.id), unsaved);
       await library.keep(recordings.get(unsaved.id));
     }
     navigator.storage?.persist?.();
