@@ -116,7 +116,7 @@ def test_a_unidirectional_model_says_exactly_the_whole(tmp_path, rate, lookahead
     recognizer = make_recognizer(tmp_path, lookahead=lookahead)
     samples = sound(30.0, rate, seed=6)
     whole, _ = recognizer.log_probs([read.load_audio(samples, RATE, source_rate_hz=rate)])
-    parts, heard = recognizer._posteriors(Recording(samples, rate_hz=rate))
+    parts, heard = recognizer.whole_posteriors(Recording(samples, rate_hz=rate))
     torch.testing.assert_close(np.concatenate(list(parts)), whole[0], atol=1e-4, rtol=0)
     assert heard.samples == pytest.approx(30.0 * RATE, abs=2)
 
