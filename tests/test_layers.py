@@ -30,7 +30,7 @@ decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search phrase_kernel phrase_graph beam
 decode: warming
 lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generation
-lm: lm_texts ngram_training lm_conversion perplexities tagger_description tagger
+lm: lm_texts ngram_training added_words lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph stored_weights
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: options option_sources decoder phrase_lists readable engine stream stream_batch pipeline recognizer
@@ -41,6 +41,7 @@ evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
+train: adaptation text_check rehearsal cross_validation corrections learnt_model learning_report learning
 server: problems settings messages samples_in catalogue wire computing_turns live_engine file_engine worker_child
 server: admission metrics workers live_streams file_jobs services
 server: api_errors form_fields transcription_bodies uploads access health rest
@@ -48,7 +49,7 @@ server: client_messages web_sockets vosk_replies vosk realtime_settings realtime
 server: wyoming_frames wyoming_announcement wyoming_service
 server: page_audio correction_zip raw_bodies page_data page app running
 cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
-cli: held_out_verbs synth_verb serve_verb scoring_verbs report_verb model_verbs main
+cli: held_out_verbs learn_verb synth_verb serve_verb scoring_verbs report_verb model_verbs main
 """
 """Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""
 

@@ -17,6 +17,7 @@ from asr.cli.corpus_verbs import add_corpus_commands
 from asr.cli.export_verb import add_export_command
 from asr.cli.held_out_verbs import add_held_out_commands
 from asr.cli.language_verbs import add_language_commands
+from asr.cli.learn_verb import add_learn_command
 from asr.cli.model_verbs import add_model_commands
 from asr.cli.report_verb import add_report_command
 from asr.cli.scoring_verbs import add_scoring_commands
@@ -154,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_corpus_commands(commands)
     add_export_command(commands)
     add_training_commands(commands)
+    add_learn_command(commands)
     add_language_commands(commands)
     add_held_out_commands(commands)
     add_scoring_commands(commands)

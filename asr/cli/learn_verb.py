@@ -1,0 +1,70 @@
+"""The command that learns from corrections: asr learn."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from asr import files
+from asr.cli import printing
+from asr.cli.shared_options import FAILED, OK, SOME_FAILED
+from asr.config.arguments import whole
+
+
+def add_learn_command(commands: Any) -> None:
+    """Add the command to the parser's subparsers."""
+    learn = commands.add_parser(
+        "learn",
+        help="fine-tune a model on a few corrected sentences, if that makes it better",
+        description="CORRECTIONS are manifests (.jsonl), zips of the page of asr serve, edited transcripts of asr "
+        "transcribe --format json, recordings with a .txt of the same name beside them, or folders of these. Texts "
+        "that were not said are left out. The model is written only where cross-validation over the corrections shows "
+        "a gain. A run that was killed goes on when it is started again. "
+        "Exit status: 0 learnt, 1 learnt and some corrections left out, 2 refused, nothing written.",
+    )
+    learn.add_argument("model", metavar="MODEL", help="model directory or bundled name; it is not changed")
+    learn.add_argument("corrections", nargs="+", metavar="CORRECTIONS")
+    learn.add_argument("--output", type=Path, required=True, metavar="DIR", help="the new model directory")
+    learn.add_argument(
+        "--rehearse",
+        default="",
+        metavar="MANIFEST",
+        help="other speech: learnt beside the corrections, and checked for forgetting",
+    )
+    learn.add_argument(
+        "--language",
+        default="",
+        metavar="CODE",
+        help="of the texts: writes numbers out (default: as the model directory says; none: nothing)",
+    )
+    learn.add_argument(
+        "--no-store",
+        action="store_true",
+        help="leave no features of the corrections in DIR, where the next asr learn would rehearse them",
+    )
+    learn.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    learn.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+    learn.add_argument("--seed", type=whole(0, 2**32 - 1), default=1)
+    learn.add_argument(
+        "--threads", type=whole(0), default=0, metavar="N", help="CPU threads (default: as torch chooses)"
+    )
+    learn.set_defaults(run=_learn, extends="corrections", awake=True)
+
+
+def _learn(args: argparse.Namespace) -> int:
+    import torch
+
+    from asr.train.learning import LearnOptions, learn
+
+    files.check_report(args.json)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    options = LearnOptions(args.rehearse, args.language, store=not args.no_store, dry_run=args.dry_run, seed=args.seed)
+    report = learn(args.model, args.corrections, args.output, options)
+    if args.json:
+        files.write_json(args.json, report.to_dict())
+    printing.show(report.summary())
+    if not report.learnt:
+        return FAILED
+    return SOME_FAILED if report.misfits or report.left_out else OK

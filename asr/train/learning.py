@@ -1,0 +1,361 @@
+"""``asr learn``: fine-tunes a model on its user's corrections, and refuses where that would not help or would hurt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from asr.audio import read
+from asr.data import manifest
+from asr.data.manifest import Utterance
+from asr.errors import AsrError, AudioError, DecodeError, ModelError, OutputError, TextError, TrainingError
+from asr.models import model_directory
+from asr.models.bundled import locate_model
+from asr.models.features import LogMel
+from asr.models.model_directory import Model
+from asr.recognize.decoder import Decoder
+from asr.recognize.options import load_options
+from asr.scoring.wer import score
+from asr.text.tokenizer import min_frames
+from asr.text.user_words import whole_reading
+from asr.train import cross_validation, learnt_model
+from asr.train.adaptation import Adaptation, Lesson, Strength, frozen_parts, make_lessons
+from asr.train.corrections import read_corrections
+from asr.train.cross_validation import Choice, Grid, best_of_p_value, token_loss
+from asr.train.learning_report import LearningReport, Misfit
+from asr.train.model_card import training_checksum
+from asr.train.process import alone
+from asr.train.rehearsal import MOST_SENTENCES, Sentence, load_rehearsal
+from asr.train.text_check import text_fit
+
+GRID = Grid((1e-4, 3e-4), (3, 6, 12))
+LEAST_CORRECTIONS = 5
+"""With fewer, no paired test can show a gain at 5 %: 4 utterances all better happen by chance once in 16 times."""
+LONGEST_S = 30.0
+SIGNIFICANT = 0.05
+WORKING = ".learning"
+"""What the name of the working folder ends in, beside the output."""
+
+
+@dataclass(frozen=True)
+class LearnOptions:
+    """``rehearse``: manifest of other speech, learnt beside the corrections and checked for forgetting. ``language``:
+    of the texts, as ``asr transcribe`` takes it; empty: as the model directory says. ``store``: whether the new model
+    keeps features of the corrections for the next learning. ``dry_run``: decide, and write nothing."""
+
+    rehearse: str = ""
+    language: str = ""
+    store: bool = True
+    dry_run: bool = False
+    seed: int = 1
+    grid: Grid = GRID
+
+
+@dataclass(frozen=True)
+class _Correction:
+    """An utterance with its features ``(T, D)`` and its text as the model spells it."""
+
+    utterance: Utterance
+    text: str
+    tokens: tuple[int, ...]
+    features: Tensor
+
+
+def learn(
+    model: str | Path, inputs: Sequence[str | Path], output: str | Path, options: LearnOptions | None = None
+) -> LearningReport:
+    """Fine-tune ``model`` on corrections and write it to ``output``, if that makes it better.
+
+    Args:
+        model: a model directory or a bundled model; it is not changed.
+        inputs: corrections, as ``asr.train.corrections.read_corrections`` takes them.
+        output: the new model directory, which must not be there yet. A run that was killed goes on from the folder
+            ``OUTPUT.learning`` when it is started again.
+        options: see ``LearnOptions``.
+
+    Returns:
+        What was found. ``learnt`` says whether a model was written (with ``dry_run``: would be); ``refusal`` why not.
+
+    Raises:
+        ManifestError: an input that cannot be read.
+        ModelError: a model that cannot be loaded or fine-tuned, such as an export.
+        OutputError: ``output`` is there already or cannot be written.
+    """
+    options, target = options or LearnOptions(), Path(output)
+    source = _load(model)
+    if os.path.lexists(target):
+        raise OutputError(f"{target}: expected a new folder for the model, got one that is there; choose another name")
+    torch.manual_seed(options.seed)
+    with _working_folder(target, dry_run=options.dry_run) as folder:
+        report, corrections = _usable(source, inputs, folder, options)
+        if not report.refusal:
+            report = _tune(source, corrections, report, folder, target, options)
+    if not options.dry_run:
+        shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+def _load(model: str | Path) -> Model:
+    place = locate_model(model)
+    if place.suffix == ".onnx" or os.path.isfile(place / "export.json"):
+        raise ModelError(f"{model}: expected a model directory, got an ONNX export, whose weights cannot be changed; "
+                         "give the model directory that it was exported from")  # fmt: skip
+    return model_directory.load_model(model)
+
+
+@contextmanager
+def _working_folder(target: Path, *, dry_run: bool) -> Iterator[Path]:
+    """A folder beside the output, which stays when the run is killed; of a dry run one that goes in any case."""
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="asr-learn-") as temporary:
+            yield Path(temporary)
+        return
+    folder = target.with_name(target.name + WORKING)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot write there: {error.strerror or error}") from error
+    with alone(folder):
+        try:
+            yield folder
+        except AsrError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _usable(
+    source: Model, inputs: Sequence[str | Path], folder: Path, options: LearnOptions
+) -> tuple[LearningReport, list[_Correction]]:
+    """The corrections whose text can be spelt and fits the audio."""
+    found = read_corrections(inputs, folder / "unpacked")
+    report = LearningReport(model=str(source.path), corrections=len(found.utterances) + len(found.left_out))
+    report.left_out |= found.left_out
+    good = _featured(source, found.utterances, options.language, report.left_out)
+    kept = []
+    for one in good:
+        with torch.inference_mode():
+            rows, _ = source.network(one.features[None], torch.tensor([len(one.features)]))
+        try:
+            fit = text_fit(rows[0].numpy(), one.tokens, source.tokenizer.space_id)
+        except DecodeError as error:
+            report.left_out[one.utterance.id] = str(error)
+            continue
+        if fit.wrong:
+            report.misfits.append(Misfit(one.utterance.id, one.text, fit.ratio))
+        else:
+            kept.append(one)
+    report.used = len(kept)
+    report.refusal = _too_few(report, len(good))
+    return report, kept
+
+
+def _too_few(report: LearningReport, read: int) -> str:
+    """Why the corrections that are left are not enough; empty where they are."""
+    if 2 * len(report.misfits) > read:
+        return (
+            f"{len(report.misfits)} of {read} texts are not what was said in their recordings: check that each text "
+            "belongs to its recording, and that the language is the model's"
+        )
+    if report.used < LEAST_CORRECTIONS:
+        first = next((f"; the first left out, {id}: {reason}" for id, reason in report.left_out.items()), "")
+        return (
+            f"expected at least {LEAST_CORRECTIONS} corrections that can be used, got {report.used}: with fewer no "
+            f"test can tell a gain from chance; correct more{first}"
+        )
+    return ""
+
+
+def _featured(
+    source: Model, utterances: Sequence[Utterance], language: str, left_out: dict[str, str]
+) -> list[_Correction]:
+    """The utterances with features; what is wrong with others goes to ``left_out``."""
+    config, tokenizer = source.config, source.tokenizer
+    language = language or load_options(source.path).language
+    log_mel = LogMel(config.features, source.stats)
+    found = []
+    for one in tqdm(utterances, "reading", disable=None, leave=False):
+        try:
+            if one.duration_s > LONGEST_S:
+                raise AudioError(f"{one.audio}: {one.duration_s:.1f} s; cut it to parts of at most {LONGEST_S:g} s")
+            text = whole_reading(one.text, tokenizer, language, one.id).text
+            tokens = tokenizer.encode(text, one.id)
+            samples = read.load_audio(
+                one.audio, config.features.sample_rate_hz,
+                start_s=one.start_s, end_s=one.end_s, channel=one.channel, max_duration_s=LONGEST_S,
+            )  # fmt: skip
+            with torch.inference_mode():
+                features, _ = log_mel(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+            room = int(source.network.count(torch.tensor(features.shape[1])))
+            if min_frames(tokens) > room:
+                raise TextError(f"{one.id}: {text[:60]!r} needs {min_frames(tokens)} frames, and there are {room}")
+        except AsrError as error:
+            left_out[one.id] = str(error)
+            continue
+        found.append(_Correction(one, text, tuple(tokens), features[0].clone()))
+    return found
+
+
+def _tune(
+    source: Model,
+    corrections: list[_Correction],
+    report: LearningReport,
+    folder: Path,
+    target: Path,
+    options: LearnOptions,
+) -> LearningReport:
+    network, parts = source.network, frozen_parts(source.config.model.layers)
+    stored = load_rehearsal(source.path, source.config.features.mel_bins, source.tokenizer.vocab_size)
+    stored += _rehearsal_of(source, options, report)
+    learnt, checked = _split(stored, len(corrections), options.seed)
+    report.rehearsal = len(checked)
+    lessons = make_lessons(
+        network, parts, [c.features for c in corrections], [c.utterance.id for c in corrections],
+        [c.tokens for c in corrections],
+    )  # fmt: skip
+    beside, forgotten = (
+        make_lessons(network, parts, [s.features for s in part], [str(i) for i in range(len(part))],
+                     [s.tokens for s in part])
+        for part in (learnt, checked)
+    )  # fmt: skip
+    texts = [c.text for c in corrections]
+    cross_validation.write_key(folder, _key(source, lessons, beside, options))
+    choice = cross_validation.cross_validate(network, parts, lessons, beside, texts, options.grid, folder)
+    search = Decoder(load_options(source.path), source.tokenizer)
+    references = {c.utterance.id: c.text for c in corrections}
+    _judge(report, choice, search, references, [lesson.start for lesson in lessons])
+    if report.refusal:
+        return report
+    tuned = Adaptation(network, parts, Strength(choice.rate), options.seed)
+    for _ in tqdm(range(choice.epochs), "fine-tuning", disable=None, leave=False):
+        tuned.epoch([*lessons, *beside])
+    _check_forgetting(report, forgotten, tuned.log_probs(forgotten), search)
+    if report.refusal:
+        return report
+    made = folder / "model"
+    shutil.rmtree(made, ignore_errors=True)
+    kept = stored + [Sentence(c.features, c.tokens) for c in corrections] if options.store else []
+    report.new_words = learnt_model.write_model(
+        source, tuned.network, made, texts, learnt_model.without_names(report.to_dict()), kept
+    )
+    after = Decoder(load_options(made), source.tokenizer)
+    rows = tuned.log_probs(lessons)
+    report.recognised = _newly_recognised(texts, _decode(search, [x.start for x in lessons]), _decode(after, rows))
+    report.learnt = True
+    if options.dry_run:
+        return report
+    try:
+        made.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write the model: {error.strerror or error}") from error
+    report.output = str(target)
+    return report
+
+
+def _rehearsal_of(source: Model, options: LearnOptions, report: LearningReport) -> list[Sentence]:
+    """Sentences of ``--rehearse``, at most ``MOST_SENTENCES`` drawn with the seed."""
+    if not options.rehearse:
+        return []
+    found = manifest.read_manifest(options.rehearse)
+    order = np.random.default_rng(options.seed).permutation(len(found))[:MOST_SENTENCES]
+    failures: dict[str, str] = {}
+    good = _featured(source, [found[i] for i in sorted(order)], options.language, failures)
+    report.left_out |= {f"{options.rehearse}: {id}": reason for id, reason in failures.items()}
+    if not good:
+        raise TrainingError(f"{options.rehearse}: no sentence can be used; the first: {next(iter(failures.values()))}")
+    return [Sentence(one.features, one.tokens) for one in good]
+
+
+def _split(stored: Sequence[Sentence], count: int, seed: int) -> tuple[list[Sentence], list[Sentence]]:
+    """Sentences to learn beside ``count`` corrections, at most half of all, and those that forgetting is checked on."""
+    order = np.random.default_rng(seed).permutation(len(stored)).tolist()
+    beside = min(count, len(stored) // 2)
+    return [stored[i] for i in order[:beside]], [stored[i] for i in order[beside:]]
+
+
+def _key(
+    source: Model, lessons: Sequence[Lesson], beside: Sequence[Lesson], options: LearnOptions
+) -> dict[str, object]:
+    """What the results of a fold depend on."""
+    seen = [[x.id, x.tokens, len(x.start), round(float(x.hidden.double().sum()), 1)] for x in (*lessons, *beside)]
+    return {
+        "model": str(source.path), "data": training_checksum(seen), "seed": options.seed,
+        **cross_validation.describe_grid(options.grid),
+    }  # fmt: skip
+
+
+def _decode(search: Decoder, rows: Sequence[Tensor]) -> list[str]:
+    found = []
+    for row in rows:
+        best = search.decode(row[None].float().numpy(), np.array([len(row)]))[0]
+        found.append(" ".join(search.vocabulary.texts(best.tokens)))
+    return found
+
+
+def _judge(
+    report: LearningReport, choice: Choice, search: Decoder, references: dict[str, str], start: Sequence[Tensor]
+) -> None:
+    """Whether cross-validation shows a gain; says why not in ``report.refusal``."""
+    before, after = (
+        score(references, dict(zip(references, _decode(search, rows), strict=True)))
+        for rows in (start, choice.log_probs)
+    )
+    report.rate, report.epochs = choice.rate, choice.epochs
+    report.gain, report.p_value = choice.gain, choice.p_value
+    report.errors_before, report.errors_after, report.words = before.errors, after.errors, before.words
+    if choice.gain <= 0 or choice.p_value >= SIGNIFICANT:
+        report.refusal = (
+            "cross-validation shows no gain: sentences that were held out became "
+            f"{'likelier' if choice.gain > 0 else 'less likely'} by {abs(choice.gain):.3f} nats a token "
+            f"(p = {choice.p_value:.3f}, expected below {SIGNIFICANT}); correct more sentences, or others"
+        )
+    elif after.errors > before.errors:
+        report.refusal = (
+            f"cross-validation shows more errors on held-out sentences, {after.errors} instead of {before.errors} in "
+            f"{before.words} words; correct more sentences"
+        )
+
+
+def _check_forgetting(
+    report: LearningReport, checked: Sequence[Lesson], rows: Sequence[Tensor], search: Decoder
+) -> None:
+    """Refuse where the stored sentences became significantly less likely and have more errors."""
+    if not checked:
+        return
+    losses = np.array([token_loss(new, x) - token_loss(x.start, x) for new, x in zip(rows, checked, strict=True)])
+    tokenizer = search.tokenizer
+    references = {x.id: tokenizer.decode(x.tokens or ()) for x in checked}
+    before, after = (
+        score(references, dict(zip(references, _decode(search, part), strict=True)))
+        for part in ([x.start for x in checked], rows)
+    )
+    report.rehearsal_before, report.rehearsal_after = before.errors, after.errors
+    report.rehearsal_words = before.words
+    errors = {one.id: one.errors for one in before.utterances}
+    changes = np.array([float(one.errors - errors[one.id]) for one in after.utterances])
+    worse = best_of_p_value(changes[None]) < SIGNIFICANT and changes.sum() > 0
+    if worse:
+        report.refusal = (
+            f"the model would forget: {after.errors} errors instead of {before.errors} in {before.words} words of "
+            f"{len(checked)} stored sentences, which became less likely by {losses.mean():.3f} nats a token"
+        )
+
+
+def _newly_recognised(texts: Sequence[str], before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Words of the corrections that the start missed and the new model recognises, each sentence by itself."""
+    found: dict[str, None] = {}
+    for text, old, new in zip(texts, before, after, strict=True):
+        found |= dict.fromkeys(w for w in text.split() if w not in old.split() and w in new.split())
+    return list(found)

@@ -1,0 +1,99 @@
+"""What ``asr learn`` found and did, as plain values and in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SHOWN = 12
+"""Words and utterances that the report names; the JSON has all."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A correction whose text is probably not what was said. ``ratio``: see ``asr.train.text_check.Fit``."""
+
+    id: str
+    text: str
+    ratio: float
+
+
+@dataclass
+class LearningReport:
+    """What was read, what cross-validation and the check for forgetting showed, and what was decided.
+
+    ``errors_*``: word errors on held-out corrections, decoded as the model directory says. ``rehearsal_*``: on
+    ``rehearsal`` stored sentences. ``gain``: nats per token. ``recognised``: words of the corrections that the start
+    missed and the new model, which has learnt these very sentences, recognises.
+    """
+
+    model: str
+    corrections: int
+    used: int = 0
+    learnt: bool = False
+    refusal: str = ""
+    output: str = ""
+    misfits: list[Misfit] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    rate: float = 0.0
+    epochs: int = 0
+    gain: float = 0.0
+    p_value: float = 1.0
+    words: int = 0
+    errors_before: int = 0
+    errors_after: int = 0
+    rehearsal: int = 0
+    rehearsal_words: int = 0
+    rehearsal_before: int = 0
+    rehearsal_after: int = 0
+    new_words: list[str] = field(default_factory=list)
+    recognised: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """The report in words, some lines."""
+        lines = [f"{self.used} of {self.corrections} corrections can be used"]
+        lines += [
+            f"  {one.id}: {one.text[:60]!r} is probably not what was said (loss {one.ratio:.0%} of a random text's)"
+            for one in self.misfits[:SHOWN]
+        ]
+        lines += [f"  {id}: {reason}" for id, reason in list(self.left_out.items())[:SHOWN]]
+        more = max(0, len(self.misfits) - SHOWN) + max(0, len(self.left_out) - SHOWN)
+        lines += [f"  and {more} more (--json lists all)"] if more else []
+        if self.words:
+            lines.append(
+                f"held-out corrections: {self.errors_before} errors before, {self.errors_after} after, in {self.words} "
+                f"words; {self.gain:+.3f} nats a token, p = {self.p_value:.4f} "
+                f"(rate {self.rate:g}, {self.epochs} epochs)"
+            )
+        if self.refusal:
+            return "\n".join([*lines, f"refused, nothing written: {self.refusal}"])
+        lines.append(_named("now recognises", self.recognised) or "no word of the corrections is newly recognised")
+        lines += [_named("new in the vocabulary:", self.new_words)] if self.new_words else []
+        lines.append(self._forgetting())
+        lines.append(
+            f"{self.output}: written; {self.model} is unchanged" if self.output else "dry run: nothing written"
+        )
+        return "\n".join(lines)
+
+    def _forgetting(self) -> str:
+        if not self.rehearsal:
+            return (
+                "no stored sentences: whether anything is forgotten was not measured (--rehearse MANIFEST measures it)"
+            )
+        change = self.rehearsal_after - self.rehearsal_before
+        told = "nothing forgotten" if change <= 0 else f"{change} errors more, which is not significant,"
+        return (
+            f"{told} on {self.rehearsal} stored sentences ({self.rehearsal_before} errors before, "
+            f"{self.rehearsal_after} after, in {self.rehearsal_words} words)"
+        )
+
+
+def _named(what: str, words: list[str]) -> str:
+    if not words:
+        return ""
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return f"{what} {', '.join(words[:SHOWN])}{more}"
