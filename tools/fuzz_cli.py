@@ -117,6 +117,8 @@ calibrate m.jsonl --model model
 train train.yaml train.epochs=1 train.output=run model.layers=1 model.hidden=8 model.channels=4
 train-lm lm.yaml train.epochs=1 train.output=lmrun model.hidden=8
 train-readable text.txt out --seconds 1 --hidden 8
+learn model m.jsonl --output learnt --dry-run
+learn model data --output learnt --rehearse m.jsonl
 plot run.jsonl --output out.png
 check m.jsonl --plot out.png
 """

@@ -20,11 +20,11 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.models.acoustic import AcousticModel
 from asr.train import finetune
 
-BATCH_FRAMES = 1800
+BATCH_FRAMES = 7200
 """Padded frames behind the frozen parts of one step: about 50 s of speech."""
 CLIP_NORM = 5.0
 """Largest global gradient norm, in natural logarithms per token."""
-MASK_FRAMES = 8
+WARP = 0.06
 """Largest width of a mask, in frames behind the frozen parts."""
 
 
@@ -101,11 +101,29 @@ class Adaptation:
         lengths = torch.tensor([len(lesson.hidden) for lesson in batch])
         hidden = pad_sequence([lesson.hidden for lesson in batch], batch_first=True)
         if masked:
-            for row, length in zip(hidden, lengths.tolist(), strict=True):
-                width = int(self._draws.integers(0, 1 + min(MASK_FRAMES, length // 8)))
-                first = int(self._draws.integers(0, 1 + length - width))
-                row[first : first + width] = 0
+            hidden = torch.stack(
+                [self._varied(row, length) for row, length in zip(hidden, lengths.tolist(), strict=True)]
+            )
+        if not self.parts:
+            self.network.train(masked)
+            found: tuple[Tensor, Tensor] = self.network(hidden, lengths)
+            return found
         return self.network.upper(hidden, lengths, self.parts)
+
+    def _varied(self, row: Tensor, length: int) -> Tensor:
+        """Frames ``(T, D)`` with stretches of time masked, and features also as of another vocal tract."""
+        row = row.clone()
+        if not self.parts:
+            row = warped(row, self._draws.uniform(-WARP, WARP))
+            for _ in range(2):
+                width = int(self._draws.integers(0, 1 + row.shape[1] // 5))
+                first = int(self._draws.integers(0, 1 + row.shape[1] - width))
+                row[:, first : first + width] = 0
+        for _ in range(2):
+            width = int(self._draws.integers(0, 1 + length // 8))
+            first = int(self._draws.integers(0, 1 + length - width))
+            row[first : first + width] = 0
+        return row
 
     def _step(self, batch: Sequence[Lesson]) -> None:
         rows, lengths = self._forward(batch, masked=True)
@@ -129,6 +147,15 @@ class Adaptation:
         with torch.no_grad():
             for weight, first in zip(self.weights, self._first, strict=True):
                 weight.lerp_(first, min(1.0, share))
+
+
+def warped(features: Tensor, shift: float) -> Tensor:
+    """Features ``(T, D)`` whose mel axis is stretched by ``1 + shift`` from its lower end; the top bin is repeated."""
+    bins = features.shape[1]
+    place = (torch.arange(bins) * (1 + shift)).clamp(max=bins - 1)
+    low = place.floor().long()
+    share = place - low
+    return features[:, low] * (1 - share) + features[:, (low + 1).clamp(max=bins - 1)] * share
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
@@ -162,7 +189,9 @@ def make_lessons(
     lessons = []
     with torch.inference_mode():
         for id, one, text in zip(ids, features, tokens, strict=True):
-            hidden, lengths = network.lower(one[None], torch.tensor([len(one)]), parts)
-            rows, _ = network.upper(hidden, lengths, parts)
+            hidden, lengths = one[None], torch.tensor([len(one)])
+            if parts:
+                hidden, lengths = network.lower(hidden, lengths, parts)
+            rows, _ = network.upper(hidden, lengths, parts) if parts else network(hidden, lengths)
             lessons.append(Lesson(id, None if text is None else tuple(text), hidden[0].clone(), rows[0].clone()))
     return lessons

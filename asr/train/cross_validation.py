@@ -19,7 +19,7 @@ from asr.models.acoustic import AcousticModel
 from asr.models.tensors import load_tensors, save_tensors
 from asr.train.adaptation import Adaptation, Lesson, Strength, ctc_losses
 
-FOLDS = 5
+MOST_FOLDS = 5
 EXACT = 13
 """Utterances up to which all changes of signs are tried."""
 DRAWS = 20_000
@@ -40,7 +40,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Choice:
+class BestSetting:
     """The best setting of a grid, and what it gained on sentences that it was not tuned on.
 
     ``gains``: ``(n,)`` natural logarithms per token by which each held-out text became likelier. ``p_value``: of gains
@@ -59,7 +59,7 @@ class Choice:
         return float(np.mean(self.gains))
 
 
-def make_folds(texts: Sequence[str], folds: int = FOLDS) -> list[list[int]]:
+def make_folds(texts: Sequence[str], folds: int = MOST_FOLDS) -> list[list[int]]:
     """Places of the utterances of each fold; those of one text lie in the same fold, which keeps the test honest."""
     groups: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
@@ -78,7 +78,7 @@ def cross_validate(
     texts: Sequence[str],
     grid: Grid,
     folder: Path,
-) -> Choice:
+) -> BestSetting:
     """Fine-tune on all folds but one, at each rate, and measure that one after each number of epochs.
 
     Args:
@@ -108,7 +108,7 @@ def cross_validate(
                 gains[s, i] = token_loss(lessons[i].start, lessons[i]) - token_loss(rows, lessons[i])
     best = int(gains.mean(axis=1).argmax())
     rate, epochs = settings[best]
-    return Choice(rate, epochs, tuple(gains[best].tolist()), best_of_p_value(gains), outputs[best])
+    return BestSetting(rate, epochs, tuple(gains[best].tolist()), best_of_p_value(gains), outputs[best])
 
 
 def _run(

@@ -31,17 +31,17 @@ from asr.text.user_words import whole_reading
 from asr.train import cross_validation, learnt_model
 from asr.train.adaptation import Adaptation, Lesson, Strength, frozen_parts, make_lessons
 from asr.train.corrections import read_corrections
-from asr.train.cross_validation import Choice, Grid, best_of_p_value, token_loss
+from asr.train.cross_validation import BestSetting, Grid, best_of_p_value, token_loss
 from asr.train.learning_report import LearningReport, Misfit
 from asr.train.model_card import training_checksum
 from asr.train.process import alone
-from asr.train.rehearsal import MOST_SENTENCES, Sentence, load_rehearsal
+from asr.train.rehearsal import MOST_SENTENCES, StoredSentence, load_rehearsal
 from asr.train.text_check import text_fit
 
 GRID = Grid((1e-4, 3e-4), (3, 6, 12))
 LEAST_CORRECTIONS = 5
 """With fewer, no paired test can show a gain at 5 %: 4 utterances all better happen by chance once in 16 times."""
-LONGEST_S = 30.0
+LONGEST_CORRECTION_S = 30.0
 SIGNIFICANT = 0.05
 WORKING = ".learning"
 """What the name of the working folder ends in, beside the output."""
@@ -188,13 +188,15 @@ def _featured(
     found = []
     for one in tqdm(utterances, "reading", disable=None, leave=False):
         try:
-            if one.duration_s > LONGEST_S:
-                raise AudioError(f"{one.audio}: {one.duration_s:.1f} s; cut it to parts of at most {LONGEST_S:g} s")
+            if one.duration_s > LONGEST_CORRECTION_S:
+                raise AudioError(
+                    f"{one.audio}: {one.duration_s:.1f} s; cut it to parts of at most {LONGEST_CORRECTION_S:g} s"
+                )
             text = whole_reading(one.text, tokenizer, language, one.id).text
             tokens = tokenizer.encode(text, one.id)
             samples = read.load_audio(
                 one.audio, config.features.sample_rate_hz,
-                start_s=one.start_s, end_s=one.end_s, channel=one.channel, max_duration_s=LONGEST_S,
+                start_s=one.start_s, end_s=one.end_s, channel=one.channel, max_duration_s=LONGEST_CORRECTION_S,
             )  # fmt: skip
             with torch.inference_mode():
                 features, _ = log_mel(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
@@ -246,7 +248,7 @@ def _tune(
         return report
     made = folder / "model"
     shutil.rmtree(made, ignore_errors=True)
-    kept = stored + [Sentence(c.features, c.tokens) for c in corrections] if options.store else []
+    kept = stored + [StoredSentence(c.features, c.tokens) for c in corrections] if options.store else []
     report.new_words = learnt_model.write_model(
         source, tuned.network, made, texts, learnt_model.without_names(report.to_dict()), kept
     )
@@ -264,7 +266,7 @@ def _tune(
     return report
 
 
-def _rehearsal_of(source: Model, options: LearnOptions, report: LearningReport) -> list[Sentence]:
+def _rehearsal_of(source: Model, options: LearnOptions, report: LearningReport) -> list[StoredSentence]:
     """Sentences of ``--rehearse``, at most ``MOST_SENTENCES`` drawn with the seed."""
     if not options.rehearse:
         return []
@@ -275,10 +277,12 @@ def _rehearsal_of(source: Model, options: LearnOptions, report: LearningReport) 
     report.left_out |= {f"{options.rehearse}: {id}": reason for id, reason in failures.items()}
     if not good:
         raise TrainingError(f"{options.rehearse}: no sentence can be used; the first: {next(iter(failures.values()))}")
-    return [Sentence(one.features, one.tokens) for one in good]
+    return [StoredSentence(one.features, one.tokens) for one in good]
 
 
-def _split(stored: Sequence[Sentence], count: int, seed: int) -> tuple[list[Sentence], list[Sentence]]:
+def _split(
+    stored: Sequence[StoredSentence], count: int, seed: int
+) -> tuple[list[StoredSentence], list[StoredSentence]]:
     """Sentences to learn beside ``count`` corrections, at most half of all, and those that forgetting is checked on."""
     order = np.random.default_rng(seed).permutation(len(stored)).tolist()
     beside = min(count, len(stored) // 2)
@@ -305,7 +309,7 @@ def _decode(search: Decoder, rows: Sequence[Tensor]) -> list[str]:
 
 
 def _judge(
-    report: LearningReport, choice: Choice, search: Decoder, references: dict[str, str], start: Sequence[Tensor]
+    report: LearningReport, choice: BestSetting, search: Decoder, references: dict[str, str], start: Sequence[Tensor]
 ) -> None:
     """Whether cross-validation shows a gain; says why not in ``report.refusal``."""
     before, after = (

@@ -11,7 +11,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Misfit:
-    """A correction whose text is probably not what was said. ``ratio``: see ``asr.train.text_check.Fit``."""
+    """A correction whose text is probably not what was said. ``ratio``: see ``asr.train.text_check.TextFit``."""
 
     id: str
     text: str

@@ -21,7 +21,7 @@ from asr.models.model_directory import Model
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import load_options
 from asr.train.model_card import card_head
-from asr.train.rehearsal import REHEARSAL_FILE, Sentence, save_rehearsal
+from asr.train.rehearsal import REHEARSAL_FILE, StoredSentence, save_rehearsal
 
 LEFT_BEHIND = (
     "model.safetensors", "card.json", CONFIDENCE_FILE, REHEARSAL_FILE, "log.jsonl", "tensorboard",
@@ -35,7 +35,7 @@ def write_model(
     folder: Path,
     texts: Sequence[str],
     learning: Mapping[str, Any],
-    rehearsal: Sequence[Sentence],
+    rehearsal: Sequence[StoredSentence],
 ) -> list[str]:
     """Write ``folder``, which is not there, and return the words that its vocabulary got.
 

@@ -23,14 +23,14 @@ MOST_SENTENCES = 200
 
 
 @dataclass(frozen=True)
-class Sentence:
+class StoredSentence:
     """Features ``(T, D)`` float32, normalised, and the token ids of the text."""
 
     features: Tensor
     tokens: tuple[int, ...]
 
 
-def save_rehearsal(folder: Path, sentences: Sequence[Sentence]) -> None:
+def save_rehearsal(folder: Path, sentences: Sequence[StoredSentence]) -> None:
     """Write the last ``MOST_SENTENCES`` of the sentences into a model directory. Raises ``ModelError``."""
     kept = sentences[-MOST_SENTENCES:]
     tensors = {
@@ -42,7 +42,7 @@ def save_rehearsal(folder: Path, sentences: Sequence[Sentence]) -> None:
     save_tensors(folder / REHEARSAL_FILE, tensors)
 
 
-def load_rehearsal(folder: Path, bins: int, vocabulary: int) -> list[Sentence]:
+def load_rehearsal(folder: Path, bins: int, vocabulary: int) -> list[StoredSentence]:
     """The sentences of a model directory, none without the file.
 
     ``bins``, ``vocabulary``: of the model. Raises ``ModelError`` for a file that does not fit it.
@@ -68,4 +68,4 @@ def load_rehearsal(folder: Path, bins: int, vocabulary: int) -> list[Sentence]:
         raise ModelError(f"{path}: not the rehearsal of this model: sizes that do not fit; remove the file")
     rows = torch.split(features.float(), frames.tolist())
     texts = torch.split(tokens.long(), counts.tolist())
-    return [Sentence(row, tuple(text.tolist())) for row, text in zip(rows, texts, strict=True)]
+    return [StoredSentence(row, tuple(text.tolist())) for row, text in zip(rows, texts, strict=True)]

@@ -23,7 +23,7 @@ MISFIT = 0.55
 
 
 @dataclass(frozen=True)
-class Fit:
+class TextFit:
     """How well a text fits its audio: the text's loss over that of its decoys, near 0 for what was said."""
 
     ratio: float
@@ -34,7 +34,7 @@ class Fit:
         return self.ratio > MISFIT
 
 
-def text_fit(log_probs: Matrix, tokens: Sequence[int], space: int | None) -> Fit:
+def text_fit(log_probs: Matrix, tokens: Sequence[int], space: int | None) -> TextFit:
     """How well a text fits log-probabilities ``(T, V)``, natural logarithms.
 
     ``space``: the token between words, which stays where it is in decoys. Raises ``DecodeError`` for a text that is
@@ -55,4 +55,4 @@ def text_fit(log_probs: Matrix, tokens: Sequence[int], space: int | None) -> Fit
     # A text of one token, or of equal ones, has no other order: its loss counts alone, one nat a token as the bar.
     if len(set(np.array(tokens)[places].tolist())) < 2:
         mean = len(tokens) / MISFIT
-    return Fit(loss / max(mean, 1e-6))
+    return TextFit(loss / max(mean, 1e-6))
