@@ -99,14 +99,6 @@ class Encoder(nn.Module):
                 middle = x
         return x, middle, following
 
-    def pass_through(self, x: Tensor, lengths: Tensor, first: int, stop: int) -> Tensor:
-        """Whole utterances ``(B, T, D)`` through layers ``first`` to ``stop - 1`` alone, as ``forward`` does it."""
-        for index in range(first, stop):
-            x = self._behind(index, x, self.layers[index](x, lengths, None)[0])
-            if index < len(self.lookaheads):
-                x = self.lookaheads[index](x, lengths)
-        return x
-
     def _behind(self, index: int, x: Tensor, y: Tensor) -> Tensor:
         """What layer ``index`` with input ``x`` and output ``y`` passes on."""
         y = self.dropout(self.norms[index](self.projections[index](y)))
@@ -223,25 +215,6 @@ class AcousticModel(nn.Module):
         """
         hidden, middle, lengths = self._run(features, frames)
         return self._log_probs(hidden), self._log_probs(middle), lengths * self.config.upsampling
-
-    def lower(self, features: Tensor, frames: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-        """What the first ``parts`` parts give, for ``upper``; the parts are those that ``train.freeze`` counts.
-
-        Args:
-            features, frames: as for ``forward``.
-            parts: 1: the convolutions; 2: the first recurrent layer too, and so on.
-
-        Returns:
-            ``(B, T', D')`` and ``(B,)`` int64 valid frames.
-        """
-        hidden, _ = self.subsampling(features)
-        lengths = self.subsampling.count(frames)
-        return self.encoder.pass_through(self.dropout(self.input_norm(hidden)), lengths, 0, parts - 1), lengths
-
-    def upper(self, hidden: Tensor, lengths: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and valid frames, as of ``forward``, from what ``lower`` gave for the same ``parts``."""
-        hidden = self.encoder.pass_through(hidden, lengths, parts - 1, self.config.layers)
-        return self._log_probs(hidden), lengths * self.config.upsampling
 
     def stream(
         self,

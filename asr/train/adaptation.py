@@ -1,8 +1,8 @@
-"""Fine-tuning on a few utterances: the upper layers alone, held near the model that it starts from.
+"""Fine-tuning on a few utterances: many distorted views of each, held near the model that it starts from.
 
-The lower layers stay as they are, so what they give is computed once. Two things hold the rest near the start: weights
-decay towards their first values (L2-SP, Li et al. 2018), and the posteriors of the start are learnt beside the labels
-(KL-regularised adaptation, Yu et al. 2013).
+Two things hold it there: weights decay towards their first values (L2-SP, Li et al. 2018), and the posteriors of the
+start are learnt beside the labels (KL-regularised adaptation, Yu et al. 2013). Features are computed once. Each epoch
+masks them and stretches their mel axis anew (Park et al. 2019; Jaitly & Hinton 2013).
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.models.acoustic import AcousticModel
-from asr.train import finetune
 
 BATCH_FRAMES = 7200
-"""Padded frames behind the frozen parts of one step: about 50 s of speech."""
+"""Padded feature frames of one step: about 50 s of speech."""
 CLIP_NORM = 5.0
 """Largest global gradient norm, in natural logarithms per token."""
 WARP = 0.06
-"""Largest width of a mask, in frames behind the frozen parts."""
+"""Largest stretch of the mel axis, either way."""
+MASKS = 2
+"""Masks of frames, and of mel bins, in each view."""
 
 
 @dataclass(frozen=True)
 class Lesson:
     """An utterance as fine-tuning uses it.
 
-    ``tokens``: ids of its text; None: the posteriors alone are learnt. ``hidden``: ``(T, D)`` float32, what the frozen
-    parts give. ``start``: ``(T', V)`` float32 natural log-probabilities of the model that is fine-tuned.
+    ``tokens``: ids of its text. ``features``: ``(T, D)`` float32, normalised.
+    ``start``: ``(T', V)`` float32 natural log-probabilities of the model that is fine-tuned.
     """
 
     id: str
-    tokens: tuple[int, ...] | None
-    hidden: Tensor
+    tokens: tuple[int, ...]
+    features: Tensor
     start: Tensor
 
 
@@ -55,98 +56,77 @@ class Strength:
     pull: float = 1.0
 
 
-def frozen_parts(layers: int) -> int:
-    """How many parts, from the input, stay as they are: about half of the recurrent layers, and the convolutions."""
-    return 1 + layers // 2
-
-
 class Adaptation:
     """A copy of a network under fine-tuning.
 
     Args:
         network: the start; it is not changed.
-        parts: those that are frozen, as ``train.freeze`` counts them.
         strength: of the change.
-        seed: of the masks and the order.
+        seed: of distortions, order and dropout.
     """
 
-    def __init__(
-        self, network: AcousticModel, parts: int, strength: Strength, seed: int = 1, chosen=lambda n: True
-    ) -> None:
-        self.network, self.parts, self.strength = copy.deepcopy(network).eval(), parts, strength
-        own = dict(self.network.named_parameters())
-        names = [name for name in own if finetune.depth_of(name, network) >= parts and chosen(name)]
-        for name, parameter in own.items():
-            parameter.requires_grad_(name in names)
-        self.weights = [own[name] for name in names]
-        self._first = [weight.detach().clone() for weight in self.weights]
-        self._optimiser = torch.optim.Adam(self.weights, strength.rate, betas=(0.9, 0.98))
+    def __init__(self, network: AcousticModel, strength: Strength, seed: int = 1) -> None:
+        self.network, self.strength = copy.deepcopy(network).eval(), strength
+        self._weights = [weight.requires_grad_() for weight in self.network.parameters()]
+        self._first = [weight.detach().clone() for weight in self._weights]
+        self._optimiser = torch.optim.Adam(self._weights, strength.rate, betas=(0.9, 0.98))
         self._draws = np.random.default_rng(seed)
+        torch.manual_seed(seed)
 
     def epoch(self, lessons: Sequence[Lesson]) -> None:
         """One pass over the lessons."""
+        self.network.train()
         for batch in batches_of([lessons[i] for i in self._draws.permutation(len(lessons))]):
             self._step(batch)
+        self.network.eval()
 
     def log_probs(self, lessons: Sequence[Lesson]) -> list[Tensor]:
         """Log-probabilities ``(T', V)`` of each lesson."""
         found: list[Tensor] = []
         with torch.inference_mode():
             for batch in batches_of(lessons):
-                rows, lengths = self._forward(batch, masked=False)
-                found += [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+                rows, lengths = self._forward([lesson.features for lesson in batch])
+                found += [row[:length].clone() for row, length in zip(rows, lengths.tolist(), strict=True)]
         return found
 
-    def _forward(self, batch: Sequence[Lesson], *, masked: bool) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(lesson.hidden) for lesson in batch])
-        hidden = pad_sequence([lesson.hidden for lesson in batch], batch_first=True)
-        if masked:
-            hidden = torch.stack(
-                [self._varied(row, length) for row, length in zip(hidden, lengths.tolist(), strict=True)]
-            )
-        if not self.parts:
-            self.network.train(masked)
-            found: tuple[Tensor, Tensor] = self.network(hidden, lengths)
-            return found
-        return self.network.upper(hidden, lengths, self.parts)
+    def _forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        frames = torch.tensor([len(one) for one in features])
+        found: tuple[Tensor, Tensor] = self.network(pad_sequence(list(features), batch_first=True), frames)
+        return found
 
-    def _varied(self, row: Tensor, length: int) -> Tensor:
-        """Frames ``(T, D)`` with stretches of time masked, and features also as of another vocal tract."""
-        row = row.clone()
-        if not self.parts:
-            row = warped(row, self._draws.uniform(-WARP, WARP))
-            for _ in range(2):
-                width = int(self._draws.integers(0, 1 + row.shape[1] // 5))
-                first = int(self._draws.integers(0, 1 + row.shape[1] - width))
-                row[:, first : first + width] = 0
-        for _ in range(2):
-            width = int(self._draws.integers(0, 1 + length // 8))
-            first = int(self._draws.integers(0, 1 + length - width))
-            row[first : first + width] = 0
-        return row
+    def _varied(self, features: Tensor) -> Tensor:
+        """Features ``(T, D)`` as of another vocal tract, with frames and bins masked."""
+        features = warped(features, self._draws.uniform(-WARP, WARP))
+        frames, bins = features.shape
+        for _ in range(MASKS):
+            features[:, self._part(bins, bins // 5)] = 0
+            features[self._part(frames, frames // 8)] = 0
+        return features
+
+    def _part(self, size: int, most: int) -> slice:
+        width = int(self._draws.integers(0, 1 + most))
+        first = int(self._draws.integers(0, 1 + size - width))
+        return slice(first, first + width)
 
     def _step(self, batch: Sequence[Lesson]) -> None:
-        rows, lengths = self._forward(batch, masked=True)
-        keep = self.strength.keep
-        spelt = [i for i, lesson in enumerate(batch) if lesson.tokens is not None]
-        loss = rows.new_zeros(())
-        if spelt:
-            labels = ctc_losses(rows[spelt], lengths[spelt], [batch[i].tokens or () for i in spelt])
-            loss = loss + (1 - keep) * labels.sum() / max(1, sum(len(batch[i].tokens or ()) for i in spelt))
-        start = pad_sequence([lesson.start for lesson in batch], batch_first=True)  # rows of zeros behind the ends
+        rows, lengths = self._forward([self._varied(lesson.features) for lesson in batch])
+        count = sum(len(lesson.tokens) for lesson in batch)
+        labels = ctc_losses(rows, lengths, [lesson.tokens for lesson in batch]).sum()
+        start = pad_sequence([lesson.start for lesson in batch], batch_first=True)
         valid = torch.arange(rows.shape[1]) < lengths[:, None]
         away = ((start.exp() * (start - rows)).sum(dim=-1) * valid).sum()
-        loss = loss + keep * away / max(1, sum(len(lesson.tokens or lesson.start) for lesson in batch))
+        keep = self.strength.keep
+        loss = ((1 - keep) * labels + keep * away) / max(1, count)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, CLIP_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, CLIP_NORM)
         if not norm.isfinite():
             return
         self._optimiser.step()
-        share = self.strength.rate * self.strength.pull
+        share = min(1.0, self.strength.rate * self.strength.pull)
         with torch.no_grad():
-            for weight, first in zip(self.weights, self._first, strict=True):
-                weight.lerp_(first, min(1.0, share))
+            for weight, first in zip(self._weights, self._first, strict=True):
+                weight.lerp_(first, share)
 
 
 def warped(features: Tensor, shift: float) -> Tensor:
@@ -169,7 +149,7 @@ def batches_of(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:
     """The lessons in their order, as many at a time as ``BATCH_FRAMES`` allow."""
     batch: list[Lesson] = []
     for lesson in lessons:
-        longest = max(len(one.hidden) for one in [*batch, lesson])
+        longest = max(len(one.features) for one in [*batch, lesson])
         if batch and longest * (len(batch) + 1) > BATCH_FRAMES:
             yield batch
             batch = []
@@ -179,19 +159,13 @@ def batches_of(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:
 
 
 def make_lessons(
-    network: AcousticModel,
-    parts: int,
-    features: Sequence[Tensor],
-    ids: Sequence[str],
-    tokens: Sequence[Sequence[int] | None],
+    network: AcousticModel, features: Sequence[Tensor], ids: Sequence[str], tokens: Sequence[Sequence[int]]
 ) -> list[Lesson]:
-    """Lessons of features, each ``(T, D)`` float32, normalised."""
+    """Lessons of features, each ``(T, D)`` float32, normalised, with what the network gives for them."""
     lessons = []
     with torch.inference_mode():
         for id, one, text in zip(ids, features, tokens, strict=True):
-            hidden, lengths = one[None], torch.tensor([len(one)])
-            if parts:
-                hidden, lengths = network.lower(hidden, lengths, parts)
-            rows, _ = network.upper(hidden, lengths, parts) if parts else network(hidden, lengths)
-            lessons.append(Lesson(id, None if text is None else tuple(text), hidden[0].clone(), rows[0].clone()))
-    return lessons
+            rows, _ = network(one[None], torch.tensor([len(one)]))
+            lessons.append(Lesson(id, tuple(text), one, rows[0].clone()))
+    # Outside inference mode: training computes with them.
+    return [Lesson(x.id, x.tokens, x.features.clone(), x.start.clone()) for x in lessons]

@@ -72,7 +72,6 @@ def make_folds(texts: Sequence[str], folds: int = MOST_FOLDS) -> list[list[int]]
 
 def cross_validate(
     network: AcousticModel,
-    parts: int,
     lessons: Sequence[Lesson],
     rehearsal: Sequence[Lesson],
     texts: Sequence[str],
@@ -83,7 +82,6 @@ def cross_validate(
 
     Args:
         network: the start.
-        parts: that are frozen.
         lessons: the corrections.
         rehearsal: utterances that are learnt beside them in every fold.
         texts: of the corrections.
@@ -100,7 +98,7 @@ def cross_validate(
         if results is None:
             held = [lessons[i] for i in fold]
             rest = [lesson for i, lesson in enumerate(lessons) if i not in fold]
-            results = [rows for rate in grid.rates for rows in _run(network, parts, rest, rehearsal, held, rate, grid)]
+            results = [rows for rate in grid.rates for rows in _run(network, rest, rehearsal, held, rate, grid)]
             save_tensors(path, {str(i): rows.contiguous() for i, rows in enumerate(results)})
         for s in range(len(settings)):
             for i, rows in zip(fold, results[s * len(fold) : (s + 1) * len(fold)], strict=True):
@@ -113,7 +111,6 @@ def cross_validate(
 
 def _run(
     network: AcousticModel,
-    parts: int,
     rest: Sequence[Lesson],
     rehearsal: Sequence[Lesson],
     held: Sequence[Lesson],
@@ -121,7 +118,7 @@ def _run(
     grid: Grid,
 ) -> list[Tensor]:
     """The held-out log-probabilities after each number of epochs, all of the first before those of the second."""
-    adaptation = Adaptation(network, parts, Strength(rate))
+    adaptation = Adaptation(network, Strength(rate))
     found: list[Tensor] = []
     for epoch in range(1, grid.epochs[-1] + 1):
         adaptation.epoch([*rest, *rehearsal])
@@ -143,7 +140,7 @@ def _kept(path: Path, count: int) -> list[Tensor] | None:
 
 def token_loss(log_probs: Tensor, lesson: Lesson) -> float:
     """CTC loss of a lesson's text under log-probabilities ``(T, V)``, natural logarithms per token."""
-    tokens = lesson.tokens or ()
+    tokens = lesson.tokens
     loss = ctc_losses(log_probs[None].float(), torch.tensor([len(log_probs)]), [tokens])
     return float(loss) / max(1, len(tokens))
 

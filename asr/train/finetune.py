@@ -145,20 +145,15 @@ def rate_factors(network: AcousticModel, config: Config) -> dict[str, float]:
     top = config.model.layers + 1
     factors = {}
     for name, _ in network.named_parameters():
-        depth = depth_of(name, network)
+        first, *rest = name.split(".")
+        if first in ("subsampling", "input_norm"):
+            depth = 0
+        elif first == "encoder":
+            depth = next((int(word) + 1 for word in rest if word.isdigit()), top - 1)
+        else:
+            depth = top
         factors[name] = 0.0 if depth < config.train.freeze else config.optim.layer_decay ** (top - depth)
     return factors
-
-
-def depth_of(name: str, network: AcousticModel) -> int:
-    """The part that a parameter belongs to: 0 the convolutions, then the recurrent layers, last the output layer."""
-    first, *rest = name.split(".")
-    top = network.config.layers + 1
-    if first in ("subsampling", "input_norm"):
-        return 0
-    if first == "encoder":
-        return next((int(word) + 1 for word in rest if word.isdigit()), top - 1)
-    return top
 
 
 def _by_token(parameter: Tensor, upsampling: int) -> Tensor:

@@ -17,7 +17,7 @@ from asr.models import model_directory
 from asr.models.acoustic import AcousticModel
 from asr.models.bundled import model_file, model_files
 from asr.models.description import read_description
-from asr.models.model_directory import Model
+from asr.models.model_directory import Model, Storage
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import load_options
 from asr.train.model_card import card_head
@@ -62,7 +62,7 @@ def write_model(
     judge = load_judge(model_file(source.path, CONFIDENCE_FILE).parent)
     if judge is not None:
         save_calibration(folder, {}, judge=judge)
-    storage = "float32" if read_description(source.path).storage == "float32" else "float16"
+    storage: Storage = "float32" if read_description(source.path).storage == "float32" else "float16"
     kept = {
         key: value for key, value in source.card.items() if key in ("licence", "not_for", "contaminated", "purpose")
     }

@@ -189,7 +189,7 @@ def test_a_change_that_forgets_stored_sentences_is_refused(tones):
     texts = make_texts(8, 6)
     features = [learnt_features(source, text, i) for i, text in enumerate(texts)]
     ids = [str(i) for i in range(8)]
-    lessons = make_lessons(source.network, 2, features, ids, [source.tokenizer.encode(text) for text in texts])
+    lessons = make_lessons(source.network, features, ids, [source.tokenizer.encode(text) for text in texts])
     silent = [torch.full_like(x.start, -20).index_fill(1, torch.tensor([0]), 0.0) for x in lessons]
     report = LearningReport("m", 8)
     learning._check_forgetting(report, lessons, silent, Decoder(Decoding(), source.tokenizer))
@@ -200,7 +200,7 @@ def test_a_change_that_forgets_stored_sentences_is_refused(tones):
 def test_stored_sentences_that_stay_as_they_were_are_no_reason_to_refuse(tones):
     source = model_directory.load_model(tones)
     tokens = source.tokenizer.encode("ABC DEF")
-    lessons = make_lessons(source.network, 2, [learnt_features(source, "ABC DEF", 1)], ["a"], [tokens])
+    lessons = make_lessons(source.network, [learnt_features(source, "ABC DEF", 1)], ["a"], [tokens])
     report = LearningReport("m", 8)
     learning._check_forgetting(report, lessons, [x.start for x in lessons], Decoder(Decoding(), source.tokenizer))
     assert not report.refusal
