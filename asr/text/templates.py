@@ -93,7 +93,8 @@ def read_templates(path: str | Path) -> Templates:
     for name, (where, text) in definitions.items():
         found.slots[name] = _defined(name, text, where, Path(path).parent, found)
     if not found.lines:
-        raise DecodeError(f"{path}: expected a phrase on each line, got an empty file")
+        got = "slots alone; add a line that uses them" if definitions else "an empty file"
+        raise DecodeError(f"{path}: expected a phrase on each line, got {got}")
     _check_slots(found)
     return found
 
@@ -157,6 +158,8 @@ class _Line:
                 parts.append("")
             else:
                 parts[-1] += character
+        if not self.text.strip():
+            raise DecodeError(f"{self.where}: expected words, a slot or alternatives such as on | off, got nothing")
         if not all(map(str.strip, parts)):
             raise DecodeError(
                 f"{self.where}: expected words on both sides of each |, got nothing in {self.text[:60]!r}; write the "
