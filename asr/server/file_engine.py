@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import traceback
 
 from asr.errors import AsrError
 from asr.recognize.gradual import transcribe_gradually
@@ -48,6 +49,7 @@ class FileEngine:
             text = str(error).replace(request.path, request.options.name or "the file")
             self.emit([Reply(ticket, error=type(error)(text))])
         except Exception as error:  # a fault of ours, or memory: the client is told, the worker goes on
+            traceback.print_exc()
             self.emit([Reply(ticket, error=AsrError(f"the recogniser has failed ({type(error).__name__})"))])
         finally:
             self._wanted.discard(request.job)

@@ -19,7 +19,10 @@ class UnknownModelError(RequestError):
     """A model that this server does not have; ``names`` are those it has."""
 
     def __init__(self, name: str, names: Sequence[str]) -> None:
-        super().__init__(f"model: expected one of {', '.join(names)}, got {name[:200]!r}", "model")
+        super().__init__(
+            f"model: expected one of {', '.join(names)}, got {name[:200]!r}; asr serve --alias NAME=MODEL adds a name",
+            "model",
+        )
         self.name, self.names = name, tuple(names)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import queue
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import soundfile
 
 import asr
 from asr.errors import AudioError
+from asr.server.computing_turns import Turns
+from asr.server.file_engine import FileEngine
 from asr.server.messages import Done, FileOptions, Settled
 from asr.server.problems import BusyError, RequestError
+from asr.server.wire import TranscribeFile
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "egs" / "sample.wav"
@@ -116,3 +120,15 @@ def test_more_files_than_the_limit_are_refused_and_counted(loop, services, monke
     with pytest.raises(BusyError):
         loop(services.files.transcribe(SAMPLE, FileOptions()))
     assert services.metrics.refused["file"] == refused + 1
+
+
+def test_a_defect_is_told_to_the_client_and_its_place_to_the_log(capfd):
+    replies = queue.Queue()
+    engine = FileEngine({"broken": None}, "model", Turns(), replies.put)
+    engine.begin(1, TranscribeFile(1, "broken", str(SAMPLE), FileOptions(name="secret.wav")))
+    ((reply,),) = [replies.get(timeout=20)]
+    assert str(reply.error) == "the recogniser has failed (AttributeError)"
+    log = capfd.readouterr().err
+    assert "Traceback" in log
+    assert "in transcribe_gradually" in log
+    assert "secret" not in log
