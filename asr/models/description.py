@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def load_card(folder: Path) -> dict[str, Any]:
     return read_object(folder / "card.json", "the model card")
 
 
+def card_languages(card: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """The languages that the model of a card is for, as codes of ISO 639; none where the card names none.
+
+    Raises ``ModelError`` naming ``path``.
+    """
+    found = card.get("languages", [])
+    if not isinstance(found, list) or not all(isinstance(x, str) and re.fullmatch("[a-z]{2,3}", x) for x in found):
+        raise ModelError(f'{path}/card.json: languages: expected codes of ISO 639 such as ["en"], got {found!r:.60}')
+    return tuple(found)
+
+
 def describe_model(model: Description) -> str:
     """A few lines about a model for people: network, input, tokens, and what its card says."""
     config, card = model.config.model, model.card
@@ -156,4 +168,6 @@ def figure(name: str, value: Any) -> str:
 def _one_line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(figure(key, item) for key, item in value.items())
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

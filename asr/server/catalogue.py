@@ -27,8 +27,8 @@ class ServedModel:
     too, in chunks of the default length."""
     writes: bool
     """Whether it has a tagger for case, punctuation and digits."""
-    languages: tuple[str, ...] = ("en",)
-    """Codes of the languages that it is for (ISO 639-1)."""
+    languages: tuple[str, ...] = ()
+    """Codes of the languages that it is for (ISO 639), as its card has them; empty where that is not known."""
     calibrated: bool = False
     """Whether its confidences are fitted, so that they may be shown as doubt."""
 
@@ -84,5 +84,6 @@ def _served(name: str, place: str) -> ServedModel:
         found.config.features.sample_rate_hz,
         streams=not found.config.model.bidirectional or os.path.isfile(found.path / STREAMING_FILE),
         writes=bundled.readable_folder(found.path) is not None,
+        languages=description.card_languages(found.card, found.path),
         calibrated=bool(load_calibration(bundled.model_file(found.path, CONFIDENCE_FILE).parent)),
     )

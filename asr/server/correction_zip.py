@@ -25,6 +25,8 @@ UTTERANCE_HZ = 16_000
 """Highest rate of the utterances, which is the models' own."""
 SHORTEST_CUT_S = 0.02
 MOST_SEGMENTS = 100_000
+UNKNOWN_LANGUAGE = "und"
+"""Code of ISO 639: abbreviations and symbols have no spoken form then."""
 MANIFEST = "manifest.jsonl"
 LEFT_OUT = "left_out.txt"
 _PLAIN = re.compile(r"(?:[^\W\d_]|[' ])*")
@@ -67,7 +69,9 @@ class CorrectedRecording:
                 Correction(_seconds(part["start_s"]), _seconds(part["end_s"]), _text(part["text"]))
                 for part in tree["segments"]
             )
-            found = cls(_text(tree["name"]), _text(tree.get("language") or "en"), int(tree["bytes"]), segments)
+            found = cls(
+                _text(tree["name"]), _text(tree.get("language") or UNKNOWN_LANGUAGE), int(tree["bytes"]), segments
+            )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RequestError(
                 f"expected a recording with name, bytes and segments of start_s, end_s and text, got {error!r}"[:300]

@@ -127,7 +127,7 @@ class RealtimeSettings:
             ("language", [language] if language else []),
             ("languages", found.texts("languages", 50, 35)),
         ):
-            if asked and not {code.lower().partition("-")[0] for code in asked} & set(known):
+            if asked and known and not {code.lower().partition("-")[0] for code in asked} & set(known):
                 raise ClientError(
                     f"{found.name(field)}: expected a language of the model, {', '.join(known)}, got "
                     f"{', '.join(asked)[:60]!a}", "unsupported_language", found.name(field),

@@ -123,12 +123,17 @@ class RestApi:
             made = await _while_there(request.receive, self.services.files.transcribe(form.path, options))
         if made is None:
             return Response(status_code=_GONE)
-        body, kind = transcription_body(made, fields, next(iter(model.languages), ""))
+        body, kind = transcription_body(made, fields, _language(fields, model))
         return Response(body, media_type=kind)
 
 
+def _language(fields: TranscriptionFields, model: ServedModel) -> str:
+    """What ``verbose_json`` states: the language of the model, or the one that was asked of a model without any."""
+    return next(iter(model.languages or fields.languages), "")
+
+
 def _event_writer(fields: TranscriptionFields, model: ServedModel) -> EventWriter:
-    language = next(iter(model.languages), "")
+    language = _language(fields, model)
     verbose = fields.response_format == "verbose_json"
     return EventWriter(fields.logprobs, (lambda made: verbose_tree(made, fields, language)) if verbose else None)
 

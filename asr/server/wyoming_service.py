@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.errors import AsrError
+from asr.server.catalogue import ServedModel
 from asr.server.client_messages import ClientError, Fields
 from asr.server.live_streams import LiveSession
 from asr.server.messages import HOT_WORD_BOOST, SETTLE_S, Event, Final, Partial, StreamOptions
@@ -178,7 +179,7 @@ class WyomingConnection:
         limits = self.services.settings.limits
         model = self.services.catalogue.find(data.text("name", None, 200), live=True)
         language = data.text("language", None, 35)
-        if language and language.lower().partition("-")[0] not in model.languages:
+        if language and model.languages and language.lower().partition("-")[0] not in model.languages:
             raise ClientError(
                 f"language: expected one of {', '.join(model.languages)}, got {language!a}", "unsupported-language"
             )
@@ -201,7 +202,7 @@ class WyomingConnection:
             endpoint_s=math.inf if wanted.silence_s is None else wanted.silence_s,
         )
         self._utterance = _Utterance(await self.services.live.open(options), heard)
-        await self._send(WyomingFrame("transcript-start", {"language": self._utterance.session.model.languages[0]}))
+        await self._send(WyomingFrame("transcript-start", {"language": languages_of(self._utterance.session.model)[0]}))
 
     async def _audio(self, frame: WyomingFrame, data: Fields) -> None:
         if self._answered:
@@ -222,7 +223,7 @@ class WyomingConnection:
     async def _stop(self) -> None:
         """Send the transcript, which is empty where there was no audio."""
         utterance, self._utterance = self._utterance, None
-        text, language = "", self.services.catalogue.find(self._wanted.model, live=True).languages[0]
+        text, language = "", languages_of(self.services.catalogue.find(self._wanted.model, live=True))[0]
         if utterance is not None:
             try:
                 added, _ = utterance.take([await utterance.session.finish()])
@@ -264,7 +265,7 @@ class WyomingConnection:
         program = _artifact("asr", "Recurrent speech recognition", __version__) | {
             "models": [
                 _artifact(model.name, f"Speech recognition with the model {model.name}", __version__)
-                | {"languages": list(model.languages)}
+                | {"languages": list(languages_of(model))}
                 for model in models
             ],
             "supports_transcript_streaming": True,
@@ -273,6 +274,11 @@ class WyomingConnection:
             "prefers_noise_reduction_enabled": False,
         }
         return {"asr": [program], "tts": [], "handle": [], "intent": [], "wake": [], "mic": [], "snd": []}
+
+
+def languages_of(model: ServedModel) -> tuple[str, ...]:
+    """The languages that a model is announced with: English where none is known, since clients need one."""
+    return model.languages or ("en",)
 
 
 def _artifact(name: str, description: str, version: str) -> dict[str, Any]:

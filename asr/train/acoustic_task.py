@@ -28,7 +28,7 @@ from asr.decode.greedy_search import greedy
 from asr.errors import ConfigError, ModelError, TrainingError
 from asr.models import model_directory
 from asr.models.acoustic import AcousticModel
-from asr.models.description import FeatureStats
+from asr.models.description import FeatureStats, load_card
 from asr.models.device import HALF, pick_device, set_precision
 from asr.models.features import LogMel, measure_padded_stats
 from asr.models.tensors import load_metadata
@@ -142,6 +142,9 @@ class AcousticTask:
             self.trained = self.source is not None and bool(valid_set)
             self.teacher = finetune.load_teacher(config, self.tokenizer)
             self.origin = model_card.new_origin() if self.source is None else str(self.source.card.get("origin", ""))
+            card = load_card(self.folder) if self.resuming else self.source.card if self.source else {}
+            self.languages = card.get("languages")
+            """Those of the model that a fine-tuning begins with; a resumed run finds them in its own card."""
             self.stats = self._prepare()
             self.mixture = self._mix(source_of) if source_of else None
             self._report()
@@ -400,14 +403,19 @@ class AcousticTask:
         """What this model is and where it comes from, for ``card.json``."""
         data = self.train_data
         statistics = manifest.statistics(data.utterances)
-        return model_card.card_head(self.origin, self.network) | {
-            "training_data": {
-                "manifest": self.train_paths,
-                "utterances": statistics.utterances,
-                "hours": round(statistics.hours, 3),
-                "speakers": statistics.speakers,
-                "left_out": len(data.left_out),
-            },
-            "training": {**progress, "seed": self.config.train.seed, "torch": torch.__version__},
-            "validation": figures,
-        }
+        languages = {"languages": self.languages} if self.languages else {}
+        return (
+            model_card.card_head(self.origin, self.network)
+            | languages
+            | {
+                "training_data": {
+                    "manifest": self.train_paths,
+                    "utterances": statistics.utterances,
+                    "hours": round(statistics.hours, 3),
+                    "speakers": statistics.speakers,
+                    "left_out": len(data.left_out),
+                },
+                "training": {**progress, "seed": self.config.train.seed, "torch": torch.__version__},
+                "validation": figures,
+            }
+        )

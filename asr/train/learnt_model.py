@@ -64,7 +64,9 @@ def write_model(
         save_calibration(folder, {}, judge=judge)
     storage: Storage = "float32" if read_description(source.path).storage == "float32" else "float16"
     kept = {
-        key: value for key, value in source.card.items() if key in ("licence", "not_for", "contaminated", "purpose")
+        key: value
+        for key, value in source.card.items()
+        if key in ("licence", "not_for", "contaminated", "purpose", "languages")
     }
     card = {**card_head(str(source.card.get("origin", "")), network), **kept, "learnt_from": dict(learning)}
     model_directory.save_weights(folder, network, card, storage=storage)

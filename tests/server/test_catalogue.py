@@ -1,8 +1,12 @@
 """Models by name, aliases and defaults."""
 
+import json
+import shutil
+
 import pytest
 
 from asr.errors import ConfigError, ModelError
+from asr.models.bundled import bundle_folder
 from asr.server.catalogue import Catalogue
 from asr.server.problems import UnknownModelError
 from asr.server.settings import Settings
@@ -49,3 +53,28 @@ def test_an_alias_or_default_without_a_model_is_refused(options):
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(ModelError):
         Catalogue(Settings(models={"a": str(tmp_path)}))
+
+
+def with_languages(folder, languages):
+    """A copy of a bundled model whose card has these languages; None: none."""
+    shutil.copytree(bundle_folder() / "stream", folder, ignore=shutil.ignore_patterns("lm", "decoding.yaml"))
+    card = json.loads((folder / "card.json").read_text())
+    del card["languages"]
+    (folder / "card.json").write_text(json.dumps(card if languages is None else card | {"languages": languages}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("languages", "expected"), [(["de", "nds"], ("de", "nds")), (None, ())])
+def test_the_languages_of_a_model_are_those_of_its_card(tmp_path, languages, expected):
+    found = Catalogue(Settings(models={"a": with_languages(tmp_path / "a", languages)}))
+    assert found.find("a").languages == expected
+
+
+@pytest.mark.parametrize("languages", ["de", ["german"], [1]])
+def test_a_card_with_wrong_languages_is_refused(tmp_path, languages):
+    with pytest.raises(ModelError, match="languages: expected codes of ISO 639"):
+        Catalogue(Settings(models={"a": with_languages(tmp_path / "a", languages)}))
+
+
+def test_the_bundled_models_are_english():
+    assert {model.languages for model in Catalogue(Settings()).models.values()} == {("en",)}

@@ -150,3 +150,9 @@ def test_a_zip_without_utterances_is_an_error(tmp_path, noise):
 def test_a_header_that_is_none_is_refused(line):
     with pytest.raises(RequestError, match="expected"):
         read_header(line)
+
+
+def test_a_recording_of_an_unknown_language_is_not_read_as_english():
+    tree = {"name": "a.wav", "bytes": 1, "segments": [{"start_s": 0, "end_s": 1, "text": "Hallo Dr. Meier"}]}
+    found = CorrectedRecording.read(tree)
+    assert training_text(found.segments[0].text, found.language) == "Hallo Dr Meier"

@@ -718,6 +718,21 @@ def test_the_card_names_the_first_weights_and_keeps_the_name(corpus, tmp_path):
     assert description.load_card(tmp_path / "on")["origin"] == origin
 
 
+def test_a_fine_tuned_model_is_for_the_languages_of_its_source(corpus, tmp_path):
+    acoustic_task.train_acoustic(run_config(corpus, tmp_path, train={"epochs": 1}))
+    card = description.load_card(tmp_path / "run")
+    assert "languages" not in card
+    (tmp_path / "run" / "card.json").write_text(json.dumps(card | {"languages": ["de"]}))
+    tuned = run_config(
+        corpus, tmp_path, train={"epochs": 1, "output": str(tmp_path / "on"), "init": str(tmp_path / "run")}
+    )
+    acoustic_task.train_acoustic(tuned)
+    assert description.load_card(tmp_path / "on")["languages"] == ["de"]
+    longer = dataclasses.replace(tuned.train, epochs=2)
+    acoustic_task.train_acoustic(dataclasses.replace(tuned, train=longer), resume=True)
+    assert description.load_card(tmp_path / "on")["languages"] == ["de"]
+
+
 # Resuming
 
 
