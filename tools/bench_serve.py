@@ -53,7 +53,8 @@ class Server:
         models = dict.fromkeys(filter(None, (args.model, args.file_model)))
         options = [x for model in models for x in ("--model", model)]
         options += ["--workers", str(args.workers), "--port", "0", *args.option, *more]
-        command = [sys.executable, "-m", "asr.cli", "serve", *options]
+        beside = os.path.join(os.path.dirname(__file__), "serve_beside.py")  # it ends with this process
+        command = [sys.executable, beside, str(os.getpid()), "serve", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.port = 0

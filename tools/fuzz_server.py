@@ -401,7 +401,8 @@ def serving(model: str) -> Iterator[tuple[Target, list[str]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         wyoming = free.getsockname()[1]
-    command = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--model", f"an4={model}"]
+    beside = str(Path(__file__).with_name("serve_beside.py"))  # it ends with this process
+    command = [sys.executable, beside, str(os.getpid()), "serve", "--port", "0", "--model", f"an4={model}"]
     command += ["--wyoming", f"127.0.0.1:{wyoming}", "--lag-s", "none"]  # nobody is refused for the load
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stderr is not None

@@ -80,7 +80,7 @@ def transcribe_gradually(
     Raises ``AudioError`` as ``Recognizer.transcribe``, ``DecodeError`` for a hot word or phrase that cannot be spelt.
     """
     item = recognizer.reader.rewindable(Recording.of(source))
-    if recognizer.decoder.phrases:  # a closed list: it is short, and may need several models and speeds
+    if recognizer.decoder.closed:  # a closed list: it is short, and may need several models and speeds
         between()
         yield Step(recognizer.transcribe(item), True)
         return

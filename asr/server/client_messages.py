@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from asr.server.problems import RequestError
 
 LONGEST_SHOWN = 80
+MOST_VALUES = 200_000
+"""Values in a client's JSON: a list of millions would stop the event loop for seconds and take a gigabyte."""
 T = TypeVar("T")
 
 
@@ -31,7 +33,9 @@ def shown_value(value: object) -> str:
 
 
 def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
-    """A JSON object in any spelling. Raises ``ClientError`` for anything else."""
+    """A JSON object in any spelling, of at most ``MOST_VALUES`` values. Raises ``ClientError`` for anything else."""
+    if (commas := text.count("," if isinstance(text, str) else b",")) >= MOST_VALUES:  # each more value has a comma
+        raise ClientError(f"{what}: expected at most {MOST_VALUES} values, got {commas} commas", "too_large")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # also of UTF-8, of digits without end, of brackets without end

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from asr.decode.endpoint import Endpoint
-from asr.errors import AsrError
+from asr.errors import AsrError, ConfigError
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.stream import Stream, Update, advance_streams, finish_streams
 from asr.server.computing_turns import Turns
 from asr.server.messages import Event, Final, Partial, SpeechStarted, SpeechStopped, StreamOptions
+from asr.server.problems import WorkerLostError
 from asr.server.samples_in import as_samples
 from asr.server.wire import Asked, CloseStream, Emit, EndUtterance, FeedStream, Probe, Reply, ResetStream, StepReport
 from asr.transcript import Transcript
@@ -132,7 +133,7 @@ class LiveEngine:
                 assert isinstance(request, FeedStream | EndUtterance | ResetStream)
                 live = self.streams.get(request.session)
                 if live is None:
-                    self.emit([Reply(ticket, error=AsrError("the stream is closed"))])
+                    self.emit([Reply(ticket, error=WorkerLostError("the stream is closed"))])
                     return
                 live.tasks.append(_Task(ticket, request))
             self._changed.notify()
@@ -155,10 +156,15 @@ class LiveEngine:
     def probe(self, ticket: int) -> Reply:
         """A moment of silence through network and search of the default model."""
         recognizer = self.recognizers[self.probe_model]
+        silence = np.zeros(recognizer.sample_rate_hz // 5, np.float32)
         try:
-            stream = recognizer.stream()
-            stream.accept(np.zeros(recognizer.sample_rate_hz // 5, np.float32))
-            stream.finish()
+            try:
+                stream = recognizer.stream()
+            except ConfigError:  # it needs whole recordings
+                recognizer.transcribe(silence)
+            else:
+                stream.accept(silence)
+                stream.finish()
         except Exception as error:
             return Reply(ticket, error=AsrError(f"decoding fails: {type(error).__name__}"))
         return Reply(ticket, {"streams": len(self.streams)})
@@ -175,7 +181,7 @@ class LiveEngine:
                 traceback.print_exc()
                 for live in group:
                     if live.tasks:
-                        error = AsrError("the recogniser has failed; the stream cannot go on")
+                        error = WorkerLostError("the recogniser has failed; the stream cannot go on")
                         replies.append(Reply(live.tasks.popleft().ticket, error=error))
                     live.stream.start()
                 continue

@@ -65,10 +65,10 @@ class LiveService:
         try:
             if instead_of is not None:
                 worker = instead_of.worker
-            elif self.open_sessions >= self.settings.limits.streams:
-                raise BusyError(f"expected fewer than {self.open_sessions} streams at a time; try again later")
             else:
                 worker = await self.pool.for_stream(model.name)
+                if self.open_sessions >= self.settings.limits.streams:
+                    raise BusyError(f"expected fewer than {self.open_sessions} streams at a time; try again later")
         except BusyError:
             self.metrics.refused["live"] += 1
             raise

@@ -39,4 +39,4 @@ class ClosingError(BusyError):
 
 
 class WorkerLostError(AsrError):
-    """The process that computed this stream or file has ended. A new request goes to another one."""
+    """What computed this stream or file has ended or failed. A new request begins afresh."""

@@ -49,7 +49,7 @@ def realtime_routes(services: Services) -> list[BaseRoute]:
         connection = RealtimeConnection(client, services, session, settings)
         try:
             await socket.accept()
-            async with client.wakeup:
+            async with client.serving():
                 await connection.run()
         except (GoneError, RequestError, WorkerLostError):  # the client, or the worker at the very end
             pass

@@ -16,6 +16,7 @@ import uvicorn
 from asr.errors import AsrError
 from asr.server.access import check_certificate
 from asr.server.app import build_app, build_vosk_app
+from asr.server.http_connections import BoundedHttp
 from asr.server.services import Services
 from asr.server.settings import Settings
 from asr.server.web_sockets import BoundedWebSocket
@@ -23,6 +24,9 @@ from asr.server.wyoming_service import serving_wyoming
 
 LAST_S = 2.0
 """Seconds that connections get to close, behind ``Settings.grace_s``."""
+
+MOST_FILES = 10_240
+"""Open files that the server asks to be allowed: connections, uploads, pipes."""
 
 
 class _Server(uvicorn.Server):
@@ -44,6 +48,7 @@ async def serve(settings: Settings) -> None:
     if os.name != "posix":
         raise AsrError("asr serve: expected Linux or macOS, whose processes can share connections; use WSL on Windows")
     check_certificate(settings)
+    _allow_many_connections()
     services = Services(settings)
     apps = [(settings.port, build_app(services))]
     if settings.vosk_port is not None:
@@ -58,13 +63,24 @@ async def serve(settings: Settings) -> None:
                 services.end()
 
 
+def _allow_many_connections() -> None:
+    """Each connection is an open file; the usual limit of a process, 1024 or 256, is less than its hard one."""
+    import resource  # POSIX only
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    with contextlib.suppress(OSError, ValueError):
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 async def _run(
     services: Services, servers: list[_Server], sockets: list[socket.socket], stopping: asyncio.Event
 ) -> None:
     running = [asyncio.create_task(s.serve([place])) for s, place in zip(servers, sockets, strict=True)]
     stopped = asyncio.create_task(stopping.wait())
     try:
-        async with _wyoming(services):
+        async with serving_wyoming(services):
             starting = asyncio.create_task(services.start())
             await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -81,16 +97,6 @@ async def _run(
         stopped.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*running)
-
-
-@contextlib.asynccontextmanager
-async def _wyoming(services: Services) -> Any:
-    try:
-        async with serving_wyoming(services):
-            yield
-    except OSError as error:
-        place = services.settings.wyoming
-        raise AsrError(f"--wyoming {place}: cannot listen there: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -140,9 +146,10 @@ def listening(host: str, port: int) -> socket.socket:
         except BaseException:
             place.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
+        reason = getattr(error, "strerror", None) or error
         raise AsrError(
-            f"{host}:{port}: cannot listen there: {error.strerror or error}; choose another with --host and --port"
+            f"{host}:{port}: cannot listen there: {reason}; choose another with --host and --port"
         ) from error
     return place
 
@@ -150,9 +157,10 @@ def listening(host: str, port: int) -> socket.socket:
 def _configuration(settings: Settings, app: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        log_level="warning",
+        log_level="error",  # a warning for each request that is none would let clients fill the log
         access_log=False,
         lifespan="off",
+        http=BoundedHttp,
         ws=BoundedWebSocket,
         ws_max_size=settings.limits.message_bytes,
         timeout_graceful_shutdown=round(LAST_S),

@@ -12,7 +12,7 @@ from asr.server.live_streams import LiveService
 from asr.server.metrics import Metrics
 from asr.server.settings import Settings
 from asr.server.wire import Probe
-from asr.server.workers import WorkerPool
+from asr.server.workers import WorkerPool, WorkerProcess
 
 PROBE_S = 5.0
 """Longest time that a worker may take for a probe."""
@@ -70,17 +70,19 @@ class Services:
         return await asyncio.shield(self._probe)
 
     async def _health(self) -> dict[str, str]:
-        found = {}
-        for worker in self.pool.workers:
-            try:
-                await asyncio.wait_for(worker.ask(Probe()), PROBE_S)
-                found[str(worker.number)] = "ok"
-            except TimeoutError:
-                found[str(worker.number)] = f"no answer within {PROBE_S:g} s"
-            except AsrError as error:
-                found[str(worker.number)] = str(error)
+        workers = self.pool.workers
+        states = await asyncio.gather(*map(self._probed_state, workers))
         self._probed = time.monotonic()
-        return found
+        return {str(worker.number): state for worker, state in zip(workers, states, strict=True)}
+
+    async def _probed_state(self, worker: WorkerProcess) -> str:
+        try:
+            await asyncio.wait_for(worker.ask(Probe()), PROBE_S)
+        except TimeoutError:
+            return f"no answer within {PROBE_S:g} s"
+        except AsrError as error:
+            return str(error)
+        return "ok"
 
     def gauges(self) -> dict[str, float]:
         """Figures of the moment for ``/metrics``."""

@@ -35,7 +35,7 @@ def vosk_routes(services: Services, path: str = "/vosk") -> list[BaseRoute]:
         connection = VoskConnection(client, services, session)
         try:
             await socket.accept()
-            async with client.wakeup:
+            async with client.serving():
                 await connection.run()
         except (GoneError, RequestError, WorkerLostError):  # the client, or the worker at the very end
             pass

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
-import math
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
-from asr.server.problems import BusyError, ClosingError, RequestError, UnknownModelError
+from asr.server.api_errors import api_error
+from asr.server.problems import BusyError, ClosingError, RequestError
 from asr.server.settings import ServerLimits
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ LINGER_S = 5.0
 SEND_S = 30.0
 """Seconds that a client has to make room for a message."""
 SHUTTING_DOWN = "the server is shutting down"
+GONE = "asr.gone"
+"""Key of a connection's scope: a future that is done when the client has gone."""
 LONGEST_REASON = 120
 """Bytes of a close frame's reason; the protocol allows 123."""
 
@@ -44,12 +47,21 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().__init__(*arguments, **options)
         # Pings keep proxies awake. A pong may wait behind a long message, so that a late one proves nothing.
         self.ping_timeout = None
+        self.gone = self.loop.create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone; what is computed for it can end."""
+        super().connection_lost(exc)
+        if not self.gone.done():
+            self.gone.set_result(None)
 
     def handle_connect(self, event: Any) -> None:
         """Begin a handshake; what it needs and is not ASCII would be an exception within websockets."""
         needed = ("connection", "upgrade", "sec-websocket-")
         if all(value.isascii() or not name.lower().startswith(needed) for name, value in event.headers.raw_items()):
             super().handle_connect(event)
+            if not self.close_sent:
+                self.scope[GONE] = self.gone  # type: ignore[typeddict-unknown-key]
         else:
             self._answer_bad_request()
 
@@ -153,11 +165,32 @@ class GoneError(Exception):
 
 
 class ClientSocket:
-    """A client's WebSocket after the handshake. Use it as a context: it notices that the server is ``closing``."""
+    """A client's WebSocket after the handshake. Serve it within ``serving``."""
 
     def __init__(self, socket: WebSocket, limits: ServerLimits, closing: asyncio.Event) -> None:
         self.socket, self.limits = socket, limits
         self.wakeup = Wakeup(closing)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """A context that notices that the server is closing. It ends with ``GoneError`` as soon as the client has gone,
+        even in the middle of a long message that is being recognised."""
+        gone: asyncio.Future[None] | None = self.socket.scope.get(GONE)
+        loop = asyncio.get_running_loop()
+        try:
+            async with self.wakeup, asyncio.timeout(None) as until:
+                watch = functools.partial(_end_now, until, loop)
+                if gone is not None:
+                    gone.add_done_callback(watch)
+                try:
+                    yield
+                finally:
+                    if gone is not None:
+                        gone.remove_done_callback(watch)
+        except TimeoutError:
+            if until.expired():
+                raise GoneError from None
+            raise
 
     async def receive(self) -> str | bytes:
         """The next message. Raises ``GoneError``, ``ClosingError`` at shutdown; closes a connection that was silent for
@@ -189,12 +222,12 @@ class ClientSocket:
                 await self.socket.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore"))
 
 
+def _end_now(until: asyncio.Timeout, loop: asyncio.AbstractEventLoop, _: object) -> None:
+    with contextlib.suppress(RuntimeError):  # it has ended
+        until.reschedule(loop.time())
+
+
 async def refuse_handshake(socket: WebSocket, error: RequestError | BusyError) -> None:
-    """Answer a handshake with an HTTP status: 503 with ``Retry-After``, 404 for an unknown model, else 400."""
-    headers = {}
-    status = 404 if isinstance(error, UnknownModelError) else 400
-    if isinstance(error, BusyError):
-        status, headers = 503, {"Retry-After": str(math.ceil(error.retry_after_s))}
-    kind = "server_error" if status == 503 else "invalid_request_error"
-    tree = {"error": {"message": str(error), "type": kind, "param": getattr(error, "param", None), "code": None}}
-    await socket.send_denial_response(JSONResponse(tree, status, headers))
+    """Answer a handshake with the status and the body that the HTTP interface has for the error."""
+    answer = api_error(error)
+    await socket.send_denial_response(Response(answer.body(), answer.status, answer.headers()))

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -23,7 +24,7 @@ import numpy as np
 
 from asr.config.child_processes import end_with
 from asr.decode.endpoint import Endpoint
-from asr.errors import AsrError
+from asr.errors import AsrError, ConfigError
 from asr.models.bundled import model_file
 from asr.recognize.gradual import allow_breaks
 from asr.recognize.recognizer import Recognizer, load
@@ -31,6 +32,7 @@ from asr.recognize.stream import advance_streams
 from asr.server.computing_turns import Turns
 from asr.server.file_engine import FileEngine
 from asr.server.live_engine import LiveEngine, open_stream
+from asr.server.problems import WorkerLostError
 from asr.server.wire import (
     Asked,
     Broken,
@@ -98,9 +100,14 @@ class Worker:
                 self.dispatch(asked)
 
     def _compute(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             self.live.run()
-        os._exit(1)  # without this thread the process is of no use; the server notices and starts another
+        except OSError:  # the server has gone
+            pass
+        except BaseException:
+            traceback.print_exc()
+        finally:  # without this thread the process is of no use; the server notices and starts another
+            os._exit(1)
 
     def dispatch(self, asked: Asked) -> None:
         """Begin what a request asks for."""
@@ -122,13 +129,17 @@ class Worker:
 
     def _open(self, ticket: int, request: OpenStream) -> None:
         live, failure = None, None
+        with self._openings:
+            if self._opening[request.session]:  # closed while it waited: nobody needs it
+                del self._opening[request.session]
+                return
         try:
             recognizer = self.live.recognizers[request.model]
             live = open_stream(recognizer, request.options, request.model, self.setup.case)
         except AsrError as error:
             failure = error
         except Exception as error:  # a fault of ours, or memory
-            failure = AsrError(f"the stream cannot begin ({type(error).__name__})")
+            failure = WorkerLostError(f"the stream cannot begin ({type(error).__name__})")
         with self._openings:
             closed = self._opening.pop(request.session)
             if live is not None and not closed:
@@ -174,7 +185,10 @@ def first_costs(recognizer: Recognizer, model: str) -> list[StepReport]:
     """What steps of one stream and of several cost, by which streams are admitted before any has been served."""
     reports = []
     for count in (1, FEW):
-        streams = [recognizer.stream(endpoint=Endpoint()) for _ in range(count)]
+        try:
+            streams = [recognizer.stream(endpoint=Endpoint()) for _ in range(count)]
+        except ConfigError:  # it needs whole recordings: each client that opens a stream gets the reason
+            return []
         size = round(BLOCK_S * recognizer.sample_rate_hz)
         sounds = [_noise(recognizer, seed) for seed in range(count)]
         for at in range(0, len(sounds[0]), size):

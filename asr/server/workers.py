@@ -182,8 +182,12 @@ class WorkerProcess:
             flush=True,
         )
         await asyncio.sleep(pause_s)
-        if not self._stopping:
-            self.start()
+        while not self._stopping:
+            try:
+                return self.start()
+            except AsrError as error:  # such as no memory
+                print(f"worker {self.number}: {error}; trying again in {PAUSES_S[-1]:g} s", file=sys.stderr, flush=True)
+                await asyncio.sleep(PAUSES_S[-1])
 
 
 class WorkerPool:

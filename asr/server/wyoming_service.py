@@ -25,6 +25,7 @@ from asr.server.client_messages import ClientError, Fields
 from asr.server.live_streams import LiveSession
 from asr.server.messages import HOT_WORD_BOOST, SETTLE_S, Event, Final, Partial, StreamOptions
 from asr.server.problems import BusyError, ClosingError, RequestError, UnknownModelError, WorkerLostError
+from asr.server.samples_in import WIDTHS
 from asr.server.services import Services
 from asr.server.web_sockets import Wakeup
 from asr.server.wyoming_announcement import announced
@@ -36,6 +37,8 @@ WYOMING_LINGER_S = 2.0
 """Seconds in which a client may still send, so that it reads an error before the end of the connection."""
 FRAME_BYTES = 4 << 20
 """Bytes of a frame's data, and of its audio."""
+WYOMING_FEED_S = 2.0
+"""Audio that is decoded before its text is sent: a long frame is answered while it is decoded."""
 TERM_SHARE = 0.6
 """Of the boost of names, that of other terms: names come first."""
 COMMAND_SILENCE_S = {"aggressive": 0.25, "default": 0.7, "relaxed": 1.25}
@@ -214,11 +217,17 @@ class WyomingConnection:
         assert utterance is not None
         if heard != utterance.heard:
             raise ClientError(f"audio-chunk: expected {utterance.heard}, as the audio began, got {heard}")
-        added, ended = utterance.take(await utterance.session.feed(utterance.samples(frame.payload)))
-        await self._send_chunk(added)
-        if ended and self._wanted.silence_s is not None:
-            await self._stop()
-            self._answered = True
+        samples = utterance.samples(frame.payload)
+        step = max(1, round(WYOMING_FEED_S * heard.rate)) * WIDTHS["f32le"]
+        for at in range(0, max(1, len(samples)), step):
+            if self.reader.at_eof():  # no ``audio-stop`` comes, and nobody waits for the rest
+                raise ConnectionError("the client has gone")
+            added, ended = utterance.take(await utterance.session.feed(samples[at : at + step]))
+            await self._send_chunk(added)
+            if ended and self._wanted.silence_s is not None:
+                await self._stop()
+                self._answered = True
+                return
 
     async def _stop(self) -> None:
         """Send the transcript, which is empty where there was no audio."""

@@ -113,6 +113,8 @@ class Answers(list[Any]):
     status = 101
     """Of the handshake."""
     headers: dict[str, str]
+    body: bytes
+    """Of a refusal."""
     subprotocol: str | None = None
 
 
@@ -149,7 +151,10 @@ def talk(
             answers.subprotocol = message["subprotocol"]
         elif message["type"] == "websocket.http.response.start":
             answers.status = message["status"]
+            answers.body = b""
             answers.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        elif message["type"] == "websocket.http.response.body":
+            answers.body += message["body"]
 
     base = {
         "type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [],

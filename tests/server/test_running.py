@@ -74,6 +74,7 @@ def test_a_port_in_use_is_said(server, capsys):
         (["--model", "a=", "--port", "0"], "expected NAME=VALUE"),
         (["--model", "nowhere"], "nowhere: neither a model directory nor a bundled model"),
         (["--alias", "x=y"], "expected one of english, an4, english-stream, stream, got 'y'"),
+        (["--host", "a..b", "--model", "an4"], "a..b:8000: cannot listen there"),
         (["--host", "203.0.113.1", "--model", "an4"], "203.0.113.1:8000: cannot listen there"),
     ],
 )
@@ -137,5 +138,37 @@ def test_workers_end_when_the_server_is_killed(greedy_model):
     process.wait()
     until = time.monotonic() + 10
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_requests_that_are_none_are_not_written_to_the_log(greedy_model):
+    process, port = start("--model", f"greedy={greedy_model}")
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port), 10) as raw:
+            raw.sendall(b"\x16\x03\x01 garbage\r\n\r\n")
+            assert raw.recv(100).startswith(b"HTTP/1.1 400")
+    process.terminate()
+    assert "HTTP" not in process.stderr.read()
+
+
+def test_a_server_beside_a_tool_ends_when_the_tool_is_killed(greedy_model, tmp_path):
+    tool = tmp_path / "tool.py"
+    tool.write_text(
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, sys.argv[1], str(os.getpid()), *sys.argv[2:]])\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    command = [sys.executable, str(tool), str(ROOT / "tools" / "serve_beside.py"), "serve", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--model", f"greedy={greedy_model}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child = int(process.stdout.readline())
+    assert "serving on" in process.stderr.readline()
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -158,6 +158,12 @@ def test_no_room_is_said_before_the_handshake(services):
     assert (refused.status, refused.headers["retry-after"]) == (503, "7")
 
 
+def test_a_refusal_has_the_code_of_the_http_interface(services):
+    refused = talk(vosk_routes(services), "/vosk", [], query_string=b"model=none")
+    error = json.loads(refused.body)["error"]
+    assert (refused.status, error["param"], error["code"]) == (404, "model", "model_not_found")
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(RequestError("too long"), 1008), (WorkerLostError("gone"), 1011)], ids=["limit", "crash"]
 )
@@ -196,3 +202,9 @@ def test_at_shutdown_a_client_that_has_said_nothing_gets_no_message(services):
 def test_a_client_that_vanishes_leaves_nothing_open(services, messages):
     vosk(services, *messages)
     assert all(session.closed for session in services.live.sessions)
+
+
+def test_a_text_of_millions_of_values_is_refused_before_it_is_parsed(services):
+    answers = talk(vosk_routes(services), "/vosk", ['{"config": {"x": [' + "[]," * 300_000 + "[]]}}", '{"eof": 1}'])
+    assert answers[0] == {"error": "message: expected at most 200000 values, got 300000 commas"}
+    assert answers[1]["text"] == ""

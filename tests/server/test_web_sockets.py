@@ -12,25 +12,33 @@ import time
 
 import pytest
 import uvicorn
-from scripted import scripted_services
+from scripted import ScriptedSession, scripted_services
 from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
-from asr.server import web_sockets, wyoming_service
+from asr.server import http_connections, web_sockets, wyoming_service
+from asr.server.http_connections import BoundedHttp
 from asr.server.realtime import realtime_routes
 from asr.server.settings import Address, ServerLimits
 from asr.server.vosk import vosk_routes
 from asr.server.web_sockets import BoundedWebSocket
 from asr.server.wyoming_service import serving_wyoming
 
-AUDIO = struct.pack("<BBH", 0x82, 0xFE, 1000) + bytes(4 + 1000)
+AUDIO = struct.pack(">BBH", 0x82, 0xFE, 1000) + bytes(4 + 1000)
+
+
+def masked(text):
+    """A frame of a short text with a mask of zeros."""
+    return struct.pack(">BB", 0x81, 0x80 | len(text)) + bytes(4) + text
 
 
 @contextlib.contextmanager
-def served(services):
+def served(services, *more):
     """A server of the live protocols over scripted sessions, in a thread; gives its port."""
-    app = Starlette(routes=[*vosk_routes(services), *realtime_routes(services)])
+    app = Starlette(routes=[*vosk_routes(services), *realtime_routes(services), *more])
     with socket.create_server(("127.0.0.1", 0)) as place:
-        options = {"ws": BoundedWebSocket, "lifespan": "off", "log_level": "error"}
+        options = {"http": BoundedHttp, "ws": BoundedWebSocket, "lifespan": "off", "log_level": "error"}
         server = uvicorn.Server(uvicorn.Config(app, **options))
 
         async def run():
@@ -132,3 +140,76 @@ def test_a_client_that_resets_its_connection_leaves_nothing_open():
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raw.close()
         assert closed(services)
+
+
+@pytest.mark.parametrize("path", ["/vosk", "/v1/realtime"])
+def test_what_is_computed_for_a_client_that_has_gone_ends_at_once(monkeypatch, path):
+    cancelled = threading.Event()
+
+    async def feed(self, data):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    monkeypatch.setattr(ScriptedSession, "feed", feed)
+    services = scripted_services()
+    message = AUDIO if path == "/vosk" else masked(b'{"type": "input_audio_buffer.append", "audio": "AAAA"}')
+    with served(services) as port, shake_hands(port, path) as raw:
+        raw.sendall(message)
+        time.sleep(0.2)
+        raw.close()
+        assert cancelled.wait(10)
+        assert closed(services)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /v1/mod"], ids=["silent", "slow"])
+def test_a_client_that_never_ends_the_head_of_a_request_is_sent_away(monkeypatch, begun):
+    monkeypatch.setattr(http_connections, "HEAD_S", 0.3)
+    with served(scripted_services()) as port, connected(port) as raw:
+        raw.sendall(begun)
+        with contextlib.suppress(ConnectionResetError):
+            assert raw.recv(100) == b""
+
+
+def test_a_slow_head_behind_an_answer_is_cut_off_too(monkeypatch):
+    monkeypatch.setattr(http_connections, "HEAD_S", 0.3)
+    with served(scripted_services()) as port, connected(port) as raw:
+        raw.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert raw.recv(12) == b"HTTP/1.1 404"
+        raw.sendall(b"GET /v1/mod")
+        with contextlib.suppress(ConnectionResetError):
+            while raw.recv(1000):
+                pass
+
+
+def test_a_web_socket_outlives_the_time_for_a_head(monkeypatch):
+    monkeypatch.setattr(http_connections, "HEAD_S", 0.2)
+    with served(scripted_services()) as port, shake_hands(port, "/vosk") as raw:
+        raw.recv(4096)  # the rest of the handshake
+        time.sleep(0.5)
+        raw.sendall(AUDIO)
+        assert b"partial" in raw.recv(4096)
+
+
+def test_an_answer_that_nobody_reads_ends(monkeypatch):
+    monkeypatch.setattr(http_connections, "READ_S", 0.3)
+    ended = threading.Event()
+
+    async def endless(request):
+        async def pieces():
+            try:
+                while True:
+                    yield bytes(1 << 16)
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        return StreamingResponse(pieces())
+
+    services = scripted_services()
+    with served(services, Route("/endless", endless)) as port, connected(port) as raw:
+        raw.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert raw.recv(12) == b"HTTP/1.1 200"
+        assert ended.wait(20)

@@ -5,13 +5,16 @@ import math
 import os
 import signal
 
+import numpy as np
 import pytest
 
+from asr.config.child_processes import ChildProcess
 from asr.errors import AsrError
 from asr.server.messages import FileOptions, StreamOptions
-from asr.server.problems import WorkerLostError
+from asr.server.problems import RequestError, WorkerLostError
 from asr.server.services import Services
 from asr.server.settings import Settings
+from asr.server.worker_child import Worker
 
 
 async def fed_for_ever(session, data):
@@ -101,3 +104,77 @@ def test_two_workers_share_streams_and_files(loop, greedy_model, sample):
     assert texts == {"ENTER FOUR FIVE NINE TWO"}
     assert streams == 0
     assert health == {"1": "ok", "2": "ok"}
+
+
+def test_a_worker_whose_stream_thread_fails_ends_instead_of_waiting_for_ever(monkeypatch, capfd):
+    statuses = []
+    monkeypatch.setattr("asr.server.worker_child.os._exit", statuses.append)
+
+    class Failing:
+        def run(self):
+            raise KeyError("a fault")
+
+    worker = Worker(None, None)
+    worker.live = Failing()
+    worker._compute()
+    assert statuses == [1]
+    assert "KeyError: 'a fault'" in capfd.readouterr().err
+
+
+def test_a_stream_that_the_recogniser_fails_at_is_lost_and_others_go_on(loop, services, sample):
+    async def run():
+        async with (
+            await services.live.open(StreamOptions(model="greedy", encoding="f32le")) as broken,
+            await services.live.open(StreamOptions(model="greedy")) as good,
+        ):
+            with pytest.raises(AsrError):
+                await broken.feed(np.full(1600, np.nan, "<f4").tobytes())
+            await good.feed(sample.tobytes())
+            return await good.finish()
+
+    assert loop(run()).transcript.text == "ENTER FOUR FIVE NINE TWO"
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(loop, services, monkeypatch, sample, capfd):
+    tries = []
+    start = ChildProcess.__init__
+
+    def failing(self, *arguments, **options):
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError("no memory")
+        start(self, *arguments, **options)
+
+    async def run():
+        os.kill(services.pool.workers[0].pid, signal.SIGKILL)
+        while len(tries) < 2:
+            await asyncio.sleep(0.01)
+        return await services.files.transcribe("egs/sample.wav", FileOptions(model="greedy"))
+
+    monkeypatch.setattr(ChildProcess, "__init__", failing)
+    monkeypatch.setattr("asr.server.workers.PAUSES_S", (0.0, 0.0))
+    assert loop(run()).text == "ENTER FOUR FIVE NINE TWO"
+    assert "worker 1: cannot start a worker process: no memory" in capfd.readouterr().err
+
+
+def test_a_model_that_needs_whole_recordings_serves_files_and_says_so_to_streams(loop, greedy_model, tmp_path):
+    import shutil
+
+    folder = tmp_path / "speeds"
+    shutil.copytree(greedy_model, folder)
+    (folder / "list.txt").write_text("ENTER FOUR FIVE NINE TWO\nERASE\n")
+    (folder / "decoding.yaml").write_text("phrases: list.txt\nspeeds: [0.9, 1.0]\n")
+
+    async def run():
+        services = Services(Settings(models={"speeds": str(folder)}))
+        await services.start()
+        try:
+            with pytest.raises(RequestError, match="which need whole recordings"):
+                await services.live.open(StreamOptions())
+            return await services.health(), await services.files.transcribe("egs/sample.wav", FileOptions())
+        finally:
+            services.end()
+
+    health, transcript = loop(run())
+    assert health == {"1": "ok"}
+    assert transcript.text == "ENTER FOUR FIVE NINE TWO"
