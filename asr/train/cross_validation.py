@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def _run(
 
 def _kept(path: Path, count: int) -> list[Tensor] | None:
     """The results of a finished fold; None where there are none."""
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         tensors, _ = load_tensors(path)
@@ -165,7 +166,7 @@ def best_of_p_value(gains: _Floats) -> float:
 def write_key(folder: Path, key: dict[str, object]) -> bool:
     """Mark a working folder as that of one run; whether it was that already. Folds of another run are removed."""
     path, text = folder / "run.json", json.dumps(key, sort_keys=True)
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
+    if os.path.isfile(path) and path.read_text(encoding="utf-8", errors="replace") == text:
         return True
     for old in folder.glob("fold*.safetensors"):
         old.unlink()
