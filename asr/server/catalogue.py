@@ -49,6 +49,8 @@ class Catalogue:
         for option, name in named:
             if name and name not in self.models:
                 raise ConfigError(f"{option}: expected one of {', '.join(self.models)}, got {name!r}")
+        for name in self.aliases.keys() & self.models.keys():
+            raise ConfigError(f"alias: expected a name that no model has, got {name!r}, which is a model")
         first = next(iter(self.models))
         live = next((name for name, model in self.models.items() if model.streams), first)
         self._defaults = {"file": settings.file_model or first, "live": settings.live_model or live}

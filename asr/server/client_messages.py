@@ -34,7 +34,8 @@ def shown_value(value: object) -> str:
 
 def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
     """A JSON object in any spelling, of at most ``MOST_VALUES`` values. Raises ``ClientError`` for anything else."""
-    if (commas := text.count("," if isinstance(text, str) else b",")) >= MOST_VALUES:  # each more value has a comma
+    commas = text.count(",") if isinstance(text, str) else text.count(b",")  # each further value has one
+    if commas >= MOST_VALUES:
         raise ClientError(f"{what}: expected at most {MOST_VALUES} values, got {commas} commas", "too_large")
     try:
         value = json.loads(text)

@@ -61,7 +61,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if all(value.isascii() or not name.lower().startswith(needed) for name, value in event.headers.raw_items()):
             super().handle_connect(event)
             if not self.close_sent:
-                self.scope[GONE] = self.gone  # type: ignore[typeddict-unknown-key]
+                self.scope[GONE] = self.gone  # type: ignore[literal-required]
         else:
             self._answer_bad_request()
 

@@ -78,3 +78,8 @@ def test_a_card_with_wrong_languages_is_refused(tmp_path, languages):
 
 def test_the_bundled_models_are_english():
     assert {model.languages for model in Catalogue(Settings()).models.values()} == {("en",)}
+
+
+def test_an_alias_does_not_hide_a_model():
+    with pytest.raises(ConfigError, match="expected a name that no model has, got 'a'"):
+        Catalogue(Settings(models={"a": "an4", "b": "stream"}, aliases={"a": "b"}))
