@@ -1,10 +1,7 @@
 # The CPU build of `asr serve`: docs/serving.md shows how to build and run it.
 FROM python:3.12-slim
 
-# Address of PyTorch's CPU packages (pytorch.org names it); without it the much larger build for NVIDIA GPUs is installed.
-ARG TORCH_INDEX=""
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.11,<2.15"
-
+# Without PyTorch: onnxruntime runs the models.
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY asr ./asr

@@ -109,13 +109,19 @@ def streaming_graph(
 
 def metadata(model: AcousticWeights) -> dict[str, Any]:
     """The metadata of both graphs."""
-    config = model.config
-    features = config.features
     return {
-        "asr.config": loader.dumps(config),
+        "asr.config": loader.dumps(model.config),
         "asr.tokens": list(model.tokenizer.symbols),
         "asr.card": dict(model.card),
         "asr.weights": model.storage,
+        **frames_metadata(model.config),
+    }
+
+
+def frames_metadata(config: Config) -> dict[str, Any]:
+    """The metadata that say how samples become frames, and frames rows of log-probabilities."""
+    features = config.features
+    return {
         "asr.features": {
             "sample_rate_hz": features.sample_rate_hz,
             "window_samples": features.window_samples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -14,8 +15,10 @@ from asr.decode.ngram import Ngram
 from asr.errors import ConfigError
 from asr.files import split_fields
 from asr.lm.lm_directory import LanguageDirectory
-from asr.lm.recurrent import Adapter, LanguageNetwork, RecurrentLM
 from asr.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from asr.lm.recurrent import LanguageNetwork
 
 SENTENCES = 64
 """Sentences whose perplexity is measured side by side."""
@@ -72,6 +75,8 @@ def _ngram_perplexity(model: Ngram | KenlmNgram, texts: Sequence[str]) -> Perple
 
 def network_perplexity(network: LanguageNetwork, tokenizer: Tokenizer, texts: Sequence[str]) -> Perplexity:
     """``perplexity`` of a network, which is left in evaluation mode."""
+    from asr.lm.recurrent import RecurrentLM  # here, because n-grams need no torch
+
     model = RecurrentLM(network)
     total, tokens = 0.0, 0
     for at in range(0, len(texts), SENTENCES):
@@ -89,6 +94,8 @@ def _figures(total: float, tokens: int, texts: Sequence[str]) -> Perplexity:
 
 
 def _dynamic_perplexity(model: LanguageDirectory, texts: Sequence[str], rate: float) -> Perplexity:
+    from asr.lm.recurrent import Adapter
+
     adapter = Adapter(model.network, rate)
     total, tokens = 0.0, 0
     for text in tqdm(texts, desc="sentences", disable=None, leave=False):

@@ -59,6 +59,7 @@ class OnnxBackend:
         config: the model's.
         offline, streaming: open the sessions; None where there is no such graph.
         vocabulary: columns of the log-probabilities.
+        path: where they are from, for messages.
         device, precision: only ``auto`` or ``cpu`` and ``fp32``; ``ConfigError`` for others.
     """
 
@@ -71,6 +72,7 @@ class OnnxBackend:
         offline: OpenSession | None,
         streaming: OpenSession | None,
         vocabulary: int,
+        path: object = "the model",
         device: str = "auto",
         precision: str = "fp32",
     ) -> None:
@@ -82,7 +84,7 @@ class OnnxBackend:
                 f"precision: expected fp32 for a model that onnxruntime runs, got {precision!r}; leave precision out"
             )
         self.config = config
-        self._vocabulary = vocabulary
+        self._vocabulary, self._path = vocabulary, path
         self._openers: dict[str, OpenSession | None] = {"offline": offline, "streaming": streaming}
         self._sessions: dict[str, Any] = {}
 
@@ -91,8 +93,8 @@ class OnnxBackend:
             opened = self._openers[name]
             if opened is None:
                 what = "whole recordings" if name == "offline" else "streams"
-                raise ModelError(f"expected {name}.onnx for {what}, got only the model's other graph; export it again, "
-                                 "or load the folder with both")  # fmt: skip
+                raise ModelError(f"{self._path}: expected {name}.onnx for {what}, got only the model's other graph; "
+                                 "load the folder with both, or export the model again")  # fmt: skip
             self._sessions[name] = opened()
         return self._sessions[name]
 

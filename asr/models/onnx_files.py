@@ -34,6 +34,8 @@ OPERATORS = frozenset(
     "Unsqueeze Where".split()
 )
 """Operators of the standard domain that ``asr export`` writes."""
+MOST_FRAMES = 16
+"""Of a stream's state before the first call; ours have 2 or none."""
 QUANTIZED_DOMAIN = "com.microsoft"
 QUANTIZED_OPERATORS = frozenset({"DynamicQuantizeLSTM"})
 
@@ -101,6 +103,8 @@ def read_graph_file(path: str | Path) -> GraphFile:
     size = os.path.getsize(path)
     if size > LARGEST_GRAPH:
         raise ModelError(f"{path}: expected at most {LARGEST_GRAPH:,} bytes, got {size:,}")
+    if not size:
+        raise ModelError(f"{path}: not an ONNX file: it is empty")
     found = GraphFile(path)
     try:
         with path.open("rb") as file:
@@ -151,19 +155,36 @@ def _check_ends(found: GraphFile) -> None:
     """Require the inputs and outputs of the kind of graph, in order, with their types and numbers of axes."""
     inputs, outputs = _ENDS[found.kind]
     states: list[tuple[str, int, int]] = []
+    shapes: dict[str, list[Any]] = {}
     if found.kind == "streaming":
         if "latency" in found.inputs:
             inputs = [*inputs, ("latency", INT64, 1)]
         try:
-            states = [(str(s["name"]), FLOAT32, len(s["shape"])) for s in found.tree("asr.states")]
+            shapes = {str(s["name"]): list(s["shape"]) for s in found.tree("asr.states")}
         except (KeyError, TypeError) as error:
             raise ModelError(f"{found.path}: metadata asr.states: expected names and shapes, got {error!r}") from error
+        states = [(name, FLOAT32, len(shape)) for name, shape in shapes.items()]
     after = [(f"next.{name}", kind, axes) for name, kind, axes in states]
     for what, expected, got in (("inputs", [*inputs, *states], found.inputs), ("outputs", [*outputs, *after],
                                                                                found.outputs)):  # fmt: skip
         own = [(name, tensor.kind, len(tensor.shape)) for name, tensor in got.items()]
         if own != expected:
             raise ModelError(f"{found.path}: {what}: expected {_named(expected)}, got {_named(own)}")
+    for name, shape in shapes.items():
+        _check_initial_shape(found, name, shape)
+
+
+def _check_initial_shape(found: GraphFile, name: str, shape: list[Any]) -> None:
+    """Require that the zeros of a stream's start fit the input that takes them: they are made as the metadata say."""
+    axes = found.inputs[name].shape
+    fits = shape[:1] == [-1] and all(
+        isinstance(size, int) and (size == axis or (axis is None and 0 <= size <= MOST_FRAMES))
+        for size, axis in zip(shape[1:], axes[1:], strict=True)
+    )
+    if not fits:
+        expected = [-1, *("a few frames" if axis is None else axis for axis in axes[1:])]
+        raise ModelError(f"{found.path}: metadata asr.states: {name[:40]}: expected the shape {expected}, got "
+                         f"{str(shape)[:100]}")  # fmt: skip
 
 
 _ENDS: dict[str, tuple[list[tuple[str, int, int]], list[tuple[str, int, int]]]] = {

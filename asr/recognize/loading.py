@@ -16,7 +16,7 @@ from typing import Any
 from asr.config import loader, sections
 from asr.config.sections import Config
 from asr.errors import ConfigError, ModelError, TextError
-from asr.export.acoustic_graphs import offline_graph, streaming_graph
+from asr.export.acoustic_graphs import first_wait, frames_metadata, offline_graph, streaming_graph
 from asr.export.lm_graph import language_graph
 from asr.export.stored_weights import acoustic_weights, check_weights, language_weights
 from asr.lm.lm_directory import read_language
@@ -25,7 +25,7 @@ from asr.models.bundled import locate_model
 from asr.models.description import load_card, read_description
 from asr.models.inference import AcousticBackend, Latency, LoadedModel
 from asr.models.onnx_backend import OnnxBackend, OpenSession, open_session
-from asr.models.onnx_files import KINDS, check_graph
+from asr.models.onnx_files import KINDS, GraphFile, check_graph
 from asr.text import tokenizer_files
 from asr.text.tokenizer import CharTokenizer, Tokenizer
 from asr.text.word_tokens import WordTokenizer
@@ -50,7 +50,7 @@ class GraphModel:
     def backend(self, device: str = "auto", precision: str = "fp32") -> AcousticBackend:
         """See ``asr.models.inference.LoadedModel``."""
         return OnnxBackend(
-            self.config, self.offline, self.streaming, self.tokenizer.vocab_size, device=device, precision=precision
+            self.config, self.offline, self.streaming, self.tokenizer.vocab_size, self.path, device, precision
         )
 
 
@@ -90,23 +90,41 @@ def _exported(folder: Path) -> GraphModel:
             raise ModelError(f"{folder}: expected a folder of asr export --to onnx, got none: {name} is missing")
     config = sections.load_config(folder / "config.yaml")
     tokenizer = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text)
-    openers = {name: _opener(folder / name, tokenizer) for name in (OFFLINE, STREAMING)}
+    openers = {name: _opener(folder / name, config, tokenizer) for name in (OFFLINE, STREAMING)}
     return GraphModel(config, tokenizer, load_card(folder), folder, openers[OFFLINE], openers[STREAMING])
 
 
-def _opener(path: Path, tokenizer: Tokenizer) -> OpenSession | None:
+def _opener(path: Path, config: Config, tokenizer: Tokenizer) -> OpenSession | None:
     """Opens a graph of an exported folder; None where it is not there."""
     if not os.path.isfile(path):
         return None
 
     def opened() -> Any:
-        if check_graph(path, path.stem).tree("asr.tokens") != list(tokenizer.symbols):
-            raise ModelError(
-                f"{path}: its tokens are not those of {path.with_name('tokens.txt')}; export the model again"
-            )
+        _check_fit(check_graph(path, path.stem), config, tokenizer, path.parent)
         return open_session(path)
 
     return opened
+
+
+def _check_fit(found: GraphFile, config: Config, tokenizer: Tokenizer, source: Path) -> None:
+    """Require that a graph has the tokens and frames of a configuration from ``source``: texts and times are made with
+    them."""
+    again = "export the model again"
+    if found.tree("asr.tokens") != list(tokenizer.symbols):
+        raise ModelError(f"{found.path}: its tokens are not those of {source / 'tokens.txt'}; {again}")
+    columns = found.outputs["log_probs"].shape[-1]
+    if columns != tokenizer.vocab_size:
+        raise ModelError(f"{found.path}: expected log-probabilities of {tokenizer.vocab_size} tokens, got {columns}; "
+                         f"{again}")  # fmt: skip
+    expected = frames_metadata(config)
+    if found.kind == "streaming":
+        known = found.tree("asr.latency")
+        ours = {"bidirectional": config.model.bidirectional, "first_wait": first_wait(config)}
+        expected["asr.latency"] = known | ours if isinstance(known, dict) else ours
+    for key, values in expected.items():
+        if found.tree(key) != values:
+            raise ModelError(f"{found.path}: metadata {key}: expected {values}, as the configuration of {source} says, "
+                             f"got {str(found.tree(key))[:200]}; {again}")  # fmt: skip
 
 
 def _single_graph(path: Path) -> GraphModel:
@@ -118,7 +136,13 @@ def _single_graph(path: Path) -> GraphModel:
         config = loader.from_dict(Config, loader.parse_yaml(known.metadata.get("asr.config", "")))
     except (ConfigError, ValueError) as error:
         raise ModelError(f"{path}: its metadata have no readable configuration: {error}") from error
-    tokenizer, card = _tokenizer(path, config, known.tree("asr.tokens")), known.tree("asr.card")
+    tokens, card = known.tree("asr.tokens"), known.tree("asr.card")
+    for key, value, kind in (("asr.tokens", tokens, list), ("asr.card", card, dict)):
+        if not isinstance(value, kind):
+            raise ModelError(f"{path}: metadata {key}: expected a {kind.__name__}, got {str(value)[:100]}; export the "
+                             "model again")  # fmt: skip
+    tokenizer = _tokenizer(path, config, tokens)
+    _check_fit(known, config, tokenizer, path)
     offline, streaming = (functools.partial(open_session, path) if known.kind == kind else None for kind in KINDS[:2])
     return GraphModel(config, tokenizer, card, path, offline, streaming)
 

@@ -1,12 +1,14 @@
 """Recognition by onnxruntime: what torch gives, without torch; exports, lone graphs, and files that are refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from asr.lm import lm_directory
 from asr.lm.recurrent import LanguageNetwork
 from asr.models import model_directory
 from asr.models.description import read_description
+from asr.models.onnx_files import check_graph
 from asr.recognize import loading
 from asr.recognize.recognizer import Recognizer, load
 from asr.recognize.stream import Stream, finish_streams
@@ -262,6 +265,14 @@ def test_commands_that_need_torch_say_what_to_install():
     assert done.stderr.startswith("error: this command needs the package torch: pip install 'recurrent-asr[train]'")
 
 
+def test_the_perplexity_of_an_n_gram_needs_no_torch(tmp_path):
+    arpa, text = tmp_path / "words.arpa", tmp_path / "text.txt"
+    arpa.write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-99\t<s>\n-0.5\t</s>\n-0.5\tA\n\n\\end\\\n")
+    text.write_text("A A\n")
+    code = "from asr.cli.main import run_command; sys.exit(run_command(['perplexity', *sys.argv[1:]]))"
+    assert run(code, arpa, text).startswith("perplexity per token 3.162, per word 3.162")
+
+
 def test_the_command_transcribes_many_files_in_processes_without_torch(tmp_path):
     for name in "abc":
         shutil.copy(SAMPLE, tmp_path / f"{name}.wav")
@@ -327,4 +338,53 @@ def test_foreign_and_mixed_up_files_are_refused(tmp_path):
     tokens = exported / "tokens.txt"
     tokens.write_text(tokens.read_text().replace("D", "E"))
     with pytest.raises(ModelError, match=r"offline\.onnx: its tokens are not those of"):
+        asr.load(exported, beam=1).transcribe(sound(1.0))
+
+
+def changed(graph, **entries):
+    """Give an exported graph other metadata."""
+    model = onnx.load(graph)
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, known | {f"asr.{key}": value for key, value in entries.items()})
+    graph.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"tokens": '["<blank>", "A", "B"]'}, r"expected log-probabilities of 3 tokens, got \d+"),
+        ({"tokens": "5"}, "metadata asr.tokens: expected a list, got 5"),
+        ({"card": "[]"}, r"metadata asr.card: expected a dict, got \[\]"),
+        ({"features": "{}"}, "metadata asr.features: expected {'sample_rate_hz': 16000"),
+        ({"latency": '{"bidirectional": true, "first_wait": 1}'}, "metadata asr.latency: expected .*False"),
+        ({"states": "3"}, "metadata asr.states: expected names and shapes"),
+    ],
+)
+def test_a_lone_graph_whose_metadata_contradict_it_is_refused(tmp_path, entries, message):
+    _, exported = export(tmp_path)
+    graph = tmp_path / "graph.onnx"
+    shutil.copy(exported / "streaming.onnx", graph)
+    changed(graph, **entries)
+    with pytest.raises(ModelError, match=rf"graph\.onnx: {message}"):
+        asr.load(graph)
+
+
+@pytest.mark.parametrize("size", [10**9, -5, '"a"'])
+def test_states_that_do_not_fit_their_inputs_are_refused(tmp_path, size):
+    _, exported = export(tmp_path)
+    graph = exported / "streaming.onnx"
+    states = json.dumps(check_graph(graph).tree("asr.states")).replace("[-1, 1, 2,", f"[-1, 1, {size},")
+    changed(graph, states=states)
+    with pytest.raises(ModelError, match=r"metadata asr\.states: conv\.0: expected the shape \[-1, 1, 'a few frames'"):
+        check_graph(graph)
+
+
+def test_a_configuration_with_other_frames_than_its_graphs_is_refused(tmp_path):
+    _, exported = export(tmp_path)
+    config = exported / "config.yaml"
+    text, count = re.subn(r"hop_s: [0-9.]+", "hop_s: 0.02", config.read_text())
+    assert count == 1
+    config.write_text(text)
+    with pytest.raises(ModelError, match=r"offline\.onnx: metadata asr\.features: .*as the configuration of"):
         asr.load(exported, beam=1).transcribe(sound(1.0))
