@@ -34,7 +34,7 @@ OPERATORS = frozenset(
     "Unsqueeze Where".split()
 )
 """Operators of the standard domain that ``asr export`` writes."""
-MOST_FRAMES = 16
+MOST_WAITING = 16
 """Of a stream's state before the first call; ours have 2 or none."""
 QUANTIZED_DOMAIN = "com.microsoft"
 QUANTIZED_OPERATORS = frozenset({"DynamicQuantizeLSTM"})
@@ -178,7 +178,7 @@ def _check_initial_shape(found: GraphFile, name: str, shape: list[Any]) -> None:
     """Require that the zeros of a stream's start fit the input that takes them: they are made as the metadata say."""
     axes = found.inputs[name].shape
     fits = shape[:1] == [-1] and all(
-        isinstance(size, int) and (size == axis or (axis is None and 0 <= size <= MOST_FRAMES))
+        isinstance(size, int) and (size == axis or (axis is None and 0 <= size <= MOST_WAITING))
         for size, axis in zip(shape[1:], axes[1:], strict=True)
     )
     if not fits:

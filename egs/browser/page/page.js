@@ -17,9 +17,14 @@ function say(text) {
 async function keepFiles() {
   if (!("serviceWorker" in navigator)) return false;
   try {
-    await navigator.serviceWorker.register("service-worker.js");
-    await navigator.serviceWorker.ready;
-    return true;
+    const registration = await navigator.serviceWorker.register("service-worker.js");
+    // Where the files cannot be kept (no room, say), `ready` never comes.
+    const failed = new Promise((resolve) => {
+      registration.installing?.addEventListener("statechange", ({ target }) => {
+        if (target.state === "redundant") resolve(false);
+      });
+    });
+    return await Promise.race([navigator.serviceWorker.ready.then(() => true), failed]);
   } catch (error) {
     console.warn("no service worker:", error);
     return false;
