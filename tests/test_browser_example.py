@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import asr
@@ -184,6 +185,45 @@ def test_a_phrase_that_the_model_cannot_spell_is_named(page):
 def test_the_size_of_the_model_is_on_the_page(page, exported):
     size = os.path.getsize(exported / "stream" / "streaming.onnx")
     assert f"model {size / 1e6:.1f} MB" in page.inner_text("#status")
+
+
+def test_the_page_starts_where_its_files_cannot_be_kept(chromium, tmp_path, runtime, exported):
+    prepare.make_site(tmp_path, exported / "stream" / "streaming.onnx", runtime, "stream")
+    (tmp_path / "style.css").unlink()  # the service worker keeps all files or none
+    server = Server(tmp_path)
+    page = chromium.new_context().new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#button:not([disabled])", timeout=TIMEOUT_MS)
+    assert "Needs the network at the next start." in page.inner_text("#status")
+    page.context.close()
+    server.stop()
+
+
+def of_tokens(graph, kind, path):
+    """The graph as if its tokens were of another kind."""
+    model = onnx.load(graph)
+    for entry in model.metadata_props:
+        if entry.key == "asr.config":
+            entry.value = entry.value.replace("tokenizer: char", f"tokenizer: {kind}")
+            if kind == "phone":
+                entry.value = entry.value.replace("lexicon: ''", "lexicon: words.txt")
+        if entry.key == "asr.tokens":
+            entry.value = entry.value.replace('"B"', '"▁B"')
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(("kind", "token"), [("word", " C"), ("bpe", "C"), ("bpe", " B")])
+def test_tokens_of_words_and_pieces_join_to_texts(tmp_path, exported, kind, token):
+    known = prepare.describe(of_tokens(exported / "stream" / "streaming.onnx", kind, tmp_path / "graph.onnx"), "m")
+    assert token in known["tokens"]
+    assert not known["spells"]
+
+
+def test_a_model_of_phones_is_refused(tmp_path, exported):
+    graph = of_tokens(exported / "stream" / "streaming.onnx", "phone", tmp_path / "graph.onnx")
+    with pytest.raises(asr.AsrError, match=r"graph\.onnx: expected a model of characters"):
+        prepare.describe(graph, "m")
 
 
 def test_the_page_works_offline_after_the_first_load(chromium, tmp_path, runtime, exported):

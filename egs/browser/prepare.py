@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from asr.config import loader
+from asr.config.sections import Config
 from asr.errors import AsrError
 from asr.models.onnx_files import check_graph
 
@@ -92,12 +94,17 @@ def make_site(output: Path, graph: Path, runtime: Path, name: str) -> None:
 def describe(graph: Path, name: str) -> dict[str, object]:
     """What the page must know of a streaming graph: its metadata, which onnxruntime-web does not show."""
     known = check_graph(graph, "streaming")
-    tokens = known.tree("asr.tokens")
+    kind = loader.from_dict(Config, loader.parse_yaml(known.metadata.get("asr.config", ""))).text.tokenizer
+    if kind == "phone":
+        raise AsrError(f"{graph}: expected a model of characters, pieces of words or words, got one of phones, which "
+                       "this page cannot turn into words")  # fmt: skip
+    # The page joins tokens to texts: pieces have a mark where a word begins, words have none.
+    tokens = [f" {token}" if kind == "word" else token.replace("▁", " ") for token in known.tree("asr.tokens")]
     return {
         "name": os.path.basename(os.path.normpath(name)),
         "bytes": graph.stat().st_size,
         "tokens": tokens,
-        "spells": all(len(token) == 1 for token in tokens[1:]),
+        "spells": kind == "char",
         **{key: known.tree(f"asr.{key}") for key in ("features", "frames", "states", "latency")},
     }
 
