@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.decode import Hypothesis
-from asr.errors import TooLongError
+from asr.errors import ConfigError, TooLongError
 from asr.models.inference import Posteriors
 from asr.recognize import long_audio
 from asr.recognize.decoder import Decoder
@@ -77,14 +77,17 @@ def transcribe_gradually(
     Yields each utterance with words as soon as it is settled, and last the whole. Written words follow when they are
     decided, so that those of an utterance may come with a later one, or at the end with one that has no other words.
 
-    Raises ``AudioError`` as ``Recognizer.transcribe``, ``DecodeError`` for a hot word or phrase that cannot be spelt.
+    Raises ``AudioError`` as ``Recognizer.transcribe``, ``DecodeError`` for a hot word or phrase that cannot be spelt,
+    ``ConfigError`` for hot words where the model decodes greedily or by a closed list.
     """
     item = recognizer.reader.rewindable(Recording.of(source))
-    if recognizer.decoder.closed:  # a closed list: it is short, and may need several models and speeds
+    decoder = phrase_list_decoder(recognizer.decoder, phrases) if phrases else recognizer.decoder
+    if hotwords and decoder.options.beam == 1:
+        raise ConfigError("hot words: expected a model with a beam above 1, got one whose search knows no hot words")
+    if decoder.closed:  # a closed list: it is short, and may need several models and speeds
         between()
         yield Step(recognizer.transcribe(item), True)
         return
-    decoder = phrase_list_decoder(recognizer.decoder, phrases) if phrases else recognizer.decoder
     vocabulary = decoder.vocabulary if hotwords is None else decoder.vocabulary_with(hotwords)
     work = _Work(recognizer, decoder, vocabulary, between)
     name = item.name or source_name(item.source)

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import AsyncGenerator
 
-from asr.errors import AsrError, DecodeError
+from asr.errors import AsrError, ConfigError, DecodeError
 from asr.server.catalogue import Catalogue
 from asr.server.live_streams import check_stream_options
 from asr.server.messages import Done, FileEvent, FileOptions, StreamOptions
@@ -71,7 +71,7 @@ class FileService:
                 async with contextlib.aclosing(worker.listen(request)) as events:
                     async for event in events:
                         yield event
-            except DecodeError as error:
+            except (ConfigError, DecodeError) as error:
                 raise RequestError(str(error), "phrases" if options.phrases else "hot_words") from error
             except AsrError:
                 self.metrics.failed["file"] += 1

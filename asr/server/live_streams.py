@@ -141,7 +141,7 @@ class LiveSession:
         except DecodeError as error:
             raise RequestError(str(error), "phrases" if options.phrases else "hot_words") from error
         except ConfigError as error:
-            raise RequestError(str(error)) from error
+            raise RequestError(str(error), "hot_words" if self.options.hot_words else None) from error
 
     async def feed(self, data: bytes) -> list[Event]:
         """Take audio in the session's encoding; returns when all of it has been computed (but for the lookahead).

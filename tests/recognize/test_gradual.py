@@ -8,7 +8,7 @@ import pytest
 from small import make_recognizer, sound
 
 from asr.decode.endpoint import Endpoint
-from asr.errors import AudioError
+from asr.errors import AudioError, ConfigError
 from asr.recognize import long_audio
 from asr.recognize.gradual import allow_breaks, transcribe_gradually
 
@@ -85,3 +85,8 @@ def test_other_calls_do_not_pause(tmp_path):
 def test_a_recording_that_is_too_short_is_refused(tmp_path):
     with pytest.raises(AudioError, match=r"at least 0.025 s"):
         list(transcribe_gradually(make_recognizer(tmp_path), np.zeros(10, np.float32), lambda: None))
+
+
+def test_hot_words_without_a_beam_are_refused_and_not_dropped(tmp_path):
+    with pytest.raises(ConfigError, match="hot words: expected a model with a beam above 1"):
+        list(transcribe_gradually(make_recognizer(tmp_path), sound(1), lambda: None, hotwords={"one": 5.0}))

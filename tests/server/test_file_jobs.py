@@ -132,3 +132,9 @@ def test_a_defect_is_told_to_the_client_and_its_place_to_the_log(capfd):
     assert "Traceback" in log
     assert "in transcribe_gradually" in log
     assert "secret" not in log
+
+
+def test_hot_words_of_a_model_without_a_beam_are_refused(loop, services):
+    with pytest.raises(RequestError, match="beam above 1") as caught:
+        loop(services.files.transcribe(SAMPLE, FileOptions(model="greedy", hot_words={"FOR": 8.0})))
+    assert caught.value.param == "hot_words"
