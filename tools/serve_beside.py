@@ -5,9 +5,12 @@
 
 import sys
 import threading
+from pathlib import Path
 
-from asr.cli.main import run_command
-from asr.config.child_processes import end_with
+sys.path[0] = str(Path(__file__).parents[1])  # as `python -m asr.cli` in the project's folder
+
+from asr.cli.main import run_command  # noqa: E402
+from asr.config.child_processes import end_with  # noqa: E402
 
 if __name__ == "__main__":
     parent = int(sys.argv.pop(1))
