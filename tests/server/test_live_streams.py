@@ -240,7 +240,7 @@ def test_a_stream_with_much_to_compute_does_not_delay_another(loop, services, sa
         ({"phrases": ("A" * 201,)}, "phrases", "at most 200 characters"),
         ({"model": "stream", "hot_words": {"日本": 5.0}}, "hot_words", "日本"),
         ({"model": "stream", "phrases": ("日本",)}, "phrases", "日本"),
-        ({"model": "greedy", "hot_words": {"TWO": 5.0}}, None, "beam"),
+        ({"model": "greedy", "hot_words": {"TWO": 5.0}}, "hot_words", "beam"),
     ],
 )
 def test_options_that_cannot_be_served_are_named(loop, services, options, param, message):
