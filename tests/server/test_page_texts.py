@@ -345,6 +345,7 @@ def test_phrases_are_replaced_everywhere_by_the_dialog(page, script):
     assert page.inner_text("#replace-count") == "3 places"
     page.fill("#replace-to", "Newark")
     page.keyboard.press("Enter")
+    page.wait_for_selector(".word:text-is('Newark')")  # a dialog closes in a task of its own
     assert words(page) == ["Newark", "is", "not", "Newark", "is", "Newark"]
 
 
