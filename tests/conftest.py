@@ -116,7 +116,7 @@ def compiled_search() -> None:
     """The beam search, compiled: with an empty cache its first use says so on standard error."""
     from asr.decode.warming import warm_up
 
-    warm_up()
+    warm_up(phrases=True)
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,9 @@ def _add_warm_up(commands: Any) -> None:
         description="Compiles what the bundled models need, once for each installation, and says where it is kept. "
         "Where all is there it does nothing.",
     )
+    warm.add_argument(
+        "--phrases", action="store_true", help="also what --phrases needs for templates and for long lists"
+    )
     warm.set_defaults(run=_warm_up)
 
 
@@ -106,7 +109,7 @@ def _average(args: argparse.Namespace) -> int:
 def _warm_up(args: argparse.Namespace) -> int:
     from asr.decode.warming import warm_up
 
-    done = warm_up()
+    done = warm_up(phrases=args.phrases)
     if done.folder is None:
         raise AsrError(
             "the compiled search cannot be kept (see the note above); set NUMBA_CACHE_DIR to a writable folder"

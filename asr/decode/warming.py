@@ -24,8 +24,12 @@ class Warmth:
     """Kernels that were not there: 0 where all were."""
 
 
-def warm_up() -> Warmth:
-    """Compile the kernels of the searches that are not in the cache folder yet: with language models and without."""
+def warm_up(*, phrases: bool = False) -> Warmth:
+    """Compile the kernels of the searches that are not in the cache folder yet: with language models and without.
+
+    Args:
+        phrases: also the search of graphs of phrases (templates, long lists), which takes as long as all the rest.
+    """
     start = time.perf_counter()
     log_probs = np.full((3, 2), np.log(0.5))
     beam_search(log_probs, beam=2, words=kernel.NO_WORDS)
@@ -34,7 +38,8 @@ def warm_up() -> Warmth:
     search.partial()
     search._make_room()
     search.finish()
-    _search_phrases()
+    if phrases:
+        _search_phrases()
     kernels = [
         value for module in (kernel, pools, phrase_kernel) for value in vars(module).values() if hasattr(value, "stats")
     ]

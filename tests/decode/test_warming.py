@@ -1,6 +1,7 @@
 """``asr warm-up``: the search compiled ahead (asr/decode/warming.py)."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,16 @@ def test_it_says_that_it_compiles_and_where_what_it_has_compiled_lies(warmed):
 def test_it_is_silent_where_all_is_there(warmed):
     ran = run(warmed[0], "warm-up")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_it_compiles_the_search_of_graphs_of_phrases_on_demand(warmed, tmp_path):
+    shutil.copytree(warmed[0], tmp_path, dirs_exist_ok=True)
+    ran = run(tmp_path, "warm-up", "--phrases")
+    assert ran.returncode == 0, ran.stderr
+    (tmp_path / "templates").write_text("enter {digits 5}\n")
+    heard = run(tmp_path, "transcribe", "--phrases", str(tmp_path / "templates"), str(ROOT / "egs" / "sample.wav"))
+    assert heard.returncode == 0, heard.stderr
+    assert "compiling" not in heard.stderr
 
 
 @pytest.mark.parametrize("command", [("transcribe",), ("stream", "--model", "stream")])
