@@ -6,10 +6,14 @@ import asyncio
 import math
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from page_browser import chromium, opened
+from scripted_server import Script, ScriptedServer, running
 
 from asr.audio import read
 from asr.models.bundled import bundle_folder
@@ -79,3 +83,36 @@ def sample() -> np.ndarray:
 def blocks(samples: np.ndarray, size: int) -> list[bytes]:
     """Samples as messages of ``size`` samples."""
     return [samples[at : at + size].tobytes() for at in range(0, len(samples), size)]
+
+
+# A scripted server and Chromium for the tests of the page.
+
+
+@pytest.fixture(scope="module")
+def server() -> ScriptedServer:
+    return ScriptedServer()
+
+
+@pytest.fixture(scope="module")
+def address(server: ScriptedServer) -> Iterator[str]:
+    with running(server.app) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def script(server: ScriptedServer) -> Script:
+    """A fresh script of the server."""
+    server.script = Script()
+    return server.script
+
+
+@pytest.fixture
+def page(browser: Any, address: str, script: Script) -> Iterator[Any]:
+    with opened(browser, address) as page:
+        yield page

@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import SAMPLE, chromium, opened, upload, words
-from scripted_server import Script, ScriptedServer, running, transcript
+from page_browser import SAMPLE, opened, upload, words
+from scripted_server import transcript
 
 from asr.audio.read import load_audio
-
-
-@pytest.fixture(scope="module")
-def server() -> ScriptedServer:
-    return ScriptedServer()
-
-
-@pytest.fixture(scope="module")
-def address(server: ScriptedServer) -> Iterator[str]:
-    with running(server.app) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def script(server: ScriptedServer) -> Script:
-    """A fresh script of the server."""
-    server.script = Script()
-    return server.script
-
-
-@pytest.fixture
-def page(browser: Any, address: str, script: Script) -> Iterator[Any]:
-    with opened(browser, address) as page:
-        yield page
 
 
 def result(text: str, start_s: float = 0.0) -> dict[str, Any]:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from page_browser import PHONE, SAMPLE, axe_findings, axe_script, chromium, opened, upload, words
-from scripted_server import Script, ScriptedServer, running, transcript
+from page_browser import PHONE, SAMPLE, axe_findings, axe_script, opened, upload, words
+from scripted_server import Script, ScriptedServer, transcript
 
 LONG = transcript(
     "Good morning and welcome to the weekly meeting. | Before we begin, thank you for the work on the release | "
     "and for Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverordnungsentwurf as well",
     [0.9, 0.5, 0.3] * 7 + [0.9] * 3,
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> ScriptedServer:
-    return ScriptedServer()
-
-
-@pytest.fixture(scope="module")
-def address(server: ScriptedServer) -> Iterator[str]:
-    with running(server.app) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(autouse=True)

@@ -6,51 +6,20 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from page_browser import chromium, downloaded, opened, upload, words
-from scripted_server import Script, ScriptedServer, running, transcript
+from page_browser import downloaded, opened, upload, words
+from scripted_server import Script, transcript
 
 from asr.audio.read import load_audio
 from asr.data.manifest import read_manifest
 from asr.formats import FORMATS, read_transcript_json
 
 RATE_HZ = 16000
-
-
-@pytest.fixture(scope="module")
-def server() -> ScriptedServer:
-    return ScriptedServer()
-
-
-@pytest.fixture(scope="module")
-def address(server: ScriptedServer) -> Iterator[str]:
-    with running(server.app) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def script(server: ScriptedServer) -> Script:
-    """A fresh script of the server."""
-    server.script = Script()
-    return server.script
-
-
-@pytest.fixture
-def page(browser: Any, address: str, script: Script) -> Iterator[Any]:
-    with opened(browser, address) as page:
-        yield page
 
 
 def sound(seconds: float = 3.0, seed: int = 0, form: str = "WAV") -> bytes:
