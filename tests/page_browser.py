@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,18 @@ def opened(browser: Any, address: str, faults: bool = False, wait: bool = True, 
 def upload(page: Any, *files: dict[str, Any] | Path) -> None:
     """Choose files, given as paths or as name, mimeType and buffer."""
     page.set_input_files("#files", list(files))
+
+
+def wait_true(page: Any, expression: str, timeout_s: float = 30.0) -> None:
+    """Evaluate a JavaScript expression until it is true.
+
+    ``page.wait_for_function`` evaluates texts from inside the page when it asks again, which the
+    Content-Security-Policy of our pages refuses.
+    """
+    until = time.monotonic() + timeout_s
+    while not page.evaluate(expression):
+        assert time.monotonic() < until, f"not true within {timeout_s:g} s: {expression}"
+        page.wait_for_timeout(50)
 
 
 def words(page: Any) -> list[str]:

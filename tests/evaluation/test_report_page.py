@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from page_browser import wait_true
 
 from asr.evaluation.evaluation_file import parse_evaluation, read_evaluation
 from asr.evaluation.report import ReportOptions, write_report
@@ -394,15 +395,15 @@ def test_sound_plays_and_posteriors_are_drawn(visit, tmp_path, bursts, write_wav
     write_report([read_evaluation(tmp_path / "e.json")], tmp_path / "p.html")
     page = visit(tmp_path / "p.html")
     page.keyboard.press("2")
-    page.wait_for_function("document.querySelector('audio').duration > 0")
+    wait_true(page, "document.querySelector('audio').duration > 0")
     assert page.evaluate("document.querySelector('audio').duration") == pytest.approx(2.0, abs=0.05)
-    page.wait_for_function("document.querySelector('canvas').width > 300")
+    wait_true(page, "document.querySelector('canvas').width > 300")
     drawn = page.evaluate(
         "(() => { const c = document.querySelector('canvas');"
         " return [...c.getContext('2d').getImageData(0, 20, c.width, c.height - 20).data]; })()"
     )
     assert len({tuple(drawn[i : i + 4]) for i in range(0, len(drawn), 4)}) > 20
     page.click("#detail button.word")
-    page.wait_for_function("document.querySelector('audio').currentTime >= 0.5")
+    wait_true(page, "document.querySelector('audio').currentTime >= 0.5")
     assert page.faults == []
     assert np.isfinite(page.evaluate("document.querySelector('audio').currentTime"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import SAMPLE, opened, upload, words
+from page_browser import SAMPLE, opened, upload, wait_true, words
 from scripted_server import transcript
 
 from asr.audio.read import load_audio
@@ -80,7 +80,7 @@ def test_a_recording_becomes_a_text_with_its_sound(page, script):
     assert words(page) == ["good", "morning", "everybody"]
     page.wait_for_selector("#play:not([disabled])")
     page.click("#play")
-    page.wait_for_function("() => Number(document.getElementById('waveform').getAttribute('aria-valuenow')) > 0.2")
+    wait_true(page, "Number(document.getElementById('waveform').getAttribute('aria-valuenow')) > 0.2")
 
 
 def test_a_recording_survives_the_end_of_the_page(browser, address, script):

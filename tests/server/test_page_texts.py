@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from page_browser import downloaded, opened, upload, words
+from page_browser import downloaded, opened, upload, wait_true, words
 from scripted_server import Script, transcript
 
 from asr.audio.read import load_audio
@@ -83,6 +83,12 @@ def test_empty_and_too_large_files_are_refused_without_an_upload(page, script):
         "The file has 1.0 MB; this server takes at most 1.0 MB.",
     ]
     assert script.requests == []
+
+
+def test_files_stand_in_the_order_in_which_they_were_chosen(page, script):
+    page.evaluate("{ const now = Date.now; let calls = 0; Date.now = () => now() + 5 * (calls += 1); }")  # a slow page
+    upload(page, *(named(f"{letter}.wav", b"") for letter in "badc"))
+    assert page.locator(".item .name").all_inner_texts() == ["b.wav", "a.wav", "d.wav", "c.wav"]
 
 
 def test_a_busy_server_is_asked_again(browser, address, script):
@@ -189,7 +195,7 @@ def test_words_are_lit_while_they_are_played(page, script):
     )
     page.select_option("#rate", "2")
     page.click("#play")
-    page.wait_for_function("() => seen.includes('four')")
+    wait_true(page, "seen.includes('four')")
     assert page.evaluate("seen") == ["one", "two", "three", "four"]
 
 
@@ -212,7 +218,7 @@ def test_what_the_browser_cannot_play_is_decoded_by_the_server(browser, address,
         page.wait_for_selector("#document:not([hidden])")
         page.wait_for_timeout(300)
         page.click("#play")
-        page.wait_for_function("() => Number(document.getElementById('waveform').getAttribute('aria-valuenow')) > 0.2")
+        wait_true(page, "Number(document.getElementById('waveform').getAttribute('aria-valuenow')) > 0.2")
 
 
 def test_the_waveform_shows_the_peaks_of_the_server(page, script):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import ROOT, SAMPLE, chromium, downloaded, opened, upload, words
+from page_browser import ROOT, SAMPLE, chromium, downloaded, opened, upload, wait_true, words
 
 from asr.audio.read import load_audio
 from asr.cli.main import run_command
@@ -114,7 +114,7 @@ def test_films_and_phone_recordings_become_their_text_and_are_played(page, tmp_p
     assert words(page) == TEXT
     page.wait_for_selector("#play:not([disabled])")
     page.click("#play")
-    page.wait_for_function("() => Number(document.getElementById('waveform').getAttribute('aria-valuenow')) > 0.2")
+    wait_true(page, "Number(document.getElementById('waveform').getAttribute('aria-valuenow')) > 0.2")
 
 
 def test_a_text_among_the_files_is_an_error_that_names_it(page, tmp_path):

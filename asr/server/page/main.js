@@ -148,9 +148,10 @@ async function addFiles(files) {
     return;
   }
   if (view !== "home") show("home");
+  const now = Date.now(); // one time for all: the clock goes on while files are added
   for (const [n, file] of chosen.entries()) {
     const recording = newRecording(file.name, "file", $("model").value);
-    recording.created -= n / 1000; // newest first, but files that came together in their own order
+    recording.created = now - n / 1000; // newest first, but files that came together in their own order
     recording.bytes = file.size;
     recordings.set(recording.id, recording);
     const most = server?.limits?.file_bytes;
