@@ -1,4 +1,4 @@
-"""Transcribes many files: finds them, shares them between processes, names outputs, resumes after interruptions."""
+"""Transcribes many files: shares them between processes, names outputs, resumes after interruptions."""
 
 from __future__ import annotations
 
@@ -18,41 +18,24 @@ from multiprocessing.connection import wait
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
-import numpy as np
 from tqdm import tqdm
 
 from asr import formats
-from asr.audio import find, pipes, read, sound_files
-from asr.audio.headers import HEAD_BYTES, STDIN_NAME, known
 from asr.config import cpus
 from asr.config.ranks import processes
-from asr.data import manifest
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import write_json
 from asr.models import bundled
 from asr.recognize import output_folder, readable, recognizer
+from asr.recognize.batch_inputs import Job, encodable, find_jobs, message
 from asr.recognize.pipeline import Result
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.transcript import Transcript, ctm_name
 
-STDIN = "-"
 WRITTEN_FORMATS = ("txt", "srt", "vtt", "json")
 CHUNK = 16
 """Recordings that a process takes at a time."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One recording and the path of its transcript, relative to the output folder and without suffix."""
-
-    item: Recording
-    output: Path
-
-    @property
-    def recording(self) -> output_folder.SourceEntry:
-        """What its transcript is of."""
-        return output_folder.SourceEntry(self.output, self.item.source)
 
 
 @dataclass
@@ -75,91 +58,6 @@ class Outcome:
         factor = round(self.seconds / self.audio_s, 6) if self.audio_s else None
         tree = dataclasses.asdict(self) | {"failed": len(self.failures), "real_time_factor": factor}
         return tree | {"audio_s": round(self.audio_s, 3), "seconds": round(self.seconds, 3)}
-
-
-def find_jobs(
-    inputs: Sequence[str],
-    *,
-    split_channels: bool = False,
-    raw_rate_hz: int | None = None,
-    max_duration_s: float | None = None,
-) -> tuple[list[Job], list[str]]:
-    """The recordings behind file names, folders (searched in depth), manifests (``.jsonl``) and ``-`` (standard input).
-
-    ``split_channels`` makes a job of each channel. Standard input that begins as an audio file does is one; else it
-    holds raw samples (16 bits, signed, little-endian, mono) at ``raw_rate_hz``. Pipes are read at once, no further than
-    ``max_duration_s``. Returns the jobs in order and a message for each input that holds none.
-    """
-    jobs: list[Job] = []
-    failures: list[str] = []
-    for name in inputs:
-        try:
-            jobs += _jobs(name, raw_rate_hz, max_duration_s, failures)
-        except AsrError as error:
-            failures.append(str(error))
-    if not split_channels:
-        return jobs, failures
-    split: list[Job] = []
-    for job in jobs:
-        try:
-            split += _channels(job)
-        except AudioError as error:
-            failures.append(message(job.item, error))
-    return split, failures
-
-
-def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, failures: list[str]) -> list[Job]:
-    if name == STDIN:
-        return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"))]
-    if os.path.isdir(name):
-        count = len(failures)
-        found = find.find_audio_files(name, failures)
-        if not found and len(failures) == count:
-            raise AudioError(f"{name}: no audio file in this folder")
-        return [Job(Recording(path, str(path)), path.relative_to(name)) for path in found]
-    if name.endswith(".jsonl"):
-        # Ids may hold anything; as names of files they must stay inside the folder.
-        utterances = manifest.read_manifest(name)
-        return [Job(Recording.of(u), Path(_file_name(u.id))) for u in utterances]
-    # A pipe can be read once, and only by this process.
-    return [Job(Recording(sound_files.rewindable(name, max_duration_s), name), Path(Path(name).name))]
-
-
-def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Recording:
-    """An audio file by its first bytes, else samples at ``raw_rate_hz``."""
-    stream = pipes.standard_input()
-    head = stream.read(HEAD_BYTES)
-    if known(head):
-        return Recording(pipes.in_memory(stream, STDIN_NAME, max_duration_s, head), STDIN_NAME)
-    if not head:
-        raise AudioError(f"{STDIN_NAME}: expected audio, got nothing (0 bytes)")
-    if raw_rate_hz is None:
-        raise AudioError(
-            f"{STDIN_NAME}: expected an audio file, got unknown first bytes {head[:8]!r}; "
-            "raw samples (16 bits, signed, little-endian, mono) need --raw-rate HZ"
-        )
-    samples = pipes.raw_samples(stream, STDIN_NAME, raw_rate_hz, max_duration_s, head)
-    return Recording(samples, STDIN_NAME, rate_hz=raw_rate_hz)
-
-
-def _file_name(id: str) -> str:
-    """An utterance's id as the name of a file; the suffix that ``with_suffix`` will replace comes behind it."""
-    return "".join("_" if c in '/\\\0:*?"<>|' else c for c in id) + ".id"
-
-
-def _channels(job: Job) -> list[Job]:
-    source = job.item.source
-    if isinstance(source, np.ndarray) or job.item.channel is not None:
-        return [job]
-    count = read.probe_audio(source).channels
-    if count == 1:
-        return [job]
-    jobs = []
-    for channel in range(count):
-        name = f"{job.item.name} (channel {channel + 1})"
-        output = job.output.with_name(f"{job.output.stem}.ch{channel + 1}{job.output.suffix or '.id'}")
-        jobs.append(Job(dataclasses.replace(job.item, name=name, channel=channel), output))
-    return jobs
 
 
 def transcribe_files(
@@ -388,14 +286,3 @@ def _write_summary(path: Path, outcome: Outcome) -> None:
         write_json(path, outcome.to_dict())
     except AsrError as error:
         outcome.failures.append(str(error))
-
-
-def encodable(text: str) -> str:
-    """``text`` as UTF-8 can hold it: bytes of a file name that are no UTF-8 become ``\\udcXX``, JSON's own escape."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def message(item: Recording, error: AsrError | OSError) -> str:
-    """The error's text, with the recording's name in front unless it is there already."""
-    text = str(error)
-    return text if item.name in text else f"{item.name}: {text}"

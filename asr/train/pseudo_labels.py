@@ -24,7 +24,7 @@ from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, AudioError, ConfigError, ManifestError
 from asr.files import atomic, check_output, file_sha256
-from asr.recognize import batch
+from asr.recognize import batch_inputs
 from asr.recognize.options import PLACES
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
@@ -91,7 +91,7 @@ def label_recordings(
     _write(part, [header, *heard.values()], "w")
     for item, result in tqdm(results, total=len(waiting), desc="labelling", disable=None, leave=False):
         if isinstance(result, AudioError):
-            found.failures.append(batch.message(item, result))
+            found.failures.append(batch_inputs.message(item, result))
             continue
         place = waiting[item.name]
         least = min((word.confidence for word in result.words), default=0.0)
@@ -140,7 +140,7 @@ def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utter
             if name.endswith(".jsonl"):
                 group = manifest.read_manifest(name)
             else:
-                jobs, failed = batch.find_jobs([name])
+                jobs, failed = batch_inputs.find_jobs([name])
                 failures += failed
                 if any(not isinstance(job.item.source, str | Path) for job in jobs):
                     raise ConfigError(f"{name}: expected files, since a manifest names the audio of its utterances")
@@ -158,9 +158,9 @@ def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utter
     return found
 
 
-def _utterance(job: batch.Job, failures: list[str]) -> Utterance | None:
+def _utterance(job: batch_inputs.Job, failures: list[str]) -> Utterance | None:
     name = str(job.item.source)
-    if batch.encodable(name) != name:
+    if batch_inputs.encodable(name) != name:
         failures.append(f"{name!r}: expected a file name in UTF-8, which a manifest can hold")
         return None
     try:
