@@ -14,7 +14,7 @@ import asr
 ROOT = Path(__file__).parents[1]
 ORDER = """
 errors terminal files transcript subtitles formats plotting
-config: arguments child_processes cpus ranks loader ranges keys sections language
+config: arguments child_processes cpus ranks loader ranges keys training_sections sections language
 audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files templates

@@ -16,7 +16,8 @@ import soundfile
 import torch
 
 from asr.audio import read
-from asr.config.sections import AugmentConfig, Config, DataConfig
+from asr.config.sections import Config
+from asr.config.training_sections import AugmentConfig, DataConfig
 from asr.data import manifest
 from asr.data.batches import Dataset
 from asr.data.crew import ProcessCrew

@@ -149,7 +149,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _train_readable(args: argparse.Namespace) -> int:
     from asr.config.language import LanguageConfig, NetworkConfig, TextDataConfig
-    from asr.config.sections import OptimConfig, TrainConfig
+    from asr.config.training_sections import OptimConfig, TrainConfig
     from asr.train.readable_task import train_readable
 
     length = {"seconds": args.seconds} if args.seconds else {"epochs": args.epochs}

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from asr.config.ranges import Count, OneOf, Positive, ShareBelowOne, check_ranges
-from asr.config.sections import OptimConfig, TextConfig, TrainConfig, check_patience
+from asr.config.sections import TextConfig
+from asr.config.training_sections import OptimConfig, TrainConfig, check_patience
 
 LM_CELLS = ("rnn", "rnn_relu", "gru", "lstm")
 

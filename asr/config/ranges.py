@@ -70,6 +70,12 @@ Positive = Annotated[int, Range(0, above=True)]
 Count = Annotated[int, Range(0)]
 
 
+def expect(condition: bool, message: str) -> None:
+    """Raise ``ConfigError`` with a message where a condition between keys does not hold."""
+    if not condition:
+        raise ConfigError(message)
+
+
 def check_ranges(section: Any, name: str) -> None:
     """Hold the fields of a config dataclass to the ranges declared beside them: for its ``__post_init__``.
 

@@ -11,16 +11,8 @@ from pathlib import Path
 
 from asr.audio import read
 from asr.config import loader
-from asr.config.sections import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    FeatureConfig,
-    ModelConfig,
-    OptimConfig,
-    TextConfig,
-    TrainConfig,
-)
+from asr.config.sections import Config, FeatureConfig, ModelConfig, TextConfig
+from asr.config.training_sections import AugmentConfig, DataConfig, OptimConfig, TrainConfig
 from asr.corpora import detection, layouts
 from asr.corpora.detection import Detection
 from asr.corpora.layouts import Clip

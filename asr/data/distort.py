@@ -17,7 +17,7 @@ import soundfile
 
 from asr.audio import find, read
 from asr.audio.samples import resample
-from asr.config.sections import AugmentConfig
+from asr.config.training_sections import AugmentConfig
 from asr.errors import ConfigError
 
 MU = 255.0

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from asr.config.sections import SourceConfig
+from asr.config.training_sections import SourceConfig
 from asr.data.manifest import Utterance, read_each_manifest
 from asr.errors import ConfigError
 

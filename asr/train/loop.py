@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from asr.config import loader
 from asr.config.language import LanguageConfig
-from asr.config.sections import Config, DataConfig
+from asr.config.sections import Config
+from asr.config.training_sections import DataConfig
 from asr.errors import TrainingError
 from asr.files import sweep
 from asr.models import description

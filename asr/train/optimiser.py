@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asr.config.sections import OptimConfig
+from asr.config.training_sections import OptimConfig
 
 
 def make_optimiser(network: nn.Module, rate_factors: Mapping[str, float], config: OptimConfig) -> torch.optim.AdamW:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asr.config.sections import OptimConfig, TrainConfig
+from asr.config.training_sections import OptimConfig, TrainConfig
 from asr.errors import ConfigError
 from asr.train.resume import CHECKPOINT, PLATEAU, Progress
 

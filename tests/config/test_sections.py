@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from asr.config import loader
 from asr.config.language import LanguageConfig
-from asr.config.sections import Config, TrainConfig, load_config
+from asr.config.sections import Config, load_config
+from asr.config.training_sections import TrainConfig
 from asr.errors import ConfigError
 
 

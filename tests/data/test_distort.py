@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from asr.audio.read import load_audio
 from asr.audio.samples import resample
-from asr.config.sections import AugmentConfig, FeatureConfig
+from asr.config.sections import FeatureConfig
+from asr.config.training_sections import AugmentConfig
 from asr.data.distort import (
     Distorter,
     add_noise,

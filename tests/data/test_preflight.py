@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from asr.cli import main
-from asr.config.sections import AugmentConfig, Config, DataConfig, TextConfig
+from asr.config.sections import Config, TextConfig
+from asr.config.training_sections import AugmentConfig, DataConfig
 from asr.data import findings, preflight
 from asr.errors import ConfigError, ManifestError
 

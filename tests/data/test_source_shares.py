@@ -10,7 +10,8 @@ from corpus import make_config, make_corpus, make_utterances
 
 from asr.cli import main
 from asr.config import loader
-from asr.config.sections import Config, SourceConfig
+from asr.config.sections import Config
+from asr.config.training_sections import SourceConfig
 from asr.data.manifest import Utterance, write_manifest
 from asr.data.source_shares import SourceMix
 from asr.errors import ConfigError

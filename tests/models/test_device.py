@@ -9,7 +9,8 @@ import where
 
 import asr
 from asr.config import loader
-from asr.config.sections import FeatureConfig, TrainConfig
+from asr.config.sections import FeatureConfig
+from asr.config.training_sections import TrainConfig
 from asr.errors import ConfigError
 from asr.models import torch_backend
 from asr.models.device import copy_together, pack, set_precision, strict_fp32, unpack

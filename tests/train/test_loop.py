@@ -29,7 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from asr import errors
 from asr.cli import main
 from asr.config import loader
-from asr.config.sections import OptimConfig, load_config
+from asr.config.sections import load_config
+from asr.config.training_sections import OptimConfig
 from asr.data import manifest
 from asr.data.batch_maker import BatchMaker
 from asr.data.batches import Batch

@@ -12,7 +12,8 @@ from corpus import make_config, make_corpus, make_utterances
 
 from asr.cli import main
 from asr.config import loader
-from asr.config.sections import Config, OptimConfig, TrainConfig
+from asr.config.sections import Config
+from asr.config.training_sections import OptimConfig, TrainConfig
 from asr.data.manifest import write_manifest
 from asr.errors import ConfigError, TrainingError
 from asr.models import model_directory
