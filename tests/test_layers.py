@@ -33,7 +33,7 @@ lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generat
 lm: lm_texts ngram_training added_words lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph stored_weights
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
-recognize: options option_sources decoder phrase_lists readable engine stream stream_batch pipeline recognizer
+recognize: rescoring options option_sources decoder phrase_lists readable engine stream stream_batch pipeline recognizer
 recognize: gradual batch_inputs batch
 export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
