@@ -41,7 +41,7 @@ evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
 train: step_results task training_features weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
-train: adaptation text_check rehearsal cross_validation corrections learnt_model learning_report learning
+train: adaptation text_check rehearsal cross_validation search_weights corrections learnt_model learning_report learning
 server: problems settings messages samples_in catalogue wire computing_turns live_engine file_engine worker_child
 server: admission metrics workers live_streams file_jobs services
 server: api_errors form_fields transcription_bodies uploads access health rest
