@@ -18,7 +18,7 @@ from asr.scoring.score_report import Report
 from asr.scoring.wer import score
 from asr.text.tokenizer import Tokenizer
 
-SHARES = (1.0, 0.75, 0.55)
+WEIGHT_SHARES = (1.0, 0.75, 0.55)
 """Of the start's weight, from what costs least trust to what costs most: the first of equally good ones is taken."""
 
 
@@ -48,7 +48,7 @@ def choose_weight(
         references: their texts by id, in the same order.
     """
     found: list[tuple[Decoder, Report]] = []
-    for share in SHARES if options.models else SHARES[:1]:
+    for share in WEIGHT_SHARES if options.models else WEIGHT_SHARES[:1]:
         search = Decoder(with_share(options, share), tokenizer)
         found.append((search, score_rows(search, rows, references)))
     return min(found, key=lambda one: (one[1].errors, one[1].char_errors))
