@@ -24,6 +24,10 @@ class TooLongError(AudioError):
     """Audio that is longer than the limit."""
 
 
+class CloudError(AsrError):
+    """An input at a URL that cannot be reached, listed or read."""
+
+
 class TextError(AsrError):
     """Text that the tokenizer cannot spell under the rules of the configuration."""
 

@@ -39,7 +39,7 @@ class ArchiveError(AsrError):
     """A download or an archive that is missing, damaged, or not safe to unpack."""
 
 
-def is_url(source: str) -> bool:
+def is_web_address(source: str) -> bool:
     """Whether ``source`` is an http(s) address rather than a local path."""
     return source.startswith(("http://", "https://"))
 
@@ -150,7 +150,7 @@ def _blocks(answer: Any) -> Iterator[bytes]:
 
 def _ask(url: str, done: int, version: str) -> Any:
     """The server's answer; the part from ``done`` on is asked for if the file still has this version."""
-    if not is_url(url):
+    if not is_web_address(url):
         raise ArchiveError(f"{url}: expected an address that begins with http:// or https://")
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if done:

@@ -177,7 +177,7 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         if os.path.exists(mark):
             continue
         file = Path(item.url)
-        if download.is_url(item.url):
+        if download.is_web_address(item.url):
             file = download.fetch(item.url, out / item.name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
         elif item.sha256 and os.path.isfile(file) and (found := files.file_sha256(file)) != item.sha256:
             raise ManifestError(
@@ -186,7 +186,7 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
             )
         unpack.unpack_into(file, raw / item.into, max_bytes=item.max_unpacked_bytes, max_members=item.members)
         mark.touch()
-        if download.is_url(item.url):
+        if download.is_web_address(item.url):
             file.unlink()
     # One of several that do not belong together (languages, say) has a folder to itself.
     return locate_recipe(raw / wanted[0].into if len(wanted) == 1 else raw, corpus.contains)

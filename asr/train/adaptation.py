@@ -19,11 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.models.acoustic import AcousticModel
 
-STEP_FRAMES = 1500
-"""Padded feature frames of one step: about 11 s of speech, three short sentences. With all of ten sentences in
-one step, an epoch was one step and changed little."""
 BATCH_FRAMES = 7200
-"""Padded feature frames that are measured at a time."""
+"""Padded feature frames of one step: about 50 s of speech."""
 CLIP_NORM = 5.0
 """Largest global gradient norm, in natural logarithms per token."""
 WARP = 0.06
@@ -79,7 +76,7 @@ class Adaptation:
     def epoch(self, lessons: Sequence[Lesson]) -> None:
         """One pass over the lessons."""
         self.network.train()
-        for batch in batches_of([lessons[i] for i in self._draws.permutation(len(lessons))], STEP_FRAMES):
+        for batch in batches_of([lessons[i] for i in self._draws.permutation(len(lessons))]):
             self._step(batch)
         self.network.eval()
 
@@ -148,12 +145,12 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, tokens: Sequence[Sequence[int
     return functional.ctc_loss(log_probs.transpose(0, 1), joined, lengths, counts, reduction="none")
 
 
-def batches_of(lessons: Sequence[Lesson], frames: int = BATCH_FRAMES) -> Iterator[list[Lesson]]:
-    """The lessons in their order, as many at a time as ``frames`` allow, padded; at least one."""
+def batches_of(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:
+    """The lessons in their order, as many at a time as ``BATCH_FRAMES`` allow."""
     batch: list[Lesson] = []
     for lesson in lessons:
         longest = max(len(one.features) for one in [*batch, lesson])
-        if batch and longest * (len(batch) + 1) > frames:
+        if batch and longest * (len(batch) + 1) > BATCH_FRAMES:
             yield batch
             batch = []
         batch.append(lesson)
