@@ -20,6 +20,7 @@ DEFAULT_EPOCHS = _Unset(60)
 _DecayTime = Annotated[float, Range(0.01, 5)]
 _RoomRatio = Annotated[float, Range(-40, 40)]
 _NoiseRatio = Annotated[float, Range(-40, 100)]
+_Voices = Annotated[int, Range(1, 50)]
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,24 @@ class AugmentConfig:
     """Energy of the speech over that of the noise."""
     noise_dir: str = ""
     """Folder of noise recordings to use instead of generated coloured noise."""
+    babble_prob: Share = 0.0
+    """Babble: several other people speak in the background."""
+    babble_voices: tuple[_Voices, _Voices] = (2, 6)
+    """Fewest and most of them."""
+    babble_snr_db: tuple[_NoiseRatio, _NoiseRatio] = (5.0, 30.0)
+    """Energy of the speech over that of the babble."""
+    babble_dir: str = ""
+    """Folder of recordings of speech to use instead of other speakers' utterances of the same batch."""
     telephone_prob: Share = 0.0
     """Band 300 to 3400 Hz, or a round trip through 8 kHz sampling, by equal chance."""
     codec_prob: Share = 0.0
     """Round trip through 8-bit mu-law (G.711)."""
     opus_prob: Share = 0.0
     """Round trip through Opus at 8 to 32 kbit/s, as calls and voice messages are sent."""
+    packet_loss_prob: Share = 0.0
+    """Packets of 20 ms are lost on the way. Silence stands for them, or the packet before, ever softer."""
+    packet_loss_rate: tuple[Share, Share] = (0.01, 0.1)
+    """Share of packets that are lost."""
     clip_prob: Share = 0.0
     """Clipping of the loudest 0.1 to 5 % of the samples."""
     gain_db: Annotated[float, Range(0, 60)] = 0.0
@@ -83,7 +96,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         check_ranges(self, "augment")
         expect(bool(self.speeds), "augment.speeds: expected at least one factor ([1.0] switches it off)")
-        for name in ("reverb_rt60_s", "reverb_ratio_db", "noise_snr_db"):
+        pairs = ("reverb_rt60_s", "reverb_ratio_db", "noise_snr_db", "babble_voices", "babble_snr_db")
+        for name in (*pairs, "packet_loss_rate"):
             low, high = getattr(self, name)
             expect(low <= high, f"augment.{name}: expected [low, high] with low <= high, got [{low}, {high}]")
 

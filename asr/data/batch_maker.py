@@ -6,6 +6,8 @@ batches, on the process that makes it, or on where a run was resumed. This runs 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +198,8 @@ class BatchMaker:
         needed = min_frames(label)
         samples = distort.change_speed(samples, self.rate_hz, row.speed)
         if training:
-            distorted = self.distort(samples, self.rng(order.epoch, DISTORT_STREAM, row))
+            voices = functools.partial(self._voices, row, order)
+            distorted = self.distort(samples, self.rng(order.epoch, DISTORT_STREAM, row), voices)
             # Cut off at the ends, an utterance may be too short for its label: then it stays as it is.
             if not misfit(len(distorted) / self.rate_hz, needed, self.config, training=True):
                 samples = distorted
@@ -212,6 +215,21 @@ class BatchMaker:
             masks = [distort.draw_masks(frames, features.mel_bins, setting, rng) for rng in generators]
             colours = distort.draw_colour(setting, self.rng(order.epoch, COLOUR_STREAM, row))
         return _Good(row.utterance.id, samples, label, masks, colours)
+
+    def _voices(self, row: Row, order: BatchOrder, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Up to ``count`` waveforms of the batch's other speakers, for babble; of other utterances where the speaker is
+        not known."""
+        mine = row.utterance
+        others = [
+            other
+            for other in order.rows
+            if other.utterance.id != mine.id and not (mine.speaker and other.utterance.speaker == mine.speaker)
+        ]
+        found = []
+        for at in rng.permutation(len(others))[:count]:
+            with contextlib.suppress(AudioError):  # its own row names it
+                found.append(self.read(others[at].utterance, others[at].place))
+        return found
 
     def _spliced(self, row: Row, epoch: int) -> tuple[np.ndarray, list[int]] | None:
         """Sound and label that replace an utterance's in this epoch; ``None`` where it stays. Raises ``AudioError``."""

@@ -1,16 +1,18 @@
 """Training-time augmentation: what another speaker, room, microphone or line would have made of the same words.
 
-Waveforms are distorted in the order in which sound travels: speaker (speed), room (silence, reverberation, noise),
-line (band, codec, clipping), level. The speaker's vocal tract and the microphone's colour are changed on log-mel
-energies, where they are cheap, and SpecAugment masks the normalised features. Every draw comes from a generator
-passed in, so that a seed fixes all of it.
+Waveforms are distorted in the order in which sound travels: speaker (speed), room (silence, reverberation, noise,
+babble), line (band, codec, lost packets, clipping), level. The speaker's vocal tract and the microphone's colour are
+changed on log-mel energies, where they are cheap, and SpecAugment masks the normalised features. Every draw comes from
+a generator passed in, so that a seed fixes all of it.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import soundfile
@@ -20,6 +22,8 @@ from asr.audio.samples import resample
 from asr.config.training_sections import AugmentConfig
 from asr.errors import ConfigError
 
+Voices: TypeAlias = "Callable[[int, np.random.Generator], Sequence[np.ndarray]]"
+"""Gives up to so many waveforms ``(S,)`` of other speakers, drawn from a generator."""
 MU = 255.0
 TRIM_DB = 30.0
 NOISE_SPARE_S = 0.01
@@ -28,6 +32,9 @@ TELEPHONE_HZ = (300.0, 3400.0)
 OPUS_HZ = (8000, 12000, 16000, 24000, 48000)
 OPUS_BITS = (8e3, 32e3)
 """Bits per second that calls and voice messages are sent with."""
+PACKET_S = 0.02
+LOST_IN_A_ROW = 2.0
+"""Mean number of packets that are lost together."""
 
 
 def draw_speeds(count: int, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
@@ -51,16 +58,18 @@ class Distorter:
         self.rooms = _recordings(config.reverb_dir, "augment.reverb_dir") if config.reverb_prob else []
         self._durations: dict[Path, float] = {}
         self.noises = _recordings(config.noise_dir, "augment.noise_dir") if config.noise_prob else []
+        self.talkers = _recordings(config.babble_dir, "augment.babble_dir") if config.babble_prob else []
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, voices: Voices | None = None) -> np.ndarray:
         """``samples`` ``(S,)`` float32 -> ``(S',)`` float32, without the silence cut off or with that added.
 
+        Babble is made of ``voices`` where there is no folder of it; without both there is none.
         Raises ``AudioError`` naming a noise or impulse response file that cannot be read.
         """
         config = self.config
         # All chances are drawn first, so that switching one distortion on leaves the others as they were.
-        chance = rng.random(7)
-        streams = rng.spawn(8)
+        chance = rng.random(9)
+        streams = rng.spawn(10)
         if chance[5] < config.trim_prob:
             samples = trim(samples, self.rate_hz)
         elif config.silence_s:
@@ -70,7 +79,10 @@ class Distorter:
             samples = reverberate(samples, self._room(streams[1]))
         if chance[1] < config.noise_prob:
             snr_db = streams[2].uniform(*config.noise_snr_db)
-            samples = add_noise(samples, self._noise(len(samples), streams[2]), snr_db)
+            samples = add_noise(samples, self._noise(len(samples), self.noises, streams[2]), snr_db)
+        if chance[7] < config.babble_prob:
+            snr_db = streams[8].uniform(*config.babble_snr_db)
+            samples = add_noise(samples, self._babble(len(samples), voices, streams[8]), snr_db)
         if chance[2] < config.telephone_prob:
             samples = limit_band(samples, self.rate_hz, telephone=bool(streams[3].random() < 0.5))
         if chance[3] < config.codec_prob:
@@ -78,6 +90,8 @@ class Distorter:
         if chance[6] < config.opus_prob:
             low, high = np.log(OPUS_BITS)
             samples = opus(samples, self.rate_hz, float(np.exp(streams[7].uniform(low, high))))
+        if chance[8] < config.packet_loss_prob:
+            samples = lose_packets(samples, self.rate_hz, streams[9].uniform(*config.packet_loss_rate), streams[9])
         if chance[4] < config.clip_prob:
             samples = clip(samples, share=float(10 ** streams[5].uniform(-3, np.log10(0.05))))
         if config.gain_db:
@@ -91,10 +105,10 @@ class Distorter:
             rng.uniform(*self.config.reverb_rt60_s), rng.uniform(*self.config.reverb_ratio_db), self.rate_hz, rng
         )
 
-    def _noise(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        if not self.noises:
+    def _noise(self, length: int, recordings: Sequence[Path], rng: np.random.Generator) -> np.ndarray:
+        if not recordings:
             return coloured_noise(length, rng.uniform(0.0, 2.0), rng)
-        path = self.noises[rng.integers(len(self.noises))]
+        path = recordings[rng.integers(len(recordings))]
         needed_s = length / self.rate_hz + NOISE_SPARE_S
         duration_s = self._durations.get(path)
         if duration_s is None:
@@ -104,6 +118,13 @@ class Distorter:
             return read.load_audio(path, self.rate_hz, start_s=start_s, end_s=start_s + needed_s)[:length]
         noise = read.load_audio(path, self.rate_hz)
         return np.resize(np.roll(noise, -int(rng.integers(len(noise)))), length)
+
+    def _babble(self, length: int, voices: Voices | None, rng: np.random.Generator) -> np.ndarray:
+        low, high = self.config.babble_voices
+        count = int(rng.integers(low, high + 1))
+        if self.talkers:
+            return babble([self._noise(length, self.talkers, rng) for _ in range(count)], length, rng)
+        return babble(voices(count, rng) if voices else [], length, rng)
 
 
 def trim(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
@@ -176,6 +197,18 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
     return samples + noise * np.float32(np.sqrt(power / noise_power) * 10 ** (-snr_db / 20))
 
 
+def babble(voices: Sequence[np.ndarray], length: int, rng: np.random.Generator) -> np.ndarray:
+    """``(length,)`` float32: ``voices`` ``(S,)`` at once and equally loud, each from a random place on, again and again
+    where it is shorter. Without any it is silence."""
+    total = np.zeros(length, np.float32)
+    for voice in voices:
+        power = np.square(voice, dtype=np.float64).mean() if len(voice) else 0.0
+        if power:
+            turned = np.roll(voice, -int(rng.integers(len(voice))))
+            total += np.resize(turned, length) * np.float32(power**-0.5)
+    return total
+
+
 def limit_band(samples: np.ndarray, sample_rate_hz: int, *, telephone: bool) -> np.ndarray:
     """``samples`` ``(S,)`` as after sampling at 8 kHz or, with ``telephone``, within 300 to 3400 Hz."""
     if telephone:
@@ -213,6 +246,30 @@ def opus(samples: np.ndarray, sample_rate_hz: int, bits_per_second: float) -> np
     container.seek(0)
     heard = resample(soundfile.read(container, dtype="float32")[0], rate, sample_rate_hz)
     return np.pad(heard[: len(samples)], (0, max(0, len(samples) - len(heard))))
+
+
+def lose_packets(samples: np.ndarray, sample_rate_hz: int, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """``samples`` ``(S,)`` with a share ``rate`` of the packets of ``PACKET_S`` lost, ``LOST_IN_A_ROW`` together on
+    average (the model of Gilbert 1960).
+
+    By equal chance the gaps are silent, or filled with the last packet that came, half as loud each time.
+    """
+    size = round(PACKET_S * sample_rate_hz)
+    count = -(-len(samples) // size)
+    recover = 1 / LOST_IN_A_ROW
+    fail = 1.0 if rate >= 1 else min(1.0, recover * rate / (1 - rate))
+    draws, repeat = rng.random(count), bool(rng.random() < 0.5)
+    received, lost, gain = samples.copy(), bool(rng.random() < rate), 1.0
+    last = np.zeros(size, samples.dtype)
+    for packet in range(count):
+        part = received[packet * size : (packet + 1) * size]
+        if lost:
+            gain /= 2
+            part[:] = last[: len(part)] * gain if repeat else 0
+        else:
+            last, gain = samples[packet * size : packet * size + size], 1.0
+        lost = bool(draws[packet] >= recover) if lost and rate < 1 else bool(draws[packet] < fail)
+    return received
 
 
 def clip(samples: np.ndarray, share: float) -> np.ndarray:

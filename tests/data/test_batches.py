@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.config.sections import output_frames
-from asr.data.batch_maker import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, Row
+from asr.data.batch_maker import MASK_STREAM, ORDER_STREAM, SPEED_STREAM, BatchMaker, BatchOrder, Row
 from asr.data.batches import Dataset, Example
 from asr.data.distort import change_speed
 from asr.data.manifest import Utterance, write_manifest
+from asr.data.sample_cache import SampleCache
 from asr.data.splice import join_pieces
 from asr.errors import ManifestError, TextError
 from asr.models.acoustic import AcousticModel
@@ -410,3 +411,33 @@ def test_joints_do_not_click():
     assert len(joined) == 3201
     assert np.abs(np.diff(joined)).max() < 1.01  # the single sample is too short to fade
     assert np.abs(np.diff(np.delete(joined, 1600))).max() < 0.02
+
+
+def test_babble_is_other_speakers_of_the_batch(tmp_path):
+    """Each waveform is a number of its own, so that what is added shows whose it is."""
+    config = make_config(tmp_path, augment={"babble_prob": 1.0, "babble_voices": [4, 4]})
+    names = ["ann-1", "ann-2", "bob-1", "cid-1", "-1", "-2"]
+    rows = []
+    for place, name in enumerate(names):
+        speaker = name.partition("-")[0]
+        rows.append(Row(Utterance(name, f"{place}.wav", "A", 1.0, speaker=speaker), [2], place))
+    maker = BatchMaker(config, None, SampleCache(8000, 0))
+    maker.read = lambda item, place: np.full(8000, place + 1, np.float32)
+    order = BatchOrder("train", 1, tuple(rows))
+
+    def heard(index):
+        found = [maker._voices(rows[index], order, 4, np.random.default_rng(seed)) for seed in range(20)]
+        return {int(voice[0]) - 1 for voices in found for voice in voices}
+
+    assert heard(0) == {2, 3, 4, 5}
+    assert heard(3) == {0, 1, 2, 4, 5}
+    assert heard(4) == {0, 1, 2, 3, 5}  # without a speaker: any other utterance
+    assert len(maker._voices(rows[3], order, 4, np.random.default_rng(0))) == 4
+    assert maker._voices(rows[0], BatchOrder("train", 1, tuple(rows[:2])), 4, np.random.default_rng(0)) == []
+
+
+def test_a_talker_that_cannot_be_read_is_left_out_of_the_babble(tmp_path):
+    config = make_config(tmp_path, augment={"babble_prob": 1.0})
+    maker = BatchMaker(config, None, SampleCache(8000, 0))
+    rows = [Row(Utterance(name, str(tmp_path / "gone.wav"), "A", 1.0), [2], -1) for name in ("a", "b", "c")]
+    assert maker._voices(rows[0], BatchOrder("train", 1, tuple(rows)), 2, np.random.default_rng(0)) == []

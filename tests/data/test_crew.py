@@ -34,6 +34,8 @@ DISTORTED = {
     "codec_prob": 0.3,
     "clip_prob": 0.3,
     "opus_prob": 0.3,
+    "babble_prob": 0.5,
+    "packet_loss_prob": 0.5,
     "gain_db": 6.0,
     "warp": 0.1,
     "splice_prob": 0.5,

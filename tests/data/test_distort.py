@@ -1,5 +1,7 @@
 """Augmentation: SpecAugment masks stay in bounds, speed changes length and pitch, draws follow the seed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
@@ -14,6 +16,7 @@ from asr.config.training_sections import AugmentConfig
 from asr.data.distort import (
     Distorter,
     add_noise,
+    babble,
     change_speed,
     clip,
     coloured_noise,
@@ -22,6 +25,7 @@ from asr.data.distort import (
     draw_masks,
     draw_speeds,
     limit_band,
+    lose_packets,
     mu_law,
     opus,
     reverberate,
@@ -128,6 +132,7 @@ EVERYTHING = AugmentConfig(
     telephone_prob=1.0,
     codec_prob=1.0,
     opus_prob=1.0,
+    packet_loss_prob=1.0,
     clip_prob=1.0,
     gain_db=10.0,
 )
@@ -170,12 +175,13 @@ def test_silence_and_the_shortest_sounds_survive_everything(length):
 
 
 @pytest.mark.parametrize(
-    "name", ["reverb_prob", "noise_prob", "telephone_prob", "codec_prob", "opus_prob", "clip_prob"]
+    "name", ["reverb_prob", "noise_prob", "telephone_prob", "codec_prob", "opus_prob", "clip_prob", "babble_prob"]
 )
 def test_a_probability_is_the_share_that_changes(name):
     samples = speech_like(0.1)
     distort = Distorter(AugmentConfig(**{name: 0.3}), RATE_HZ)
-    changed = sum(not np.array_equal(distort(samples, rng(seed)), samples) for seed in range(300))
+    voices = lambda count, _: [speech_like(0.1, seed=9)] * count  # noqa: E731
+    changed = sum(not np.array_equal(distort(samples, rng(seed), voices), samples) for seed in range(300))
     assert 60 < changed < 120  # 90 expected, standard deviation 8
 
 
@@ -323,7 +329,7 @@ def test_of_a_long_noise_only_a_random_part_is_read(tmp_path, monkeypatch):
     assert max(starts) > 0.5
 
 
-@pytest.mark.parametrize("key", ["reverb", "noise"])
+@pytest.mark.parametrize("key", ["reverb", "noise", "babble"])
 def test_a_folder_without_audio_is_named(tmp_path, key):
     for folder, message in ((tmp_path, "no audio file"), (tmp_path / "gone", "no such folder")):
         with pytest.raises(ConfigError, match=rf"augment\.{key}_dir: .*{message}"):
@@ -382,3 +388,97 @@ def test_tilt_and_bow_are_decibels_over_the_bins():
     assert db[0] == pytest.approx(-3 - 2, abs=1e-4)
     assert db[-1] == pytest.approx(3 - 2, abs=1e-4)
     assert db[39:41].mean() == pytest.approx(2, abs=0.01)
+
+
+# Babble and lost packets
+
+
+def tones(count, seconds=0.5):
+    """Sines of 300, 400, … Hz, each at its own level."""
+    time = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    return [(0.1 * n * np.sin(2 * np.pi * (200 + 100 * n) * time)).astype(np.float32) for n in range(1, count + 1)]
+
+
+def test_all_voices_of_babble_are_equally_loud():
+    found = babble(tones(4), RATE_HZ, rng())
+    assert len(found) == RATE_HZ
+    levels = [power_db(found, hz - 20, hz + 20) for hz in (300, 400, 500, 600)]
+    assert max(levels) - min(levels) < 0.1
+    assert power_db(found, 800, 4000) < min(levels) - 40
+
+
+def test_babble_of_nobody_and_of_silence_is_silence():
+    for voices in ([], [np.zeros(100, np.float32)], [np.zeros(0, np.float32)]):
+        assert not babble(voices, 50, rng()).any()
+    samples = speech_like(0.1)
+    assert np.array_equal(Distorter(AugmentConfig(babble_prob=1.0), RATE_HZ)(samples, rng()), samples)
+
+
+def test_babble_has_the_voices_and_the_ratio_asked_for():
+    samples, asked = speech_like(0.5), []
+
+    def voices(count, generator):
+        asked.append(count)
+        return tones(count)
+
+    config = AugmentConfig(babble_prob=1.0, babble_voices=(2, 4), babble_snr_db=(3.0, 3.0))
+    for seed in range(40):
+        rest = Distorter(config, RATE_HZ)(samples, rng(seed), voices) - samples
+        measured = 10 * np.log10(np.square(samples).mean() / np.square(rest).mean())
+        assert measured == pytest.approx(3.0, abs=0.01)
+    assert set(asked) == {2, 3, 4}
+
+
+def test_babble_comes_from_a_folder(tmp_path):
+    for number, tone in enumerate(tones(3)):
+        soundfile.write(tmp_path / f"{number}.flac", tone, RATE_HZ)
+    samples = speech_like(0.5)
+    config = AugmentConfig(babble_prob=1.0, babble_voices=(5, 5), babble_dir=str(tmp_path), babble_snr_db=(0.0, 0.0))
+    rest = Distorter(config, RATE_HZ)(samples, rng(4)) - samples
+    assert power_db(rest, 280, 520) > power_db(rest, 1000, 4000) + 30
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3, 1.0])
+def test_the_share_of_packets_asked_for_is_lost(rate):
+    samples = np.ones(20 * RATE_HZ, np.float32)
+    size, shares, runs = RATE_HZ // 50, [], []
+    for seed in range(20):
+        kept = lose_packets(samples, RATE_HZ, rate, rng(seed)).reshape(-1, size)
+        assert (kept == kept[:, :1]).all()  # whole packets
+        lost = kept[:, 0] < 1
+        shares.append(lost.mean())
+        edges = np.flatnonzero(np.diff(np.pad(lost.astype(int), 1)))
+        runs += (edges[1::2] - edges[::2]).tolist()
+    assert np.mean(shares) == pytest.approx(rate, abs=0.02)
+    if 0 < rate < 1:
+        assert np.mean(runs) == pytest.approx(2.0, abs=0.25)
+
+
+def test_a_gap_is_silent_or_the_last_packet_fading():
+    size = RATE_HZ // 50
+    samples = np.repeat(np.arange(1, 501), size).astype(np.float32)[: 500 * size - 7]  # the last packet is short
+    kinds = set()
+    for seed in range(12):
+        packets = [np.unique(part) for part in np.split(lose_packets(samples, RATE_HZ, 0.2, rng(seed)),
+                                                        range(size, len(samples), size))]  # fmt: skip
+        assert all(len(values) == 1 for values in packets)
+        heard, last, gain, silent, filled = [float(v[0]) for v in packets], 0.0, 1.0, 0, 0
+        for number, value in enumerate(heard, start=1):
+            if value == number:
+                last, gain = value, 1.0
+                continue
+            gain /= 2
+            silent += value == 0
+            filled += value == pytest.approx(last * gain, rel=1e-5)
+            assert value == 0 or value == pytest.approx(last * gain, rel=1e-5)
+        kinds.add("silent" if silent > filled else "filled")
+    assert kinds == {"silent", "filled"}
+
+
+def test_new_distortions_leave_the_draws_of_the_old_ones():
+    samples = speech_like(0.3)
+    old = AugmentConfig(reverb_prob=0.5, noise_prob=0.5, telephone_prob=0.5, gain_db=6.0)
+    new = dataclasses.replace(old, babble_prob=1.0, packet_loss_prob=1.0, packet_loss_rate=(0.0, 0.0))
+    for seed in range(10):
+        before = Distorter(old, RATE_HZ)(samples, rng(seed))
+        np.testing.assert_array_equal(Distorter(new, RATE_HZ)(samples, rng(seed)), before)
