@@ -111,7 +111,7 @@ def main() -> int:
         # Paths of the training machine mean nothing to others.
         data = dataclasses.replace(model.config.data, train="", more=(), sources={}, valid="")
         train = dataclasses.replace(model.config.train, output="exp/model", init="", teacher="")
-        augment = dataclasses.replace(model.config.augment, splice="", noise_dir="", reverb_dir="")
+        augment = dataclasses.replace(model.config.augment, splice="", noise_dir="", reverb_dir="", babble_dir="")
         config = dataclasses.replace(model.config, data=data, train=train, augment=augment)
         folder = ASSETS / args.name
         model_directory.save_model_description(folder, config, model.tokenizer, model.stats)

@@ -22,7 +22,7 @@ from asr.audio.samples import resample
 from asr.config.training_sections import AugmentConfig
 from asr.errors import ConfigError
 
-Voices: TypeAlias = "Callable[[int, np.random.Generator], Sequence[np.ndarray]]"
+OtherVoices: TypeAlias = "Callable[[int, np.random.Generator], Sequence[np.ndarray]]"
 """Gives up to so many waveforms ``(S,)`` of other speakers, drawn from a generator."""
 MU = 255.0
 TRIM_DB = 30.0
@@ -60,7 +60,7 @@ class Distorter:
         self.noises = _recordings(config.noise_dir, "augment.noise_dir") if config.noise_prob else []
         self.talkers = _recordings(config.babble_dir, "augment.babble_dir") if config.babble_prob else []
 
-    def __call__(self, samples: np.ndarray, rng: np.random.Generator, voices: Voices | None = None) -> np.ndarray:
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator, voices: OtherVoices | None = None) -> np.ndarray:
         """``samples`` ``(S,)`` float32 -> ``(S',)`` float32, without the silence cut off or with that added.
 
         Babble is made of ``voices`` where there is no folder of it; without both there is none.
@@ -119,7 +119,7 @@ class Distorter:
         noise = read.load_audio(path, self.rate_hz)
         return np.resize(np.roll(noise, -int(rng.integers(len(noise)))), length)
 
-    def _babble(self, length: int, voices: Voices | None, rng: np.random.Generator) -> np.ndarray:
+    def _babble(self, length: int, voices: OtherVoices | None, rng: np.random.Generator) -> np.ndarray:
         low, high = self.config.babble_voices
         count = int(rng.integers(low, high + 1))
         if self.talkers:

@@ -1,5 +1,6 @@
 """The model that comes with the package: loads without an argument, hears the sample, reaches what its card says."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -137,6 +138,12 @@ def test_the_default_model_streams_the_sample_in_chunks(capsys, monkeypatch):
 def test_the_streaming_model_of_english_has_the_weights_of_english():
     streaming, whole = load_model("english-stream"), load_model("english")
     assert all(map(torch.equal, streaming.network.state_dict().values(), whole.network.state_dict().values()))
+
+
+def test_the_cards_of_english_name_one_origin_which_averages_of_fine_tuned_models_need():
+    origins = {load_model(name).card["origin"] for name in ("english", "english-stream")}
+    assert len(origins) == 1
+    assert re.fullmatch("[0-9a-f]{16}", origins.pop())
 
 
 def test_the_streaming_model_of_english_takes_no_room_for_weights():
