@@ -1,17 +1,27 @@
-"""Measures ``asr learn`` on speakers of a prepared corpus: ten sentences corrected, ten scored.
+"""Measures ``asr learn`` on speakers of a prepared corpus: some sentences corrected, others scored.
 
-    python tools/bench_learning.py data/speechocean762/test.jsonl --speakers 20           # checks, learning
-    python tools/bench_learning.py data/speechocean762/test.jsonl --speakers 20 --checks  # checks of texts alone
+    python tools/bench_learning.py data/speechocean762/test.jsonl ten.jsonl --speakers 20
+    python tools/bench_learning.py data/speechocean762/test.jsonl shuffled.jsonl --speakers 20 --shuffle
+    python tools/bench_learning.py data/librispeech/held_out.jsonl fifty.jsonl --sentences 50 --scored 88 --draws 3 \\
+        --forgetting data/an4/test.jsonl
+    python tools/bench_learning.py data/speechocean762/test.jsonl checks.jsonl --speakers 20 --checks
 
-Texts are checked as they are, shuffled within the speaker, and with two of them exchanged. Learning is that of one
-setting (``--rate``, ``--epochs``), without the cross-validation that would refuse it.
+Each run is the whole of ``asr learn`` with cross-validation, and a line of the output file; runs that are there already
+are not repeated. Where the model is refused, the start is scored. ``--checks`` tries the check of texts alone: as they
+are, shuffled within the speaker, and with two of them exchanged.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
+import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,41 +32,87 @@ from asr.errors import DecodeError
 from asr.models.model_directory import Model, load_model
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import load_options
-from asr.scoring.wer import score
 from asr.train import learning
-from asr.train.adaptation import Adaptation, Lesson, Strength, make_lessons
+from asr.train.adaptation import Lesson, make_lessons
+from asr.train.learning import LearnOptions, learn
+from asr.train.search_weights import score_rows
 from asr.train.text_check import text_fit
-
-SENTENCES = 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest")
+    parser.add_argument("output", type=Path, help="JSON lines, one for each run")
     parser.add_argument("--model", default="english")
     parser.add_argument("--speakers", type=int, default=20)
-    parser.add_argument("--checks", action="store_true")
-    parser.add_argument("--rate", type=float, default=2e-4)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="the first of these speakers that is run")
+    parser.add_argument("--sentences", type=int, default=10, help="that are corrected")
+    parser.add_argument("--scored", type=int, default=10, help="others that are scored")
+    parser.add_argument("--draws", type=int, default=1, help="of sentences of each speaker, and seeds")
+    parser.add_argument("--shuffle", action="store_true", help="corrections have the texts of others of them")
+    parser.add_argument("--forgetting", default="", metavar="MANIFEST", help="other speech, scored before and after")
+    parser.add_argument("--checks", action="store_true", help="try the check of texts alone")
     args = parser.parse_args()
-    model = load_model(args.model)
-    search = Decoder(load_options(model.path), model.tokenizer)
     by_speaker: dict[str, list[Utterance]] = {}
     for utterance in manifest.read_manifest(args.manifest):
         by_speaker.setdefault(utterance.speaker, []).append(utterance)
     names = sorted(by_speaker)
-    errors, wrong = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for name in names[:: max(1, len(names) // args.speakers)][: args.speakers]:
-        chosen = list(by_speaker[name])
-        random.Random(1).shuffle(chosen)
-        learnt, scored = (_lessons(model, part) for part in (chosen[:SENTENCES], chosen[SENTENCES : 2 * SENTENCES]))
-        wrong += _checks(learnt, model.tokenizer.space_id)
-        print(
-            f"{name}: taken for wrong so far: {wrong[0]} right, {wrong[1]} shuffled, {wrong[2]} exchanged", flush=True
-        )
-        if not args.checks:
-            errors += _learning(learnt, scored, search, Adaptation(model.network, Strength(args.rate)), args.epochs)
-            print(f"{name}: errors so far: {errors[0]} before, {errors[1]} after, in {errors[2]} words", flush=True)
+    chosen = names[:: max(1, len(names) // args.speakers)][: args.speakers][args.first :]
+    done = _done(args.output)
+    for name in chosen:
+        for draw in range(1, args.draws + 1):
+            if (name, draw) not in done:
+                utterances = list(by_speaker[name])
+                random.Random(draw).shuffle(utterances)
+                row = {"speaker": name, "draw": draw, **_run(utterances, args, draw)}
+                with open(args.output, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+    _summarise(args.output)
+
+
+def _done(path: Path) -> set[tuple[str, int]]:
+    if not path.exists():
+        return set()
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {(row["speaker"], row["draw"]) for row in rows}
+
+
+def _run(utterances: Sequence[Utterance], args: argparse.Namespace, seed: int) -> dict[str, object]:
+    corrected, scored = utterances[: args.sentences], utterances[args.sentences :][: args.scored]
+    if args.checks:
+        return _checks(load_model(args.model), corrected)
+    if args.shuffle:
+        texts = [one.text for one in corrected]
+        corrected = [replace(one, text=text) for one, text in zip(corrected, texts[3:] + texts[:3], strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        path, output = Path(folder) / "corrected.jsonl", Path(folder) / "learnt"
+        absolute = [replace(one, audio=os.path.abspath(one.audio)) for one in corrected]
+        manifest.write_manifest(path, absolute)
+        started = time.process_time()
+        report = learn(args.model, [path], output, LearnOptions(seed=seed))
+        cpu_s = time.process_time() - started
+        kept = ("used", "learnt", "refusal", "rate", "epochs", "gain", "p_value", "errors_before", "errors_after",
+                "words", "lm_weight", "rehearsal", "rehearsal_before", "rehearsal_after")  # fmt: skip
+        row: dict[str, object] = {key: getattr(report, key) for key in kept} | {"cpu_s": round(cpu_s, 1)}
+        after = str(output) if report.learnt else args.model
+        row["scored"] = _both(args.model, after, scored)
+        if args.forgetting:
+            row["forgetting"] = _both(args.model, after, manifest.read_manifest(args.forgetting))
+    return row
+
+
+def _both(start: str, after: str, utterances: Sequence[Utterance]) -> dict[str, int]:
+    """Word errors of two model directories, each decoded as it says."""
+    found = {}
+    for name, place in (("before", start), ("after", after)):
+        model = load_model(place)
+        search = Decoder(load_options(model.path), model.tokenizer)
+        lessons = _lessons(model, utterances)
+        references = {one.id: search.tokenizer.decode(one.tokens) for one in lessons}
+        report = score_rows(search, [one.start for one in lessons], references)
+        found |= {name: report.errors, "words": report.words}
+    return found
 
 
 def _lessons(model: Model, utterances: Sequence[Utterance]) -> list[Lesson]:
@@ -65,34 +121,36 @@ def _lessons(model: Model, utterances: Sequence[Utterance]) -> list[Lesson]:
     return make_lessons(model.network, features, [one.utterance.id for one in found], tokens)
 
 
-def _checks(lessons: Sequence[Lesson], space: int | None) -> tuple[int, int, int]:
+def _checks(model: Model, corrected: Sequence[Utterance]) -> dict[str, object]:
     """How many right, shuffled and exchanged texts are taken for wrong."""
+    lessons = _lessons(model, corrected)
 
     def wrong(lesson: Lesson, tokens: Sequence[int]) -> bool:
         try:
-            return text_fit(lesson.start.numpy(), tokens, space).wrong
+            return text_fit(lesson.start.numpy(), tokens, model.tokenizer.space_id).wrong
         except DecodeError:
             return True
 
     shifted = [*lessons[3:], *lessons[:3]]
     exchanged = (lessons[2], lessons[7]), (lessons[7], lessons[2])
-    pairs = (zip(lessons, lessons, strict=True), zip(lessons, shifted, strict=True), exchanged)
-    right, shuffled, swapped = (sum(wrong(a, b.tokens) for a, b in part) for part in pairs)
-    return right, shuffled, swapped
+    pairs = {"right": zip(lessons, lessons, strict=True), "shuffled": zip(lessons, shifted, strict=True)}
+    named = {name: sum(wrong(a, b.tokens) for a, b in part) for name, part in pairs.items()}
+    return {**named, "exchanged": sum(wrong(a, b.tokens) for a, b in exchanged), "texts": len(lessons)}
 
 
-def _learning(
-    learnt: Sequence[Lesson], scored: Sequence[Lesson], search: Decoder, adaptation: Adaptation, epochs: int
-) -> tuple[int, int, int]:
-    """Errors on the scored sentences before and after, and their words."""
-    for _ in range(epochs):
-        adaptation.epoch(learnt)
-    references = {x.id: search.tokenizer.decode(x.tokens) for x in scored}
-    before, after = (
-        score(references, dict(zip(references, learning._decode(search, rows), strict=True)))
-        for rows in ([x.start for x in scored], adaptation.log_probs(scored))
-    )
-    return before.errors, after.errors, before.words
+def _summarise(path: Path) -> None:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if "right" in rows[0]:
+        print({key: sum(row[key] for row in rows) for key in ("right", "shuffled", "exchanged", "texts")})
+        return
+    print(f"{sum(row['learnt'] for row in rows)} of {len(rows)} learnt")
+    for key in ("scored", "forgetting"):
+        pairs = [row[key] for row in rows if key in row]
+        if pairs:
+            before, after, words = (sum(pair[name] for pair in pairs) for name in ("before", "after", "words"))
+            fewer = [1 - pair["after"] / max(1, pair["before"]) for pair in pairs]
+            print(f"{key}: {before} errors before, {after} after, in {words} words; {1 - after / max(1, before):.1%} "
+                  f"fewer, {np.mean(fewer):.1%} in the mean over runs")  # fmt: skip
 
 
 if __name__ == "__main__":

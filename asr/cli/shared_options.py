@@ -130,6 +130,15 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--rescore-weight", type=number(0), metavar="W", help="weight of --rescore (default: 0.5)")
     group.add_argument(
+        "--nbest", type=whole(1, 100_000), metavar="N", help="hypotheses that --rescore scores (default: 16)"
+    )
+    group.add_argument(
+        "--rescore-keep",
+        type=number(0),
+        metavar="S",
+        help="share of the search's language models that counts beside --rescore; 0 replaces them (default: 1)",
+    )
+    group.add_argument(
         "--token-threshold",
         type=number(high=0, off=-math.inf),
         metavar="L",

@@ -159,7 +159,7 @@ class Fusion:
 
 
 def score_sequences(model: LanguageModel, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
-    """Log-probability of each whole sequence, ends included; all are advanced together.
+    """Log-probability of each whole sequence, ends included; all are advanced together, equal beginnings once.
 
     Raises ``DecodeError`` for what are no token ids of the model.
     """
@@ -167,23 +167,25 @@ def score_sequences(model: LanguageModel, sequences: Sequence[Sequence[int]]) ->
     from asr.decode import kernel
 
     sequences = [token_ids(ids, model.vocab_size, least=kernel.BLANK_ID + 1, error=DecodeError) for ids in sequences]
-    count = len(sequences)
-    totals = np.zeros(count)
-    if not count:
+    totals = np.zeros(len(sequences))
+    if not sequences:
         return totals
     lengths = np.array([len(sequence) for sequence in sequences])
-    padded = np.zeros((count, lengths.max() + 1), np.int64)
+    padded = np.zeros((len(sequences), lengths.max() + 1), np.int64)
     for row, sequence in enumerate(sequences):
         padded[row, 1 : len(sequence) + 1] = sequence
-    active, state = np.arange(count), model.start(count)
+    # Hypotheses of one utterance begin alike: each distinct beginning is one row of the state.
+    active, rows = np.arange(len(sequences)), np.zeros(len(sequences), np.int64)
+    state, tokens = model.start(1), np.zeros(1, np.int64)
     for at in range(padded.shape[1]):
-        log_probs, state = model.advance(state, padded[active, at])
+        log_probs, state = model.advance(state, tokens)
         done = lengths[active] == at
-        totals[active[done]] += np.asarray(model.finish(state))[done]
-        going = np.flatnonzero(~done)
-        active = active[going]
+        totals[active[done]] += np.asarray(model.finish(state))[rows[done]]
+        active, rows = active[~done], rows[~done]
         if not active.size:
             break
-        totals[active] += np.asarray(log_probs)[going, padded[active, at + 1]]
-        state = model.select(state, going)
+        following = padded[active, at + 1]
+        totals[active] += np.asarray(log_probs)[rows, following]
+        distinct, rows = np.unique(rows * model.vocab_size + following, return_inverse=True)
+        state, tokens = model.select(state, distinct // model.vocab_size), distinct % model.vocab_size
     return totals

@@ -18,11 +18,14 @@ from asr.models.inference import Counts, Posteriors
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import Decoding
 from asr.recognize.recognizer import Recognizer
+from asr.recognize.rescoring import ScoredList
 from asr.scoring import wer
 from asr.scoring.rules import LITERAL_RULES
 
 WEIGHTS = (0.2, 0.4, 0.6, 0.9, 1.3)
 BONUSES = (-2.0, 0.0, 1.0, 2.0, 4.0)
+RESCORE_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+RESCORE_KEEPS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 SEARCH_BEAM = 16
 """Weights are chosen at this beam where the options name none, then the beam at these weights: with a large n-gram a
 narrow beam wants other weights than a wide one."""
@@ -53,6 +56,8 @@ class Trial:
             "lm_weight": options.lm_weight,
             "word_bonus": options.word_bonus,
             "beam": options.beam,
+            "rescore_weight": options.rescore_weight if options.rescore else None,
+            "rescore_keep": options.rescore_keep if options.rescore else None,
             "wer": self.errors / max(1, self.words),
             "errors": self.errors,
             "words": self.words,
@@ -63,6 +68,8 @@ class Trial:
         options = self.options
         weights = ",".join(f"{weight:.3g}" for weight in np.atleast_1d(options.lm_weight))
         setting = f"lm_weight {weights:<5} word_bonus {options.word_bonus:<5.3g} beam {options.beam:<4}"
+        if options.rescore:
+            setting += f" rescore_weight {options.rescore_weight:<5.3g} rescore_keep {options.rescore_keep:<4.3g}"
         rate = f"WER {100 * self.errors / max(1, self.words):.2f} % ({self.errors}/{self.words})"
         return f"{self.name or setting:<{len(setting)}} {rate}"
 
@@ -77,6 +84,7 @@ def tune_decoding(
     root: str | Path | None = None,
 ) -> list[Trial]:
     """Search LM weight and word bonus on a grid, then around its best point, then the narrowest beam that is as good.
+    Last, where the options have a model that rescores, its weight and what the search's models keep.
 
     The first two at the beam of ``options``, or at ``SEARCH_BEAM`` where that is greedy; ``beams`` are by default half
     of it, it, and twice as much.
@@ -110,6 +118,7 @@ def tune_decoding(
     weights: Sequence[float] = WEIGHTS if options.lm else (_weight(options),)
     bonuses: Sequence[float] = BONUSES if spaces else (0.0,)
     width = options.beam if options.beam > 1 else SEARCH_BEAM
+    plain = dataclasses.replace(options, rescore="", rescore_keep=1.0)
     beams = (width // 2, width, 2 * width) if beams is None else beams
     around_best = 2 * (3 if options.lm else 1) * (3 if spaces else 1)
     total = len(weights) * len(bonuses) + around_best + len(set(beams))  # at most: what was tried is not tried again
@@ -121,7 +130,7 @@ def tune_decoding(
             bar.total = (bar.total or 1) - 1
             return
         seen.add(key)
-        trial = dataclasses.replace(options, lm_weight=key[0], word_bonus=key[1], beam=beam)
+        trial = dataclasses.replace(plain, lm_weight=key[0], word_bonus=key[1], beam=beam)
         trials.append(_trial(trial, recognizer, posteriors, references))
         bar.update()
 
@@ -138,7 +147,38 @@ def tune_decoding(
         best = best_of(trials).options
         for beam in sorted(beam for beam in beams if beam > 1):
             run(_weight(best), best.word_bonus, beam)
+    if options.rescore:
+        best = dataclasses.replace(best_of(trials).options, rescore=options.rescore)
+        trials += _rescored(best, recognizer, posteriors, references)
     return first + trials
+
+
+def _rescored(
+    options: Decoding,
+    recognizer: Recognizer,
+    posteriors: Sequence[tuple[list[str], Posteriors, Counts]],
+    references: dict[str, str],
+) -> list[Trial]:
+    """Trials of the weights of rescoring, from one search; without a model in the search it keeps nothing."""
+    free = options.lm_carry or options.lm_adapt or not options.lm
+    settings = [
+        dataclasses.replace(options, rescore_weight=weight, rescore_keep=keep)
+        for keep in (RESCORE_KEEPS[:1] if free else RESCORE_KEEPS)
+        for weight in RESCORE_WEIGHTS
+    ]
+    decoder = Decoder(settings[-1], recognizer.model.tokenizer)
+    assert decoder.rescorer is not None
+    names: list[str] = []
+    lists: list[ScoredList] = []
+    for batch, log_probs, frames in posteriors:
+        names += batch
+        lists += decoder.rescorer.scored(decoder.searched(log_probs, frames), decoder.vocabulary)
+    trials = []
+    for setting in settings:
+        orders = [scored.ordered(setting.rescore_weight, setting.rescore_keep) for scored in lists]
+        texts = [decoder.text(order[0].tokens) for order in orders]
+        trials.append(_scored(setting, dict(zip(names, texts, strict=True)), references))
+    return trials
 
 
 def _weight(options: Decoding) -> float:
@@ -182,5 +222,9 @@ def _trial(
     for names, log_probs, frames in posteriors:
         for id, hypothesis in zip(names, decoder.decode(log_probs, frames), strict=True):
             hypotheses[id] = decoder.text(hypothesis.tokens)
+    return _scored(options, hypotheses, references, name)
+
+
+def _scored(options: Decoding, hypotheses: dict[str, str], references: dict[str, str], name: str = "") -> Trial:
     report = wer.score({id: references[id] for id in hypotheses}, hypotheses, LITERAL_RULES)
     return Trial(options, report.errors, report.words, report.char_errors, name)

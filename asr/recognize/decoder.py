@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,15 +21,14 @@ from asr.decode import (
     greedy,
     score_phrases,
 )
-from asr.decode.fusion import LanguageModel, score_sequences
-from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.lexicon import read_word_list
 from asr.decode.ngram import Ngram
 from asr.decode.phrase_graph import Key, PhraseGraph
 from asr.decode.phrase_search import answers, read_phrases
 from asr.decode.posteriors import Matrix
-from asr.recognize.language_models import Context, for_search, matching
+from asr.recognize.language_models import Context, for_search
 from asr.recognize.options import Decoding
+from asr.recognize.rescoring import Rescorer, for_rescoring
 from asr.recognize.vocabulary import Vocabularies, Vocabulary, WordModels
 from asr.text.templates import read_templates
 from asr.text.tokenizer import Tokenizer
@@ -67,9 +65,9 @@ class Decoder:
             self._read_phrases(options.phrases)
         self.phrase_of = {phrase.text: phrase for phrase in self.phrases}
         """Phrases by their text, which is the ``phrase`` of hypotheses; those of a graph once they were an answer."""
-        self.rescorer: Ngram | KenlmNgram | LanguageModel | None = None
-        if options.rescore and options.rescore_weight:
-            self.rescorer = matching(options.rescore, tokenizer)
+        self.rescorer: Rescorer | None = None
+        if options.rescore and (options.rescore_weight or options.rescore_keep != 1):
+            self.rescorer = Rescorer(for_rescoring(options.rescore, tokenizer), found)
         models = WordModels(
             read_word_list(options.lexicon) if options.lexicon else (),
             found.ngram,
@@ -77,7 +75,7 @@ class Decoder:
             options.word_bonus,
             options.unknown_penalty,
         )
-        reader = self.rescorer if isinstance(self.rescorer, Ngram) else None
+        reader = self.rescorer.model if self.rescorer and isinstance(self.rescorer.model, Ngram) else None
         self._vocabularies = Vocabularies(tokenizer, models, options.language, (reader, options.rescore_weight))
         self.vocabulary = self.vocabulary_with(options.hotwords)
         """The words of the search, with the options' hot words."""
@@ -239,8 +237,7 @@ class Decoder:
         Afterwards the search is ready for the next utterance.
         """
         found = search.finish(1 if self.options.beam == 1 else self._depth(count))
-        if self.rescorer:
-            found = self._rescore([found])[0]
+        found = self._rescore([found])[0]
         self._learn(found[0])
         return found
 
@@ -254,8 +251,14 @@ class Decoder:
 
     def nbest(self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any], count: int = 1) -> list[list[Hypothesis]]:
         """Hypotheses of the beam search, rescored where that is asked for, best first."""
+        return self._rescore(self.searched(log_probs, lengths, count))
+
+    def searched(
+        self, log_probs: npt.NDArray[Any], lengths: npt.NDArray[Any], count: int = 1
+    ) -> list[list[Hypothesis]]:
+        """As ``nbest``, as the search alone orders them: what a rescoring model would get."""
         options = self.options
-        lists = beam_search(
+        return beam_search(
             log_probs,
             lengths,
             beam=options.beam,
@@ -267,25 +270,14 @@ class Decoder:
             nbest=self._depth(count),
             threads=cpus.in_use(),
         )
-        return self._rescore(lists) if self.rescorer else lists
 
     def _rescore(self, lists: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
-        """Add the rescoring model's weighted score to each hypothesis and sort; all are scored in one batch."""
-        flat = [hypothesis for nbest in lists for hypothesis in nbest]
-        if isinstance(self.rescorer, Ngram | KenlmNgram):
-            scores = np.array([self.rescorer.score(self.vocabulary.texts(h.tokens)) for h in flat])
-        else:
-            assert self.rescorer is not None
-            scores = score_sequences(self.rescorer, [h.tokens for h in flat])
-        added = iter((self.options.rescore_weight * scores).tolist())
-        rescored = []
-        for nbest in lists:
-            new = [
-                dataclasses.replace(h, score=h.score + more, lm_score=h.lm_score + more)
-                for h, more in zip(nbest, added, strict=False)
-            ]
-            rescored.append(sorted(new, key=lambda h: -h.score))
-        return rescored
+        """Each list in the order of the rescoring model, where there is one; all are scored in one batch."""
+        if self.rescorer is None:
+            return lists
+        weight, keep = self.options.rescore_weight, self.options.rescore_keep
+        scored = self.rescorer.scored(lists, self.vocabulary, own=keep != 1)
+        return [found.ordered(weight, keep) for found in scored]
 
 
 def accept_searches(searches: Sequence[Search], matrices: Sequence[Matrix]) -> None:

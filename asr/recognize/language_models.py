@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from asr.config.sections import TextConfig
 from asr.decode import kernel
-from asr.decode.fusion import Fusion, LanguageModel
+from asr.decode.fusion import Fusion, LanguageModel, score_sequences
 from asr.decode.kenlm_binary import KenlmNgram
 from asr.decode.mixtures import Mixture, mixed_ngrams
 from asr.decode.ngram import Ngram
@@ -74,6 +75,18 @@ class SearchModels:
         ids[kernel.START] = self.ngram.context_after(context.words)
         return arrays._replace(ids=ids)
 
+    def weighted_scores(
+        self, tokens: Sequence[Sequence[int]], words: Sequence[Sequence[str]]
+    ) -> npt.NDArray[np.float64]:
+        """What the search's models add to whole hypotheses without a context, given as tokens and as words."""
+        found = np.zeros(len(tokens))
+        if self.ngram is not None:
+            texts = [[self._forms.get(word, word) for word in text] for text in words]
+            found += self.ngram_weight * np.array([self.ngram.score(text) for text in texts], np.float64)
+        if self.fusion is not None:
+            found += self.fusion.weight * score_sequences(self.fusion.model, tokens)
+        return found
+
     @functools.cached_property
     def _forms(self) -> dict[str, str]:
         """The n-gram's words by how the acoustic model writes them."""
@@ -127,25 +140,32 @@ def _adapter(model: LanguageModel, name: str, rate: float) -> Adapter:
 def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageModel:
     """A language model for an acoustic model's tokens. Raises ``ModelError`` where there is none, ``DecodeError`` when
     it has others."""
-    loaded: Ngram | KenlmNgram | LanguageDirectory | LanguageGraph | LanguageModel
-    if isinstance(source, str):
-        if not os.path.exists(source):
-            raise ModelError(f"{source}: no such language model; expected a directory of asr train-lm or a word n-gram")
-        as_graph = os.path.isdir(source) and is_language_graph(source)
-        loaded = load_language_graph(source) if as_graph else lm_directory.load_language_model(source)
-    else:
-        loaded = source
-    name = name_of(source)
+    loaded, name = load_source(source), name_of(source)
     if isinstance(loaded, LanguageDirectory | LanguageGraph):
         if loaded.tokenizer.symbols != tokenizer.symbols:
             raise DecodeError(
                 f"{name}: the language model's tokens are {list_symbols(loaded.tokenizer)}, the acoustic model's "
                 f"{list_symbols(tokenizer)}; train it with text.tokenizer={tokenizer.config.tokenizer} "
-                "data.tokens=MODEL/tokens.txt"
+                "data.tokens=MODEL/tokens.txt, or let it rescore (rescore)"
             )
         return loaded.model
-    if not isinstance(loaded, Ngram | KenlmNgram) and loaded.vocab_size != tokenizer.vocab_size:
-        raise DecodeError(
-            f"{name}: the language model knows {loaded.vocab_size} tokens, the acoustic model {tokenizer.vocab_size}"
-        )
+    require_same_tokens(loaded, name, tokenizer)
     return loaded
+
+
+def load_source(source: LM) -> Ngram | KenlmNgram | LanguageDirectory | LanguageGraph | LanguageModel:
+    """A language model from its path, or as it is. Raises ``ModelError`` where there is none."""
+    if not isinstance(source, str):
+        return source
+    if not os.path.exists(source):
+        raise ModelError(f"{source}: no such language model; expected a directory of asr train-lm or a word n-gram")
+    as_graph = os.path.isdir(source) and is_language_graph(source)
+    return load_language_graph(source) if as_graph else lm_directory.load_language_model(source)
+
+
+def require_same_tokens(model: Ngram | KenlmNgram | LanguageModel, name: str, tokenizer: Tokenizer) -> None:
+    """Raise ``DecodeError`` for a model over another number of tokens than the tokenizer has."""
+    if not isinstance(model, Ngram | KenlmNgram) and model.vocab_size != tokenizer.vocab_size:
+        raise DecodeError(
+            f"{name}: the language model knows {model.vocab_size} tokens, the acoustic model {tokenizer.vocab_size}"
+        )

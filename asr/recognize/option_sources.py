@@ -23,7 +23,7 @@ GIVEN, DIRECTORY, DEFAULT = "given", "model directory", "default"
 RESETS = {
     "lm": ("lm_weight", "lm_adapt", "lm_carry", "word_bonus", "lexicon", "unknown_penalty"),
     "lexicon": ("unknown_penalty",),
-    "rescore": ("rescore_weight",),
+    "rescore": ("rescore_weight", "rescore_keep"),
 }
 """Options that belong to the file that another option names: a model directory's values were chosen for its own file,
 so that they fall back to their defaults where another file is named."""
@@ -108,7 +108,7 @@ def conditions(options: Decoding) -> dict[str, Any]:
     idle = set(PRUNING)
     idle |= set() if options.lm else {"lm_weight", "lm_adapt", "lm_carry"}
     idle |= set() if options.hotwords else {"language"}
-    idle |= set() if options.rescore else {"rescore_weight", "nbest"}
+    idle |= set() if options.rescore else {"rescore_weight", "rescore_keep", "nbest"}
     idle |= set() if options.lm or options.lexicon else {"unknown_penalty"}
     found: dict[str, Any] = {}
     for name in (field.name for field in dataclasses.fields(Decoding) if field.name not in idle):

@@ -67,8 +67,11 @@ class Decoding:
     hotwords: dict[str, float] = field(default_factory=dict)
     """Boost of words and phrases, in natural logarithms; a lexicon learns them."""
     rescore: LM = ""
-    """Language model that the ``nbest`` of the search are scored by once more."""
+    """Language model that scores the ``nbest`` of the search once more; a recurrent one may have tokens of its own."""
     rescore_weight: float = 0.5
+    rescore_keep: float = 1.0
+    """Share of the logarithms of the search's language models (``lm``) that counts beside it; 0 replaces them. Bonuses
+    and hot words always count."""
     nbest: int = 16
     token_threshold: float = -math.inf
     """Tokens below it open no prefix; ``-7`` is faster and seldom changes a word."""
@@ -116,7 +119,12 @@ class Decoding:
             raise ConfigError(f"unknown_penalty: expected at most 0, got {self.unknown_penalty}")
         if self.lm_carry and not self.lm:
             raise ConfigError("lm_carry: expected a language model (lm), got none; give lm or leave lm_carry out")
-        for name in ("lm_adapt", "rescore_weight"):
+        if self.rescore_keep != 1 and (self.lm_carry or self.lm_adapt):
+            raise ConfigError(
+                "rescore_keep: expected 1 beside lm_carry and lm_adapt, whose scores depend on the utterances before, "
+                f"got {self.rescore_keep}; leave one of them out"
+            )
+        for name in ("lm_adapt", "rescore_weight", "rescore_keep"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
@@ -192,6 +200,7 @@ class DecodingOptions(TypedDict, total=False):
     hotwords: Mapping[str, float] | None
     rescore: LM | os.PathLike[str] | None
     rescore_weight: float | None
+    rescore_keep: float | None
     nbest: int | None
     token_threshold: float | None
     beam_threshold: float | None

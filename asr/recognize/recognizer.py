@@ -17,16 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from asr import decode
-from asr.audio.samples import resample
 from asr.config import loader
 from asr.data.manifest import Utterance
 from asr.decode import Hypothesis
 from asr.decode.endpoint import Endpoint
-from asr.decode.phrase_graph import Key
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.models.inference import Counts, LoadedModel, Posteriors
-from asr.recognize import long_audio
-from asr.recognize.decoder import Decoder
+from asr.recognize import long_audio, phrase_answers
 from asr.recognize.engine import BATCH_S, Engine, Part, Span, pad_rows
 from asr.recognize.language_models import Context
 from asr.recognize.loading import load_any
@@ -85,20 +82,7 @@ class Recognizer(Engine):
         self.reader = RecordingReader(model.config.features, max_duration_s)
         self.also: tuple[Recognizer, ...] = tuple(also)
         for other in self.also:
-            name, options = other.model.path, (self.decoder.options, other.decoder.options)
-            if not self.decoder.closed or options[0] != options[1]:
-                raise ConfigError(
-                    f"{name}: expected the same phrases, speeds and unknown_penalty for several models, since "
-                    f"their scores are combined; got {options[0]} and {options[1]}"
-                )
-            # The same file, but what a model's alphabet makes equal counts once.
-            lines = [[phrase.line for phrase in r.decoder.phrases] for r in (self, other)]
-            if lines[0] != lines[1]:
-                odd = sorted(set(lines[0]) ^ set(lines[1]))
-                raise ConfigError(
-                    f"{name}: expected phrases that all models can tell apart; one model spells {odd[0]!r} like "
-                    "another phrase"
-                )
+            phrase_answers.check_same_phrases(self, other)
 
     @property
     def max_duration_s(self) -> float | None:
@@ -351,10 +335,8 @@ class Recognizer(Engine):
     def _decode(
         self, waveforms: list[np.ndarray], names: list[str], log_probs: Posteriors, frames: Counts
     ) -> list[Transcript]:
-        if self.decoder.graph is not None:
-            found = self._graph_answers(waveforms, (log_probs, frames))
-        elif self.decoder.phrases:
-            found = self.decoder.answers(log_probs, frames, self._phrase_scores(waveforms, (log_probs, frames)))
+        if self.decoder.closed:
+            found = phrase_answers.answer((self, *self.also), waveforms, (log_probs, frames))
         else:
             found = self.decoder.lists(log_probs, frames, self.depth)
         return [
@@ -367,7 +349,7 @@ class Recognizer(Engine):
         ]
 
     def phrase_scores(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
-        """What each of ``decoder.phrases`` has for it, by all models and at all speeds.
+        """The score of each of ``decoder.phrases`` for each waveform, by all models and at all speeds.
 
         Args:
             waveforms: each ``(S,)`` float32 in [-1, 1] at the model's rate.
@@ -376,65 +358,7 @@ class Recognizer(Engine):
             ``(B, P + 1)`` float64, last anything else: the mean over the models of the logarithm of the mean
             probability over the speeds.
         """
-        return self._phrase_scores(waveforms, self.log_probs(waveforms))
-
-    def _phrase_scores(self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]) -> np.ndarray:
-        """``phrase_scores``, with what ``log_probs`` has given for the waveforms."""
-        scores = [
-            _mean_of_speeds([decoder.phrase_scores(*posteriors) for posteriors in speeds])
-            for decoder, speeds in self._heard_by_all(waveforms, heard)
-        ]
-        mean: np.ndarray = np.mean(scores, axis=0)
-        return mean
-
-    def _graph_answers(
-        self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]
-    ) -> list[list[Hypothesis]]:
-        """The likeliest phrase of the graph for each waveform. Each model finds candidates at each speed, and all of
-        them score the candidates of all."""
-        everything = self._heard_by_all(waveforms, heard)
-        found = []
-        for row in range(len(waveforms)):
-            parts = [
-                (decoder, [log_probs[row, : int(frames[row])] for log_probs, frames in speeds])
-                for decoder, speeds in everything
-            ]
-            keys: dict[str, Key] = {}
-            for decoder, matrices in parts:
-                assert decoder.graph is not None
-                assert self.decoder.graph is not None
-                for key in itertools.chain.from_iterable(map(decoder.graph.candidates, matrices)):
-                    keys.setdefault(self.decoder.graph.phrase(key).text, key)
-            chosen = list(keys.values())
-            scores = [_mean_of_speeds([d.candidate_scores(m, chosen) for m in matrices]) for d, matrices in parts]
-            found.append(self.decoder.best_candidates(parts[0][1][0], chosen, np.mean(scores, axis=0)))
-        return found
-
-    def _heard_by_all(
-        self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]
-    ) -> list[tuple[Decoder, list[tuple[Posteriors, Counts]]]]:
-        """The decoder of each model with its ``log_probs`` at each speed; ``heard`` are this one's at speed 1."""
-        found = [(self.decoder, self._at_all_speeds(waveforms, heard))]
-        for other in self.also:
-            rates = self.sample_rate_hz, other.sample_rate_hz
-            resampled = [resample(samples, *rates) if rates[0] != rates[1] else samples for samples in waveforms]
-            found.append((other.decoder, other._at_all_speeds(resampled, other.log_probs(resampled))))
-        return found
-
-    def _at_all_speeds(
-        self, waveforms: Sequence[np.ndarray], heard: tuple[Posteriors, Counts]
-    ) -> list[tuple[Posteriors, Counts]]:
-        rate = self.sample_rate_hz
-        return [
-            heard if speed == 1 else self.log_probs([resample(x, round(rate * speed), rate) for x in waveforms])
-            for speed in self.decoder.options.speeds
-        ]
-
-
-def _mean_of_speeds(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """The logarithm of the mean probability."""
-    summed: np.ndarray = np.logaddexp.reduce(scores, axis=0)
-    return summed - math.log(len(scores))
+        return phrase_answers.list_scores((self, *self.also), waveforms, self.log_probs(waveforms))
 
 
 def load(

@@ -14,26 +14,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
 from asr.audio.headers import check_rate
-from asr.audio.samples import as_mono
-from asr.config import loader, sections
+from asr.config import loader
 from asr.decode import BeamSearch
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.judgement import FrameSums
 from asr.decode.posteriors import BLANK, positive_int
-from asr.errors import AudioError, ConfigError
+from asr.errors import ConfigError
 from asr.models.inference import Latency, Posteriors, StreamState
 from asr.recognize.engine import Engine, Part
 from asr.recognize.language_models import Context
 from asr.recognize.phrase_lists import phrase_list_decoder
 from asr.recognize.readable import ReadableWriter, with_written
 from asr.recognize.vocabulary import Vocabulary
+from asr.recognize.waiting_samples import WaitingSamples
 from asr.transcript import Transcript, Word
 
-# Frames of features that one pass through the network takes at most: what a long block needs is bounded.
-PASS_FRAMES = 2048
 SILENCE_S = 60.0
 """Silence at an utterance's start that is kept, so that hot words can still change."""
 SETTLE_EVERY_S = 0.24
@@ -135,14 +132,7 @@ class Stream:
 
     def start(self) -> None:
         """Forget everything and begin a new stream."""
-        model_hz = self.recognizer.sample_rate_hz
-        self._resampler = (
-            None if self.rate_hz == model_hz else soxr.ResampleStream(self.rate_hz, model_hz, 1, "float32", "HQ")
-        )
-        self._samples = np.zeros(0, np.float32)
-        self._received = 0
-        self._fed = 0
-        """Frames of features that the network has got."""
+        self._waiting = WaitingSamples(self.recognizer.model.config, self.rate_hz, self.source)
         self._state: StreamState | None = None
         """What features and network carry on; None before their first frame."""
         self._context = Context()
@@ -155,7 +145,6 @@ class Stream:
         self._offset = 0
         """Frame of log-probabilities at which the utterance under way begins."""
         self._endpointer = None if self.endpoint is None else Endpointer(self.endpoint, self.recognizer.frame_s)
-        self._finished = False
 
     def _begin(self) -> None:
         """Begin an utterance."""
@@ -207,7 +196,7 @@ class Stream:
     @property
     def received_s(self) -> float:
         """Seconds of audio that were pushed since ``start``."""
-        return self._received / self.rate_hz
+        return self._waiting.received / self.rate_hz
 
     @property
     def time_s(self) -> float:
@@ -228,45 +217,7 @@ class Stream:
 
     def push(self, samples: npt.ArrayLike) -> None:
         """Take samples without computing anything yet; ``advance_streams`` does."""
-        if self._finished:
-            raise AudioError(f"{self.source}: the stream is finished; begin another with start()")
-        block = as_mono(samples, self.source, self.rate_hz, self._received)
-        self._received += len(block)
-        if self._resampler is not None:
-            block = self._resampler.resample_chunk(block)
-        self._samples = np.concatenate([self._samples, block])
-
-    def close(self) -> None:
-        """No more samples will come: get the resampler's last ones."""
-        if not self._finished and self._resampler is not None:
-            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            self._samples = np.concatenate([self._samples, rest])
-        self._finished = True
-
-    def ready(self) -> int:
-        """Frames of features for the next pass: all at the end; else so many that none waits for a later one."""
-        config = self.recognizer.model.config
-        frames = sections.count_frames(len(self._samples), config.features)
-        if not self._finished:
-            # An output frame sees the features up to the first of its own; what comes behind that can wait.
-            factor = config.model.subsampling
-            frames = max(0, (self._fed + frames - 1) // factor * factor + 1 - self._fed) if frames else 0
-        return min(frames, PASS_FRAMES)
-
-    def is_last(self, frames: int) -> bool:
-        """Whether nothing comes behind the next ``frames`` frames."""
-        config = self.recognizer.model.config.features
-        return self._finished and sections.count_frames(len(self._samples), config) == frames
-
-    def take(self, frames: int) -> npt.NDArray[np.float32]:
-        """The samples that the next ``frames`` frames are made of; those that no later one needs are dropped."""
-        if not frames:
-            return np.zeros(0, np.float32)
-        config = self.recognizer.model.config.features
-        taken = self._samples[: (frames - 1) * config.hop_samples + config.window_samples]
-        self._samples = self._samples[frames * config.hop_samples :]
-        self._fed += frames
-        return taken
+        self._waiting.push(samples)
 
     def cut(self, log_probs: Posteriors) -> list[tuple[Posteriors, bool]]:
         """Log-probabilities ``(T, V)`` cut at endpoints: parts, and whether an utterance ends behind each."""
@@ -302,7 +253,7 @@ class Stream:
         self._begin()
         self._offset += frames
         duration_s = min(self.received_s, self._offset * recognizer.frame_s)
-        if self._finished:
+        if self._waiting.closed:
             duration_s = self.received_s
         sums, self._sums = self._sums, None
         made = recognizer.transcript(found[: recognizer.depth], duration_s, self.source, vocabulary, sums, decoder)
@@ -359,7 +310,7 @@ def advance_streams(streams: Sequence[Stream]) -> list[Update]:
 def finish_streams(streams: Sequence[Stream]) -> list[Transcript]:
     """End streams of one recognizer, together; ``Stream.finish`` of each."""
     for stream in streams:
-        stream.close()
+        stream._waiting.close()
     before = [update.final for update in advance_streams(streams)]
     transcripts = []
     for stream, done in zip(streams, before, strict=True):
@@ -384,8 +335,8 @@ def _next_group(streams: Sequence[Stream]) -> list[int]:
     """Streams that can take the same next step: as many frames, from states of the same shape."""
     groups: dict[object, list[int]] = {}
     for index, stream in enumerate(streams):
-        ready, state = stream.ready(), stream._state
-        last = stream.is_last(ready)
+        ready, state = stream._waiting.ready(), stream._state
+        last = stream._waiting.is_last(ready)
         if ready or (last and state is not None and state.pending):
             groups.setdefault((ready, None if state is None else state.shape, last), []).append(index)
     return max(groups.values(), key=len, default=[])
@@ -394,9 +345,9 @@ def _next_group(streams: Sequence[Stream]) -> list[int]:
 def _forward(streams: Sequence[Stream]) -> list[Posteriors]:
     """Log-probabilities ``(T, V)`` of the next frames of features, as many for each of the streams."""
     first = streams[0]
-    frames = first.ready()
-    last = first.is_last(frames)
-    samples = np.stack([stream.take(frames) for stream in streams])
+    frames = first._waiting.ready()
+    last = first._waiting.is_last(frames)
+    samples = np.stack([stream._waiting.take(frames) for stream in streams])
     states = [stream._state for stream in streams]
     rows, states = first.recognizer.backend.stream(samples, states, latency=first.latency, last=last)
     for stream, state in zip(streams, states, strict=True):

@@ -7,8 +7,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from asr.config.sections import Config, with_batch_s
-from asr.data import findings, manifest, preflight, source_shares
+from asr.data import manifest, source_shares
 from asr.data.batches import Batch, Dataset, Example
 from asr.data.crew import choose_workers
 from asr.data.feeding import Feeder
@@ -35,7 +34,7 @@ from asr.models.tensors import load_metadata
 from asr.scoring.rules import LITERAL_RULES
 from asr.scoring.wer import NOTHING_YET, rank, score
 from asr.text import tokenizer_files
-from asr.train import distributed, finetune, loop, model_card
+from asr.train import distributed, finetune, loop, model_card, training_warnings
 from asr.train.distributed import World
 from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
 from asr.train.process import make_network
@@ -79,7 +78,7 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
         progress = loop.fit(task, config, folder, world, finish=finish)
         hours = manifest.statistics(task.train_data.utterances).hours
         if task.valid_data.utterances and progress.best >= NOTHING_YET:
-            task.warn(advice(progress.best, hours))
+            task.warn(training_warnings.nothing_learnt(progress.best, hours))
         elif task.valid_data.utterances and config.train.init and not progress.kept:
             task.warn(finetune.nothing_gained(config.train.init, progress.best, hours))
         if config.train.init and world.first and (hint := finetune.tuning_hint(config)):
@@ -95,16 +94,6 @@ def settle_batch_s(config: Config, device: torch.device) -> Config:
             before = load_metadata(path)["config"]["data"]["batch_s"]
             return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_s=float(before)))
     return with_batch_s(config, gpu=device.type == "cuda")
-
-
-def advice(wer: float, hours: float) -> str:
-    """What to do about a model that has learnt next to nothing from so many hours of speech."""
-    return (
-        f"the model recognises next to nothing yet (validation WER {100 * wer:.0f} %). It was trained on {hours:.2f} h "
-        "of speech. From random weights, 0.7 h of letters, digits and names (the recipe an4) give a WER of 6 %; free "
-        "speech takes far more. Record more, train for more epochs (--resume train.epochs=N), or go on from a trained "
-        "model, for which minutes of speech do (train.init=english)"
-    )
 
 
 class AcousticTask:
@@ -128,7 +117,7 @@ class AcousticTask:
         valid_set = manifest.read_manifest(config.data.valid) if config.data.valid else []
         if not valid_set:
             self.warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
-        self.warn_shared_speakers(train_set, valid_set)
+        self._warn_all(training_warnings.shared_speakers(train_set, valid_set))
         hours = sum(utterance.duration_s for utterance in train_set) / 3600
         workers = choose_workers(config.data.workers, hours, gpu=self.device.type == "cuda")
         cache = SampleCache(config.features.sample_rate_hz, config.data.cache_s, shared=workers > 0)
@@ -213,9 +202,9 @@ class AcousticTask:
 
     def _report(self) -> None:
         """Warn of what the manifests show, and of what is left out."""
-        self.glance()
-        self.report_left_out(self.train_data, self.train_paths)
-        self.report_left_out(self.valid_data, self.config.data.valid)
+        self._warn_all(training_warnings.visible_faults(self.train_data, self.train_paths, self.config))
+        self._warn_all(training_warnings.left_out(self.train_data, self.train_paths))
+        self._warn_all(training_warnings.left_out(self.valid_data, self.config.data.valid))
 
     @functools.cached_property
     def data_key(self) -> str:
@@ -229,6 +218,10 @@ class AcousticTask:
         """Print a warning that every process would print."""
         if self.world.first:
             warn(message)
+
+    def _warn_all(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            self.warn(message)
 
     def _prepare(self) -> FeatureStats:
         """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
@@ -373,28 +366,6 @@ class AcousticTask:
     def rank(self, figures: dict[str, float]) -> tuple[float, float]:
         """The WER, and the CER as long as next to no word is right (see ``asr.scoring.wer.rank``)."""
         return rank(figures["wer"], figures["cer"])
-
-    def warn_shared_speakers(self, train_set: list[Utterance], valid_set: list[Utterance]) -> None:
-        """Validation on speakers that were trained on flatters the model: say so."""
-        shared = {u.speaker for u in train_set if u.speaker} & {u.speaker for u in valid_set}
-        if shared:
-            self.warn(f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}")
-
-    def glance(self) -> None:
-        """Warn of faults that the training manifest shows without reading audio; ``asr check`` finds all of them."""
-        data, path = self.train_data, self.train_paths
-        report = preflight.glance(path, data.utterances, data.labels, self.config)
-        for kind, count in Counter(finding.kind for finding in report.findings).items():
-            first = next(finding for finding in report.findings if finding.kind == kind)
-            title = findings.FAULT_KINDS[kind][1]
-            self.warn(f"{path}: {title}: {count}, such as {first.id}: {first.message}; asr check lists them")
-
-    def report_left_out(self, data: Dataset, path: str) -> None:
-        """Name every utterance that is not used, with its reason and their count."""
-        for name, reason in data.left_out.items():
-            self.warn(f"{path}: {name}: left out: {reason}")
-        if data.left_out:
-            self.warn(f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used")
 
     def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
         model_directory.save_weights(self.folder, network, self.card(figures, progress))

@@ -19,8 +19,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.models.acoustic import AcousticModel
 
+STEP_FRAMES = 1500
+"""Padded feature frames of one step: about 11 s of speech, three short sentences. With all of ten sentences in
+one step, an epoch was one step and changed little."""
 BATCH_FRAMES = 7200
-"""Padded feature frames of one step: about 50 s of speech."""
+"""Padded feature frames that are measured at a time."""
 CLIP_NORM = 5.0
 """Largest global gradient norm, in natural logarithms per token."""
 WARP = 0.06
@@ -76,7 +79,7 @@ class Adaptation:
     def epoch(self, lessons: Sequence[Lesson]) -> None:
         """One pass over the lessons."""
         self.network.train()
-        for batch in batches_of([lessons[i] for i in self._draws.permutation(len(lessons))]):
+        for batch in batches_of([lessons[i] for i in self._draws.permutation(len(lessons))], STEP_FRAMES):
             self._step(batch)
         self.network.eval()
 
@@ -145,12 +148,12 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, tokens: Sequence[Sequence[int
     return functional.ctc_loss(log_probs.transpose(0, 1), joined, lengths, counts, reduction="none")
 
 
-def batches_of(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:
-    """The lessons in their order, as many at a time as ``BATCH_FRAMES`` allow."""
+def batches_of(lessons: Sequence[Lesson], frames: int = BATCH_FRAMES) -> Iterator[list[Lesson]]:
+    """The lessons in their order, as many at a time as ``frames`` allow, padded; at least one."""
     batch: list[Lesson] = []
     for lesson in lessons:
         longest = max(len(one.features) for one in [*batch, lesson])
-        if batch and longest * (len(batch) + 1) > BATCH_FRAMES:
+        if batch and longest * (len(batch) + 1) > frames:
             yield batch
             batch = []
         batch.append(lesson)

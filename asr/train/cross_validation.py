@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,6 @@ from asr.models.acoustic import AcousticModel
 from asr.models.tensors import load_tensors, save_tensors
 from asr.train.adaptation import Adaptation, Lesson, Strength, ctc_losses
 
-MOST_FOLDS = 5
 EXACT = 13
 """Utterances up to which all changes of signs are tried."""
 DRAWS = 20_000
@@ -29,15 +29,24 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried: learning rates, and numbers of epochs in rising order."""
+    """What is tried: learning rates, and numbers of epochs in rising order; and in how many folds."""
 
     rates: tuple[float, ...]
     epochs: tuple[int, ...]
+    folds: int = 5
 
     @property
     def settings(self) -> list[tuple[float, int]]:
         """Rates with epochs, in the order of all results."""
         return list(itertools.product(self.rates, self.epochs))
+
+
+PLANS = (
+    (150.0, Grid((1e-4, 3e-4), (4, 8), 5)),
+    (450.0, Grid((1e-4, 3e-4), (4, 8), 2)),
+    (math.inf, Grid((2e-4,), (2, 4), 2)),
+)
+"""Seconds of speech up to which each grid is tried."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,18 @@ class BestSetting:
         return float(np.mean(self.gains))
 
 
-def make_folds(texts: Sequence[str], folds: int = MOST_FOLDS) -> list[list[int]]:
+def plan_grid(speech_s: float) -> Grid:
+    """What is tried on so many seconds of speech, with what is rehearsed: less for more speech.
+
+    Each plan passes over at most 11,000 s, which takes ``english`` some ten minutes on a core.
+    """
+    for longest_s, grid in PLANS:
+        if speech_s <= longest_s:
+            return grid
+    return PLANS[-1][1]
+
+
+def make_folds(texts: Sequence[str], folds: int) -> list[list[int]]:
     """Places of the utterances of each fold; those of one text lie in the same fold, which keeps the test honest."""
     groups: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
@@ -89,7 +109,7 @@ def cross_validate(
         grid: what is tried.
         folder: where each finished fold is kept; a run that was interrupted goes on behind the last one.
     """
-    folds = make_folds(texts)
+    folds = make_folds(texts, grid.folds)
     settings = grid.settings
     gains = np.zeros((len(settings), len(lessons)))
     outputs: list[list[Tensor]] = [[torch.empty(0)] * len(lessons) for _ in settings]

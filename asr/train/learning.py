@@ -25,20 +25,20 @@ from asr.models.features import LogMel
 from asr.models.model_directory import Model
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import load_options
-from asr.scoring.wer import score
+from asr.scoring.score_report import Report
 from asr.text.tokenizer import min_frames
 from asr.text.user_words import whole_reading
 from asr.train import cross_validation, learnt_model
 from asr.train.adaptation import Adaptation, Lesson, Strength, make_lessons
 from asr.train.corrections import read_corrections
-from asr.train.cross_validation import BestSetting, Grid, best_of_p_value, token_loss
+from asr.train.cross_validation import BestSetting, Grid, best_of_p_value, plan_grid, token_loss
 from asr.train.learning_report import LearningReport, Misfit
 from asr.train.model_card import training_checksum
 from asr.train.process import alone
 from asr.train.rehearsal import MOST_SENTENCES, StoredSentence, load_rehearsal
+from asr.train.search_weights import choose_weight, decode_rows, score_rows
 from asr.train.text_check import text_fit
 
-GRID = Grid((1e-4, 2e-4), (2, 4, 8))
 LEAST_CORRECTIONS = 5
 """With fewer, no paired test can show a gain at 5 %: 4 utterances all better happen by chance once in 16 times."""
 LONGEST_CORRECTION_S = 30.0
@@ -51,14 +51,15 @@ WORKING = ".learning"
 class LearnOptions:
     """``rehearse``: manifest of other speech, learnt beside the corrections and checked for forgetting. ``language``:
     of the texts, as ``asr transcribe`` takes it; empty: as the model directory says. ``store``: whether the new model
-    keeps features of the corrections for the next learning. ``dry_run``: decide, and write nothing."""
+    keeps features of the corrections for the next learning. ``dry_run``: decide, and write nothing. ``grid``: what
+    cross-validation tries; None: by the amount of speech (``plan_grid``)."""
 
     rehearse: str = ""
     language: str = ""
     store: bool = True
     dry_run: bool = False
     seed: int = 1
-    grid: Grid = GRID
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -233,28 +234,30 @@ def _tune(
         for part in (learnt, checked)
     )  # fmt: skip
     texts = [c.text for c in corrections]
-    cross_validation.write_key(folder, _key(source, lessons, beside, options))
-    choice = cross_validation.cross_validate(network, lessons, beside, texts, options.grid, folder)
+    frames = sum(len(lesson.features) for lesson in (*lessons, *beside))
+    grid = options.grid or plan_grid(frames * source.config.features.hop_s)
+    cross_validation.write_key(folder, _key(source, lessons, beside, grid, options.seed))
+    choice = cross_validation.cross_validate(network, lessons, beside, texts, grid, folder)
     search = Decoder(load_options(source.path), source.tokenizer)
     references = {c.utterance.id: c.text for c in corrections}
-    _judge(report, choice, search, references, [lesson.start for lesson in lessons])
+    after = _judge(report, choice, search, references, [lesson.start for lesson in lessons])
     if _refused(report):
         return report
     tuned = Adaptation(network, Strength(choice.rate), options.seed)
     for _ in tqdm(range(choice.epochs), "fine-tuning", disable=None, leave=False):
         tuned.epoch([*lessons, *beside])
-    _check_forgetting(report, forgotten, tuned.log_probs(forgotten), search)
+    _check_forgetting(report, forgotten, tuned.log_probs(forgotten), search, after)
     if _refused(report):
         return report
     made = folder / "model"
     shutil.rmtree(made, ignore_errors=True)
     kept = stored + [StoredSentence(c.features, c.tokens) for c in corrections] if options.store else []
     report.new_words = learnt_model.write_model(
-        source, tuned.network, made, texts, learnt_model.without_names(report.to_dict()), kept
+        source, tuned.network, after.options, made, texts, learnt_model.without_names(report.to_dict()), kept
     )
-    after = Decoder(load_options(made), source.tokenizer)
-    rows = tuned.log_probs(lessons)
-    report.recognised = _newly_recognised(texts, _decode(search, [x.start for x in lessons]), _decode(after, rows))
+    made_search = Decoder(load_options(made), source.tokenizer)
+    readings = decode_rows(search, [x.start for x in lessons]), decode_rows(made_search, tuned.log_probs(lessons))
+    report.recognised = _newly_recognised(texts, *readings)
     report.learnt = True
     if options.dry_run:
         return report
@@ -294,32 +297,23 @@ def _split(
 
 
 def _key(
-    source: Model, lessons: Sequence[Lesson], beside: Sequence[Lesson], options: LearnOptions
+    source: Model, lessons: Sequence[Lesson], beside: Sequence[Lesson], grid: Grid, seed: int
 ) -> dict[str, object]:
     """What the results of a fold depend on."""
     seen = [[x.id, x.tokens, len(x.start), round(float(x.features.double().sum()), 1)] for x in (*lessons, *beside)]
     return {
-        "model": str(source.path), "data": training_checksum(seen), "seed": options.seed,
-        **cross_validation.describe_grid(options.grid),
+        "model": str(source.path), "data": training_checksum(seen), "seed": seed,
+        **cross_validation.describe_grid(grid),
     }  # fmt: skip
-
-
-def _decode(search: Decoder, rows: Sequence[Tensor]) -> list[str]:
-    found = []
-    for row in rows:
-        best = search.decode(row[None].float().numpy(), np.array([len(row)]))[0]
-        found.append(" ".join(search.vocabulary.texts(best.tokens)))
-    return found
 
 
 def _judge(
     report: LearningReport, choice: BestSetting, search: Decoder, references: dict[str, str], start: Sequence[Tensor]
-) -> None:
-    """Whether cross-validation shows a gain; says why not in ``report.refusal``."""
-    before, after = (
-        score(references, dict(zip(references, _decode(search, rows), strict=True)))
-        for rows in (start, choice.log_probs)
-    )
+) -> Decoder:
+    """The search that the new model is to have; ``report.refusal`` says why it would be no better."""
+    before = score_rows(search, start, references)
+    chosen, after = choose_weight(search.options, search.tokenizer, choice.log_probs, references)
+    report.lm_weight_before, report.lm_weight = search.options.lm_weight, chosen.options.lm_weight
     report.rate, report.epochs = choice.rate, choice.epochs
     report.gain, report.p_value = choice.gain, choice.p_value
     report.errors_before, report.errors_after, report.words = before.errors, after.errors, before.words
@@ -329,34 +323,34 @@ def _judge(
             f"{'likelier' if choice.gain > 0 else 'less likely'} by {abs(choice.gain):.3f} nats a token "
             f"(p = {choice.p_value:.3f}, expected below {SIGNIFICANT}); correct more sentences, or others"
         )
-    elif after.errors > before.errors:
+    elif _more_errors(before, after):
         report.refusal = (
             f"cross-validation shows more errors on held-out sentences, {after.errors} instead of {before.errors} in "
             f"{before.words} words; correct more sentences"
         )
+    return chosen
+
+
+def _more_errors(before: Report, after: Report) -> bool:
+    """Whether the second has significantly more errors, paired by utterance."""
+    errors = {one.id: one.errors for one in before.utterances}
+    changes = np.array([float(one.errors - errors[one.id]) for one in after.utterances])
+    return best_of_p_value(changes[None]) < SIGNIFICANT and changes.sum() > 0
 
 
 def _check_forgetting(
-    report: LearningReport, checked: Sequence[Lesson], rows: Sequence[Tensor], search: Decoder
+    report: LearningReport, checked: Sequence[Lesson], rows: Sequence[Tensor], search: Decoder, after: Decoder
 ) -> None:
-    """Refuse where the stored sentences became significantly less likely and have more errors."""
+    """Refuse where the stored sentences have significantly more errors."""
     if not checked:
         return
     losses = np.array([token_loss(new, x) - token_loss(x.start, x) for new, x in zip(rows, checked, strict=True)])
-    tokenizer = search.tokenizer
-    references = {x.id: tokenizer.decode(x.tokens) for x in checked}
-    before, after = (
-        score(references, dict(zip(references, _decode(search, part), strict=True)))
-        for part in ([x.start for x in checked], rows)
-    )
-    report.rehearsal_before, report.rehearsal_after = before.errors, after.errors
-    report.rehearsal_words = before.words
-    errors = {one.id: one.errors for one in before.utterances}
-    changes = np.array([float(one.errors - errors[one.id]) for one in after.utterances])
-    worse = best_of_p_value(changes[None]) < SIGNIFICANT and changes.sum() > 0
-    if worse:
+    references = {x.id: search.tokenizer.decode(x.tokens) for x in checked}
+    old, new = score_rows(search, [x.start for x in checked], references), score_rows(after, rows, references)
+    report.rehearsal_before, report.rehearsal_after, report.rehearsal_words = old.errors, new.errors, old.words
+    if _more_errors(old, new):
         report.refusal = (
-            f"the model would forget: {after.errors} errors instead of {before.errors} in {before.words} words of "
+            f"the model would forget: {new.errors} errors instead of {old.errors} in {old.words} words of "
             f"{len(checked)} stored sentences, which became less likely by {losses.mean():.3f} nats a token"
         )
 

@@ -23,8 +23,9 @@ class LearningReport:
     """What was read, what cross-validation and the check for forgetting showed, and what was decided.
 
     ``errors_*``: word errors on held-out corrections, decoded as the model directory says. ``rehearsal_*``: on
-    ``rehearsal`` stored sentences. ``gain``: nats per token. ``recognised``: words of the corrections that the start
-    missed and the new model, which has learnt these very sentences, recognises.
+    ``rehearsal`` stored sentences. ``gain``: nats per token. ``lm_weight``: of the new model's language models.
+    ``recognised``: words of the corrections that the start missed and the new model, which has learnt these very
+    sentences, recognises.
     """
 
     model: str
@@ -39,6 +40,8 @@ class LearningReport:
     epochs: int = 0
     gain: float = 0.0
     p_value: float = 1.0
+    lm_weight_before: float | tuple[float, ...] = 0.0
+    lm_weight: float | tuple[float, ...] = 0.0
     words: int = 0
     errors_before: int = 0
     errors_after: int = 0
@@ -72,6 +75,10 @@ class LearningReport:
         if self.refusal:
             return "\n".join([*lines, f"refused, nothing written: {self.refusal}"])
         lines.append(_named("now recognises", self.recognised) or "no word of the corrections is newly recognised")
+        if self.lm_weight != self.lm_weight_before:
+            lines.append(
+                f"weight of the language model: {_weights(self.lm_weight)}, was {_weights(self.lm_weight_before)}"
+            )
         lines += [_named("new in the vocabulary:", self.new_words)] if self.new_words else []
         lines.append(self._forgetting())
         lines.append(
@@ -90,6 +97,10 @@ class LearningReport:
             f"{told} on {self.rehearsal} stored sentences ({self.rehearsal_before} errors before, "
             f"{self.rehearsal_after} after, in {self.rehearsal_words} words)"
         )
+
+
+def _weights(weight: float | tuple[float, ...]) -> str:
+    return ", ".join(f"{one:.3g}" for one in (weight if isinstance(weight, tuple) else (weight,)))
 
 
 def _named(what: str, words: list[str]) -> str:

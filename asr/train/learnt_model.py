@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from asr.models.bundled import model_file, model_files
 from asr.models.description import read_description
 from asr.models.model_directory import Model, Storage
 from asr.recognize.decoder import Decoder
-from asr.recognize.options import load_options
+from asr.recognize.options import Decoding, load_options, save_options
 from asr.train.model_card import card_head
 from asr.train.rehearsal import REHEARSAL_FILE, StoredSentence, save_rehearsal
 
@@ -32,6 +33,7 @@ LEFT_BEHIND = (
 def write_model(
     source: Model,
     network: AcousticModel,
+    options: Decoding,
     folder: Path,
     texts: Sequence[str],
     learning: Mapping[str, Any],
@@ -43,6 +45,7 @@ def write_model(
         source: the start. Its language models, lexicon, tagger and options are copied, and its judge of reliability;
             fitted confidences of words are those of other weights.
         network: the new weights, stored as float16, or as float32 where the start's are.
+        options: of decoding, whose weights of language models replace the start's.
         folder: the new model directory.
         texts: of the corrections; their words are added where the start has a closed vocabulary.
         learning: what goes into the card.
@@ -72,6 +75,9 @@ def write_model(
     model_directory.save_weights(folder, network, card, storage=storage)
     if rehearsal:
         save_rehearsal(folder, rehearsal)
+    copied = load_options(folder)
+    if copied.lm_weight != options.lm_weight:
+        save_options(folder, dataclasses.replace(copied, lm_weight=options.lm_weight))
     return _add_words(folder, source, texts)
 
 

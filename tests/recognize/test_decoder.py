@@ -29,6 +29,7 @@ from asr.lm.recurrent import LanguageNetwork
 from asr.models import model_directory
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import Decoding, load_options, save_options
+from asr.recognize.rescoring import Rescorer
 from asr.text.bpe import BpeTokenizer
 from asr.text.phones import PhoneTokenizer
 from asr.text.tokenizer import CharTokenizer
@@ -610,7 +611,7 @@ def test_a_kenlm_binary_rescores_like_its_arpa_file(models, tmp_path):
     )
     decoder = Decoder(Decoding(beam=8, rescore=str(models / "words.arpa"), rescore_weight=2.0), TOKENIZER)
     same = Decoder(Decoding(beam=8), TOKENIZER)
-    same.rescorer, same.options = binary, decoder.options
+    same.rescorer, same.options = Rescorer(binary, decoder._models), decoder.options
     matrix = posteriors("GORDEN CALLED", "GORDON CALLED", 0.4)
     ours, theirs = (d.decode(*matrix)[0] for d in (decoder, same))
     assert ours.tokens == theirs.tokens

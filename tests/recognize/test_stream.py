@@ -183,7 +183,7 @@ def test_endpoints_cut_where_the_rules_say_for_any_blocks(tmp_path, size):
     for at in range(0, len(log_probs), size):
         for part, ends in live.cut(log_probs[at : at + size]):
             live._search.accept(part)
-            live._received += int(480 * len(part))
+            live._waiting.received += int(480 * len(part))
             if ends:
                 final.append(live.end_utterance())
     texts = [t.text for t in final if t.words]

@@ -192,7 +192,8 @@ def test_a_change_that_forgets_stored_sentences_is_refused(tones):
     lessons = make_lessons(source.network, features, ids, [source.tokenizer.encode(text) for text in texts])
     silent = [torch.full_like(x.start, -20).index_fill(1, torch.tensor([0]), 0.0) for x in lessons]
     report = LearningReport("m", 8)
-    learning._check_forgetting(report, lessons, silent, Decoder(Decoding(), source.tokenizer))
+    search = Decoder(Decoding(), source.tokenizer)
+    learning._check_forgetting(report, lessons, silent, search, search)
     assert "forget" in report.refusal
     assert report.rehearsal_before < report.rehearsal_after == 24
 
@@ -202,7 +203,8 @@ def test_stored_sentences_that_stay_as_they_were_are_no_reason_to_refuse(tones):
     tokens = source.tokenizer.encode("ABC DEF")
     lessons = make_lessons(source.network, [learnt_features(source, "ABC DEF", 1)], ["a"], [tokens])
     report = LearningReport("m", 8)
-    learning._check_forgetting(report, lessons, [x.start for x in lessons], Decoder(Decoding(), source.tokenizer))
+    search = Decoder(Decoding(), source.tokenizer)
+    learning._check_forgetting(report, lessons, [x.start for x in lessons], search, search)
     assert not report.refusal
 
 

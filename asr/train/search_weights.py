@@ -1,0 +1,61 @@
+"""The weight of the language models for a model that has learnt: a share of the start's, chosen on held-out sentences.
+
+Weights in a model directory are tuned for what it was made for. Speech of one user is often far from the texts that its
+language models were estimated on, and wants less of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from asr.recognize.decoder import Decoder
+from asr.recognize.options import Decoding
+from asr.scoring.score_report import Report
+from asr.scoring.wer import score
+from asr.text.tokenizer import Tokenizer
+
+WEIGHT_SHARES = (1.0, 0.75, 0.55)
+"""Of the start's weight, from what costs least trust to what costs most: the first of equally good ones is taken."""
+
+
+def decode_rows(search: Decoder, rows: Sequence[Tensor]) -> list[str]:
+    """The texts of log-probabilities, each ``(T, V)``."""
+    found = []
+    for row in rows:
+        best = search.decode(row[None].float().numpy(), np.array([len(row)]))[0]
+        found.append(" ".join(search.vocabulary.texts(best.tokens)))
+    return found
+
+
+def score_rows(search: Decoder, rows: Sequence[Tensor], references: Mapping[str, str]) -> Report:
+    """Errors of log-probabilities, each ``(T, V)``, against texts by id in the same order."""
+    return score(references, dict(zip(references, decode_rows(search, rows), strict=True)))
+
+
+def choose_weight(
+    options: Decoding, tokenizer: Tokenizer, rows: Sequence[Tensor], references: Mapping[str, str]
+) -> tuple[Decoder, Report]:
+    """The search with the share of ``lm_weight`` that makes fewest errors, and these errors.
+
+    Args:
+        options: of the start.
+        tokenizer: of the model.
+        rows: log-probabilities ``(T, V)`` of sentences that the new weights were not tuned on.
+        references: their texts by id, in the same order.
+    """
+    found: list[tuple[Decoder, Report]] = []
+    for share in WEIGHT_SHARES if options.models else WEIGHT_SHARES[:1]:
+        search = Decoder(with_share(options, share), tokenizer)
+        found.append((search, score_rows(search, rows, references)))
+    return min(found, key=lambda one: (one[1].errors, one[1].char_errors))
+
+
+def with_share(options: Decoding, share: float) -> Decoding:
+    """The options with a share of their weights of language models."""
+    weight = options.lm_weight
+    scaled = tuple(share * one for one in weight) if isinstance(weight, tuple) else share * weight
+    return dataclasses.replace(options, lm_weight=scaled)

@@ -1,0 +1,45 @@
+"""Warnings of a training about its data and its result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from asr.config.sections import Config
+from asr.data import findings, preflight
+from asr.data.batches import Dataset
+from asr.data.manifest import Utterance
+
+
+def nothing_learnt(wer: float, hours: float) -> str:
+    """What to do about a model that has learnt next to nothing from so many hours of speech."""
+    return (
+        f"the model recognises next to nothing yet (validation WER {100 * wer:.0f} %). It was trained on {hours:.2f} h "
+        "of speech. From random weights, 0.7 h of letters, digits and names (the recipe an4) give a WER of 6 %; free "
+        "speech takes far more. Record more, train for more epochs (--resume train.epochs=N), or go on from a trained "
+        "model, for which minutes of speech do (train.init=english)"
+    )
+
+
+def shared_speakers(training: Sequence[Utterance], held_out: Sequence[Utterance]) -> Iterator[str]:
+    """Validation on speakers that were trained on flatters the model."""
+    shared = {u.speaker for u in training if u.speaker} & {u.speaker for u in held_out}
+    if shared:
+        yield f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}"
+
+
+def visible_faults(data: Dataset, path: str, config: Config) -> Iterator[str]:
+    """Faults that the training manifests at ``path`` show without reading audio; ``asr check`` finds all of them."""
+    report = preflight.glance(path, data.utterances, data.labels, config)
+    for kind, count in Counter(finding.kind for finding in report.findings).items():
+        first = next(finding for finding in report.findings if finding.kind == kind)
+        title = findings.FAULT_KINDS[kind][1]
+        yield f"{path}: {title}: {count}, such as {first.id}: {first.message}; asr check lists them"
+
+
+def left_out(data: Dataset, path: str) -> Iterator[str]:
+    """Every utterance that is not used, with its reason, and their count."""
+    for name, reason in data.left_out.items():
+        yield f"{path}: {name}: left out: {reason}"
+    if data.left_out:
+        yield f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used"
