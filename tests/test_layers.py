@@ -32,7 +32,7 @@ decode: greedy_search mixtures alignment kenlm_binary lexicon phrase_search phra
 decode: warming
 lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generation
 lm: lm_texts ngram_training added_words lm_conversion perplexities tagger_description tagger
-export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs lm_graph stored_weights
+export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs staged_graphs lm_graph stored_weights
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: rescoring options option_sources decoder phrase_lists readable engine waiting_samples stream stream_batch
 recognize: pipeline phrase_answers recognizer

@@ -37,6 +37,12 @@ def add_serve_command(commands: Any) -> None:
     serve.add_argument("--live-model", metavar="NAME", default="", help="model for streams where a client names none")
     serve.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     serve.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "onnxruntime"),
+        default="auto",
+        help="what runs the models (default: torch on a GPU, else onnxruntime, which carries more streams)",
+    )
+    serve.add_argument(
         "--case",
         choices=("model", "lower", "written"),
         default="model",
@@ -146,6 +152,7 @@ def _serve(args: argparse.Namespace) -> int:
         file_model=args.file_model,
         live_model=args.live_model,
         device=args.device,
+        runtime=args.runtime,
         case=args.case,
         workers=args.workers,
         limits=limits,

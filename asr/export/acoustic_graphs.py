@@ -40,8 +40,7 @@ def offline_graph(model: AcousticWeights, *, plain: bool = False, from_features:
     else:
         features, frames = parts.features_of_recordings("samples", "lengths")
     x, _ = parts.subsampled(features)
-    counts = builder.op("Div", builder.op("Add", frames, builder.constant(config.subsampling - 1)),
-                        builder.constant(config.subsampling))  # fmt: skip
+    counts = parts.subsampled_counts(frames)
     x = parts.input_norm(x)
     valid = parts.valid_frames(x, counts) if config.lookahead else ""
     for index in range(config.layers):
@@ -50,7 +49,7 @@ def offline_graph(model: AcousticWeights, *, plain: bool = False, from_features:
             x = builder.op("Mul", x, valid)
             x = parts.look_ahead(index, x, builder.constant([config.lookahead]))
     builder.named("log_probs", parts.log_probs(x))
-    builder.named("frames", builder.op("Mul", counts, builder.constant(config.upsampling)))
+    builder.named("frames", parts.output_counts(counts))
     first = ("features", np.float32, ("B", "T", model.config.features.mel_bins))
     inputs: list[GraphEnd] = [
         first if from_features else ("samples", np.float32, ("B", "S")),

@@ -153,9 +153,21 @@ class AcousticParts:
         with self.builder.scope(f"layer.{index}"):
             if not self.model.config.model.bidirectional:
                 return self.cell(index, "forward").run(x, [])[0]
-            # A row without a frame still has one here, of padding.
-            lengths = self.builder.op("Max", counts, self.builder.constant(1))
+            lengths = self.at_least_one(counts)
             return bidirectional(self.cell(index, "forward"), self.cell(index, "backward"), x, lengths)
+
+    def at_least_one(self, counts: str) -> str:
+        """Frames ``(B)`` for recurrences: a row without a frame still has one there, of padding."""
+        return self.builder.op("Max", counts, self.builder.constant(1))
+
+    def subsampled_counts(self, frames: str) -> str:
+        """Frames ``(B)`` after subsampling, of frames of features ``(B)``."""
+        builder, factor = self.builder, self.model.config.model.subsampling
+        return builder.op("Div", builder.op("Add", frames, builder.constant(factor - 1)), builder.constant(factor))
+
+    def output_counts(self, counts: str) -> str:
+        """Rows of log-probabilities ``(B)``, of frames after subsampling ``(B)``."""
+        return self.builder.op("Mul", counts, self.builder.constant(self.model.config.model.upsampling))
 
     def behind(self, index: int, x: str, y: str) -> str:
         """What layer ``index`` with input ``x`` and recurrent output ``y`` passes on."""

@@ -88,8 +88,9 @@ class AcousticBackend(Protocol):
         """
 
     def before_layers(self, call: Callable[[], None]) -> None:
-        """Call something before each recurrent layer and direction, in the thread that computes. A graph that runs as
-        a whole has no such places: there it is never called."""
+        """Call something between short steps of ``begin``, in the thread that computes: before each recurrent layer and
+        direction, or each block. An exported graph of a bidirectional model runs as a whole: there it is never
+        called."""
 
     def free(self) -> None:
         """Give memory back that is held for later batches."""

@@ -22,6 +22,10 @@ from asr.models.onnx_files import require_onnxruntime
 _Floats = npt.NDArray[np.float32]
 OpenSession = Callable[[], Any]
 """Opens the ``onnxruntime.InferenceSession`` of a graph; raises ``ModelError`` where there is none."""
+OpenStages = Callable[[], Sequence[Any]]
+"""Opens the sessions of ``asr.export.staged_graphs``."""
+BLOCK_S = 8.0
+"""Seconds of a recording in one call of a unidirectional model that others wait for."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class OnnxBackend:
         vocabulary: columns of the log-probabilities.
         path: where they are from, for messages.
         device, precision: only ``auto`` or ``cpu`` and ``fp32``; ``ConfigError`` for others.
+        stages: open the sessions of the offline graph's stages; None where there are none.
     """
 
     device = "cpu"
@@ -75,6 +80,7 @@ class OnnxBackend:
         path: object = "the model",
         device: str = "auto",
         precision: str = "fp32",
+        stages: OpenStages | None = None,
     ) -> None:
         if device not in ("auto", "cpu"):
             raise ConfigError(f"device: expected auto or cpu for a model that onnxruntime runs, got {device!r}; a GPU "
@@ -87,6 +93,9 @@ class OnnxBackend:
         self._vocabulary, self._path = vocabulary, path
         self._openers: dict[str, OpenSession | None] = {"offline": offline, "streaming": streaming}
         self._sessions: dict[str, Any] = {}
+        self._open_stages = stages
+        self._stages: Sequence[Any] = ()
+        self._before: Callable[[], None] | None = None
 
     def _session(self, name: str) -> Any:
         if name not in self._sessions:
@@ -104,25 +113,58 @@ class OnnxBackend:
         padded = np.zeros((len(waveforms), max(1, int(lengths.max()))), np.float32)
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = waveform
-        if self._openers["offline"] is None and not self.config.model.bidirectional:
+        unidirectional = not self.config.model.bidirectional
+        if unidirectional and (self._before or not self._openers["offline"]) and self._openers["streaming"]:
             return self._begin_streams(padded, lengths)
-        outputs = ["log_probs", "frames"]
-        log_probs, frames = run_graph(self._session("offline"), outputs, {"samples": padded, "lengths": lengths})
+        if self._before is not None and self._open_stages is not None:
+            log_probs, frames = self._run_stages(padded, lengths)
+        else:
+            feeds: dict[str, npt.NDArray[Any]] = {"samples": padded, "lengths": lengths}
+            log_probs, frames = run_graph(self._session("offline"), ["log_probs", "frames"], feeds)
         return lambda: (log_probs, frames)
 
     def _begin_streams(self, padded: _Floats, lengths: Counts) -> Fetch:
         """Whole recordings by the streaming graph of a unidirectional model, which gives the same."""
-        features = self.config.features
-        rows = []
-        for samples, length in zip(padded, lengths.tolist(), strict=True):
-            frames = count_frames(length, features)
-            used = samples[: (frames - 1) * features.hop_samples + features.window_samples if frames else 0]
-            rows.append(self.stream(used[None], [None], last=True)[0][0])
+        rows = [self._whole_stream(samples[:length]) for samples, length in zip(padded, lengths, strict=True)]
         counts = np.array([len(matrix) for matrix in rows], np.int64)
         joined = np.zeros((len(rows), max(1, int(counts.max())), self._vocabulary), np.float32)
         for row, matrix in zip(joined, rows, strict=True):
             row[: len(matrix)] = matrix
         return lambda: (joined, counts)
+
+    def _whole_stream(self, samples: _Floats) -> Posteriors:
+        """The rows ``(T, V)`` of a recording by the streaming graph: at once, or in blocks where others may wait."""
+        features = self.config.features
+        hop, overlap = features.hop_samples, features.window_samples - features.hop_samples
+        frames = count_frames(len(samples), features)
+        size = max(1, round(BLOCK_S / features.hop_s)) if self._before else max(1, frames)
+        found: list[Posteriors] = []
+        state = None
+        for at in range(0, max(1, frames), size):
+            if self._before is not None:
+                self._before()
+            more = min(size, frames - at)
+            block = samples[at * hop : (at + more) * hop + overlap] if more else samples[:0]
+            (rows,), (state,) = self.stream(block[None], [state], last=at + size >= frames)
+            found.append(rows)
+        return np.concatenate(found)
+
+    def _run_stages(self, padded: _Floats, lengths: Counts) -> tuple[Posteriors, Counts]:
+        """Whole recordings of a bidirectional model, with a call before each layer and direction."""
+        assert self._before is not None
+        if not self._stages:
+            assert self._open_stages is not None
+            self._stages = self._open_stages()
+        first, *layers, last = self._stages
+        x, counts = run_graph(first, ["out", "counts"], {"samples": padded, "lengths": lengths})
+        for forward, backward in zip(layers[::2], layers[1::2], strict=True):
+            self._before()
+            (ahead,) = run_graph(forward, ["out"], {"in": x})
+            self._before()
+            (x,) = run_graph(backward, ["out"], {"in": x, "ahead": ahead, "counts": counts})
+        self._before()
+        log_probs, frames = run_graph(last, ["log_probs", "frames"], {"in": x, "counts": counts})
+        return log_probs, frames
 
     def stream(
         self,
@@ -145,7 +187,9 @@ class OnnxBackend:
         return list(joined), steps.split(states)
 
     def before_layers(self, call: Callable[[], None]) -> None:
-        """See ``AcousticBackend.before_layers``: a graph runs as a whole."""
+        """See ``AcousticBackend.before_layers``. A unidirectional model runs in blocks then, with a call before each; a
+        bidirectional one in its stages. An exported one has none, and runs as a whole."""
+        self._before = call
 
     def free(self) -> None:
         """See ``AcousticBackend.free``: there is nothing to give back."""
@@ -271,11 +315,12 @@ def initial_shapes(session: Any) -> Mapping[str, Sequence[int]]:
     return {state["name"]: state["shape"] for state in states}
 
 
-def open_session(graph: Path | bytes) -> Any:
+def open_session(graph: Path | bytes, *, keeps_memory: bool = True) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
         graph: the path of a file, or its bytes.
+        keeps_memory: whether it keeps what its longest call has needed for later calls.
 
     Raises ``ModelError`` naming the file, and where onnxruntime is not installed.
     """
@@ -284,6 +329,7 @@ def open_session(graph: Path | bytes) -> Any:
     options.intra_op_num_threads = cpus.threads(1)
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = keeps_memory
     # As OpenMP's threads do here (``cpus.settle``): threads that wait let others work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

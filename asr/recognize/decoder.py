@@ -48,14 +48,16 @@ Search: TypeAlias = "GreedySearch | PhraseSearch | BeamSearch"
 class Decoder:
     """Decodes batches of log-probabilities as ``options`` say, for the tokens of one acoustic model.
 
+    ``as_graphs``: onnxruntime runs recurrent language models, also where torch could; those that adapt need torch.
+
     Raises ``DecodeError``, ``ModelError`` or ``ConfigError`` naming a language model, word or option that cannot be
     used.
     """
 
-    def __init__(self, options: Decoding, tokenizer: Tokenizer) -> None:
+    def __init__(self, options: Decoding, tokenizer: Tokenizer, as_graphs: bool = False) -> None:
         self.options = options
         self.tokenizer = tokenizer
-        found = self._models = for_search(options.models, tokenizer, options.lm_adapt)
+        found = self._models = for_search(options.models, tokenizer, options.lm_adapt, as_graphs)
         self.fusion, self.adapters = found.fusion, found.adapters
         self.phrases: list[Phrase] = []
         """The closed list that answers come from; empty where there is none, or a graph instead."""
@@ -67,7 +69,7 @@ class Decoder:
         """Phrases by their text, which is the ``phrase`` of hypotheses; those of a graph once they were an answer."""
         self.rescorer: Rescorer | None = None
         if options.rescore and (options.rescore_weight or options.rescore_keep != 1):
-            self.rescorer = Rescorer(for_rescoring(options.rescore, tokenizer), found)
+            self.rescorer = Rescorer(for_rescoring(options.rescore, tokenizer, as_graphs), found)
         models = WordModels(
             read_word_list(options.lexicon) if options.lexicon else (),
             found.ngram,

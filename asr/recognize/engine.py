@@ -20,6 +20,7 @@ from asr.errors import AudioError, ConfigError
 from asr.models.bundled import readable_folder
 from asr.models.inference import Counts, Fetch, LoadedModel, Posteriors
 from asr.recognize.decoder import Decoder
+from asr.recognize.loading import GraphModel
 from asr.recognize.option_sources import confidences
 from asr.recognize.options import Decoding, load_chunks, load_options
 from asr.recognize.readable import load_readable, with_written
@@ -63,7 +64,7 @@ class Engine:
         if batch_s is not None and not 0 < as_number(batch_s, "batch_s") < math.inf:
             raise ConfigError(f"batch_s: expected > 0 or None, got {batch_s}")
         self.model = model
-        self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer)
+        self.decoder = Decoder(decoding or load_options(model.path), model.tokenizer, isinstance(model, GraphModel))
         self.calibration, self.threshold, self.remark, self.judge = confidences(model.path, self.decoder.options)
         """See ``asr.recognize.option_sources.Confidences``."""
         self.chunks = load_chunks(model.path)

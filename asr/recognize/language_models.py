@@ -96,8 +96,11 @@ class SearchModels:
         return found
 
 
-def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: float = 0.0) -> SearchModels:
-    """Language models with their weights; models over tokens learn at the rate ``adapt``.
+def for_search(
+    models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: float = 0.0, as_graphs: bool = False
+) -> SearchModels:
+    """Language models with their weights; models over tokens learn at the rate ``adapt``. ``as_graphs``: see
+    ``load_source``.
 
     Raises ``ModelError`` and ``DecodeError`` naming a model that cannot be used.
     """
@@ -105,7 +108,7 @@ def for_search(models: Sequence[tuple[LM, float]], tokenizer: Tokenizer, adapt: 
     over_tokens: list[tuple[LanguageModel, float]] = []
     adapters: list[Adapter] = []
     for source, weight in models:
-        model = matching(source, tokenizer)
+        model = matching(source, tokenizer, as_graphs and not adapt)
         if isinstance(model, KenlmNgram):
             raise DecodeError(f"{name_of(source)}: a KenLM binary can rescore only; the search needs its ARPA file")
         if isinstance(model, Ngram):
@@ -137,10 +140,12 @@ def _adapter(model: LanguageModel, name: str, rate: float) -> Adapter:
     return Adapter(model.network, rate)
 
 
-def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageModel:
-    """A language model for an acoustic model's tokens. Raises ``ModelError`` where there is none, ``DecodeError`` when
-    it has others."""
-    loaded, name = load_source(source), name_of(source)
+def matching(source: LM, tokenizer: Tokenizer, as_graphs: bool = False) -> Ngram | KenlmNgram | LanguageModel:
+    """A language model for an acoustic model's tokens; ``as_graphs``: see ``load_source``.
+
+    Raises ``ModelError`` where there is none, ``DecodeError`` when it has others.
+    """
+    loaded, name = load_source(source, as_graphs), name_of(source)
     if isinstance(loaded, LanguageDirectory | LanguageGraph):
         if loaded.tokenizer.symbols != tokenizer.symbols:
             raise DecodeError(
@@ -153,13 +158,18 @@ def matching(source: LM, tokenizer: Tokenizer) -> Ngram | KenlmNgram | LanguageM
     return loaded
 
 
-def load_source(source: LM) -> Ngram | KenlmNgram | LanguageDirectory | LanguageGraph | LanguageModel:
-    """A language model from its path, or as it is. Raises ``ModelError`` where there is none."""
+def load_source(
+    source: LM, as_graphs: bool = False
+) -> Ngram | KenlmNgram | LanguageDirectory | LanguageGraph | LanguageModel:
+    """A language model from its path, or as it is; with ``as_graphs`` onnxruntime runs it, also where torch could.
+
+    Raises ``ModelError`` where there is none.
+    """
     if not isinstance(source, str):
         return source
     if not os.path.exists(source):
         raise ModelError(f"{source}: no such language model; expected a directory of asr train-lm or a word n-gram")
-    as_graph = os.path.isdir(source) and is_language_graph(source)
+    as_graph = os.path.isdir(source) and is_language_graph(source, as_graphs)
     return load_language_graph(source) if as_graph else lm_directory.load_language_model(source)
 
 

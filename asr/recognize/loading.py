@@ -1,10 +1,11 @@
 """Loads models of any kind: model directories, which torch runs, or onnxruntime without it; and exported graphs.
 
-A model directory without torch becomes the same graphs that ``asr export --to onnx`` writes, in memory.
+A model directory for onnxruntime becomes the same graphs that ``asr export --to onnx`` writes, in memory.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import os
@@ -18,18 +19,21 @@ from asr.config.sections import Config
 from asr.errors import ConfigError, ModelError, TextError
 from asr.export.acoustic_graphs import first_wait, frames_metadata, offline_graph, streaming_graph
 from asr.export.lm_graph import language_graph
+from asr.export.staged_graphs import offline_stages
 from asr.export.stored_weights import acoustic_weights, check_weights, language_weights
 from asr.lm.lm_directory import read_language
 from asr.lm.onnx_lm import OnnxLM
 from asr.models.bundled import locate_model
 from asr.models.description import load_card, read_description
 from asr.models.inference import AcousticBackend, Latency, LoadedModel
-from asr.models.onnx_backend import OnnxBackend, OpenSession, open_session
+from asr.models.onnx_backend import OnnxBackend, OpenSession, OpenStages, open_session
 from asr.models.onnx_files import KINDS, GraphFile, check_graph
 from asr.text import tokenizer_files
 from asr.text.tokenizer import CharTokenizer, Tokenizer
 from asr.text.word_tokens import WordTokenizer
 
+RUNTIMES = ("auto", "torch", "onnxruntime")
+"""What can run a model directory; ``auto``: torch where it is installed."""
 OFFLINE, STREAMING, LANGUAGE = "offline.onnx", "streaming.onnx", "lm.onnx"
 
 
@@ -37,7 +41,7 @@ OFFLINE, STREAMING, LANGUAGE = "offline.onnx", "streaming.onnx", "lm.onnx"
 class GraphModel:
     """A model that onnxruntime runs, as ``asr.models.inference.LoadedModel``.
 
-    ``offline``, ``streaming``: open the sessions of its graphs.
+    ``offline``, ``streaming``: open the sessions of its graphs. ``stages``: those of the offline graph's stages.
     """
 
     config: Config
@@ -46,11 +50,19 @@ class GraphModel:
     path: Path
     offline: OpenSession | None = field(repr=False)
     streaming: OpenSession | None = field(repr=False)
+    stages: OpenStages | None = field(default=None, repr=False)
 
     def backend(self, device: str = "auto", precision: str = "fp32") -> AcousticBackend:
         """See ``asr.models.inference.LoadedModel``."""
         return OnnxBackend(
-            self.config, self.offline, self.streaming, self.tokenizer.vocab_size, self.path, device, precision
+            self.config,
+            self.offline,
+            self.streaming,
+            self.tokenizer.vocab_size,
+            self.path,
+            device,
+            precision,
+            self.stages,
         )
 
 
@@ -62,25 +74,48 @@ def torch_is_installed() -> bool:
         return False
 
 
-def load_any(model: str | Path | None = None) -> LoadedModel:
+def sees_gpu() -> bool:
+    """Whether NVIDIA's driver offers a GPU to this process. Asks the driver itself, since torch is 0.3 GB in memory."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
+
+
+def load_any(model: str | Path | None = None, runtime: str = "auto") -> LoadedModel:
     """A model directory, a bundled model by name, or (``None``) the default bundled one; a folder of ``asr export
     MODEL FOLDER --to onnx``, or one of its graphs.
 
-    Torch runs model directories where it is installed; else, and exports always, onnxruntime does.
+    ``runtime``, one of ``RUNTIMES``, runs model directories: by default torch where it is installed, else onnxruntime.
+    Exports are always run by onnxruntime.
 
-    Raises ``ModelError`` naming what is missing or damaged, and ``ConfigError`` for a bad ``config.yaml``.
+    Raises ``ModelError`` naming what is missing or damaged, and ``ConfigError`` for a bad ``config.yaml`` or another
+    runtime.
     """
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"runtime: expected one of {', '.join(RUNTIMES)}, got {runtime!r}")
     place = locate_model(model)
     if os.path.isfile(place):
+        _require_graphs(place, runtime)
         return _single_graph(place)
     graphs = [name for name in (OFFLINE, STREAMING) if os.path.isfile(place / name)]
     if graphs and not os.path.isfile(place / "model.safetensors"):
+        _require_graphs(place, runtime)
         return _exported(place)
-    if torch_is_installed():
+    if runtime == "torch" and not torch_is_installed():
+        raise ConfigError("runtime: torch is asked for, and is not installed: pip install 'recurrent-asr[train]'")
+    if runtime != "onnxruntime" and torch_is_installed():
         from asr.models.model_directory import load_model  # here, because nothing else here needs torch
 
         return load_model(model)
     return _directory_as_graphs(place)
+
+
+def _require_graphs(place: Path, runtime: str) -> None:
+    if runtime == "torch":
+        raise ConfigError(f"runtime: expected onnxruntime for the exported model {place}, got torch; leave runtime out")
 
 
 def _exported(folder: Path) -> GraphModel:
@@ -167,14 +202,23 @@ def _directory_as_graphs(folder: Path) -> GraphModel:
     check_weights(found)  # now, and not when the graph is first needed
     parts = functools.cache(lambda: acoustic_weights(found))
 
+    # Models with the same weights share the sessions.
+    @functools.cache
     def offline() -> Any:
         return open_session(offline_graph(parts()).SerializeToString())
 
+    @functools.cache
+    def stages() -> list[Any]:
+        # One after the other is in use: if each kept its memory, that would be several times as much.
+        return [open_session(graph.SerializeToString(), keeps_memory=False) for graph in offline_stages(parts())]
+
+    @functools.cache
     def streaming() -> Any:
         chunks = Latency(1, 0) if found.config.model.bidirectional else None  # streams give their own
         return open_session(streaming_graph(parts(), chunks).SerializeToString())
 
-    return GraphModel(found.config, found.tokenizer, found.card, folder, offline, streaming)
+    staged = stages if found.config.model.bidirectional else None
+    return GraphModel(found.config, found.tokenizer, found.card, folder, offline, streaming, staged)
 
 
 @dataclass(frozen=True)
@@ -185,10 +229,11 @@ class LanguageGraph:
     model: OnnxLM
 
 
-def is_language_graph(folder: str | Path) -> bool:
-    """Whether onnxruntime runs the recurrent language model of a directory: an exported one, or any without torch."""
+def is_language_graph(folder: str | Path, as_graph: bool = False) -> bool:
+    """Whether onnxruntime runs the recurrent language model of a directory: an exported one, and any without torch or
+    ``as_graph``."""
     weights = os.path.isfile(os.path.join(folder, "model.safetensors"))
-    return not torch_is_installed() if weights else os.path.isfile(os.path.join(folder, LANGUAGE))
+    return as_graph or not torch_is_installed() if weights else os.path.isfile(os.path.join(folder, LANGUAGE))
 
 
 def load_language_graph(path: str | Path) -> LanguageGraph:

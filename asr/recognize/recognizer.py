@@ -369,18 +369,20 @@ def load(
     also: str | Path | Sequence[str | Path] = (),
     precision: str = "fp32",
     batch_s: float | None = None,
+    runtime: str = "auto",
     **decoding: Unpack[DecodingOptions],
 ) -> Recognizer:
     """Load a model directory, a bundled model by name, or (``None``) the default bundled model.
 
     ``max_duration_s``: longer recordings are refused. ``precision``, ``batch_s``: see ``Recognizer``; half precision is
-    for GPUs. ``decoding``: options of ``asr.recognize.options.Decoding``, such as ``beam=16, lm="lm.arpa"``, instead of
+    for GPUs. ``runtime``: what runs the model: ``torch``, ``onnxruntime``, or ``auto``: torch where it is installed.
+    ``decoding``: options of ``asr.recognize.options.Decoding``, such as ``beam=16, lm="lm.arpa"``, instead of
     those that the model directory holds; a language model may be given as an object as well. ``also``: further models
     that judge the same ``phrases="commands.txt"``. Raises ``ModelError`` naming what is missing or damaged, and
     ``ConfigError`` or ``DecodeError`` for a wrong option.
     """
     loader.check_names(decoding, [*inspect.signature(load).parameters, *DecodingOptions.__annotations__], "option ")
-    loaded = load_any(model)
+    loaded = load_any(model, runtime)
     options = choose(loaded.path, **decoding)
     also = [also] if isinstance(also, str | Path) else also
     if also and not options.phrases:
@@ -388,5 +390,5 @@ def load(
             f"also: expected phrases as well, which {1 + len(also)} models can score together; give phrases"
         )
     common: dict[str, Any] = {"device": device, "decoding": options, "precision": precision, "batch_s": batch_s}
-    others = [Recognizer(load_any(other), **common) for other in also]
+    others = [Recognizer(load_any(other, runtime), **common) for other in also]
     return Recognizer(loaded, max_duration_s=max_duration_s, also=others, **common)

@@ -104,14 +104,14 @@ class Rescorer:
         return score_sequences(self.model, [h.tokens for h in hypotheses])
 
 
-def for_rescoring(source: LM, tokenizer: Tokenizer) -> Scorer:
+def for_rescoring(source: LM, tokenizer: Tokenizer, as_graphs: bool = False) -> Scorer:
     """A language model that can score the texts of an acoustic model's tokens.
 
     A recurrent model over the same tokens scores these. One over other characters or pieces scores the words.
 
     Raises ``ModelError`` where there is none, ``DecodeError`` when it cannot spell what the acoustic model writes.
     """
-    loaded = load_source(source)
+    loaded = load_source(source, as_graphs)
     if not isinstance(loaded, LanguageDirectory | LanguageGraph):
         require_same_tokens(loaded, name_of(source), tokenizer)
         return loaded

@@ -58,6 +58,8 @@ class Settings:
     file_model: str = ""
     live_model: str = ""
     device: str = "auto"
+    runtime: str = "auto"
+    """What runs the models: ``torch``, ``onnxruntime``, or ``auto``: torch on a GPU, else onnxruntime."""
     case: str = "model"
     workers: int = 1
     limits: ServerLimits = ServerLimits()

@@ -18,6 +18,8 @@ class WorkerSetup:
     live_model: str
     """Of the probe."""
     device: str
+    runtime: str
+    """As ``Settings.runtime``."""
     threads: int
     case: str
     file_s: float

@@ -24,9 +24,10 @@ import numpy as np
 
 from asr.config.child_processes import end_with
 from asr.decode.endpoint import Endpoint
-from asr.errors import AsrError, ConfigError
+from asr.errors import AsrError, ConfigError, ModelError
 from asr.models.bundled import model_file
 from asr.recognize.gradual import allow_breaks
+from asr.recognize.loading import sees_gpu, torch_is_installed
 from asr.recognize.recognizer import Recognizer, load
 from asr.recognize.stream import advance_streams
 from asr.server.computing_turns import Turns
@@ -149,27 +150,60 @@ class Worker:
 
 def load_models(setup: WorkerSetup) -> dict[str, Recognizer]:
     """The recognizers by name, each warm: code is compiled, memory is touched. Raises ``AsrError``."""
+    runtime = choose_runtime(setup.runtime, setup.device)
     found: dict[str, Recognizer] = {}
     loaded: dict[Path, Recognizer] = {}
     for name, place in setup.models.items():
         weights = model_file(Path(place), "model.safetensors")
         first = loaded.get(weights)
-        made = (
-            _beside(first, Path(place), setup)
-            if first
-            else load(place, device=setup.device, max_duration_s=setup.file_s)
-        )
-        if made.decoder.options.lm_adapt:
+        if first is not None:
+            found[name] = _beside(first, Path(place), setup)
+        else:
+            found[name] = loaded[weights] = _loaded(name, place, setup, runtime)
+        adapt = found[name].decoder.options.lm_adapt
+        if adapt:
             raise AsrError(
                 f"{name}: expected lm_adapt 0 in decoding.yaml, since a language model that learns would carry words "
-                f"from one client to another; got {made.decoder.options.lm_adapt}"
+                f"from one client to another; got {adapt}"
             )
-        found[name] = made
-        if first is None:
-            loaded[weights] = made
-            allow_breaks(made)
-            made.transcribe(_noise(made, 1))
     return found
+
+
+def choose_runtime(wish: str, device: str) -> str:
+    """What runs the models, for ``Settings.runtime`` and a device: as ``asr.recognize.loading.RUNTIMES``.
+
+    onnxruntime carries twice as many streams as torch on a CPU, in half of the memory.
+    """
+    if wish != "auto":
+        return wish
+    wants_gpu = device != "auto" and not device.startswith("cpu")
+    return "torch" if torch_is_installed() and (wants_gpu or (device == "auto" and sees_gpu())) else "onnxruntime"
+
+
+def _loaded(name: str, place: str, setup: WorkerSetup, runtime: str) -> Recognizer:
+    """A recognizer that has transcribed something, with pauses inside its network."""
+    # A folder of asr export needs no torch, whatever the device is.
+    exported = not os.path.isfile(model_file(Path(place), "model.safetensors"))
+    runtime = "onnxruntime" if exported else runtime
+    try:
+        return _warm(load(place, device=setup.device, max_duration_s=setup.file_s, runtime=runtime))
+    except ModelError as error:
+        if runtime != "onnxruntime" or setup.runtime != "auto" or exported or not torch_is_installed():
+            raise
+        reason = error
+    made = _warm(load(place, device=setup.device, max_duration_s=setup.file_s, runtime="torch"))
+    print(f"{name}: torch runs this model, for fewer streams, since onnxruntime cannot: {reason}", file=sys.stderr)
+    return made
+
+
+def _warm(made: Recognizer) -> Recognizer:
+    allow_breaks(made)
+    made.transcribe(_noise(made, 1))
+    with contextlib.suppress(ConfigError):  # it needs whole recordings: each client that opens a stream gets the reason
+        stream = made.stream()
+        stream.accept(_noise(made, 2))
+        stream.finish()
+    return made
 
 
 def _beside(first: Recognizer, path: Path, setup: WorkerSetup) -> Recognizer:
@@ -178,7 +212,7 @@ def _beside(first: Recognizer, path: Path, setup: WorkerSetup) -> Recognizer:
     made = Recognizer(dataclasses.replace(model, path=path), device=setup.device, max_duration_s=setup.file_s)
     if made.decoder.options == first.decoder.options:
         made.decoder = first.decoder
-    return made
+    return _warm(made)
 
 
 def first_costs(recognizer: Recognizer, model: str) -> list[StepReport]:

@@ -199,6 +199,7 @@ class WorkerPool:
             models={name: str(model.path) for name, model in catalogue.models.items()},
             live_model=catalogue.find(None, live=True).name,
             device=settings.device,
+            runtime=settings.runtime,
             threads=cpus.threads(settings.workers),
             case=settings.case,
             file_s=settings.limits.file_s,

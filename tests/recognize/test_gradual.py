@@ -2,15 +2,20 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small import make_recognizer, sound
 
+from asr.audio.read import load_audio
 from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError
 from asr.recognize import long_audio
 from asr.recognize.gradual import allow_breaks, transcribe_gradually
+from asr.recognize.recognizer import load
+
+SAMPLE = Path(__file__).parents[2] / "egs" / "sample.wav"
 
 
 def whole(recognizer, samples, **options):
@@ -39,6 +44,20 @@ def test_a_short_recording_gives_the_same(tmp_path, bidirectional):
     assert_same(found, recognizer.transcribe(samples))
     assert settled == [found]
     assert pauses >= 1 + 2 * (2 if bidirectional else 1)
+
+
+@pytest.mark.parametrize("name", ["an4", "stream", "english"])
+def test_torch_and_onnxruntime_give_the_same_texts_in_steps(name):
+    pytest.importorskip("onnxruntime")
+    samples = np.tile(load_audio(SAMPLE, 16000), 3)
+    found = []
+    for runtime in ("torch", "onnxruntime"):
+        recognizer = load(name, device="cpu", runtime=runtime)
+        allow_breaks(recognizer)
+        found.append(whole(recognizer, samples)[1])
+    assert found[0].text == found[1].text != ""
+    assert [w.start_s for w in found[0].words] == [w.start_s for w in found[1].words]
+    assert [w.confidence for w in found[0].words] == pytest.approx([w.confidence for w in found[1].words], abs=1e-3)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

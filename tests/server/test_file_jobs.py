@@ -40,8 +40,10 @@ def test_a_short_file_gives_what_the_recogniser_gives(loop, services, greedy_mod
     expected = asr.load(greedy_model if model == "greedy" else model, device="cpu").transcribe(SAMPLE)
     found = loop(services.files.transcribe(SAMPLE, FileOptions(model=model, name="my.wav")))
     assert [(w.text, w.start_s, w.end_s) for w in found.words] == [(w.text, w.start_s, w.end_s) for w in expected.words]
-    assert [w.confidence for w in found.words] == pytest.approx([w.confidence for w in expected.words])
-    assert (found.text, found.source, found.reliability) == (expected.text, "my.wav", expected.reliability)
+    # Here torch runs the model, in the server onnxruntime.
+    assert [w.confidence for w in found.words] == pytest.approx([w.confidence for w in expected.words], abs=1e-4)
+    assert found.reliability == pytest.approx(expected.reliability, abs=1e-4)
+    assert (found.text, found.source) == (expected.text, "my.wav")
 
 
 def test_a_long_file_settles_piece_by_piece_to_what_the_recogniser_gives(loop, services, greedy_model, long_file):

@@ -1,19 +1,23 @@
 """Worker processes: a crash is answered and repaired; models that cannot be loaded are named; health is real."""
 
 import asyncio
+import dataclasses
 import math
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asr.config.child_processes import ChildProcess
-from asr.errors import AsrError
+from asr.errors import AsrError, ModelError
+from asr.server import worker_child
 from asr.server.messages import FileOptions, StreamOptions
 from asr.server.problems import RequestError, WorkerLostError
 from asr.server.services import Services
 from asr.server.settings import Settings
+from asr.server.wire import WorkerSetup
 from asr.server.worker_child import Worker
 
 
@@ -67,6 +71,45 @@ def test_health_says_what_a_worker_that_does_not_answer_is(loop, services, monke
     finally:
         os.kill(pid, signal.SIGCONT)
     assert loop(services.health()) == {"1": "ok"}
+
+
+def test_onnxruntime_runs_models_and_a_worker_does_not_load_torch(services):
+    if not os.path.isdir("/proc/self"):
+        pytest.skip("which libraries a process has is read from /proc")
+    maps = Path(f"/proc/{services.pool.workers[0].pid}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert "libtorch" not in maps
+
+
+def test_torch_runs_models_on_a_gpu_and_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(worker_child, "torch_is_installed", lambda: True)
+    for gpu, device, expected in (
+        (False, "auto", "onnxruntime"),
+        (True, "auto", "torch"),
+        (True, "cpu", "onnxruntime"),
+        (False, "cuda:1", "torch"),
+    ):
+        monkeypatch.setattr(worker_child, "sees_gpu", lambda gpu=gpu: gpu)
+        assert worker_child.choose_runtime("auto", device) == expected
+        assert worker_child.choose_runtime("torch", device) == "torch"
+    monkeypatch.setattr(worker_child, "torch_is_installed", lambda: False)
+    assert worker_child.choose_runtime("auto", "auto") == "onnxruntime"
+
+
+def test_torch_runs_what_onnxruntime_cannot_and_the_log_says_so(greedy_model, monkeypatch, capfd):
+    def failing(*_):
+        raise ModelError("no such graph")
+
+    monkeypatch.setattr("asr.recognize.loading.streaming_graph", failing)
+    setup = WorkerSetup({"mine": str(greedy_model)}, "mine", "cpu", "auto", 1, "model", 60.0)
+    made = worker_child.load_models(setup)["mine"]
+    assert made.transcribe("egs/sample.wav").text == "ENTER FOUR FIVE NINE TWO"
+    assert (
+        "mine: torch runs this model, for fewer streams, since onnxruntime cannot: no such graph"
+        in capfd.readouterr().err
+    )
+    with pytest.raises(ModelError, match="no such graph"):
+        worker_child.load_models(dataclasses.replace(setup, runtime="onnxruntime"))
 
 
 def test_a_damaged_model_ends_the_start_with_its_message(loop, greedy_model, tmp_path):
