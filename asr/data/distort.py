@@ -108,7 +108,7 @@ class Distorter:
     def _noise(self, length: int, recordings: Sequence[Path], rng: np.random.Generator) -> np.ndarray:
         if not recordings:
             return coloured_noise(length, rng.uniform(0.0, 2.0), rng)
-        path = recordings[rng.integers(len(recordings))]
+        path = recordings[int(rng.integers(len(recordings)))]
         needed_s = length / self.rate_hz + NOISE_SPARE_S
         duration_s = self._durations.get(path)
         if duration_s is None:

@@ -15,7 +15,8 @@ from asr.config.sections import TextConfig
 from asr.decode import kernel
 from asr.decode.fusion import Fusion, LanguageModel, score_sequences
 from asr.decode.kenlm_binary import KenlmNgram
-from asr.decode.mixtures import Mixture, mixed_ngrams
+from asr.decode.mixture_cache import kept_mixture
+from asr.decode.mixtures import Mixture
 from asr.decode.ngram import Ngram
 from asr.errors import DecodeError, ModelError
 from asr.lm import lm_directory
@@ -124,7 +125,7 @@ def for_search(
     if over_tokens:
         fusion = Fusion(*over_tokens[0]) if len(over_tokens) == 1 else Fusion(Mixture(over_tokens))
     if len(ngrams) > 1:
-        ngrams = [(mixed_ngrams([ngram for ngram, _ in ngrams], [weight for _, weight in ngrams]), 1.0)]
+        ngrams = [(kept_mixture([ngram for ngram, _ in ngrams], [weight for _, weight in ngrams]), 1.0)]
     ngram, weight = ngrams[0] if ngrams else (None, 1.0)
     return SearchModels(ngram, weight, fusion, tuple(adapters), tokenizer.config)
 
