@@ -25,9 +25,8 @@ from asr.decode.lexicon_tree import Packed, added_tree, pack_tree, unpack_tree
 from asr.decode.ngram import Ngram
 from asr.decode.posteriors import finite_number, positive_int
 from asr.errors import DecodeError, TextError
-from asr.files import split_fields
 from asr.text.normalisation import VARIANT
-from asr.text.tokenizer import lexicon_lines, token_ids
+from asr.text.tokenizer import lexicon_words, token_ids
 
 Speller = Callable[[str], Sequence[Sequence[int]]]
 """Token ids of a word or phrase, all ways to spell it (``Tokenizer.spellings``); raises ``TextError`` where there is
@@ -192,10 +191,10 @@ def read_word_list(path: str | Path) -> list[str]:
     """Words from a file: the first column of each line, blank lines and CMUdict's comments (``;;;``) and numbers of
     variants skipped. Raises ``DecodeError`` naming the file."""
     try:
-        lines = lexicon_lines(path)
+        found = lexicon_words(path)
     except OSError as error:
         raise DecodeError(f"{path}: cannot read the lexicon: {error}") from error
-    words = list(dict.fromkeys(VARIANT.sub("", split_fields(line)[0]) for _, line in lines))
+    words = list(dict.fromkeys(VARIANT.sub("", word) if ")" in word else word for word in found))
     if not words:
         raise DecodeError(f"{path}: expected a word on each line, got an empty file")
     return words

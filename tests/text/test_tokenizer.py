@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr.config.sections import TextConfig
 from asr.errors import ModelError, TextError
+from asr.files import split_fields
 from asr.text.normalisation import normalise
-from asr.text.tokenizer import BLANK_SYMBOL, CharTokenizer, min_frames
+from asr.text.tokenizer import BLANK_SYMBOL, CharTokenizer, lexicon_lines, lexicon_words, min_frames
 
 UPPER = TextConfig()
 KEEP = TextConfig(case="keep")
@@ -198,3 +199,14 @@ def test_min_frames_is_the_length_of_the_shortest_ctc_path(ids: list[int]) -> No
     for i in ids:
         path += [0, i] if path and path[-1] == i else [i]
     assert min_frames(ids) == len(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.sampled_from("AB;( )\t\r\n\u2028\u00a0é"), max_size=40))
+def test_the_words_of_a_lexicon_are_the_first_fields_of_its_lines(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path: Path = tmp_path_factory.getbasetemp() / "lexicon"
+    for encoding in ("utf-8-sig", "latin-1"):
+        path.write_bytes(text.encode(encoding, "replace"))
+        assert lexicon_words(path) == [split_fields(line)[0] for _, line in lexicon_lines(path)]
