@@ -20,13 +20,18 @@ from asr.server.catalogue import Catalogue
 from asr.server.metrics import Metrics
 from asr.server.problems import BusyError, WorkerLostError
 from asr.server.settings import Settings
-from asr.server.wire import Asked, Broken, FileReport, Ready, Reply, Request, StepReport, WorkerSetup
+from asr.server.wire import Asked, Broken, FileReport, Probe, Ready, Reply, Request, StepReport, WorkerSetup
 
 START_S = 120.0
 """Longest time that a request waits for models that are being loaded."""
 PAUSES_S = (0.0, 1.0, 5.0, 15.0)
 """Before a worker is started again that ended soon after its start: by how often that has happened in a row."""
 SOON_S = 30.0
+BEAT_S = 5.0
+"""Between two probes of a worker."""
+HANG_S = 60.0
+"""A worker that does not answer a probe for so long is ended, and another one started: a step of computing takes less
+than a second, and whole recordings for closed lists some."""
 
 
 class WorkerProcess:
@@ -47,6 +52,8 @@ class WorkerProcess:
         self._waiting: dict[int, asyncio.Queue[Reply]] = {}
         self._out: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._quick_ends = 0
+        self._hung = ""
+        """Why this process was ended from here."""
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -105,6 +112,27 @@ class WorkerProcess:
         """A request without an answer; nothing where there is no process."""
         if self._child is not None:
             self._out.put(Asked(0, request))
+
+    async def watch(self) -> None:
+        """Probe the process for ever, and end one that hangs: then it is started again as after any other end."""
+        while not self._stopping:
+            await asyncio.sleep(BEAT_S)
+            child = self._child
+            if child is None or not self.ready.is_set():
+                continue
+            probe = asyncio.ensure_future(self.ask(Probe()))
+            waited_s = 0.0
+            while waited_s < HANG_S:  # in short steps, so that a pause of this process itself counts little
+                step_s = min(1.0, HANG_S / 4)
+                if (await asyncio.wait([probe], timeout=step_s))[0]:
+                    break
+                waited_s += step_s
+            else:
+                if child is self._child and not self._stopping:
+                    self._hung = f"did not answer for {HANG_S:g} s and was ended"
+                    child.process.kill()
+            probe.cancel()
+            await asyncio.gather(probe, return_exceptions=True)
 
     def check(self) -> None:
         """Raise ``WorkerLostError`` where there is no process that answers."""
@@ -171,6 +199,7 @@ class WorkerProcess:
 
     async def _restart(self, child: ChildProcess) -> None:
         how = await asyncio.to_thread(child.describe_end)
+        how, self._hung = self._hung or how, ""
         child.connection.close()
         if self._stopping:
             return
@@ -205,6 +234,7 @@ class WorkerPool:
             file_s=settings.limits.file_s,
         )
         self.workers = [WorkerProcess(number, setup, metrics) for number in range(1, settings.workers + 1)]
+        self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start all; returns when they are ready. Raises ``AsrError`` where models cannot be loaded."""
@@ -214,9 +244,12 @@ class WorkerPool:
             await worker.ready.wait()
             if worker.broken is not None:
                 raise worker.broken
+        self._watchers = [asyncio.create_task(worker.watch()) for worker in self.workers]
 
     def stop(self) -> None:
         """End all."""
+        for watcher in self._watchers:
+            watcher.cancel()
         for worker in self.workers:
             worker.stop()
 

@@ -34,6 +34,7 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
     def end(self) -> None:
+        self(asyncio.sleep(0.1))  # what is being cancelled ends
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
         self.loop.close()

@@ -44,6 +44,32 @@ def test_a_workers_crash_is_answered_and_the_next_request_is_served(loop, servic
     assert "worker 1 was killed by SIGSEGV" in capfd.readouterr().err
 
 
+def test_a_worker_that_hangs_is_replaced_and_its_streams_get_an_error(loop, services, sample, monkeypatch, capfd):
+    monkeypatch.setattr("asr.server.workers.BEAT_S", 0.1)
+    monkeypatch.setattr("asr.server.workers.HANG_S", 3.0)
+    monkeypatch.setattr("asr.server.workers.PAUSES_S", (0.0,))
+
+    async def run():
+        worker = services.pool.workers[0]
+        await worker.ready.wait()
+        session = await services.live.open(StreamOptions(model="greedy"))
+        file = asyncio.create_task(services.files.transcribe("egs/sample.wav", FileOptions(model="greedy")))
+        pid = worker.pid
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(WorkerLostError):
+            await fed_for_ever(session, sample[:1600].tobytes())
+        await session.close()
+        await asyncio.gather(file, return_exceptions=True)
+        async with await services.live.open(StreamOptions(model="greedy")) as again:
+            await again.feed(sample.tobytes())
+            return pid, worker.pid, await again.finish()
+
+    before, after, final = loop(run())
+    assert before != after
+    assert final.transcript.text == "ENTER FOUR FIVE NINE TWO"
+    assert "worker 1 did not answer for 3 s and was ended; its streams" in capfd.readouterr().err
+
+
 def test_a_stream_of_a_worker_that_has_ended_stays_lost(loop, services, sample):
     async def run():
         session = await services.live.open(StreamOptions(model="greedy"))
