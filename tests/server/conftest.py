@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,20 @@ def sample() -> np.ndarray:
 def blocks(samples: np.ndarray, size: int) -> list[bytes]:
     """Samples as messages of ``size`` samples."""
     return [samples[at : at + size].tobytes() for at in range(0, len(samples), size)]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate of this machine and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    names = str(folder / "cert.pem"), str(folder / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    try:
+        subprocess.run([*command, "-out", names[0], "-keyout", names[1]], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return names
 
 
 # A scripted server and Chromium for the tests of the page.

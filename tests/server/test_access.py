@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import ssl
-import subprocess
 from typing import Any
 
 import pytest
@@ -267,20 +266,6 @@ def test_what_is_no_origin_is_refused_at_the_start(origin):
 def test_what_is_no_host_is_refused_at_the_start(host):
     with pytest.raises(ConfigError, match="--allow-host: expected a name"):
         AccessRules.of(Settings(hosts=(host,)))
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A certificate of this machine and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    names = str(folder / "cert.pem"), str(folder / "key.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    try:
-        subprocess.run([*command, "-out", names[0], "-keyout", names[1]], check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return names
 
 
 def test_a_certificate_with_its_key_is_taken(certificate):
