@@ -78,10 +78,12 @@ class LiveStream:
 
     def final(self, transcript: Transcript) -> Final:
         """A transcript with its alternatives, at its place in the whole stream, in the server's case."""
-        made = in_case(shifted(transcript, self.offset_s), self.case)
+        spoken = shifted(transcript, self.offset_s)
+        made = in_case(spoken, self.case)
         others = tuple(in_case(shifted(a.transcript, self.offset_s), self.case) for a in transcript.alternatives)
         shares = tuple(a.share for a in transcript.alternatives)
-        return Final(dataclasses.replace(made, alternatives=()), others or (made,), shares or (1.0,))
+        plain = dataclasses.replace(spoken, alternatives=()) if self.case == "written" else None
+        return Final(dataclasses.replace(made, alternatives=()), others or (made,), shares or (1.0,), plain)
 
     def begin_again(self) -> None:
         """The next utterance, with a fresh network; times go on."""

@@ -68,12 +68,14 @@ class Final:
     """An utterance that has ended. Times count from the start of the stream.
 
     ``alternatives``: as many hypotheses as were asked for, or fewer, best first; the first is ``transcript``.
-    ``shares``: of each the probability among them.
+    ``shares``: of each the probability among them. ``spoken``: ``transcript`` as it was spoken, where that has digits
+    and punctuation instead (``Settings.case``); None: it is as it was spoken itself.
     """
 
     transcript: Transcript
     alternatives: tuple[Transcript, ...] = ()
     shares: tuple[float, ...] = ()
+    spoken: Transcript | None = None
 
 
 Event: TypeAlias = SpeechStarted | SpeechStopped | Partial | Final

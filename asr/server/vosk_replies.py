@@ -17,7 +17,7 @@ from typing import Any
 from asr.server.client_messages import ClientError, Fields, parse_object
 from asr.server.messages import Event, Final, Partial, StreamOptions
 from asr.server.settings import ServerLimits
-from asr.transcript import Transcript
+from asr.transcript import Transcript, Word
 
 MOST_ALTERNATIVES = 16
 LOWEST_HZ, HIGHEST_HZ = 4000, 192_000
@@ -33,6 +33,9 @@ class VoskConfig:
     phrases: tuple[str, ...] = ()
     settle_s: float | None = None
     """Not of vosk-server: how long ago a word must have ended to be ``stable``."""
+    forms: bool = False
+    """Not of vosk-server: whether results have ``forms``, the words as they were ``spoken`` and as they are
+    ``written``."""
 
     def changed(self, message: Fields, limits: ServerLimits) -> VoskConfig:
         """With the fields of a ``config`` message; ``model`` and unknown ones are ignored. Raises ``ClientError``."""
@@ -49,6 +52,7 @@ class VoskConfig:
             min(most, MOST_ALTERNATIVES),
             phrases,
             fields.number("settle_s", 0, 0, 60) if "settle_s" in fields else self.settle_s,
+            fields.flag("forms", self.forms),
         )
 
     def options(self, model: str | None) -> StreamOptions:
@@ -104,7 +108,8 @@ def _listed(text: str) -> Any:
 
 def _result(finals: Sequence[Final], config: VoskConfig) -> dict[str, Any]:
     if not config.max_alternatives:
-        return _hypothesis([final.transcript for final in finals], config, confidences=True)
+        tree = _hypothesis([final.transcript for final in finals], config, confidences=True)
+        return tree | ({"forms": _forms(finals)} if config.forms else {})
     found = []
     for share, transcripts in _joined(finals, config.max_alternatives):
         found.append({"confidence": round(share, 6)} | _hypothesis(transcripts, config, confidences=False))
@@ -115,12 +120,23 @@ def _hypothesis(transcripts: Sequence[Transcript], config: VoskConfig, *, confid
     words = [word for transcript in transcripts for word in transcript.words]
     tree: dict[str, Any] = {"text": " ".join(t.text for t in transcripts if t.text)}
     if config.words and words:
-        tree["result"] = [
-            ({"conf": round(word.confidence, 6)} if confidences else {})
-            | {"end": round(word.end_s, 3), "start": round(word.start_s, 3), "word": word.text}
-            for word in words
-        ]
+        tree["result"] = [_plain_word(word, confidences) for word in words]
     return tree
+
+
+def _plain_word(word: Word, confidences: bool) -> dict[str, Any]:
+    tree = {"conf": round(word.confidence, 6)} if confidences else {}
+    return tree | {"end": round(word.end_s, 3), "start": round(word.start_s, 3), "word": word.text}
+
+
+def _forms(finals: Sequence[Final]) -> dict[str, Any]:
+    spoken = [final.spoken or final.transcript for final in finals]
+    words = [word for transcript in spoken for word in transcript.words]
+    written = [word for transcript in spoken for word in transcript.written_words]
+    return {
+        "spoken": [_plain_word(word, True) for word in words],
+        "written": [_plain_word(word, True) for word in written],
+    }
 
 
 def _joined(finals: Sequence[Final], most: int) -> list[tuple[float, list[Transcript]]]:
@@ -144,11 +160,14 @@ def moved(events: Sequence[Event], by_s: float) -> list[Event]:
 
 def moved_final(final: Final, by_s: float) -> Final:
     """An utterance whose times begin ``by_s`` later."""
-    return Final(_later(final.transcript, by_s), tuple(_later(one, by_s) for one in final.alternatives), final.shares)
+    others = tuple(_later(one, by_s) for one in final.alternatives)
+    spoken = None if final.spoken is None else _later(final.spoken, by_s)
+    return Final(_later(final.transcript, by_s), others, final.shares, spoken)
 
 
 def _later(transcript: Transcript, by_s: float) -> Transcript:
-    words = tuple(
-        dataclasses.replace(word, start_s=word.start_s + by_s, end_s=word.end_s + by_s) for word in transcript.words
-    )
-    return dataclasses.replace(transcript, words=words)
+    later = [
+        tuple(dataclasses.replace(word, start_s=word.start_s + by_s, end_s=word.end_s + by_s) for word in words)
+        for words in (transcript.words, transcript.written_words)
+    ]
+    return dataclasses.replace(transcript, words=later[0], written_words=later[1])

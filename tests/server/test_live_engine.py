@@ -6,9 +6,11 @@ from small import make_recognizer, sound
 
 from asr.server import live_engine
 from asr.server.computing_turns import Turns
-from asr.server.live_engine import LiveEngine, open_stream
+from asr.server.live_engine import LiveEngine, LiveStream, open_stream
 from asr.server.messages import Partial, StreamOptions
+from asr.server.settings import CASES
 from asr.server.wire import Asked, CloseStream, EndUtterance, FeedStream, Reply, ResetStream, StepReport
+from asr.transcript import Transcript, Word
 
 
 @pytest.fixture
@@ -75,3 +77,15 @@ def test_a_closed_stream_is_gone_and_a_request_to_it_is_answered(engine):
     engine.submit(Asked(5, EndUtterance(1)))
     assert emitted[0].ticket == 5
     assert "closed" in str(emitted[0].error)
+
+
+def test_the_written_form_of_an_utterance_keeps_what_was_spoken():
+    spoken = Transcript("ONE", (Word("ONE", 0, 1, 0.5),), 1.0, written="1.", written_words=(Word("1.", 0, 1, 0.5),))
+    finals = {case: LiveStream(None, "any", StreamOptions(), case, offset_s=2.0).final(spoken) for case in CASES}
+    assert {case: final.transcript.text for case, final in finals.items()} == {
+        "model": "ONE", "lower": "one", "written": "1."
+    }  # fmt: skip
+    assert finals["written"].spoken.words == (Word("ONE", 2, 3, 0.5),)
+    assert finals["written"].spoken.written_words == (Word("1.", 2, 3, 0.5),)
+    assert finals["model"].spoken is finals["lower"].spoken is None
+    assert finals["lower"].transcript.written_words == (Word("1.", 2, 3, 0.5),)

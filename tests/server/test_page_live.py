@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import zipfile
 from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import SAMPLE, opened, upload, wait_true, words
+from page_browser import SAMPLE, downloaded, opened, upload, wait_true, words
 from scripted_server import transcript
 
 from asr.audio.read import load_audio
@@ -149,6 +151,61 @@ def test_a_microphone_that_cannot_be_used_is_explained(browser, address, script,
         page.click("#record")
         page.wait_for_selector(f".toast:has-text('{told}')")
         assert page.is_visible("#home")
+
+
+def said(spoken: str, written: str, shown: str, start_s: float = 0.0) -> dict[str, Any]:
+    """A final reply with both forms, whose words share 1.2 s; ``shown`` is in the case of the server."""
+    tree = {
+        form: [
+            {
+                "word": word,
+                "start": start_s + 1.2 * n / len(texts),
+                "end": start_s + 1.2 * (n + 1) / len(texts),
+                "conf": 0.9,
+            }
+            for n, word in enumerate(texts)
+        ]
+        for form, texts in (("spoken", spoken.split()), ("written", written.split()))
+    }
+    return {"text": shown, "result": tree["written" if shown == written else "spoken"], "forms": tree}
+
+
+@pytest.mark.parametrize("form", ["written", "spoken"])
+def test_a_live_recording_has_both_forms_and_opens_in_the_one_that_was_shown(page, script, form):
+    utterances = [("ENTER FOUR FIVE", "Enter 45."), ("STOP NOW PLEASE", "Stop now, please.")]
+    first, last = (
+        said(*texts, texts[form == "written"], start_s) for start_s, texts in zip((0.0, 1.5), utterances, strict=True)
+    )
+    script.replies, script.last_reply = [first, {"partial": "", "stable": 0}], last
+    page.click("#record")
+    page.wait_for_selector("#live-log p")
+    page.wait_for_timeout(3000)
+    page.click("#stop")
+    page.wait_for_selector("#document:not([hidden])")
+    forms = {"spoken": "ENTER FOUR FIVE STOP NOW PLEASE".split(), "written": "Enter 45. Stop now, please.".split()}
+    assert script.messages[0][1]["config"]["forms"] is True
+    assert words(page) == forms[form]
+    page.keyboard.press("w")
+    assert words(page) == forms["spoken" if form == "written" else "written"]
+    assert page.locator(".part").count() == 2
+
+
+def test_corrections_of_a_live_recording_in_written_form_are_said_in_words(page, script, tmp_path):
+    script.replies = [said("ENTER FOUR FIVE", "Enter 45.", "Enter 45."), {"partial": "", "stable": 0}]
+    script.last_reply = said("STOP KNOW", "Stop know.", "Stop know.", 1.5)
+    page.click("#record")
+    page.wait_for_selector("#live-log p")
+    page.wait_for_timeout(3200)
+    page.click("#stop")
+    page.wait_for_selector("#play:not([disabled])")
+    for word, text in (("Enter", "Center"), ("know.", "now.")):
+        page.dblclick(f".word:text-is('{word}')")
+        page.keyboard.type(text)
+        page.keyboard.press("Enter")
+    with zipfile.ZipFile(downloaded(page, "Corrections", tmp_path)) as found:
+        assert "left_out.txt" not in found.namelist()
+        texts = [json.loads(line)["text"] for line in found.read("manifest.jsonl").splitlines()]
+    assert [text.upper() for text in texts] == ["CENTER FOUR FIVE", "STOP NOW"]
 
 
 def test_text_of_a_live_recording_is_never_markup(page, script):

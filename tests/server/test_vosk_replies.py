@@ -8,9 +8,10 @@ import json
 import pytest
 from scripted import BUSY, final, scripted_services, talk
 
-from asr.server.messages import Partial
+from asr.server.messages import Final, Partial
 from asr.server.problems import ClosingError, RequestError, WorkerLostError
 from asr.server.vosk import vosk_routes
+from asr.transcript import Transcript, Word
 
 SECOND = bytes(16000)
 """Of audio at 8000 Hz."""
@@ -68,6 +69,23 @@ def test_alternatives_of_utterances_are_combined_best_first(services):
 def test_alternatives_are_asked_for_up_to_sixteen(services):
     vosk(services, {"config": {"max_alternatives": 20}}, SECOND)
     assert services.live.sessions[-1].options.alternatives == 16
+
+
+def test_results_have_the_spoken_and_the_written_words_where_a_client_asks(services):
+    shown = Transcript("Two.", (Word("Two.", 0.0, 1.0, 0.5),), 1.0)
+    spoken = Transcript(
+        "TWO", (Word("TWO", 0.0, 1.0, 0.5),), 1.0, written="Two.", written_words=(Word("Two.", 0.0, 1.0, 0.5),)
+    )
+    services.live.endings = [final("one")]
+    services.live.script = [[], [Final(shown, (shown,), (1.0,), spoken)]]
+    configuration = {"config": {"sample_rate": 16000, "forms": True}}
+    _, reply = vosk(services, SECOND, configuration, SECOND)
+    word = {"conf": 0.5, "start": 1.0, "end": 2.0}  # behind what the configuration has ended
+    assert reply["forms"] == {
+        "spoken": [{"conf": 0.5, "start": 0.0, "end": 1.0, "word": "one"}, word | {"word": "TWO"}],
+        "written": [word | {"word": "Two."}],
+    }
+    assert reply["result"][1]["word"] == "Two."
 
 
 def test_an_utterance_of_nothing_has_a_result_without_words(services):
@@ -142,7 +160,7 @@ def test_text_where_audio_belongs_is_an_error_and_the_connection_goes_on(service
         [], "x", {"sample_rate": 0}, {"sample_rate": "fast"}, {"sample_rate": 1e400}, {"sample_rate": True},
         {"words": "no"}, {"max_alternatives": -1}, {"max_alternatives": 1.5}, {"phrase_list": 5},
         {"phrase_list": "one two"}, {"phrase_list": ["one", 2]}, {"phrase_list": [""]}, {"phrase_list": ["x" * 999]},
-        {"phrase_list": ["one"] * 501}, {"settle_s": -1}, {"settle_s": []},
+        {"phrase_list": ["one"] * 501}, {"settle_s": -1}, {"settle_s": []}, {"forms": 2},
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_an_error_and_the_end(services, config):

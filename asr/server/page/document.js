@@ -263,7 +263,7 @@ export class DocumentView {
     recording.form = other;
     localStorage.setItem("asr-form", other);
     [this.history, this.otherHistory] = [this.otherHistory, this.history];
-    this.set(recording.left[other] ?? segmentsOf(forms[other]));
+    this.set(recording.left[other] ?? segmentsOf(forms[other], recording.bounds));
     const corrected = segments.some((segment) => segment.words.some((word) => word.was !== null));
     if (corrected) toast("The corrections were made in the other form. They are kept there.", { "Switch back": () => this.switchForm() });
   }

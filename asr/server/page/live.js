@@ -4,12 +4,15 @@
 import { ready, voskSocket } from "./api.js";
 import { $, clock, make, notice } from "./dom.js";
 import { Microphone } from "./microphone.js";
-import { newRecording, segmentsOf } from "./recording.js";
+import { formsOf, newRecording, segmentsOf } from "./recording.js";
 import { drawLevel } from "./waveform.js";
 
 const PEAKS_PER_S = 20;
 const PIECE_S = 5;
 const ANSWER_S = 60;
+
+/** Words of a reply as the page has them. */
+const plain = (words) => words?.map(({ word, start, end, conf }) => ({ text: word, start_s: start, end_s: end, confidence: conf ?? null })) ?? [];
 
 export class LiveRecording {
   /** `keepPiece(recording, number, blob)` and `keepText(recording)` save; they may fail without harm to the recording. */
@@ -26,7 +29,7 @@ export class LiveRecording {
     this.samples = 0;
     this.sent = 0;
     this.answered = 0;
-    this.words = [];
+    this.forms = { spoken: [], written: [] };
     this.bounds = [];
     this.lost = "";
   }
@@ -55,7 +58,7 @@ export class LiveRecording {
     const socket = voskSocket();
     this.socket = socket;
     socket.onopen = () => {
-      socket.send(JSON.stringify({ config: { sample_rate: this.recording.pcm_rate, words: true, settle_s: 0.6 } }));
+      socket.send(JSON.stringify({ config: { sample_rate: this.recording.pcm_rate, words: true, settle_s: 0.6, forms: true } }));
       this.open = true;
       $("live-waiting").textContent = "Listening…";
       this.flush();
@@ -104,17 +107,26 @@ export class LiveRecording {
     if (this.ending) this.finished?.();
   }
 
-  settle({ text, result }) {
+  settle({ text, result, forms }) {
     this.partial("", 0);
     if (!text) return;
-    const words = result?.map(({ word, start, end, conf }) => ({ text: word, start_s: start, end_s: end, confidence: conf ?? null })) ?? [];
-    if (words.length) this.bounds.push(words[0].start_s);
-    this.words.push(...words);
+    this.take(plain(result), plain(forms?.spoken), plain(forms?.written));
     const line = make("p", {}, text);
     $("live-log").append(line);
     $("live-waiting").hidden = true;
     this.follow(line);
     this.keepText();
+  }
+
+  /** Keep an utterance in both of its forms: `shown` is one of them, in the server's case. */
+  take(shown, spoken, written) {
+    if (!shown.length) return;
+    const same = (one, other) => one.length === other.length && one.every((word, n) => word.text === other[n].text);
+    if (same(shown, written) && !same(written, spoken)) this.recording.form = "written";
+    const made = formsOf(this.recording.form === "written" && spoken.length ? spoken : shown, written);
+    this.bounds.push(shown[0].start_s);
+    this.forms.spoken.push(...made.spoken);
+    this.forms.written.push(...made.written);
   }
 
   /** Text that still grows: the first `stable` characters stay as they are. */
@@ -164,7 +176,9 @@ export class LiveRecording {
   }
 
   keepText() {
-    this.recording.segments = segmentsOf(this.words, this.bounds);
+    const { recording, forms, bounds } = this;
+    Object.assign(recording, { forms, bounds, form: recording.form ?? "spoken" });
+    recording.segments = segmentsOf(forms[recording.form], bounds);
     this.calls.keepText(this.recording);
   }
 

@@ -253,6 +253,7 @@ function take(recording, answer) {
     end_s: word.end_s ?? word.end, confidence: word.confidence ?? null }));
   recording.forms = formsOf(plain(extra.words ?? answer.words ?? []), plain(extra.written_words ?? []));
   recording.form = recording.forms.written.length && localStorage.getItem("asr-form") !== "spoken" ? "written" : "spoken";
+  recording.bounds = []; // paragraphs end at pauses
   recording.segments = segmentsOf(recording.forms[recording.form]);
   recording.left = {}; // segments of the form that is not shown, as they were left
   recording.duration_s = answer.duration;

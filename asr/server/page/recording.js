@@ -1,6 +1,7 @@
 // A recording with its text: plain values, and pure functions from one state of the text to the next.
 //
-// recording: {id, name, kind: "file" | "live", created, state, error, model, duration_s, segments, ...}
+// recording: {id, name, kind: "file" | "live", created, state, error, model, duration_s, segments, forms, form, bounds, ...}
+// forms:     {spoken, written}: the words of both forms as they were recognised; segments have those of `form`.
 // segment:   {id, start_s, end_s, checked, words}
 // word:      {id, text, start_s, end_s, confidence, was}; `was` is the recognised text of a corrected word, `spoken` the
 //            words that a written one (`$25`) stands for.
