@@ -10,6 +10,7 @@ from asr import files
 from asr.cli import printing
 from asr.cli.shared_options import FAILED, OK, SOME_FAILED
 from asr.config.arguments import whole
+from asr.errors import AsrError
 
 
 def add_learn_command(commands: Any) -> None:
@@ -23,9 +24,15 @@ def add_learn_command(commands: Any) -> None:
         "a gain. A run that was killed goes on when it is started again. "
         "Exit status: 0 learnt, 1 learnt and some corrections left out, 2 refused, nothing written.",
     )
-    learn.add_argument("model", metavar="MODEL", help="model directory or bundled name; it is not changed")
-    learn.add_argument("corrections", nargs="+", metavar="CORRECTIONS")
-    learn.add_argument("--output", type=Path, required=True, metavar="DIR", help="the new model directory")
+    learn.add_argument("model", nargs="?", metavar="MODEL", help="model directory or bundled name; it is not changed")
+    learn.add_argument("corrections", nargs="*", metavar="CORRECTIONS")
+    learn.add_argument("--output", type=Path, metavar="DIR", help="the new model directory")
+    learn.add_argument(
+        "--rollback",
+        type=Path,
+        metavar="DIR",
+        help="of asr serve --learn DIR: serve the model before the one that is served; nothing is learnt",
+    )
     learn.add_argument(
         "--rehearse",
         default="",
@@ -53,6 +60,10 @@ def add_learn_command(commands: Any) -> None:
 
 
 def _learn(args: argparse.Namespace) -> int:
+    if args.rollback is not None:
+        return _roll_back(args)
+    if args.model is None or not args.corrections or args.output is None:
+        raise AsrError("learn: expected MODEL, CORRECTIONS and --output DIR, or --rollback DIR alone; see --help")
     import torch
 
     from asr.train.learning import LearnOptions, learn
@@ -68,3 +79,15 @@ def _learn(args: argparse.Namespace) -> int:
     if not report.learnt:
         return FAILED
     return SOME_FAILED if report.misfits or report.left_out else OK
+
+
+def _roll_back(args: argparse.Namespace) -> int:
+    from asr.server.learning_folder import LearningFolder
+
+    if args.model is not None or args.corrections or args.output is not None:
+        raise AsrError("learn: expected --rollback DIR alone, got MODEL, CORRECTIONS or --output as well")
+    folder = LearningFolder(args.rollback)
+    before, number = folder.roll_back()
+    now = f"model {number}" if number else f"{folder.model} as it was at first"
+    printing.show(f"{args.rollback}: {now} is served instead of model {before}; a running server swaps within seconds")
+    return OK

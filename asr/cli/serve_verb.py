@@ -51,6 +51,13 @@ def add_serve_command(commands: Any) -> None:
     serve.add_argument(
         "--workers", type=whole(1, 256), default=1, metavar="N", help="processes that compute, each with all models"
     )
+    serve.add_argument(
+        "--learn",
+        default="",
+        metavar="DIR",
+        help="let the page's Teach button store corrections in DIR, and learn from them in the background; needs "
+        "--token (asr learn --rollback DIR goes back)",
+    )
     _add_access(serve)
     _add_protocols(serve)
     _add_limits(serve)
@@ -166,6 +173,7 @@ def _serve(args: argparse.Namespace) -> int:
         wyoming=_address(args.wyoming),
         zeroconf=args.zeroconf,
         vosk_port=args.vosk_port,
+        learn=args.learn,
     )
     try:
         from asr.server.running import serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -174,8 +175,10 @@ class LiveEngine:
     def step(self, waiting: Sequence[LiveStream], replies: list[Any]) -> None:
         """Do the first task of each of these streams, or a part of it; by model, in one pass for all of them."""
         most_s = max(STEP_S, ALONE_S / max(1, len(waiting)))
-        for model in dict.fromkeys(live.model for live in waiting):
-            group = [live for live in waiting if live.model == model]
+        groups: dict[tuple[str, int], list[LiveStream]] = {}
+        for live in waiting:  # while a model is swapped, some streams have the old one
+            groups.setdefault((live.model, id(live.stream.recognizer)), []).append(live)
+        for (model, _), group in groups.items():
             started = time.perf_counter()
             try:
                 audio_s = self._step(group, most_s, replies)
@@ -195,7 +198,7 @@ class LiveEngine:
             task = live.tasks[0]
             if isinstance(task.request, ResetStream):
                 live.tasks.popleft()
-                live.begin_again()
+                self._begin_again(live)
                 replies.append(Reply(task.ticket))
             elif isinstance(task.request, EndUtterance):
                 ending.append(live)
@@ -214,9 +217,17 @@ class LiveEngine:
                 replies.append(Reply(task.ticket, task.events))
         for live, transcript in zip(ending, finish_streams([live.stream for live in ending]), strict=True):
             final = live.final(transcript)
-            live.begin_again()
+            self._begin_again(live)
             replies.append(Reply(live.tasks.popleft().ticket, final))
         return audio_s
+
+    def _begin_again(self, live: LiveStream) -> None:
+        """The next utterance of a stream, with the model that is served now."""
+        live.begin_again()
+        recognizer = self.recognizers.get(live.model, live.stream.recognizer)
+        if live.stream.recognizer is not recognizer:
+            with contextlib.suppress(AsrError):  # a hot word that it cannot spell: the old one goes on
+                live.stream = open_stream(recognizer, live.options, live.model, live.case).stream
 
 
 def _push(live: LiveStream, task: _Task, most_s: float) -> float:

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from asr.server.page_data import page_data_routes
+from asr.server.page_data import PageData, page_data_routes
 from asr.server.services import Services
+from asr.server.teaching_routes import teaching_routes
 
 PAGE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
 PAGE_TYPES = {
@@ -65,7 +66,7 @@ def page_files(folder: str = PAGE_FOLDER) -> dict[str, PageFile]:
 
 def page_routes(services: Services) -> list[BaseRoute]:
     """The routes of the page: `/`, its files below `/page/`, and its data below `/page-data/`."""
-    files = page_files()
+    files, data = page_files(), PageData(services)
 
     async def page(request: Request) -> Response:
         file = files.get(request.path_params.get("name", "index.html"))
@@ -77,4 +78,4 @@ def page_routes(services: Services) -> list[BaseRoute]:
             return Response(status_code=304, headers=headers)
         return Response(file.content, headers=headers | {"content-type": file.media_type})
 
-    return [Route("/", page), Route("/page/{name}", page), *page_data_routes(services)]
+    return [Route("/", page), Route("/page/{name}", page), *page_data_routes(data), *teaching_routes(services, data)]

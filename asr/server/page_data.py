@@ -33,9 +33,8 @@ SEND_BYTES = 2**18
 _T = TypeVar("_T")
 
 
-def page_data_routes(services: Services) -> list[BaseRoute]:
+def page_data_routes(data: PageData) -> list[BaseRoute]:
     """The routes of the page's own requests. Errors are ``AsrError``s."""
-    data = PageData(services)
     return [
         Route("/page-data/info", data.info),
         Route("/page-data/peaks", data.peaks, methods=["POST"]),
@@ -60,7 +59,7 @@ class PageData:
     async def peaks(self, request: Request) -> Response:
         """``POST``: the loudness of the recording in the body."""
         name, most_s = request.query_params.get("name", ""), self.limits.file_s
-        with self._upload():
+        with self.upload():
             async with RawBody(request, self.limits).file() as path, self._room:
                 found = await _worked(lambda: loudness(path, most_s), path, name)
         encoded = base64.b64encode(found.peaks.tobytes()).decode()
@@ -69,7 +68,7 @@ class PageData:
     async def audio(self, request: Request) -> Response:
         """``POST``: the sound of the recording in the body as FLAC."""
         name, most_s = request.query_params.get("name", ""), self.limits.file_s
-        with self._upload(), contextlib.ExitStack() as stack:
+        with self.upload(), contextlib.ExitStack() as stack:
             target = stack.enter_context(tempfile.TemporaryFile(prefix="asr-flac-"))
             async with RawBody(request, self.limits).file() as path, self._room:
                 await _worked(lambda: write_flac(path, target, most_s), path, name)
@@ -81,10 +80,10 @@ class PageData:
 
         The answer is a zip, and its header ``X-Left-Out`` counts the utterances that are not in it.
         """
-        with self._upload(), contextlib.ExitStack() as stack:
+        with self.upload(), contextlib.ExitStack() as stack:
             target = stack.enter_context(tempfile.TemporaryFile(prefix="asr-zip-"))
             made = stack.enter_context(CorrectionZip(target))
-            await self._fill(made, RawBody(request, self.limits))
+            await self.fill(made, RawBody(request, self.limits))
             await _worked(made.finish)
             stack.pop_all()
         headers = {
@@ -93,7 +92,8 @@ class PageData:
         }
         return _sent(target, "application/zip", headers)
 
-    async def _fill(self, made: CorrectionZip, body: RawBody) -> None:
+    async def fill(self, made: CorrectionZip, body: RawBody) -> None:
+        """Take the recordings of a body into a zip. Raises ``ApiError`` for what is too much, or is none."""
         count = 0
         while (line := await body.line()) is not None:
             recording = read_header(line)
@@ -104,7 +104,7 @@ class PageData:
                 await _worked(functools.partial(made.add, path, recording, self.limits.file_s), path, recording.name)
 
     @contextlib.contextmanager
-    def _upload(self) -> Iterator[None]:
+    def upload(self) -> Iterator[None]:
         """One more upload. Raises ``BusyError`` where there is no room for it."""
         if self.uploads >= self.limits.file_jobs:
             raise BusyError(f"expected fewer than {self.uploads} uploads at a time; try again later")
@@ -123,6 +123,7 @@ def page_info(services: Services) -> dict[str, Any]:
         "file_model": catalogue.find(None).name,
         "live_model": catalogue.find(None, live=True).name,
         "limits": asdict(services.settings.limits),
+        "teaches": bool(services.settings.learn),
     }
 
 

@@ -11,6 +11,7 @@ from asr.server.file_jobs import FileService
 from asr.server.live_streams import LiveService
 from asr.server.metrics import Metrics
 from asr.server.settings import Settings
+from asr.server.teaching import Teacher
 from asr.server.wire import Probe
 from asr.server.workers import WorkerPool, WorkerProcess
 
@@ -34,6 +35,8 @@ class Services:
         self.pool = WorkerPool(settings, self.catalogue, self.metrics)
         self.live = LiveService(settings, self.catalogue, self.pool, self.metrics)
         self.files = FileService(settings, self.catalogue, self.pool, self.metrics)
+        self.teacher = Teacher(settings, self.catalogue, self.pool) if settings.learn else None
+        """Learns from corrections, with ``--learn``."""
         self.ready = asyncio.Event()
         self.closing = asyncio.Event()
         self._probe: asyncio.Task[dict[str, str]] | None = None
@@ -43,6 +46,8 @@ class Services:
         """Load and warm the models; returns when they are ready. Raises ``AsrError`` where one cannot be loaded."""
         try:
             await self.pool.start()
+            if self.teacher is not None:
+                await self.teacher.begin()
         except BaseException:
             self.pool.stop()
             raise
@@ -57,7 +62,9 @@ class Services:
             await asyncio.sleep(0.02)
 
     def end(self) -> None:
-        """End the workers, whatever they compute."""
+        """End the workers, whatever they compute, and the learner."""
+        if self.teacher is not None:
+            self.teacher.end()
         self.pool.stop()
 
     async def health(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from asr.server.messages import FileOptions, StreamOptions
@@ -24,6 +24,8 @@ class WorkerSetup:
     case: str
     file_s: float
     """Longest file."""
+    learnt: Mapping[str, str] = field(default_factory=dict)
+    """Directories that take the place of the models' own, by name (``asr serve --learn``)."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,17 @@ class Probe:
     """Decode a moment of silence as a live stream would be; answered with how many ``streams`` the worker has."""
 
 
-Request = OpenStream | FeedStream | EndUtterance | ResetStream | CloseStream | TranscribeFile | CancelFile | Probe
+@dataclass(frozen=True)
+class SwapModel:
+    """Serve a model, and those with the same weights, from another directory; answered when it is loaded."""
+
+    model: str
+    place: str
+
+
+Request = (
+    OpenStream | FeedStream | EndUtterance | ResetStream | CloseStream | TranscribeFile | CancelFile | Probe | SwapModel
+)
 
 
 class Asked(NamedTuple):

@@ -43,6 +43,7 @@ from asr.server.wire import (
     Ready,
     Reply,
     StepReport,
+    SwapModel,
     TranscribeFile,
     WorkerSetup,
 )
@@ -85,7 +86,9 @@ class Worker:
         """Load, say that it is ready, and answer requests until the connection closes."""
         turns = Turns()
         try:
-            recognizers = load_models(self.setup)
+            recognizers = self.recognizers = load_models(self.setup)
+            for name, place in self.setup.learnt.items():
+                recognizers.update(learnt_models(self.setup, name, place))
         except AsrError as error:
             self.emit([Broken(error)])
             return
@@ -121,12 +124,25 @@ class Worker:
             self.files.begin(asked.ticket, request)
         elif isinstance(request, CancelFile):
             self.files.cancel(request.job)
+        elif isinstance(request, SwapModel):
+            self._openers.submit(self._swap, asked.ticket, request)
         else:
             if isinstance(request, CloseStream):
                 with self._openings:
                     if request.session in self._opening:
                         self._opening[request.session] = True
             self.live.submit(asked)
+
+    def _swap(self, ticket: int, request: SwapModel) -> None:
+        """Engines look models up by name, so that what is new gets the new one."""
+        failure: AsrError | None = None
+        try:
+            self.recognizers.update(learnt_models(self.setup, request.model, request.place))
+        except AsrError as error:
+            failure = error
+        except Exception as error:  # a fault of ours, or memory
+            failure = AsrError(f"{request.place}: cannot be loaded ({type(error).__name__})")
+        self.emit([Reply(ticket, error=failure)])
 
     def _open(self, ticket: int, request: OpenStream) -> None:
         live, failure = None, None
@@ -213,6 +229,20 @@ def _beside(first: Recognizer, path: Path, setup: WorkerSetup) -> Recognizer:
     if made.decoder.options == first.decoder.options:
         made.decoder = first.decoder
     return _warm(made)
+
+
+def learnt_models(setup: WorkerSetup, name: str, place: str) -> dict[str, Recognizer]:
+    """The recognizers of a model that is served from ``place``, and of those with the same weights as its own
+    directory: ``english-stream`` hears what ``english`` has learnt. Raises ``AsrError``."""
+    made = load_models(dataclasses.replace(setup, models={name: place}))[name]
+    weights = model_file(Path(setup.models[name]), "model.safetensors")
+    found = {name: made}
+    for other, folder in setup.models.items():
+        if folder == setup.models[name]:
+            found[other] = made
+        elif model_file(Path(folder), "model.safetensors") == weights:
+            found[other] = _beside(made, Path(folder), setup)
+    return found
 
 
 def first_costs(recognizer: Recognizer, model: str) -> list[StepReport]:

@@ -89,3 +89,30 @@ def test_the_written_form_of_an_utterance_keeps_what_was_spoken():
     assert finals["written"].spoken.written_words == (Word("1.", 2, 3, 0.5),)
     assert finals["model"].spoken is finals["lower"].spoken is None
     assert finals["lower"].transcript.written_words == (Word("1.", 2, 3, 0.5),)
+
+
+def test_a_stream_gets_a_swapped_model_once_its_utterance_has_ended_and_no_sooner(engine, tmp_path):
+    old, new = engine.recognizers["m"], make_recognizer(tmp_path / "new")
+    engine.recognizers["m"] = new
+    engine.submit(Asked(1, FeedStream(1, sound(0.5).tobytes())))
+    engine.submit(Asked(2, EndUtterance(1)))
+    step(engine)
+    assert engine.streams[1].stream.recognizer is old
+    step(engine)
+    assert engine.streams[1].stream.recognizer is new
+    assert engine.streams[1].offset_s == pytest.approx(0.5)
+
+
+def test_streams_of_the_old_and_of_the_new_model_are_computed_each_by_its_own(engine, tmp_path):
+    new = engine.recognizers["m"] = make_recognizer(tmp_path / "new", blank=-3.0)
+    engine.add(3, open_stream(new, StreamOptions(encoding="f32le"), "m", "model"))
+    for session in (1, 3):
+        engine.submit(Asked(session, FeedStream(session, sound(2).tobytes())))
+        engine.submit(Asked(10 + session, EndUtterance(session)))
+    found = {}
+    while len(found) < 4:
+        found |= step(engine)[0]
+    for session, recognizer in ((11, engine.streams[2].stream.recognizer), (13, new)):
+        alone = recognizer.stream()
+        alone.accept(sound(2))
+        assert found[session].value.transcript.text == alone.finish().text

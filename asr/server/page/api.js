@@ -63,7 +63,8 @@ async function message(request) {
   }
 }
 
-async function ask(method, path, options = {}) {
+/** The answer to a request. Raises `ServerError`. */
+export async function ask(method, path, options = {}) {
   for (;;) {
     const used = token();
     const request = await send(method, path, options);

@@ -7,6 +7,7 @@ import { Keys } from "./keys.js";
 import * as library from "./library.js";
 import { LiveRecording } from "./live.js";
 import { corrections, formsOf, newRecording, segmentsOf } from "./recording.js";
+import { Teach } from "./teach.js";
 
 const AT_ONCE = 2; // files that are transcribed at the same time
 const UNDO_S = 8; // for so long a deleted recording can be had back
@@ -266,6 +267,15 @@ function take(recording, answer) {
 
 const modelNamed = (name) => server?.models.find((model) => model.name === name);
 
+/** The corrections of the opened recording, for the server. */
+async function taught() {
+  const { recording } = page;
+  const segments = recording ? corrections(recording) : [];
+  const blob = segments.length ? await store.loadAudio(recording) : null;
+  return blob ? [{ blob, name: recording.name, language: recording.language, segments }] : [];
+}
+new Teach(taught);
+
 async function zipAll() {
   const items = [];
   for (const recording of recordings.values()) {
@@ -338,6 +348,7 @@ async function greet() {
     $("home").dataset.server = "lost";
     return;
   }
+  $("teach").hidden = !server.teaches;
   const files = server.models;
   $("model").replaceChildren(...files.map((model) => make("option", { value: model.name }, model.name)));
   $("model").value = files.some((model) => model.name === localStorage.getItem("asr-model")) ? localStorage.getItem("asr-model") : server.file_model;

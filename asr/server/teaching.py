@@ -1,0 +1,227 @@
+"""``asr serve --learn``: learns in the background from corrections, and swaps the model that is served.
+
+One learning at a time, in a process of its own at low priority. It stands still while live streams lag.
+Each learning begins with the model as it was at first and takes all corrections that are stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import sys
+from typing import Any
+
+from asr.config.child_processes import ChildProcess, end_processes
+from asr.errors import AsrError, ConfigError
+from asr.files import write_json
+from asr.server.catalogue import Catalogue
+from asr.server.learner_child import LearnerSetup
+from asr.server.learning_folder import LearningFolder
+from asr.server.settings import Settings
+from asr.server.wire import SwapModel
+from asr.server.workers import WorkerPool
+
+POLL_S = 0.5
+"""Between looks at the folder, the learner and the lag."""
+MOST_LAG_S = 0.3
+"""The bar of the lag where the server has none."""
+CALM_S = 5.0
+"""How long streams must not have lagged before learning goes on."""
+MOST_LOST = 3
+"""Times that a learner may be lost before its corrections are left alone until more come."""
+LEAST_UTTERANCES = 5
+"""As ``asr.train.learning.LEAST_CORRECTIONS``: with fewer, nothing is tried."""
+
+
+class LearnerLostError(AsrError):
+    """The learner has ended without an answer, such as for want of memory."""
+
+
+class Teacher:
+    """Learns and swaps while the server runs.
+
+    Raises ``ConfigError`` without a token, and what ``LearningFolder`` raises.
+    """
+
+    def __init__(self, settings: Settings, catalogue: Catalogue, pool: WorkerPool) -> None:
+        if not settings.token:
+            raise ConfigError("--learn: expected --token as well, since corrections change the model for everybody")
+        self.pool = pool
+        self.model = catalogue.find(None).name
+        """The name of the model that is taught: the one for files."""
+        self.start_place = str(catalogue.models[self.model].path)
+        self.folder = LearningFolder(settings.learn, self.model, create=True)
+        self.served = 0
+        """The number of the model that is served."""
+        self.state = "idle"
+        """idle, learning, paused, learnt, refused or failed."""
+        self.message = ""
+        """What the last learning found, in words."""
+        self._most_lag_s = MOST_LAG_S if settings.lag_s == math.inf else settings.lag_s
+        self._child: ChildProcess | None = None
+        self._answer: asyncio.Task[Any] | None = None
+        self._number = 0
+        self._calm_since = -math.inf
+        self._failed_swap = -1
+        self._lost = 0
+        """Learners in a row that ended without an answer."""
+        self._task: asyncio.Task[None] | None = None
+        self._alone = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Serve the current model, and watch from now on."""
+        await self._follow()
+        self._task = asyncio.create_task(self._run())
+
+    def end(self) -> None:
+        """End the learner; the next server goes on where it was."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._end_learner()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await self.look()
+            except (AsrError, OSError) as error:
+                self._note("failed", str(error))
+
+    async def look(self) -> None:
+        """Do what is to be done now: swap, begin to learn, pause, take a result."""
+        async with self._alone:
+            await self._follow()
+            if self._child is None:
+                await asyncio.to_thread(self._begin_learning)
+            elif self._answer is not None and self._answer.done():
+                await self._take(self._answer.result())
+            else:
+                self._pause_or_go_on()
+
+    async def forget(self) -> int:
+        """Delete the stored corrections; how many zips there were. A learning under way ends."""
+        async with self._alone:
+            self._end_learner()
+            count = await asyncio.to_thread(self.folder.forget)
+            self.state, self.message = "idle", ""
+            return count
+
+    def status(self) -> dict[str, Any]:
+        """What is stored, served and under way, as plain values."""
+        stored = self.folder.stored()
+        return {
+            "model": self.model, "folder": str(self.folder.path), "utterances": stored.utterances,
+            "bytes": stored.bytes, "least": LEAST_UTTERANCES, "state": self.state, "message": self.message,
+            "current": self.served, "models": self.folder.numbers(),
+        }  # fmt: skip
+
+    async def _follow(self) -> None:
+        """Serve the model that the folder names."""
+        wanted = self.folder.current()
+        if wanted in (self.served, self._failed_swap):
+            return
+        place = str(self.folder.place(wanted)) if wanted else self.start_place
+        try:
+            await swap_everywhere(self.pool, self.model, place)
+        except AsrError as error:
+            self._failed_swap = wanted
+            await swap_everywhere(self.pool, self.model, self._served_place())
+            raise AsrError(f"model {wanted} of {self.folder.path} cannot be served: {error}") from error
+        self.served, self._failed_swap = wanted, -1
+        what = f"model {wanted} of {self.folder.path}" if wanted else "the model as it was at first"
+        _tell(f"{self.model}: serving {what}")
+
+    def _served_place(self) -> str:
+        return str(self.folder.place(self.served)) if self.served else self.start_place
+
+    def _begin_learning(self) -> None:
+        zips = self.folder.zips()
+        if {path.name for path in zips} <= self.folder.tried or self.folder.stored().utterances < LEAST_UTTERANCES:
+            return
+        self._number = self.folder.next_number()
+        setup = LearnerSetup(self.start_place, [str(path) for path in zips], str(self.folder.place(self._number)))
+        child = ChildProcess("asr.server.learner_child", "run_learner")
+        child.connection.send(setup)
+        self._child, self._zips = child, zips
+        self._note("learning", f"learning from {self.folder.stored().utterances} utterances")
+
+    def _pause_or_go_on(self) -> None:
+        """Stop the learner while streams lag; let it go on once they have not for a while."""
+        assert self._child is not None
+        if self._answer is None:
+            self._answer = asyncio.create_task(asyncio.to_thread(_received, self._child))
+        now = asyncio.get_running_loop().time()
+        if max(worker.load.lag_s for worker in self.pool.workers) > self._most_lag_s:
+            self._calm_since = math.inf
+            if self.state == "learning":
+                self._signal(signal.SIGSTOP)
+                self.state = "paused"
+        elif self._calm_since == math.inf:
+            self._calm_since = now
+        if self.state == "paused" and now - self._calm_since >= CALM_S:
+            self._signal(signal.SIGCONT)
+            self.state = "learning"
+
+    def _signal(self, number: int) -> None:
+        assert self._child is not None
+        with contextlib.suppress(OSError):
+            os.kill(self._child.process.pid, number)
+
+    async def _take(self, answer: dict[str, Any] | AsrError) -> None:
+        """What the learner found: serve its model, or say why there is none."""
+        self._end_learner()
+        self._lost = self._lost + 1 if isinstance(answer, LearnerLostError) else 0
+        if 0 < self._lost < MOST_LOST:
+            self._note("failed", f"{answer}; it goes on where it was")
+            return
+        self.folder.note_tried(self._zips)
+        if isinstance(answer, AsrError):
+            self._note("failed", str(answer))
+            return
+        write_json(self.folder.reports / f"{self._number}.json", answer)
+        if answer["learnt"]:
+            self.folder.set_current(self._number)
+            await self._follow()
+        self._note("learnt" if answer["learnt"] else "refused", str(answer["summary"]))
+
+    def _end_learner(self) -> None:
+        if self._child is not None:
+            end_processes([self._child])
+        if self._answer is not None:
+            self._answer.cancel()
+        self._child = self._answer = None
+
+    def _note(self, state: str, message: str) -> None:
+        if (state, message) != (self.state, self.message):
+            _tell(f"{self.model}: {state}: {message}")
+        self.state, self.message = state, message
+
+
+async def swap_everywhere(pool: WorkerPool, model: str, place: str) -> None:
+    """Have all workers serve ``model`` from another directory, also those that start later.
+
+    Streams go on with the model that they have until their client ends an utterance. Raises ``AsrError`` where the
+    directory cannot be loaded.
+    """
+    for worker in pool.workers:
+        worker.setup = dataclasses.replace(worker.setup, learnt={**worker.setup.learnt, model: place})
+    ready = [worker for worker in pool.workers if worker.ready.is_set()]
+    await asyncio.gather(*(worker.ask(SwapModel(model, place)) for worker in ready))
+
+
+def _received(child: ChildProcess) -> dict[str, Any] | AsrError:
+    """The answer of the learner; an error where it ends without one."""
+    try:
+        answer: dict[str, Any] | AsrError = child.connection.recv()
+    except (EOFError, OSError):
+        return LearnerLostError(f"the process that learns {child.describe_end()}")
+    return answer
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

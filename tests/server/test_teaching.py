@@ -1,0 +1,296 @@
+"""`asr serve --learn`: a user teaches a small model over HTTP and in Chromium, and goes back."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import soundfile
+from page_browser import chromium, opened, upload
+from served import Served, serving
+from tones import RATE_HZ, make_texts, make_tones_model, speak
+
+import asr
+from asr.cli.main import run_command
+from asr.errors import ConfigError, ModelError, OutputError
+from asr.server.catalogue import Catalogue
+from asr.server.learning_folder import LearningFolder
+from asr.server.settings import Settings
+from asr.server.teaching import CALM_S, Teacher
+
+TOKEN = "let-me-in"
+PITCH = 1.1
+PATH = "/page-data/teaching"
+
+
+def wav(text: str, seed: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, speak(text, PITCH, seed), RATE_HZ, format="WAV")
+    return file.getvalue()
+
+
+def body_of(texts: list[str], said: list[str] | None = None) -> bytes:
+    """Recordings with texts, as the page sends them."""
+    parts = []
+    for i, (text, words) in enumerate(zip(texts, said or texts, strict=True)):
+        sound = wav(words, 100 + i)
+        seconds = soundfile.info(io.BytesIO(sound)).duration
+        segment = {"start_s": 0.0, "end_s": seconds, "text": text}
+        header = {"name": f"{i}.wav", "language": "en", "bytes": len(sound), "segments": [segment]}
+        parts += [json.dumps(header).encode() + b"\n", sound]
+    return b"".join(parts)
+
+
+def ask(address: str, method: str, path: str, body: bytes | None = None, token: str = TOKEN) -> tuple[int, Any]:
+    request = urllib.request.Request(address + path, body, {"Authorization": f"Bearer {token}"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as answer:
+        return answer.code, json.loads(answer.read())
+
+
+def wait_until(condition: Any, what: str, timeout_s: float = 600.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.2)
+
+
+def wait_for_state(address: str, *states: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def there() -> bool:
+        found.update(ask(address, "GET", PATH)[1])
+        return found["state"] in states
+
+    wait_until(there, f"state {states}, got {found}")
+    return found
+
+
+def transcribe(address: str, sound: bytes) -> str:
+    edge = b"--edge\r\n"
+    body = edge + b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + sound + b"\r\n--edge--\r\n"
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "multipart/form-data; boundary=edge"}
+    request = urllib.request.Request(f"{address}/v1/audio/transcriptions", body, headers)
+    return json.loads(urllib.request.urlopen(request, timeout=120).read())["text"]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A server that has learnt, after it was killed in the midst of that; its model and folder."""
+
+    served: Served
+    start: Path
+    folder: Path
+    learnt: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        return self.served.url
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tones"
+    make_tones_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taught(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
+    folder = tmp_path_factory.mktemp("learn") / "learn"
+    options = ("--model", f"tones={start}", "--learn", str(folder), "--token", TOKEN)
+    with serving(*options) as first:
+        assert ask(first.url, "POST", f"{PATH}?consent=yes", body_of(make_texts(10, 2)))[0] == 200
+        wait_until(lambda: any((folder / "models" / "1.learning").glob("fold*")), "a fold is finished")
+        children = subprocess.run(["pgrep", "-P", str(first.process.pid)], capture_output=True, text=True).stdout
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children.split()), "its processes end")
+    with serving(*options) as second:
+        yield Taught(second, start, folder, wait_for_state(second.url, "learnt", "refused", "failed"))
+
+
+def test_a_server_that_was_killed_while_it_learnt_learns_and_serves_the_new_model(taught):
+    assert taught.learnt["state"] == "learnt", taught.learnt
+    assert (taught.learnt["current"], taught.learnt["utterances"]) == (1, 10)
+    sound = wav(make_texts(12, 3)[0], 7)
+    (taught.folder / "probe.wav").write_bytes(sound)
+    new = asr.load(taught.folder / "models" / "1", device="cpu").transcribe(taught.folder / "probe.wav").text
+    assert transcribe(taught.url, sound) == new
+
+
+def test_a_learnt_model_keeps_no_features_of_the_recordings(taught):
+    assert not os.path.exists(taught.folder / "models" / "1" / "rehearsal.safetensors")
+    assert not list((taught.folder / "models").glob("*.learning"))
+
+
+def test_what_was_found_is_told_in_words_and_stays_as_json(taught):
+    assert "held-out corrections" in taught.learnt["message"]
+    assert json.loads((taught.folder / "reports" / "1.json").read_text())["learnt"] is True
+
+
+def test_nothing_is_stored_without_consent(taught):
+    before = ask(taught.url, "GET", PATH)[1]
+    status, answer = ask(taught.url, "POST", PATH, body_of(make_texts(1, 2)))
+    assert (status, answer["error"]["param"]) == (403, "consent")
+    assert ask(taught.url, "GET", PATH)[1]["utterances"] == before["utterances"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_nothing_is_told_or_taken_without_the_token(taught, method):
+    assert ask(taught.url, method, f"{PATH}?consent=yes", b"x" if method == "POST" else None, "wrong")[0] == 401
+
+
+def test_a_body_that_ends_too_early_stores_nothing(taught):
+    before = sorted(os.listdir(taught.folder / "corrections"))
+    assert ask(taught.url, "POST", f"{PATH}?consent=yes", body_of(make_texts(1, 2))[:-100])[0] == 400
+    assert sorted(os.listdir(taught.folder / "corrections")) == before
+
+
+def test_one_command_goes_back_and_the_running_server_follows(taught, capsys):
+    assert run_command(["learn", "--rollback", str(taught.folder)]) == 0
+    assert "as it was at first" in capsys.readouterr().out
+    wait_until(lambda: ask(taught.url, "GET", PATH)[1]["current"] == 0, "the start is served")
+    old = asr.load(taught.start, device="cpu").transcribe(taught.folder / "probe.wav").text
+    assert transcribe(taught.url, (taught.folder / "probe.wav").read_bytes()) == old
+    LearningFolder(taught.folder).set_current(1)
+    wait_until(lambda: ask(taught.url, "GET", PATH)[1]["current"] == 1, "model 1 is served again")
+
+
+def test_a_number_without_a_model_is_said_and_the_served_model_stays(taught):
+    LearningFolder(taught.folder).set_current(99)
+    found = wait_for_state(taught.url, "failed")
+    assert "expected the number of a folder" in found["message"]
+    assert found["current"] == 1
+    LearningFolder(taught.folder).set_current(1)
+
+
+def test_the_button_sends_ticked_paragraphs_after_consent_and_deletes_them_on_request(taught, tmp_path):
+    path = tmp_path / "note.wav"
+    path.write_bytes(wav("ABC DEF", 5))
+    before = ask(taught.url, "GET", PATH)[1]["utterances"]
+    with chromium() as browser, opened(browser, taught.url, faults=True, wait=False) as page:
+        page.wait_for_selector("#token[open]")
+        page.fill("#token-value", TOKEN)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("html[data-ready]")
+        upload(page, path)
+        page.wait_for_selector("#transcript .word")
+        page.keyboard.press("c")
+        page.click("#teach")
+        page.wait_for_selector("#teach-dialog[open]")
+        page.locator("#teach-where", has_text=str(taught.folder)).wait_for()
+        assert page.locator("#teach-go").is_disabled()
+        page.check("#teach-consent")
+        page.click("#teach-go")
+        page.locator("#teach-what", has_text="Sent.").wait_for()
+        assert ask(taught.url, "GET", PATH)[1]["utterances"] == before + 1
+        page.click("#teach-forget")
+        page.locator("#teach-stored", has_text="Nothing is stored now.").wait_for()
+    assert os.listdir(taught.folder / "corrections") == []
+
+
+def test_texts_in_another_language_are_refused_with_the_reason(taught):
+    texts = make_texts(6, 4)
+    russian = ["привет " * 2 for _ in texts]
+    assert ask(taught.url, "POST", f"{PATH}?consent=yes", body_of(russian, texts))[0] == 200
+    wait_until(lambda: ask(taught.url, "GET", PATH)[1]["state"] == "refused", "it is refused")
+    found = ask(taught.url, "GET", PATH)[1]
+    assert "cannot be spelt" in found["message"]
+    assert found["current"] == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_the_server_goes_on(taught):
+    place = taught.folder / "corrections"
+    place.rename(taught.folder / "aside")
+    place.write_text("")
+    status, answer = ask(taught.url, "POST", f"{PATH}?consent=yes", body_of(make_texts(1, 2)))
+    place.unlink()
+    (taught.folder / "aside").rename(place)
+    assert status == 507
+    assert "cannot keep the upload" in answer["error"]["message"]
+    assert ask(taught.url, "GET", "/health")[0] == 200
+
+
+def test_learning_without_a_token_is_refused_at_the_start(start, tmp_path, capsys):
+    assert run_command(["serve", "--model", f"tones={start}", "--learn", str(tmp_path / "learn"), "--port", "0"]) == 2
+    assert "--learn: expected --token as well" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    LearningFolder(tmp_path, "english", create=True)
+    with pytest.raises(ConfigError, match="that of english"):
+        LearningFolder(tmp_path, "an4", create=True)
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write there"):
+        LearningFolder(tmp_path / "file" / "learn", "an4", create=True)
+
+
+def test_going_back_passes_over_deleted_models_and_ends_at_the_start(tmp_path):
+    folder = LearningFolder(tmp_path, "an4", create=True)
+    for number in (1, 3):
+        folder.place(number).mkdir()
+    folder.set_current(3)
+    assert folder.roll_back() == (3, 1)
+    assert folder.roll_back() == (1, 0)
+    with pytest.raises(ModelError, match="as it was at first"):
+        folder.roll_back()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["learn"], ["learn", "an4", "x.zip"], ["learn", "an4", "x.zip", "--rollback", "d"]]
+)
+def test_the_verb_says_which_arguments_belong_together(arguments, capsys):
+    assert run_command(arguments) == 2
+    assert "--rollback DIR alone" in capsys.readouterr().err
+
+
+def test_learning_stands_still_while_streams_lag_and_goes_on_afterwards(tmp_path):
+    settings = Settings(models={"an4": "an4"}, learn=str(tmp_path / "learn"), token=TOKEN)
+    load = SimpleNamespace(lag_s=1.0)
+    pool: Any = SimpleNamespace(workers=[SimpleNamespace(load=load)])
+    process = subprocess.Popen(["sleep", "600"])
+
+    def stopped() -> bool:
+        return Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T"
+
+    async def watch() -> None:
+        teacher = Teacher(settings, Catalogue(settings), pool)
+        teacher._child, teacher.state = SimpleNamespace(process=process), "learning"  # type: ignore[assignment]
+        teacher._answer = asyncio.get_running_loop().create_future()  # type: ignore[assignment]
+        teacher._pause_or_go_on()
+        assert teacher.state == "paused"
+        while not stopped():
+            await asyncio.sleep(0.02)
+        load.lag_s = 0.0
+        teacher._pause_or_go_on()
+        assert stopped(), "it waits until streams have been calm for a while"
+        teacher._calm_since -= CALM_S
+        teacher._pause_or_go_on()
+        assert teacher.state == "learning"
+        while stopped():
+            await asyncio.sleep(0.02)
+
+    try:
+        asyncio.run(asyncio.wait_for(watch(), 60))
+    finally:
+        process.kill()
+        process.wait()
