@@ -50,7 +50,7 @@ server: admission metrics workers teaching live_streams file_jobs services
 server: api_errors form_fields transcription_bodies uploads access health rest
 server: client_messages web_sockets vosk_replies vosk realtime_settings realtime_items realtime
 server: wyoming_frames wyoming_announcement wyoming_service
-server: page_audio correction_zip raw_bodies page_data teaching_routes page app http_connections running
+server: page_audio correction_zip raw_bodies page_data teach_requests page app http_connections running
 cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
 cli: held_out_verbs learn_verb synth_verb serve_verb scoring_verbs report_verb model_verbs main
 """

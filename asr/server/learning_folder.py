@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from asr.errors import AsrError, ConfigError, ModelError, OutputError
 from asr.files import PART, read_limited, read_object, write_json, write_text
@@ -83,7 +83,7 @@ class LearningFolder:
             raise OutputError(f"{self.path}: cannot write there: {error.strerror or error}") from error
 
     @contextlib.contextmanager
-    def new_zip(self) -> Iterator[IO[bytes]]:
+    def new_zip(self) -> Iterator[BinaryIO]:
         """A file for one more zip of corrections. It is stored when the block ends without an error."""
         part = self.corrections / f"{PART}{secrets.token_hex(8)}"
         try:

@@ -224,8 +224,8 @@ class LiveEngine:
     def _begin_again(self, live: LiveStream) -> None:
         """The next utterance of a stream, with the model that is served now."""
         live.begin_again()
-        recognizer = self.recognizers.get(live.model, live.stream.recognizer)
-        if live.stream.recognizer is not recognizer:
+        recognizer = self.recognizers.get(live.model)
+        if recognizer is not None and live.stream.recognizer is not recognizer:
             with contextlib.suppress(AsrError):  # a hot word that it cannot spell: the old one goes on
                 live.stream = open_stream(recognizer, live.options, live.model, live.case).stream
 

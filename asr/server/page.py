@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from asr.server.page_data import PageData, page_data_routes
 from asr.server.services import Services
-from asr.server.teaching_routes import teaching_routes
+from asr.server.teach_requests import teaching_routes
 
 PAGE_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
 PAGE_TYPES = {

@@ -108,8 +108,9 @@ def _stop_signals() -> Iterator[asyncio.Event]:
     def stop(number: int) -> None:
         if stopping.is_set():
             os._exit(128 + number)
-        print("ending: what is under way is finished; a second signal ends at once", file=sys.stderr, flush=True)
-        stopping.set()
+        stopping.set()  # first: whoever read the messages may have gone
+        with contextlib.suppress(OSError):
+            print("ending: what is under way is finished; a second signal ends at once", file=sys.stderr, flush=True)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:

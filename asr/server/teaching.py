@@ -33,7 +33,7 @@ CALM_S = 5.0
 """How long streams must not have lagged before learning goes on."""
 MOST_LOST = 3
 """Times that a learner may be lost before its corrections are left alone until more come."""
-LEAST_UTTERANCES = 5
+LEAST_TAUGHT = 5
 """As ``asr.train.learning.LEAST_CORRECTIONS``: with fewer, nothing is tried."""
 
 
@@ -116,7 +116,7 @@ class Teacher:
         stored = self.folder.stored()
         return {
             "model": self.model, "folder": str(self.folder.path), "utterances": stored.utterances,
-            "bytes": stored.bytes, "least": LEAST_UTTERANCES, "state": self.state, "message": self.message,
+            "bytes": stored.bytes, "least": LEAST_TAUGHT, "state": self.state, "message": self.message,
             "current": self.served, "models": self.folder.numbers(),
         }  # fmt: skip
 
@@ -141,7 +141,7 @@ class Teacher:
 
     def _begin_learning(self) -> None:
         zips = self.folder.zips()
-        if {path.name for path in zips} <= self.folder.tried or self.folder.stored().utterances < LEAST_UTTERANCES:
+        if {path.name for path in zips} <= self.folder.tried or self.folder.stored().utterances < LEAST_TAUGHT:
             return
         self._number = self.folder.next_number()
         setup = LearnerSetup(self.start_place, [str(path) for path in zips], str(self.folder.place(self._number)))
@@ -224,4 +224,5 @@ def _received(child: ChildProcess) -> dict[str, Any] | AsrError:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever read the messages may have gone
+        print(line, file=sys.stderr, flush=True)
