@@ -34,7 +34,14 @@ def add_synth_command(commands: Any) -> None:
     synth.add_argument("--pitch", type=number(0, 6), default=0.0, metavar="SEMITONES", help="up and down (default: 0)")
     synth.add_argument("--seed", type=whole(0), default=1)
     synth.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="speak every Nth line, from line K")
-    synth.add_argument("--limit", type=whole(1), metavar="N", help="only the first N lines")
+    synth.add_argument("--limit", type=whole(1), metavar="N", help="only the first N utterances")
+    synth.add_argument(
+        "--times",
+        type=whole(1, 100_000),
+        default=1,
+        metavar="N",
+        help="speak the text N times, in new voices",
+    )
     synth.add_argument("--format", choices=("flac", "wav"), default="flac")
     synth.add_argument("--threads", type=whole(1, 1024), default=1, metavar="N", help="processor threads (default: 1)")
     synth.set_defaults(run=_synth)
@@ -54,7 +61,7 @@ def _synth(args: argparse.Namespace) -> int:
     options = SynthOptions(args.voice, args.spread, tuple(args.speed), args.pitch, args.seed, args.format)
     path, left = synthesise(
         args.text, args.output, args.voices, options,
-        model=args.model, shard=args.shard, limit=args.limit, threads=args.threads,
+        model=args.model, shard=args.shard, limit=args.limit, times=args.times, threads=args.threads,
     )  # fmt: skip
     if path.stat().st_size:
         print(f"{path}: {manifest.statistics(manifest.read_manifest(path))}")

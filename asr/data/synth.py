@@ -189,19 +189,33 @@ def words_of(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One line to speak: its number from 0, what is said, its transcript."""
+    """One utterance to speak: its number, from which its voice and its id follow, and its text."""
 
     number: int
     text: str
+    line: int = -1
+    """Line of the file, from 0; -1: that of the number."""
+
+    def __str__(self) -> str:
+        return f"line {(self.number if self.line < 0 else self.line) + 1}"
 
 
-def sentences_to_say(path: Path) -> list[Sentence]:
-    """The lines of a text file that are not blank, by their number. Raises ``AsrError`` where there is none."""
+def sentences_to_say(path: Path, times: int = 1) -> list[Sentence]:
+    """The lines of a text file that are not blank, all of them ``times`` over.
+
+    An utterance of the first round has the number of its line, from 0. Each further round goes on counting, so a folder
+    made with fewer rounds can be gone on with. Raises ``AsrError`` where there is no line.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AsrError(f"{path}: cannot read the text: {error}") from error
-    jobs = [Sentence(number, line.strip()) for number, line in enumerate(lines) if line.strip()]
+    jobs = [
+        Sentence(turn * len(lines) + number, line.strip(), number)
+        for turn in range(times)
+        for number, line in enumerate(lines)
+        if line.strip()
+    ]
     if not jobs:
         raise AsrError(f"{path}: expected one sentence a line, got no text")
     return jobs
@@ -253,6 +267,7 @@ def synthesise(
     model: str | Path | None = None,
     shard: tuple[int, int] = (1, 1),
     limit: int | None = None,
+    times: int = 1,
     threads: int = 1,
 ) -> tuple[Path, dict[str, str]]:
     """Speak the lines of ``texts`` into ``output``; go on where an earlier run with the same options stopped.
@@ -262,7 +277,8 @@ def synthesise(
         output: folder for ``audio/``, the manifest and ``synth.json``, the settings.
         voices: see ``load_voices``.
         shard: this part of how many; each part has a manifest of its own.
-        limit: speak only so many lines of the text, from the first.
+        limit: speak only so many utterances, from the first.
+        times: speak the text so many times, each time in other voices.
 
     Returns:
         The manifest, and why lines were left out, by their ids.
@@ -270,7 +286,7 @@ def synthesise(
     Raises:
         AsrError: nothing can be spoken, ``output`` holds speech of other texts or options, or cannot be written.
     """
-    jobs = sentences_to_say(texts)[:limit][shard[0] - 1 :: shard[1]]
+    jobs = sentences_to_say(texts, times)[:limit][shard[0] - 1 :: shard[1]]
     network = KokoroNetwork(model, threads)
     if network.whole_speeds and (options.speed != (1.0, 1.0) or options.pitch):
         raise ModelError(WHOLE_SPEEDS)
@@ -305,7 +321,7 @@ def speak_all(
             try:
                 samples, text, speaker = maker.speak(job)
             except AsrError as error:
-                left[name] = f"line {job.number + 1}: {error}"
+                left[name] = f"{job}: {error}"
                 print(f"error: left out: {left[name]}", file=sys.stderr)
                 continue
             (output / audio).parent.mkdir(parents=True, exist_ok=True)

@@ -261,6 +261,15 @@ def test_an_empty_text_is_refused(tmp_path: Path, text: str) -> None:
         sentences_to_say(tmp_path / "text")
 
 
+def test_a_text_spoken_several_times_names_the_line_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("good\n\n日本語\n")
+    left = speak_all(sentences_to_say(tmp_path / "text", 2), tmp_path, tmp_path / "manifest.jsonl", maker())
+    assert {name: message[:6] for name, message in left.items()} == {
+        "synth-0000002": "line 3",
+        "synth-0000005": "line 3",
+    }
+
+
 # The command
 
 
@@ -304,6 +313,22 @@ def test_the_command_speaks_resumes_and_refuses_other_settings(
     (tmp_path / "text").write_text("other\n")
     assert command() == 2
     assert "(text_sha256)" in capsys.readouterr().err
+
+
+def test_each_time_has_voices_of_its_own(command: Callable[..., int], tmp_path: Path) -> None:
+    assert command("--times", "2") == 0
+    found = manifest.read_manifest(tmp_path / "out" / "manifest.jsonl")
+    assert [u.text for u in found[:4]] == [u.text for u in found[4:]]
+    assert not {Path(u.audio).read_bytes() for u in found[:4]} & {Path(u.audio).read_bytes() for u in found[4:]}
+
+
+def test_more_times_go_on_where_fewer_stopped(command: Callable[..., int], tmp_path: Path) -> None:
+    command()
+    first = {u.id: Path(u.audio).read_bytes() for u in manifest.read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    command("--times", "3")
+    found = {u.id: Path(u.audio).read_bytes() for u in manifest.read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    assert len(found) == 12
+    assert first.items() <= found.items()
 
 
 def test_each_shard_has_its_own_manifest(command: Callable[..., int], tmp_path: Path) -> None:
