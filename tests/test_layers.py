@@ -40,7 +40,8 @@ recognize: gradual batch_inputs batch
 export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
-train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process pseudo_labels
+train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process
+train: second_opinions pseudo_labels
 train: step_results task training_features training_warnings weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
 train: adaptation text_check rehearsal cross_validation search_weights corrections learnt_model learning_report learning

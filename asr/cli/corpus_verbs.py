@@ -139,9 +139,29 @@ def _add_label(commands: Any) -> None:
     label.add_argument(
         "--least-confidence",
         type=number(0, 1),
-        default=0.9,
         metavar="P",
-        help="confidence that every word must reach (default: 0.9)",
+        help="confidence that every word must reach (default: 0.9; with --agree-with 0)",
+    )
+    label.add_argument(
+        "--agree-with",
+        action="append",
+        default=[],
+        metavar="OTHER",
+        help="a second opinion: a model directory, a bundled model, or transcripts by utterance id (manifest, .trn, "
+        "folder of asr transcribe); may be given several times",
+    )
+    label.add_argument(
+        "--most-disagreement",
+        type=number(0, 1),
+        default=0.1,
+        metavar="S",
+        help="share of characters that a second opinion may differ by (default: 0.1)",
+    )
+    label.add_argument(
+        "--take",
+        default="own",
+        choices=("own", "other"),
+        help="text of the labels: the model's own, or that of the first --agree-with (default: own)",
     )
     shared.add_also(label)
     shared.add_model(label)
@@ -278,17 +298,27 @@ def _segment(args: argparse.Namespace) -> int:
 
 def _label(args: argparse.Namespace) -> int:
     files.check_report(args.output)
+    from asr.models.bundled import bundled_models
     from asr.recognize.recognizer import load
     from asr.train.pseudo_labels import label_recordings
 
     shared.announce(args)
     recognizer = load(args.model, device=args.device, also=args.also, **shared.decoding_options(args))
     options = {"least_confidence": args.least_confidence, "speaker": args.speaker, "resume": args.resume}
-    options["force"] = args.force
+    options |= {"force": args.force, "most_disagreement": args.most_disagreement, "take": args.take}
+    options["agree_with"] = [
+        load(other, device=args.device) if other in bundled_models() or files.is_model(Path(other)) else other
+        for other in args.agree_with
+    ]
     found = label_recordings(args.inputs, recognizer, args.output, **options)
     hours = sum(u.duration_s for u in found.kept) / 3600
     printing.show(
         f"{args.output}: {len(found.kept)} utterances, {hours:.2f} h; {len(found.doubtful)} left out as not sure"
+        + (
+            f"; {len(found.disputed)} as disputed, {len(found.unjudged)} without a second opinion"
+            if args.agree_with
+            else ""
+        )
     )
     printing.print_warnings(found.doubts)
     return printing.report_failures(found.failures)

@@ -2,7 +2,7 @@
 
 Training on a model's own confident transcripts (self-training: Scudder 1965; for recognisers Kahn et al. 2020) adapts
 it to a speaker, a microphone or a subject. Uncertain transcripts are left out, because a wrong label teaches the wrong
-thing.
+thing; so are those that a second opinion does not agree with, where there is one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,7 +28,9 @@ from asr.recognize import batch_inputs
 from asr.recognize.options import PLACES
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
+from asr.train.second_opinions import LabelSpeller, Opinion, compare_opinions, read_opinion
 
+LEAST_CONFIDENCE = 0.9
 Place: TypeAlias = str
 """Real path, start, end and channel of a recording."""
 
@@ -37,13 +39,51 @@ Place: TypeAlias = str
 class Labels:
     """The result: utterances with text, uncertain or empty ones, and failures.
 
+    ``disputed``: those that a second opinion does not agree with; ``unjudged``: those that it has no text for.
     ``doubts``: the ``Transcript.doubt`` of recordings whose kind of speech the model may not know.
     """
 
     kept: list[Utterance] = field(default_factory=list)
     doubtful: list[Utterance] = field(default_factory=list)
+    disputed: list[Utterance] = field(default_factory=list)
+    unjudged: list[Utterance] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a label must pass.
+
+    Attributes:
+        least_confidence: of the least certain word of a transcript (0 to 1). Posteriors are surer than they should be:
+            ``asr calibrate`` mends that where there is speech with text. None: 0.9, or 0 with a second opinion.
+        agree_with: second opinions: recognizers, or paths of transcripts by utterance id.
+        most_disagreement: share of characters that a second opinion may differ by (``second_opinions.differences``).
+        take: whose text becomes the label: ``own``, or ``other``, that of the first second opinion, such as a teacher.
+    """
+
+    least_confidence: float | None = None
+    agree_with: Sequence[Recognizer | str | os.PathLike[str]] = ()
+    most_disagreement: float = 0.1
+    take: str = "own"
+
+    def __post_init__(self) -> None:
+        for name in ("least_confidence", "most_disagreement"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name}: expected 0 to 1, got {value}")
+        if self.take not in ("own", "other"):
+            raise ConfigError(f"take: expected own or other, got {self.take!r}")
+        if self.take == "other" and not self.agree_with:
+            raise ConfigError("take: expected a second opinion (agree_with) to take texts of, got none; give one")
+
+    @property
+    def confidence(self) -> float:
+        """The least confidence."""
+        if self.least_confidence is not None:
+            return self.least_confidence
+        return 0.0 if self.agree_with else LEAST_CONFIDENCE
 
 
 def label_recordings(
@@ -51,47 +91,82 @@ def label_recordings(
     recognizer: Recognizer,
     output: str | Path,
     *,
-    least_confidence: float = 0.9,
+    least_confidence: float | None = None,
     speaker: str = "",
     resume: bool = False,
     force: bool = False,
+    agree_with: Sequence[Recognizer | str | os.PathLike[str]] = (),
+    most_disagreement: float = 0.1,
+    take: str = "own",
 ) -> Labels:
     """Transcribe recordings and write those that the model is sure of as a manifest to train on.
 
-    Each transcript goes to ``OUTPUT.part`` as soon as it is there; the manifest is made of it at the end.
+    Each transcript goes to ``OUTPUT.part`` as soon as it is there, those of a second model to ``OUTPUT.2.part``; the
+    manifest is made of them at the end.
 
     Args:
         inputs: audio files, folders, and manifests, whose texts are not looked at.
         output: the manifest.
-        least_confidence: of the least certain word of a transcript (0 to 1). Posteriors are surer than they should
-            be: ``asr calibrate`` mends that where there is speech with text.
+        least_confidence, agree_with, most_disagreement, take: see ``Gate``.
         speaker: of recordings that name none.
         resume: go on from ``OUTPUT.part``, if there is one.
         force: write over an ``output`` that is there already; a manifest may have been corrected by hand.
 
-    Raises ``OutputError`` for such an output; ``ConfigError`` for a confidence out of range, what an earlier run has
-    left without ``resume`` or of other models, a file that cannot be written, or where no recording was understood
-    surely enough.
+    Raises ``OutputError`` for such an output; ``ConfigError`` for a number out of range, what an earlier run has
+    left without ``resume`` or of other models, a file that cannot be written, a second opinion on other utterances, or
+    where no recording was understood surely enough; ``ManifestError`` for transcripts that cannot be read.
     """
-    if not 0 <= least_confidence <= 1:
-        raise ConfigError(f"least_confidence: expected 0 to 1, got {least_confidence}")
+    gate = Gate(least_confidence, agree_with, most_disagreement, take)
     same = os.path.exists(output) and any(os.path.exists(name) and Path(name).samefile(output) for name in inputs)
     if same or os.path.isdir(output):
         raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
     check_output(Path(output), force=force)
+    models = [recognizer, *(other for other in agree_with if isinstance(other, Recognizer))]
+    parts = [Path(f"{output}{f'.{n}' if n > 1 else ''}.part") for n in range(1, len(models) + 1)]
+    for part in parts:
+        if os.path.exists(part) and not resume:
+            raise ConfigError(
+                f"{part}: an interrupted run left this file; continue it with --resume, or remove the file"
+            )
+    files = iter([read_opinion(os.fspath(other)) for other in agree_with if not isinstance(other, Recognizer)])
     found = Labels()
     recordings = _recordings(inputs, found.failures)
-    part = Path(f"{output}.part")
+    heard = _transcribed(recognizer, recordings, parts[0], found.failures)
+    ids = {place: utterance.id for place, utterance in recordings.items()}
+    by_model = iter(zip(models[1:], parts[1:], strict=True))
+    opinions = []
+    for other in agree_with:
+        if isinstance(other, Recognizer):
+            model, part = next(by_model)
+            # What cannot be read has failed already.
+            texts = _transcribed(model, {p: u for p, u in recordings.items() if p in heard}, part, [])
+            opinions.append(Opinion(str(model.model.path), {ids[p]: r["text"] for p, r in texts.items() if p in ids}))
+        else:
+            opinions.append(next(files))
+    labelled = [_labelled(u, heard[place], speaker) for place, u in recordings.items() if place in heard]
+    found.doubts += [str(record["doubt"]) for place, record in heard.items() if place in ids and record.get("doubt")]
+    confidences = {ids[place]: record["confidence"] for place, record in heard.items() if place in ids}
+    remark = _sort(labelled, confidences, gate, opinions, recognizer, found)
+    if not found.kept:
+        raise ConfigError(_nothing(output, parts[0], len(recordings), gate, found, remark))
+    manifest.write_manifest(output, found.kept)
+    for part in parts:
+        part.unlink()
+    return found
+
+
+def _transcribed(
+    recognizer: Recognizer, recordings: Mapping[Place, Utterance], part: Path, failures: list[str]
+) -> dict[Place, dict[str, Any]]:
+    """What a model writes for each recording, from ``part`` where it stands there; new records go there at once."""
     header = _header(recognizer)
-    if os.path.exists(part) and not resume:
-        raise ConfigError(f"{part}: an interrupted run left this file; continue it with --resume, or remove the file")
     heard = _read(part, header)
     waiting = {u.id: place for place, u in recordings.items() if place not in heard}
     results = recognizer.transcribe_many(Recording.of(recordings[place]) for place in waiting.values())
     _write(part, [header, *heard.values()], "w")
     for item, result in tqdm(results, total=len(waiting), desc="labelling", disable=None, leave=False):
         if isinstance(result, AudioError):
-            found.failures.append(batch_inputs.message(item, result))
+            failures.append(batch_inputs.message(item, result))
             continue
         place = waiting[item.name]
         least = min((word.confidence for word in result.words), default=0.0)
@@ -103,31 +178,62 @@ def label_recordings(
             "doubt": result.doubt,
         }
         _write(part, [heard[place]], "a")
-    for place, utterance in recordings.items():
-        if (record := heard.get(place)) is None:
-            continue
-        labelled = dataclasses.replace(
-            utterance,
-            text=record["text"],
-            # The exact length of a part of a recording is its manifest's.
-            duration_s=utterance.duration_s if utterance.end_s is not None else record["duration_s"],
-            speaker=utterance.speaker or speaker,
+    return heard
+
+
+def _labelled(utterance: Utterance, record: Mapping[str, Any], speaker: str) -> Utterance:
+    return dataclasses.replace(
+        utterance,
+        text=record["text"],
+        # The exact length of a part of a recording is its manifest's.
+        duration_s=utterance.duration_s if utterance.end_s is not None else record["duration_s"],
+        speaker=utterance.speaker or speaker,
+    )
+
+
+def _sort(
+    labelled: Sequence[Utterance],
+    confidences: Mapping[str, float],
+    gate: Gate,
+    opinions: Sequence[Opinion],
+    recognizer: Recognizer,
+    found: Labels,
+) -> str:
+    """Put each utterance where it belongs in ``found``; what the second opinions say, in a sentence."""
+    sure = {u.id for u in labelled if u.text and confidences[u.id] >= gate.confidence}
+    found.doubtful += [u for u in labelled if u.id not in sure]
+    candidates = [u for u in labelled if u.id in sure]
+    if not opinions:
+        found.kept += candidates
+        return ""
+    speller = LabelSpeller(recognizer.model.tokenizer, recognizer.decoder.options.language)
+    agreement = compare_opinions({u.id: u.text for u in candidates}, opinions, speller, gate.most_disagreement)
+    for utterance in candidates:
+        if utterance.id in agreement.agreed and gate.take == "other":
+            utterance = dataclasses.replace(utterance, text=speller.spell(opinions[0].texts[utterance.id]))
+        if utterance.id not in agreement.agreed:
+            (found.disputed if utterance.id in agreement.disputed else found.unjudged).append(utterance)
+        else:
+            (found.kept if speller.learnable(utterance.text) else found.disputed).append(utterance)
+    return agreement.remark
+
+
+def _nothing(output: str | Path, part: Path, count: int, gate: Gate, found: Labels, remark: str) -> str:
+    """Why there is no label at all, and what to do."""
+    failed = f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. "
+    doubts = f"{len(found.doubts)} are doubtful as a whole: {found.doubts[0]}. " if found.doubts else ""
+    kept = f"The transcripts are kept in {part}: use them with --resume and another"
+    if found.disputed or found.unjudged:
+        return (
+            f"{output}: the second opinion agrees with none of {count} recordings: {len(found.disputed)} differ by "
+            f"more than {100 * gate.most_disagreement:g} % of their characters, {len(found.unjudged)} have no text "
+            f"there, {len(found.doubtful)} were left out as not sure; {failed}{f'{remark}. ' if remark else ''}{doubts}"
+            f"{kept} --agree-with or --most-disagreement"
         )
-        if record.get("doubt"):
-            found.doubts.append(record["doubt"])
-        sure = bool(labelled.text) and record["confidence"] >= least_confidence
-        (found.kept if sure else found.doubtful).append(labelled)
-    if not found.kept:
-        raise ConfigError(
-            f"{output}: none of {len(recordings)} recordings has a text with a confidence of "
-            f"{least_confidence:g} or more; "
-            f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. "
-            f"{f'{len(found.doubts)} are doubtful as a whole: {found.doubts[0]}. ' if found.doubts else ''}"
-            f"The transcripts are kept in {part}: use them with --resume and another --least-confidence"
-        )
-    manifest.write_manifest(output, found.kept)
-    part.unlink()
-    return found
+    return (
+        f"{output}: none of {count} recordings has a text with a confidence of {gate.confidence:g} or more; "
+        f"{failed}{doubts}{kept} --least-confidence"
+    )
 
 
 def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utterance]:

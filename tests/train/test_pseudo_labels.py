@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import make_recognizer
 
 from asr.cli import main
+from asr.config.sections import TextConfig
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError, OutputError
 from asr.recognize import recording
 from asr.recognize.recognizer import Recognizer, load
+from asr.text.tokenizer import CharTokenizer
 from asr.train.pseudo_labels import label_recordings
+from asr.train.second_opinions import LabelSpeller, Opinion, compare_opinions, differences
 
 
 @pytest.fixture
@@ -217,3 +221,138 @@ def test_a_manifest_that_is_there_is_refused_before_any_work_without_force(recog
     assert not Path(f"{output}.part").exists()
     label_recordings([str(clips)], recognizer, output, least_confidence=0, force=True)
     assert manifest.read_manifest(output)
+
+
+# Second opinions
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A recognizer with other random weights and the same letters."""
+    return make_recognizer(tmp_path / "other", "gru", tokenizer=CharTokenizer(["<blank>", " ", *"ABC"], TextConfig()))
+
+
+def texts_of(clips, recognizer):
+    return {id: t.text for id, t in transcripts(recognizer, clips).items() if t.text}
+
+
+def write_texts(path, texts):
+    path.write_text("".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in texts.items()))
+    return str(path)
+
+
+def test_only_what_a_second_text_agrees_with_is_kept(recognizer, clips, tmp_path):
+    own = texts_of(clips, recognizer)
+    first, second, third, fourth = sorted(own)
+    theirs = {first: own[first].lower() + "!", second: "CCCCCCCCCC " * 9, third: ""}
+    teacher = write_texts(tmp_path / "teacher.jsonl", theirs)
+    found = label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", agree_with=[teacher])
+    assert {u.id: u.text for u in manifest.read_manifest(tmp_path / "out.jsonl")} == {first: own[first]}
+    assert {u.id for u in found.disputed} == {second, third}
+    assert {u.id for u in found.unjudged} == {fourth}
+
+
+@pytest.mark.parametrize("most", [0.0, 0.2, 0.5, 1.0])
+def test_two_models_of_ours_label_what_nobody_wrote_down(recognizer, other, clips, tmp_path, most):
+    own = texts_of(clips, recognizer)
+    theirs = dict.fromkeys(own, "") | texts_of(clips, other)
+    agreed = {id for id, share in differences(own, theirs).items() if share <= most}
+    options = {"agree_with": [other], "most_disagreement": most}
+    if not agreed:
+        with pytest.raises(ConfigError, match=f"{len(own)} differ by more than {100 * most:g} % of their characters"):
+            label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", **options)
+        return
+    found = label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", **options)
+    assert {u.id: u.text for u in found.kept} == {id: own[id] for id in agreed}
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_differences_are_the_character_errors_over_the_longer_text():
+    pairs = {
+        "equal": ("AB C", "AB C", 0.0), "one": ("ABCD", "ABCE", 0.25), "longer": ("AB", "ABCD", 0.5),
+        "none": ("ABCD", "", 1.0), "empty": ("", "", 0.0), "all": ("AAAA", "BBBB", 1.0), "said": ("", "ABC", 1.0),
+    }  # fmt: skip
+    own, theirs = ({id: pair[side] for id, pair in pairs.items()} for side in (0, 1))
+    assert differences(own, theirs) == pytest.approx({id: pair[2] for id, pair in pairs.items()})
+    assert differences({"a": "A"}, {"b": "A"}) == {}
+
+
+def test_a_second_opinion_is_read_as_the_model_would_write_it():
+    tokenizer = CharTokenizer(["<blank>", " ", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"], TextConfig())
+    own = {"a": "MISTER HILL PAID FORTY TWO DOLLARS", "b": "IT IS WELL KNOWN"}
+    opinion = Opinion("whisper", {"a": "Mr. Hill paid $42.", "b": "It is well-known…"})
+    speller = LabelSpeller(tokenizer, "en")
+    assert compare_opinions(own, [opinion], speller, 0.0).agreed == {"a", "b"}
+    assert not speller.learnable(speller.spell("Привет, Bob"))
+    assert not speller.learnable("")
+
+
+def test_a_teacher_s_text_becomes_the_label(recognizer, clips, tmp_path):
+    own = texts_of(clips, recognizer)
+    ids = sorted(own)
+    theirs = {id: f"{own[id].lower()}, c" for id in ids[:-1]} | {ids[-1]: own[ids[-1]] + " \u0416"}
+    teacher = write_texts(tmp_path / "teacher.jsonl", theirs)
+    found = label_recordings(
+        [str(clips)], recognizer, tmp_path / "out.jsonl", agree_with=[teacher], most_disagreement=0.5, take="other"
+    )
+    assert {u.id: u.text for u in found.kept} == {id: f"{own[id]} C" for id in ids[:-1]}
+    assert [u.id for u in found.disputed] == ids[-1:]  # the model cannot learn it
+
+
+def test_an_interrupted_second_opinion_goes_on(recognizer, other, clips, tmp_path, monkeypatch):
+    output, many = tmp_path / "out.jsonl", Recognizer.transcribe_many
+    options = {"agree_with": [other], "most_disagreement": 1.0}
+
+    def broken(self, items):
+        for number, found in enumerate(many(self, items)):
+            if self is other and number == 2:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(Recognizer, "transcribe_many", broken)
+    with pytest.raises(KeyboardInterrupt):
+        label_recordings([str(clips)], recognizer, output, **options)
+    heard = []
+    monkeypatch.setattr(
+        Recognizer, "transcribe_many", lambda self, items: many(self, heard.extend(items := list(items)) or items)
+    )
+    with pytest.raises(ConfigError, match="an interrupted run left this file"):
+        label_recordings([str(clips)], recognizer, output, **options)
+    label_recordings([str(clips)], recognizer, output, resume=True, **options)
+    assert len(heard) == 3  # of the second model; the first had finished
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_second_opinion_on_other_recordings_is_refused(recognizer, clips, tmp_path):
+    teacher = write_texts(tmp_path / "teacher.jsonl", {"elsewhere": "ABC"})
+    with pytest.raises(ConfigError, match=r"teacher\.jsonl: expected texts of these utterances, got none of their 4"):
+        label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", agree_with=[teacher])
+    for options, message in (
+        ({"most_disagreement": 1.5}, r"most_disagreement: expected 0 to 1, got 1\.5"),
+        ({"take": "other"}, "take: expected a second opinion"),
+        ({"take": "both"}, "take: expected own or other"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", **options)
+
+
+def test_a_teacher_that_disagrees_with_everything_is_reported(recognizer, clips, tmp_path):
+    teacher = write_texts(tmp_path / "teacher.jsonl", dict.fromkeys(texts_of(clips, recognizer), "AAAAAAAAAAAAA " * 9))
+    with pytest.raises(ConfigError) as caught:
+        label_recordings([str(clips)], recognizer, tmp_path / "out.jsonl", agree_with=[teacher])
+    assert "the second opinion agrees with none of 5 recordings: 4 differ by more than 10 %" in str(caught.value)
+    assert "teacher.jsonl differ by" in str(caught.value)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_command_takes_models_and_transcripts(model_dir, clips, tmp_path, capsys):
+    recognizer = load(model_dir)
+    teacher = write_texts(tmp_path / "teacher.jsonl", texts_of(clips, recognizer))
+    output = tmp_path / "out.jsonl"
+    arguments = ["label", str(clips), "--model", str(model_dir), "--output", str(output)]
+    assert main.run_command([*arguments, "--agree-with", str(model_dir), "--agree-with", teacher]) == 0
+    said = capsys.readouterr().out
+    assert "0 as disputed, 0 without a second opinion" in said
+    assert len(manifest.read_manifest(output)) == int(said.partition(": ")[2].split()[0])
+    assert main.run_command([*arguments, "--force", "--agree-with", str(tmp_path / "gone.jsonl")]) == 2
+    assert "gone.jsonl" in capsys.readouterr().err
