@@ -52,7 +52,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Gate:
+class LabelGate:
     """What a label must pass.
 
     Attributes:
@@ -107,7 +107,7 @@ def label_recordings(
     Args:
         inputs: audio files, folders, and manifests, whose texts are not looked at.
         output: the manifest.
-        least_confidence, agree_with, most_disagreement, take: see ``Gate``.
+        least_confidence, agree_with, most_disagreement, take: see ``LabelGate``.
         speaker: of recordings that name none.
         resume: go on from ``OUTPUT.part``, if there is one.
         force: write over an ``output`` that is there already; a manifest may have been corrected by hand.
@@ -116,7 +116,7 @@ def label_recordings(
     left without ``resume`` or of other models, a file that cannot be written, a second opinion on other utterances, or
     where no recording was understood surely enough; ``ManifestError`` for transcripts that cannot be read.
     """
-    gate = Gate(least_confidence, agree_with, most_disagreement, take)
+    gate = LabelGate(least_confidence, agree_with, most_disagreement, take)
     same = os.path.exists(output) and any(os.path.exists(name) and Path(name).samefile(output) for name in inputs)
     if same or os.path.isdir(output):
         raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
@@ -194,7 +194,7 @@ def _labelled(utterance: Utterance, record: Mapping[str, Any], speaker: str) -> 
 def _sort(
     labelled: Sequence[Utterance],
     confidences: Mapping[str, float],
-    gate: Gate,
+    gate: LabelGate,
     opinions: Sequence[Opinion],
     recognizer: Recognizer,
     found: Labels,
@@ -218,7 +218,7 @@ def _sort(
     return agreement.remark
 
 
-def _nothing(output: str | Path, part: Path, count: int, gate: Gate, found: Labels, remark: str) -> str:
+def _nothing(output: str | Path, part: Path, count: int, gate: LabelGate, found: Labels, remark: str) -> str:
     """Why there is no label at all, and what to do."""
     failed = f"{len(found.failures)} failed{f', the first: {found.failures[0]}' if found.failures else ''}. "
     doubts = f"{len(found.doubts)} are doubtful as a whole: {found.doubts[0]}. " if found.doubts else ""
