@@ -30,7 +30,7 @@ from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.train.second_opinions import LabelSpeller, Opinion, compare_opinions, read_opinion
 
-LEAST_CONFIDENCE = 0.9
+_LEAST_CONFIDENCE = 0.9
 Place: TypeAlias = str
 """Real path, start, end and channel of a recording."""
 
@@ -83,7 +83,7 @@ class LabelGate:
         """The least confidence."""
         if self.least_confidence is not None:
             return self.least_confidence
-        return 0.0 if self.agree_with else LEAST_CONFIDENCE
+        return 0.0 if self.agree_with else _LEAST_CONFIDENCE
 
 
 def label_recordings(
