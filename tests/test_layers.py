@@ -20,8 +20,9 @@ audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
-data: distort manifest source_shares splice sample_cache batch_maker labels crew_child crew batches feeding
-data: findings preflight
+data: distort manifest source_shares splice sample_cache shard_index shard_set shard_writer
+data: batch_maker labels crew_child crew batch_plan batches sharded_batches feeding
+data: findings preflight shard_check
 data: voices synth
 models: weight_shapes bundled onnx_files device mel scan subsample tensors description cells inference acoustic features
 models: onnx_backend torch_backend model_directory averaging storage spec_augment
@@ -42,7 +43,7 @@ evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process
 train: second_opinions pseudo_labels
-train: step_results task training_features training_warnings weight_average resume schedule steps loop
+train: step_results task shard_training training_features training_warnings weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
 train: adaptation text_check rehearsal cross_validation search_weights corrections learnt_model learning_report learning
 server: problems settings messages samples_in catalogue wire computing_turns live_engine file_engine worker_child
@@ -53,7 +54,7 @@ server: client_messages web_sockets vosk_replies vosk realtime_settings realtime
 server: wyoming_frames wyoming_announcement wyoming_service
 server: page_audio correction_zip raw_bodies page_data teach_requests page app http_connections running
 cli: shared_options printing live_display transcription_verbs corpus_verbs export_verb training_verbs language_verbs
-cli: held_out_verbs learn_verb synth_verb serve_verb scoring_verbs report_verb model_verbs main
+cli: held_out_verbs learn_verb synth_verb shard_verb serve_verb scoring_verbs report_verb model_verbs main
 """
 """Every module of the package. A module imports only from modules before its own; ``package:`` begins a package."""
 

@@ -58,6 +58,10 @@ export m.jsonl out.jsonl --format nemo
 check m.jsonl
 check m.jsonl --config train.yaml
 check m.jsonl --json out.json
+check shards
+check shards/00000.tar
+shard m.jsonl out --size 10KB
+shard m.jsonl out --seed none
 score ref.txt hyp.txt
 score ref.txt hyp.trn
 score m.jsonl hyp.json --errors

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -93,10 +94,15 @@ class Meter:
         return self.rate_hz, self.samples, self._hash.digest()
 
 
-def measure_levels(files: Mapping[tuple[str, int | None], Sequence[Meter]], workers: int) -> None:
+def measure_levels(
+    files: Mapping[tuple[str, int | None], Sequence[Meter]],
+    workers: int,
+    opened: Callable[[str], str | BinaryIO] = lambda name: name,
+) -> None:
     """Read each file once, in ``workers`` threads, and feed it to its meters; those it fails for learn why.
 
-    ``files``: the meters by path and channel (None: the mean of the channels).
+    ``files``: the meters by path and channel (None: the mean of the channels). ``opened`` gives the file of a path
+    that is only a name.
     """
     with (
         tqdm(
@@ -107,7 +113,7 @@ def measure_levels(files: Mapping[tuple[str, int | None], Sequence[Meter]], work
         pending: deque[Future[int]] = deque()
         try:
             for (name, channel), meters in files.items():
-                pending.append(pool.submit(_measure, name, channel, meters))
+                pending.append(pool.submit(_measure, name, channel, meters, opened))
                 if len(pending) > 4 * workers:
                     bar.update(pending.popleft().result())
             while pending:
@@ -117,11 +123,11 @@ def measure_levels(files: Mapping[tuple[str, int | None], Sequence[Meter]], work
             raise
 
 
-def _measure(name: str, channel: int | None, meters: Sequence[Meter]) -> int:
+def _measure(name: str, channel: int | None, meters: Sequence[Meter], opened: Callable[[str], str | BinaryIO]) -> int:
     """Feed a file to the meters of its utterances; those it fails for learn why. Returns how many there are."""
     open_meters, at = list(meters), 0
     try:
-        for rate_hz, block in read.load_blocks(name, channel):
+        for rate_hz, block in read.load_blocks(opened(name), channel):
             open_meters = [meter for meter in open_meters if meter.feed(rate_hz, at, block)]
             at += len(block)
             if not open_meters:

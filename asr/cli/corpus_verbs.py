@@ -74,7 +74,7 @@ def _add_check(commands: Any) -> None:
         "names, and the shares of its sources (data.sources) are shown. Exit status: 0 no errors (there may be "
         "warnings), 1 errors found, 2 the check could not run.",
     )
-    check.add_argument("manifest", metavar="MANIFEST|CONF", help="JSONL manifest, or a training's YAML file")
+    check.add_argument("manifest", metavar="MANIFEST|CONF", help="JSONL manifest, shards, or a training's YAML file")
     check.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with CONF, such as data.sources.own.share=0.2"
     )
@@ -228,7 +228,7 @@ def _check(args: argparse.Namespace) -> int:
         files.check_report(path)
     from asr import plotting
     from asr.config import sections
-    from asr.data import findings, preflight
+    from asr.data import findings, shard_check
 
     if args.plot:
         plotting.require()
@@ -237,7 +237,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.overrides:
         raise AsrError(f"expected one manifest, got {' '.join([args.manifest, *args.overrides])}")
     settings = sections.load_config(args.config) if args.config else None
-    report = preflight.check_manifest(args.manifest, settings, args.root, args.workers)
+    report = shard_check.check_set(args.manifest, settings, args.root, args.workers)
     printing.show(report.summary())
     if args.json:
         files.write_json(args.json, report.to_dict())
@@ -249,7 +249,7 @@ def _check(args: argparse.Namespace) -> int:
 def _check_configuration(args: argparse.Namespace) -> int:
     """Every manifest that a configuration names, and what its sources come to."""
     from asr.config import sections
-    from asr.data import findings, preflight, source_shares
+    from asr.data import findings, shard_check, source_shares
 
     if args.config or args.plot:
         raise AsrError("expected no --config and no --plot beside a configuration; --plot draws one manifest")
@@ -258,7 +258,7 @@ def _check_configuration(args: argparse.Namespace) -> int:
     paths = [*data.manifests, *([data.valid] if data.valid else [])]
     if not paths:
         raise AsrError(f"{args.manifest}: expected data.train or data.sources, got neither")
-    reports = [preflight.check_manifest(path, settings, args.root, args.workers) for path in paths]
+    reports = [shard_check.check_set(path, settings, args.root, args.workers) for path in paths]
     for report in reports:
         printing.show(report.summary())
     if args.json:

@@ -22,6 +22,7 @@ from asr.cli.model_verbs import add_model_commands
 from asr.cli.report_verb import add_report_command
 from asr.cli.scoring_verbs import add_scoring_commands
 from asr.cli.serve_verb import add_serve_command
+from asr.cli.shard_verb import add_shard_command
 from asr.cli.shared_options import FAILED, OK
 from asr.cli.synth_verb import add_synth_command
 from asr.cli.training_verbs import add_training_commands
@@ -162,5 +163,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_report_command(commands)
     add_model_commands(commands)
     add_synth_command(commands)
+    add_shard_command(commands)
     add_serve_command(commands)
     return parser

@@ -60,6 +60,25 @@ def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
     return read
 
 
+def whole_or_none(low: int, high: int = LARGEST) -> Callable[[str], int | None]:
+    """A type for argparse: as ``whole``, or ``none``."""
+    read = whole(low, high)
+    return lambda text: None if text == "none" else read(text)
+
+
+def byte_count(low: int) -> Callable[[str], int]:
+    """A type for argparse: bytes from ``low`` on, such as ``1GB``, ``200MB`` (powers of 1000) or ``1000000``."""
+    units = {"": 1, "B": 1, "KB": 1000, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+    def read(text: str) -> int:
+        found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([KMGT]?B|)", text.upper(), re.ASCII)
+        if found and low <= (size := round(float(found[1]) * units[found[2]])) <= 10**15:
+            return size
+        raise _wrong(f"bytes, {low:,} or more, such as 200MB or 1GB", text)
+
+    return read
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """A type for argparse: numbers with commas between them."""
     try:

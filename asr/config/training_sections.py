@@ -123,9 +123,9 @@ class DataConfig:
     """Manifests and batching. Relative paths are taken from the working directory."""
 
     train: str = ""
-    """Manifest to train on."""
+    """Manifest to train on, or shards (``asr shard``): ``shards/{00000..00999}.tar``, ``shards/*.tar`` or a folder."""
     more: tuple[str, ...] = ()
-    """Further manifests to train on, such as other corpora."""
+    """Further manifests, or shards, to train on, such as other corpora."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """Sources by name, each with its share of the training speech, instead of ``train`` and ``more``."""
     valid: str = ""
@@ -143,8 +143,12 @@ class DataConfig:
     than 10 hours of speech and 4 CPUs."""
     cache_s: Annotated[float, Range(0)] = 7200.0
     """Seconds of decoded audio kept in memory, one cache for all workers; the rest is read again each epoch."""
+    shuffle_s: Annotated[float, Range(0, above=True)] = 36_000.0
+    """Seconds of speech that the batches of shards are mixed from at a time, for each process of the training; the
+    system keeps about as much in its page cache, twice. Manifests are mixed as a whole."""
     shortest_first: bool = False
-    """Take the first epoch's batches by length: the short ones teach the alignment (Amodei et al. 2016)."""
+    """Take the first epoch's batches by length: the short ones teach the alignment (Amodei et al. 2016). Of shards,
+    those of each ``shuffle_s``."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data")

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,8 @@ from asr.config.sections import Config, count_frames, output_frames
 from asr.data import distort, splice
 from asr.data.manifest import Utterance
 from asr.data.sample_cache import SampleCache
-from asr.errors import AudioError, TrainingError
+from asr.data.shard_index import NamedBytes, ShardMember, ShardReader
+from asr.errors import AudioError, ManifestError, TextError, TrainingError
 from asr.text.tokenizer import Tokenizer, min_frames
 
 # Streams of random numbers: what is drawn for one purpose must not repeat what was drawn for another.
@@ -44,6 +45,28 @@ class Row:
     repeat: int = 0
     """How often it came before in this epoch."""
     speed: float = 1.0
+    sound: NamedBytes | None = None
+    """Its audio as a file in memory, if it comes from a shard."""
+
+    @property
+    def id(self) -> str:
+        """The id of the utterance."""
+        return self.utterance.id
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """One utterance of a batch to be made, in a shard: its text is read with its audio."""
+
+    member: ShardMember
+    index: int
+    repeat: int = 0
+    speed: float = 1.0
+
+    @property
+    def id(self) -> str:
+        """The id of the utterance."""
+        return self.member.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +75,7 @@ class BatchOrder:
 
     kind: Kind
     epoch: int
-    rows: tuple[Row, ...]
+    rows: tuple[Row | StoredRow, ...]
     held_out: bool = False
     """Of validation data, for which ``data.max_utterance_s`` is no limit."""
 
@@ -138,6 +161,7 @@ class BatchMaker:
         self.rate_hz = config.features.sample_rate_hz
         self.distort = distort.Distorter(config.augment, self.rate_hz)
         self.splicer = splice.Splicer(pieces) if pieces else None
+        self._shards = ShardReader()
         self._piece_places = {piece.id: int(place) for piece, place in zip(pieces, piece_places, strict=True)}
 
     def rng(self, epoch: int, stream: int, row: Row | None = None) -> np.random.Generator:
@@ -155,6 +179,37 @@ class BatchMaker:
             self.cache.put(place, samples)
         return samples
 
+    def _sound(self, row: Row) -> np.ndarray:
+        if row.sound is None:
+            return self.read(row.utterance, row.place)
+        return read.load_audio(row.sound, self.rate_hz)
+
+    def _found(self, row: Row | StoredRow) -> Row:
+        """The row of an utterance; reads its text and audio where it lies in a shard."""
+        if isinstance(row, Row):
+            return row
+        try:
+            item, sound = self._shards.read(row.member)
+            assert self.tokenizer is not None
+            label = self.tokenizer.encode(item.text, item.id)
+        except (ManifestError, TextError) as error:
+            raise AudioError(str(error)) from error
+        speed = row.speed
+        # A label that only just fits must not be made impossible by playing it faster.
+        if speed > 1 and misfit(item.duration_s / speed, min_frames(label), self.config, training=False):
+            speed = 1.0
+        return Row(item, label, -1, row.index, row.repeat, speed, sound)
+
+    def _found_rows(self, given: Sequence[Row | StoredRow], warnings: list[str]) -> list[Row]:
+        """The rows of utterances, those of shards read; what cannot be read is named in ``warnings``."""
+        rows = []
+        for row in given:
+            try:
+                rows.append(self._found(row))
+            except AudioError as error:
+                warnings.append(f"{row.id}: left out of this batch: {error}")
+        return rows
+
     def make(self, order: BatchOrder, allocate: Allocator = fresh_memory) -> MadeBatch:
         """One batch. Utterances that cannot be read are named in its warnings and left out.
 
@@ -163,17 +218,19 @@ class BatchMaker:
         good: list[_Good] = []
         warnings: list[str] = []
         reasons: list[str] = []
-        for row in order.rows:
+        rows = self._found_rows(order.rows, warnings)
+        order = replace(order, rows=tuple(rows))
+        for row in rows:
             try:
                 if order.kind == "check":
                     reasons.append(self._fault(row, training=not order.held_out))
                 else:
                     good.append(self._prepared(row, order))
             except AudioError as error:
-                warnings.append(f"{row.utterance.id}: left out of this batch: {error}")
+                warnings.append(f"{row.id}: left out of this batch: {error}")
             except Exception as error:
                 raise TrainingError(
-                    f"{row.utterance.id}: cannot be made ready for training: {type(error).__name__}: {error}"
+                    f"{row.id}: cannot be made ready for training: {type(error).__name__}: {error}"
                 ) from error
         if not good:
             return MadeBatch(warnings=tuple(warnings), reasons=tuple(reasons))
@@ -185,7 +242,7 @@ class BatchMaker:
     def _fault(self, row: Row, *, training: bool) -> str:
         """Why the audio of an utterance cannot be used; reads it into the cache."""
         try:
-            samples = self.read(row.utterance, row.place)
+            samples = self._sound(row)
         except AudioError as error:
             return str(error)
         # The manifest may be wrong about the duration.
@@ -194,7 +251,7 @@ class BatchMaker:
     def _prepared(self, row: Row, order: BatchOrder) -> _Good:
         training = order.kind == "train"
         spliced = self._spliced(row, order.epoch) if training and self.splicer is not None else None
-        samples, label = spliced or (self.read(row.utterance, row.place), row.label)
+        samples, label = spliced or (self._sound(row), row.label)
         needed = min_frames(label)
         samples = distort.change_speed(samples, self.rate_hz, row.speed)
         if training:
@@ -223,12 +280,14 @@ class BatchMaker:
         others = [
             other
             for other in order.rows
-            if other.utterance.id != mine.id and not (mine.speaker and other.utterance.speaker == mine.speaker)
+            if isinstance(other, Row)
+            and other.utterance.id != mine.id
+            and not (mine.speaker and other.utterance.speaker == mine.speaker)
         ]
         found = []
         for at in rng.permutation(len(others))[:count]:
             with contextlib.suppress(AudioError):  # its own row names it
-                found.append(self.read(others[at].utterance, others[at].place))
+                found.append(self._sound(others[at]))
         return found
 
     def _spliced(self, row: Row, epoch: int) -> tuple[np.ndarray, list[int]] | None:

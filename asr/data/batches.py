@@ -26,6 +26,7 @@ from asr.data.batch_maker import (
     Row,
     misfit,
 )
+from asr.data.batch_plan import BatchPlan, Example, count_earlier, group_by_length
 from asr.data.crew import BatchStream, Crew, ThreadCrew
 from asr.data.labels import LabelArray
 from asr.data.manifest import Utterance
@@ -34,16 +35,6 @@ from asr.text.tokenizer import Tokenizer
 
 # Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
 LENGTH_JITTER = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One utterance of a batch: its position in the set, the speed it is played at, and how often it came before in
-    this epoch."""
-
-    index: int
-    speed: float
-    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +78,14 @@ def batch_tensors(made: MadeBatch) -> Batch | None:
     return Batch(made.layout.ids, samples, lengths, tokens, counts, tuple(masks), colours, lengths)
 
 
+def read_pieces(config: Config, tokenizer: Tokenizer) -> list[Utterance]:
+    """What utterances are joined from (``augment.splice``). Raises ``ManifestError`` and ``TextError``."""
+    pieces = manifest.read_manifest(config.augment.splice) if config.augment.splice else []
+    for piece in pieces:
+        tokenizer.encode(piece.text, piece.id)  # now, not in the middle of training, is a strange symbol named
+    return pieces
+
+
 class Dataset:
     """Utterances with their token ids, read as batches.
 
@@ -96,6 +95,9 @@ class Dataset:
     adjacent repeat), or audio longer than ``data.max_utterance_s``. ``warn`` is called with a message for audio that
     fails later. ``cache`` may be that of other sets too.
     """
+
+    presplit = False
+    """Whether ``plan`` gives this process's part of a batch, not the whole."""
 
     def __init__(
         self,
@@ -123,15 +125,9 @@ class Dataset:
         self.durations_s = durations_s[fits]
         self.cache = cache or SampleCache(config.features.sample_rate_hz, config.data.cache_s)
         self.places = self.cache.reserve(self.utterances)
-        self.pieces = self._read_pieces() if training and config.augment.splice else []
+        self.pieces = read_pieces(config, tokenizer) if training else []
         self.piece_places = self.cache.reserve(self.pieces).tolist()
         self.maker = BatchMaker(config, tokenizer, self.cache, self.pieces, self.piece_places)
-
-    def _read_pieces(self) -> list[Utterance]:
-        pieces = manifest.read_manifest(self.config.augment.splice)
-        for piece in pieces:
-            self.tokenizer.encode(piece.text, piece.id)  # now, not in the middle of training, is a strange symbol named
-        return pieces
 
     def _fits(self, durations_s: np.ndarray, needed_frames: np.ndarray) -> np.ndarray:
         """Whether each utterance of such a length can be used: what ``misfit`` says, of many at once."""
@@ -163,6 +159,18 @@ class Dataset:
         self.labels = self.labels.keep(rows)
         self.durations_s, self.places = self.durations_s[keep], self.places[keep]
 
+    @property
+    def statistics(self) -> manifest.Statistics:
+        """Sums over the utterances that can be used."""
+        return manifest.statistics(self.utterances)
+
+    def sample(self, seed: int, limit_s: float) -> list[int]:
+        """Utterances drawn at random, of ``limit_s`` seconds; the one that reaches the limit still counts."""
+        order = np.random.default_rng(seed).permutation(len(self.utterances))
+        within = np.cumsum(self.durations_s[order]) - self.durations_s[order] <= limit_s
+        rows: list[int] = order[within].tolist()
+        return rows
+
     def order(self, examples: Iterable[Example], epoch: int, kind: Kind | None = None) -> BatchOrder:
         """What a crew needs to make a batch."""
         rows = tuple(
@@ -179,38 +187,31 @@ class Dataset:
         """Waveform ``(S,)`` float32 of one utterance, cached up to ``data.cache_s``. Raises ``AudioError``."""
         return self.maker.read(self.utterances[index], int(self.places[index]))
 
-    def plan(self, epoch: int, chosen: np.ndarray | None = None) -> list[list[Example]]:
+    def plan(self, epoch: int, chosen: np.ndarray | None = None) -> BatchPlan:
         """The batches of an epoch: utterances of similar length, at most ``data.batch_s`` padded seconds each.
 
         In training the speeds are drawn, lengths are jittered so that neighbours differ from epoch to epoch, and
         the batches are shuffled; otherwise the order is by length. ``chosen`` ``(n,)`` are the positions of the
         utterances, in any order and any number of times; without it each is there once.
         """
-        chosen = np.arange(len(self.utterances)) if chosen is None else np.asarray(chosen)
-        repeats = _count_earlier(chosen)
-        whole_s = self.durations_s[chosen]
-        speeds = np.ones(len(chosen))
+        rows = np.arange(len(self.durations_s)) if chosen is None else np.asarray(chosen)
+        repeats = None if chosen is None else count_earlier(rows)
+        durations = self.durations_s[rows]
+        speeds = np.ones(len(rows))
         if self.training:
             speeds = distort.draw_speeds(len(speeds), self.config.augment, self.maker.rng(epoch, SPEED_STREAM))
             # A label that only just fits must not be made impossible by playing it faster.
-            speeds[~self._fits(whole_s / speeds, self.labels.needed_frames[chosen])] = 1.0
-        durations = whole_s / speeds
+            speeds[~self._fits(durations / speeds, self.labels.needed_frames[rows])] = 1.0
+        durations /= speeds
         order_rng = self.maker.rng(epoch, ORDER_STREAM)
         keys = durations
         if self.training:
             keys = durations * order_rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations))
-        sizes, examples = durations.tolist(), list(map(Example, chosen.tolist(), speeds.tolist(), repeats.tolist()))
-        batches: list[list[Example]] = []
-        longest, most = 0.0, self.config.data.seconds_per_batch
-        for position in np.argsort(keys, kind="stable").tolist():
-            longest = max(longest, sizes[position])
-            if not batches or longest * (len(batches[-1]) + 1) > most:
-                batches.append([])
-                longest = sizes[position]
-            batches[-1].append(examples[position])
+        order, starts = group_by_length(durations, keys, self.config.data.seconds_per_batch)
+        batches = np.arange(len(starts) - 1)
         if self.training and not (self.config.data.shortest_first and epoch == 0):
             order_rng.shuffle(batches)
-        return batches
+        return BatchPlan(rows[order], speeds[order], None if repeats is None else repeats[order], starts, batches)
 
     def batch(self, examples: Sequence[Example], epoch: int) -> Batch | None:
         """Read and assemble one batch; utterances that cannot be read are named to ``warn``; ``None`` if all fail."""
@@ -235,14 +236,3 @@ class Dataset:
                 made = stream.take()
                 assert made is not None
                 yield self.received(made)
-
-
-def _count_earlier(chosen: np.ndarray) -> np.ndarray:
-    """How often each value stands before its place: ``(n,)`` int64."""
-    order = np.argsort(chosen, kind="stable")
-    values = chosen[order]
-    begins = np.flatnonzero(np.diff(values, prepend=-1))
-    counts = np.arange(len(values)) - np.repeat(begins, np.diff(np.append(begins, len(values))))
-    earlier = np.empty(len(values), dtype=np.int64)
-    earlier[order] = counts
-    return earlier

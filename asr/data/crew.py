@@ -212,7 +212,7 @@ def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:
 
 def _death(worker: _Worker) -> TrainingError:
     """The error for a process that has ended."""
-    names = [row.utterance.id for order in list(worker.orders.values())[:1] for row in order.rows]
+    names = [row.id for order in list(worker.orders.values())[:1] for row in order.rows]
     whose = f" while it made the batch of {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
     return TrainingError(
         f"data.workers: loader process {worker.process.pid} {worker.describe_end()}{whose}. If memory ran out, lower "

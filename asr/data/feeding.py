@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from asr.config.sections import Config
-from asr.data.batch_maker import MadeBatch
-from asr.data.batches import Batch, Dataset, Example, batch_tensors
+from asr.data.batch_maker import BatchOrder, MadeBatch
+from asr.data.batch_plan import Example
+from asr.data.batches import Batch, Dataset, batch_tensors
 from asr.data.crew import BatchStream, Crew, ProcessCrew, ThreadCrew
 from asr.data.crew_child import CrewSetup
+from asr.data.sharded_batches import ShardedDataset
 from asr.errors import ConfigError
 
 _T = TypeVar("_T")
@@ -32,6 +34,7 @@ AHEAD_ON_GPU = 2
 """Batches on the GPU that wait to be trained on."""
 
 Plan = Sequence[Sequence[Example]]
+"""The batches of an epoch, of all processes; of shards, of this one."""
 
 
 @dataclass
@@ -39,7 +42,7 @@ class _Begun:
     """Batches of an epoch that are made before the training asks for them."""
 
     epoch: int
-    plan: list[Sequence[Example]]
+    plan: Plan
     stream: BatchStream
 
 
@@ -54,7 +57,7 @@ class Feeder:
     def __init__(
         self,
         config: Config,
-        train: Dataset,
+        train: Dataset | ShardedDataset,
         valid: Dataset,
         workers: int,
         device: torch.device,
@@ -80,7 +83,7 @@ class Feeder:
 
     def _setup(self, slots: int) -> CrewSetup:
         train = self.train
-        tokenizer = train.tokenizer if train.pieces else None
+        tokenizer = train.tokenizer if train.pieces or train.presplit else None
         return CrewSetup(
             self.config, tokenizer, train.cache.layout(), slots, *self._slots, train.pieces, train.piece_places
         )
@@ -93,10 +96,13 @@ class Feeder:
                 f"memory; set data.cache_s={math.floor(fitting_s)} or less"
             )
 
-    def _slot_bytes(self, data: Dataset) -> int:
+    def _slot_bytes(self, data: Dataset | ShardedDataset) -> int:
         """Room for the largest batch of an epoch, by what the manifest says."""
         setting, rate_hz = self.config.augment, self.config.features.sample_rate_hz
         silence_s = 2 * setting.silence_s if data.training else 0.0
+        if isinstance(data, ShardedDataset):
+            seconds, count = data.largest()
+            return math.ceil(SPARE * (seconds + count * silence_s) * rate_hz) * 4 + 2**16
         most = 1.0
         for whole in data.plan(0):
             part = self.share(whole)
@@ -125,7 +131,7 @@ class Feeder:
                 self._look_at_cache()
                 yield from zip(part, made.reasons, strict=True)
 
-    def recordings(self, data: Dataset, rows: Sequence[int]) -> Iterator[Batch]:
+    def recordings(self, data: Dataset | ShardedDataset, rows: Sequence[int]) -> Iterator[Batch]:
         """Utterances as they were recorded, in order, some in each batch; those that cannot be read are left out."""
         parts: list[list[Example]] = []
         longest = 0.0
@@ -145,7 +151,7 @@ class Feeder:
 
     def batches(self, plan: Plan, epoch: int) -> Iterator[Batch | None]:
         """This process's shares of the batches of a training epoch, or of the rest of it, on the device."""
-        return self._delivered(self.train, self._made(list(map(self.share, plan)), epoch))
+        return self._delivered(self.train, self._made(plan, epoch))
 
     def held_out(self, data: Dataset, plan: Plan) -> Iterator[Batch | None]:
         """This process's shares of the batches of ``plan``, which may come in the middle of a training epoch."""
@@ -159,14 +165,18 @@ class Feeder:
                 assert made is not None
                 yield made
 
-    def _made(self, plan: list[Sequence[Example]], epoch: int) -> Generator[MadeBatch, None, None]:
+    def _orders(self, plan: Plan, epoch: int) -> Iterator[BatchOrder]:
+        share = (lambda part: part) if self.train.presplit else self.share
+        return (self.train.order(share(part), epoch) for part in plan)
+
+    def _made(self, plan: Plan, epoch: int) -> Generator[MadeBatch, None, None]:
         begun, self._next = self._next, None
         if begun is not None and (begun.epoch, begun.plan) == (epoch, plan):
             stream = begun.stream
         else:
             if begun is not None:  # what was begun is not what is wanted now
                 begun.stream.close()
-            stream = BatchStream(self.crew, (self.train.order(part, epoch) for part in plan))
+            stream = BatchStream(self.crew, self._orders(plan, epoch))
         planned = _in_background(lambda: self._following(epoch + 1))
         following: _Begun | None = None
         finished = False
@@ -192,10 +202,11 @@ class Feeder:
         self._next = following
 
     def _begin(self, epoch: int, plan: Plan) -> _Begun:
-        parts = list(map(self.share, plan))
-        return _Begun(epoch, parts, BatchStream(self.crew, (self.train.order(part, epoch) for part in parts)))
+        return _Begun(epoch, plan, BatchStream(self.crew, self._orders(plan, epoch)))
 
-    def _delivered(self, data: Dataset, made: Generator[MadeBatch, None, None]) -> Iterator[Batch | None]:
+    def _delivered(
+        self, data: Dataset | ShardedDataset, made: Generator[MadeBatch, None, None]
+    ) -> Iterator[Batch | None]:
         """The batches on the device, each with its warnings given when it is its turn."""
         cuda = self.device.type == "cuda"
         ready = _read_ahead(self._uploaded(made)) if cuda else ((each, None) for each in made)

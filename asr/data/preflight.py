@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from asr.config import cpus
 from asr.config.sections import Config, output_frames
 from asr.data.findings import CheckedUtterance, CheckReport, Finding
 from asr.data.manifest import SLACK_S, Utterance, scan_manifest
+from asr.data.shard_set import ShardSet, is_shards
 from asr.errors import ConfigError, ManifestError, TextError
 from asr.text import normalisation, tokenizer_files
 from asr.text.tokenizer import BLANK_SYMBOL, CharTokenizer, Tokenizer, min_frames
@@ -49,7 +51,9 @@ def check_manifest(
     """
     settings = config or Config()
     report = CheckReport(str(path), configured=config is not None)
-    _check(report, scan_manifest(path, root), settings, lambda entries: _tokenizer(path, entries, settings), workers)
+    check_entries(
+        report, scan_manifest(path, root), settings, lambda entries: _tokenizer(path, entries, settings), workers
+    )
     return report
 
 
@@ -59,17 +63,23 @@ def check_utterances(
     """``check_manifest`` of utterances that are not in a file yet; ``training`` are the texts that the alphabet is
     made of."""
     report = CheckReport(name)
-    _check(report, enumerate(utterances, 1), config, lambda _: _alphabet(training, config), 0)
+    check_entries(report, enumerate(utterances, 1), config, lambda _: _alphabet(training, config), 0)
     return report
 
 
-def _check(
+def check_entries(
     report: CheckReport,
     scanned: Iterable[tuple[int, Utterance | ManifestError]],
     config: Config,
     tokenizer: Callable[[Sequence[CheckedUtterance]], Tokenizer],
     workers: int,
+    opened: Callable[[str], str | BinaryIO] = lambda name: name,
 ) -> None:
+    """Add to a report what is found in the utterances and errors of ``scanned``, by their line or place.
+
+    ``tokenizer`` makes the alphabet, ``opened`` gives the file of audio whose path is only a name. Raises
+    ``ManifestError`` where there is nothing at all.
+    """
     entries: list[CheckedUtterance] = []
     lines: dict[str, int] = {}
     for line, item in scanned:
@@ -87,7 +97,7 @@ def _check(
     for entry in entries:
         entry.meter = Meter(entry.utterance.start_s, entry.utterance.end_s)
         files.setdefault((entry.utterance.audio, entry.utterance.channel), []).append(entry.meter)
-    measure_levels(files, workers or min(8, cpus.available()))
+    measure_levels(files, workers or min(8, cpus.available()), opened)
     _check_audio(report, entries)
     for entry in entries:
         _check_fit(report, entry, config)
@@ -122,6 +132,8 @@ def _tokenizer(path: str | Path, entries: Sequence[CheckedUtterance], config: Co
     texts = [entry.utterance.text for entry in entries]
     source, *more = config.data.manifests or ("",)
     try:
+        if shards := [name for name in config.data.manifests if is_shards(name)]:
+            return ShardSet(shards).tokenizer(config.text)
         if source and not config.text.alphabet and os.path.realpath(source) != os.path.realpath(path):
             texts = [u.text for _, u in scan_manifest(source) if isinstance(u, Utterance)]
         for other in more if config.text.tokenizer != "phone" and not config.text.alphabet else ():

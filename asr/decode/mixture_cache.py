@@ -16,9 +16,9 @@ import numpy as np
 
 from asr.decode.mixtures import mixed_ngrams
 from asr.decode.ngram import Ngram
-from asr.decode.ngram_cache import user_cache
 from asr.decode.ngram_file import SUFFIX, load_origin, open_ngram, write_ngram
 from asr.errors import DecodeError
+from asr.files import user_cache
 
 MANY_NGRAMS = 200_000
 """N-grams of all models from which on a mixture is kept; fewer are mixed in half a second."""

@@ -31,7 +31,7 @@ from asr.decode.ngram_file import (
     write_ngram,
 )
 from asr.errors import DecodeError
-from asr.files import file_sha256
+from asr.files import file_sha256, user_cache
 
 LARGE = 4_000_000
 """Bytes of an ARPA file above which the converted file is kept; smaller ones are read in less than half a second."""
@@ -58,20 +58,6 @@ def load_ngram(path: str | Path) -> Ngram:
     except OSError as error:
         raise DecodeError(f"{path}: cannot read the n-gram: {error.strerror or error}") from error
     return _converted(path) if large else read_arpa(path)
-
-
-def user_cache() -> Path | None:
-    """The folder of the user's caches; None for a user without a home."""
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        root = "~/Library/Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    try:
-        return Path(root).expanduser() / "asr"
-    except RuntimeError:
-        return None
 
 
 def cache_places(path: Path) -> list[Path]:

@@ -18,11 +18,14 @@ from tqdm import tqdm
 
 from asr.config.sections import Config, with_batch_s
 from asr.data import manifest, source_shares
-from asr.data.batches import Batch, Dataset, Example
+from asr.data.batch_plan import BatchPlan
+from asr.data.batches import Batch, Dataset
 from asr.data.crew import choose_workers
-from asr.data.feeding import Feeder
+from asr.data.feeding import Feeder, Plan
 from asr.data.manifest import Utterance
 from asr.data.sample_cache import SampleCache
+from asr.data.shard_set import ShardSet, is_shards
+from asr.data.sharded_batches import ShardedDataset
 from asr.decode.greedy_search import greedy
 from asr.errors import ConfigError, ModelError, TrainingError
 from asr.models import model_directory
@@ -34,7 +37,7 @@ from asr.models.tensors import load_metadata
 from asr.scoring.rules import LITERAL_RULES
 from asr.scoring.wer import NOTHING_YET, rank, score
 from asr.text import tokenizer_files
-from asr.train import distributed, finetune, loop, model_card, training_warnings
+from asr.train import distributed, finetune, loop, model_card, shard_training, training_warnings
 from asr.train.distributed import World
 from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
 from asr.train.process import make_network
@@ -44,6 +47,8 @@ from asr.train.training_features import TrainingFeatures
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
+SHARD_STATS_S = 1800.0
+"""The same of shards: a training from thousands of hours should begin soon."""
 
 
 def warn(message: str) -> None:
@@ -76,7 +81,7 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
             model_directory.save_model_description(folder, config, task.tokenizer, task.stats)
             finetune.inherit_parts(task.source, folder, task.tokenizer)
         progress = loop.fit(task, config, folder, world, finish=finish)
-        hours = manifest.statistics(task.train_data.utterances).hours
+        hours = task.train_data.statistics.hours
         if task.valid_data.utterances and progress.best >= NOTHING_YET:
             task.warn(training_warnings.nothing_learnt(progress.best, hours))
         elif task.valid_data.utterances and config.train.init and not progress.kept:
@@ -118,10 +123,18 @@ class AcousticTask:
         if not valid_set:
             self.warn("data.valid is empty: no speakers are held out, and the last weights will be kept")
         self._warn_all(training_warnings.shared_speakers(train_set, valid_set))
-        hours = sum(utterance.duration_s for utterance in train_set) / 3600
+        if isinstance(train_set, ShardSet):
+            hours = train_set.seconds / 3600
+        else:
+            hours = sum(utterance.duration_s for utterance in train_set) / 3600
         workers = choose_workers(config.data.workers, hours, gpu=self.device.type == "cuda")
         cache = SampleCache(config.features.sample_rate_hz, config.data.cache_s, shared=workers > 0)
-        self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn, cache=cache)
+        self.train_data: Dataset | ShardedDataset
+        if isinstance(train_set, ShardSet):
+            place = {"rank": self.world.rank, "size": self.world.size}
+            self.train_data = ShardedDataset(train_set, self.tokenizer, config, warn=warn, cache=cache, **place)
+        else:
+            self.train_data = Dataset(train_set, self.tokenizer, config, training=True, warn=warn, cache=cache)
         self.valid_data = Dataset(valid_set, self.tokenizer, config, training=False, warn=warn, cache=cache)
         self.feeder = Feeder(
             config, self.train_data, self.valid_data, workers, self.device, self.world.share, self._plan_following
@@ -145,12 +158,16 @@ class AcousticTask:
         self.rate_factors = finetune.rate_factors(self.model, config)
         self.network: nn.Module = self.model
 
-    def _read_train_set(self) -> tuple[list[Utterance], dict[str, str]]:
-        """The training utterances, and with ``data.sources`` the source of each by its id; makes the tokenizer.
+    def _read_train_set(self) -> tuple[list[Utterance] | ShardSet, dict[str, str]]:
+        """The training utterances or shards; with ``data.sources`` the source of each by its id; makes the tokenizer.
 
         Sources with share 0 belong to the alphabet only: a run may be repeated with other shares and the same tokens.
         """
         config, sources = self.config, self.config.data.sources
+        if any(map(is_shards, config.data.manifests)):
+            shards = shard_training.read_shards(config, self.world)
+            self.tokenizer = shard_training.shard_tokenizer(shards, config, self.folder if self.resuming else None)
+            return shards, {}
         if sources:
             found, names = source_shares.read_sources(sources)
         else:
@@ -192,6 +209,7 @@ class AcousticTask:
 
     def _mix(self, source_of: dict[str, str]) -> source_shares.SourceMix:
         """The sources of the training utterances that are used; says what an epoch takes of each."""
+        assert isinstance(self.train_data, Dataset)
         used = self.train_data.utterances
         names = [source_of[utterance.id] for utterance in used]
         mixed = source_shares.SourceMix(self.config.data.sources, used, names, self.config.train.seed)
@@ -202,14 +220,19 @@ class AcousticTask:
 
     def _report(self) -> None:
         """Warn of what the manifests show, and of what is left out."""
-        self._warn_all(training_warnings.visible_faults(self.train_data, self.train_paths, self.config))
-        self._warn_all(training_warnings.left_out(self.train_data, self.train_paths))
+        if isinstance(self.train_data, ShardedDataset):
+            self._warn_all(shard_training.unused_parts(self.train_data))
+        else:
+            self._warn_all(training_warnings.visible_faults(self.train_data, self.train_paths, self.config))
+            self._warn_all(training_warnings.left_out(self.train_data, self.train_paths))
         self._warn_all(training_warnings.left_out(self.valid_data, self.config.data.valid))
 
     @functools.cached_property
     def data_key(self) -> str:
         """Checksum of the training utterances that are used: ids, labels, durations."""
         data = self.train_data
+        if isinstance(data, ShardedDataset):
+            return data.fingerprint()
         return model_card.training_checksum(
             [[u.id, label, u.duration_s] for u, label in zip(data.utterances, data.labels, strict=True)]
         )
@@ -226,6 +249,8 @@ class AcousticTask:
     def _prepare(self) -> FeatureStats:
         """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
         for data, path in ((self.train_data, self.train_paths), (self.valid_data, self.config.data.valid)):
+            if isinstance(data, ShardedDataset):
+                continue
             failures = {}
             rows = np.flatnonzero(data.places >= 0).tolist()  # the rest is read, and reported, batch by batch
             quiet = None if self.world.first else True
@@ -265,10 +290,7 @@ class AcousticTask:
         One by one unless they are ``batched``: the sums are then the same whatever stood in a batch.
         """
         data = self.train_data
-        order = np.random.default_rng(self.config.train.seed).permutation(len(data.utterances))
-        # The one that reaches the limit still counts.
-        within = np.cumsum(data.durations_s[order]) - data.durations_s[order] <= STATS_S
-        rows = order[within].tolist()
+        rows = data.sample(self.config.train.seed, SHARD_STATS_S if data.presplit else STATS_S)
         with tqdm(total=len(rows), desc="feature statistics", disable=None, leave=False) as bar:
             for batch in self.feeder.recordings(data, rows):
                 bar.update(len(batch.ids))
@@ -278,22 +300,20 @@ class AcousticTask:
                 for samples, length in zip(batch.samples, batch.lengths, strict=True):
                     yield samples[None, : int(length)], length[None]
 
-    def plan(self, epoch: int, span: Sequence[float] = ()) -> list[list[Example]]:
+    def plan(self, epoch: int, span: Sequence[float] = ()) -> Plan:
         self._span = span or (0.0, 0.0)
         return self._planned(epoch, self._span)
 
-    def _planned(self, epoch: int, span: Sequence[float]) -> list[list[Example]]:
-        if self.mixture is None:
+    def _planned(self, epoch: int, span: Sequence[float]) -> Plan:
+        if self.mixture is None or isinstance(self.train_data, ShardedDataset):
             return self.train_data.plan(epoch)
-        batches = []
-        for chosen in self.mixture.epoch(epoch, span):
-            batches += self.train_data.plan(epoch, chosen)
-        return batches
+        parts = [self.train_data.plan(epoch, chosen) for chosen in self.mixture.epoch(epoch, span)]
+        return functools.reduce(BatchPlan.__add__, parts)
 
-    def batches(self, plan: Sequence[list[Example]], epoch: int) -> Iterator[Batch | None]:
+    def batches(self, plan: Plan, epoch: int) -> Iterator[Batch | None]:
         return self.feeder.batches(plan, epoch)
 
-    def _plan_following(self, epoch: int) -> list[list[Example]] | None:
+    def _plan_following(self, epoch: int) -> Plan | None:
         """The plan that the next epoch will most likely have; the feeder drops what was begun of another."""
         epochs = self.config.train.epochs  # 0: the clock ends the training
         begin, end = self._span
@@ -373,7 +393,7 @@ class AcousticTask:
     def card(self, figures: dict[str, float], progress: dict[str, float]) -> dict[str, Any]:
         """What this model is and where it comes from, for ``card.json``."""
         data = self.train_data
-        statistics = manifest.statistics(data.utterances)
+        statistics = data.statistics
         languages = {"languages": self.languages} if self.languages else {}
         return (
             model_card.card_head(self.origin, self.network)
@@ -384,7 +404,7 @@ class AcousticTask:
                     "utterances": statistics.utterances,
                     "hours": round(statistics.hours, 3),
                     "speakers": statistics.speakers,
-                    "left_out": len(data.left_out),
+                    "left_out": data.unusable if isinstance(data, ShardedDataset) else len(data.left_out),
                 },
                 "training": {**progress, "seed": self.config.train.seed, "torch": torch.__version__},
                 "validation": figures,

@@ -9,6 +9,7 @@ from asr.config.sections import Config
 from asr.data import findings, preflight
 from asr.data.batches import Dataset
 from asr.data.manifest import Utterance
+from asr.data.shard_set import ShardSet
 
 
 def nothing_learnt(wer: float, hours: float) -> str:
@@ -21,9 +22,12 @@ def nothing_learnt(wer: float, hours: float) -> str:
     )
 
 
-def shared_speakers(training: Sequence[Utterance], held_out: Sequence[Utterance]) -> Iterator[str]:
+def shared_speakers(training: Sequence[Utterance] | ShardSet, held_out: Sequence[Utterance]) -> Iterator[str]:
     """Validation on speakers that were trained on flatters the model."""
-    shared = {u.speaker for u in training if u.speaker} & {u.speaker for u in held_out}
+    if isinstance(training, ShardSet):
+        shared = set(training.shared_speakers(held_out))
+    else:
+        shared = {u.speaker for u in training if u.speaker} & {u.speaker for u in held_out}
     if shared:
         yield f"{len(shared)} speakers are in both training and validation data, such as {min(shared)}"
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "recipes": ["recipes", "--folder", str(ROOT / "recipes")],
     "info": ["info", "an4"],
     "check": ["check", "set.jsonl"],
+    "shard": ["shard", "set.jsonl", "shards"],
     "init": ["init", "recordings", "--output", "project"],
     "init from a model": ["init", "recordings", "--output", "project", "--init", "an4"],
     "export to kaldi": ["export", "set.jsonl", "out", "--format", "kaldi"],

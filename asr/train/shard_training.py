@@ -1,0 +1,73 @@
+"""What a training from shards does before its first step: finds them, makes the tokenizer, names what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from asr.config.sections import Config
+from asr.data.shard_set import ShardSet, is_shards
+from asr.data.sharded_batches import ShardedDataset
+from asr.errors import ConfigError, TrainingError
+from asr.text import tokenizer_files
+from asr.text.tokenizer import Tokenizer
+from asr.train.distributed import World
+
+
+def read_shards(config: Config, world: World) -> ShardSet:
+    """The shards of ``data.train`` and ``data.more``.
+
+    Raises ``ConfigError`` for manifests beside shards and for ``data.sources``, ``ShardError`` as ``ShardSet``.
+    """
+    if config.data.sources:
+        raise ConfigError(
+            "data.sources: expected manifests, got shards, which take no shares; name the shards in data.train and "
+            "data.more"
+        )
+    if others := [path for path in config.data.manifests if not is_shards(path)]:
+        raise ConfigError(
+            f"data.train, data.more: expected shards only, or manifests only, got {others[0]} beside shards; "
+            f"asr shard {others[0]} OUT makes shards of it"
+        )
+    # The first process makes the indices that are missing, and the others wait.
+    shards, refused = None, ""
+    if world.first:
+        try:
+            shards = ShardSet(config.data.manifests)
+        except Exception as error:
+            world.gather(str(error) or type(error).__name__)
+            raise
+    refused = world.gather("")[0]
+    if refused:
+        raise TrainingError(refused)
+    return shards or ShardSet(config.data.manifests)
+
+
+def shard_tokenizer(shards: ShardSet, config: Config, folder: Path | None) -> Tokenizer:
+    """The tokenizer made of the texts, or that of the run in ``folder``.
+
+    Raises ``TextError`` for a character that the alphabet lacks.
+    """
+    # The ids of the run so far, even if the shards have changed.
+    made = tokenizer_files.load_tokenizer(folder / "tokens.txt", config.text) if folder else None
+    tokenizer = made or shards.tokenizer(config.text)
+    shards.check_spelling(tokenizer)
+    return tokenizer
+
+
+def unused_parts(data: ShardedDataset) -> Iterator[str]:
+    """How many utterances are not used, and why, as warnings. Raises ``TrainingError`` where none can be used."""
+    shards = data.shards
+    if shards.skipped:
+        yield (
+            f"{shards.name}: {shards.skipped} members are no utterances and left out, such as {shards.first_skipped}; "
+            "asr check lists them"
+        )
+    limit_s = data.config.data.max_utterance_s
+    if data.unusable:
+        yield (
+            f"{shards.name}: {data.unusable} utterances left out, such as {data.first_unusable}: longer than "
+            f"data.max_utterance_s ({limit_s:g} s), or shorter than one window"
+        )
+    if data.unusable == len(shards):
+        raise TrainingError(f"{shards.name}: no usable utterance is left; the first: {data.first_unusable}")

@@ -1,0 +1,148 @@
+"""Training from shards: the same weights whatever loads them and wherever a run was killed, and faults are named."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import where
+from corpus import make_config, make_corpus, start, train_process, train_rank
+from shards import make_shards, read_tar, write_tar
+
+from asr.errors import ConfigError, ManifestError
+from asr.models.description import load_card
+from asr.models.tensors import load_metadata, load_tensors
+from asr.train import acoustic_task
+from asr.train.resume import CHECKPOINT
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Trainings set the number of threads of the process: give it back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = make_corpus(tmp_path_factory.mktemp("corpus"), train=24, valid=6)
+    make_shards(folder / "shards", folder / "train.jsonl")
+    return folder
+
+
+def shard_config(corpus, output, workers=0, **train):
+    data = {"train": str(corpus / "shards"), "workers": workers, "shuffle_s": 8.0}
+    return make_config(corpus, data=data, train={"output": str(output), "epochs": 3} | train)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    config = shard_config(corpus, tmp_path_factory.mktemp("run") / "run")
+    before = torch.get_num_threads()
+    acoustic_task.train_acoustic(config)
+    torch.set_num_threads(before)
+    return config
+
+
+def assert_same_weights(folder, reference):
+    found, expected = (load_tensors(Path(each, CHECKPOINT))[0] for each in (folder, reference))
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        if where.on_cpu():
+            assert torch.equal(tensor, expected[name]), name
+
+
+def test_the_number_of_loader_processes_changes_no_weight(corpus, uninterrupted, tmp_path):
+    acoustic_task.train_acoustic(shard_config(corpus, tmp_path / "run", workers=2))
+    assert_same_weights(tmp_path / "run", uninterrupted.train.output)
+
+
+def test_a_run_that_was_killed_within_an_epoch_ends_with_the_same_weights(corpus, uninterrupted, tmp_path):
+    config = shard_config(corpus, tmp_path / "run", checkpoint_every_s=1e-9)
+    kills = 0
+    for _ in range(3):
+        process = start(train_process, config, True, 0.05)
+        place = tmp_path / "run" / CHECKPOINT
+        before = place.stat().st_mtime_ns if place.exists() else None
+        while process.is_alive() and (place.stat().st_mtime_ns if place.exists() else None) == before:
+            time.sleep(0.001)
+        time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        kills += load_metadata(place)["progress"]["batch"] > 0
+    assert kills
+    process = start(train_process, config, True)
+    process.join(120)
+    assert process.exitcode == 0
+    assert_same_weights(tmp_path / "run", uninterrupted.train.output)
+
+
+def test_two_processes_train_on_the_shards_together(corpus, tmp_path):
+    config = shard_config(corpus, tmp_path / "run")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start(train_rank, config, rank, 2, port) for rank in range(2)]
+    for process in processes:
+        process.join(180)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert load_metadata(tmp_path / "run" / CHECKPOINT)["progress"]["epoch"] == 3
+
+
+def test_the_card_says_what_was_trained_on(corpus, uninterrupted):
+    data = load_card(Path(uninterrupted.train.output))["training_data"]
+    assert data["manifest"] == str(corpus / "shards")
+    assert (data["utterances"], data["speakers"], data["left_out"]) == (24, 2, 0)
+
+
+def test_sound_or_text_that_is_damaged_is_left_out_and_training_goes_on(corpus, tmp_path, capsys):
+    members = {}
+    for path in sorted((corpus / "shards").glob("*.tar")):
+        members |= read_tar(path)
+    sounds = [name for name in members if name.endswith(".wav")]
+    members[sounds[0]] = members[sounds[0]][:40] + b"no sound"
+    members.pop(sounds[1].replace(".wav", ".json"))
+    write_tar(tmp_path / "a.tar", members)
+    config = shard_config(corpus, tmp_path / "run", epochs=1)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=str(tmp_path / "a.tar")))
+    assert acoustic_task.train_acoustic(config).epoch == 1
+    told = capsys.readouterr().err
+    assert f"1 members are no utterances and left out, such as {tmp_path / 'a.tar'}: {sounds[1][:-4]}" in told
+    assert f"{sounds[0][:-4]}: left out of this batch" in told
+
+
+def test_shards_beside_manifests_and_sources_of_shards_are_refused(corpus, tmp_path):
+    config = shard_config(corpus, tmp_path / "run")
+    more = dataclasses.replace(config.data, more=(str(corpus / "valid.jsonl"),))
+    with pytest.raises(ConfigError, match=r"asr shard .*valid\.jsonl OUT"):
+        acoustic_task.train_acoustic(dataclasses.replace(config, data=more))
+    shares = make_config(corpus, data={"train": "", "sources": {"one": {"path": str(corpus / "shards"), "share": 1.0}}},
+                         train={"output": str(tmp_path / "other")})  # fmt: skip
+    with pytest.raises(ConfigError, match="take no shares"):
+        acoustic_task.train_acoustic(shares)
+
+
+def test_a_changed_set_is_noticed_on_resume(corpus, tmp_path, capsys):
+    shutil.copytree(corpus / "shards", tmp_path / "shards")
+    config = shard_config(corpus, tmp_path / "run", epochs=1)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, train=str(tmp_path / "shards")))
+    acoustic_task.train_acoustic(config)
+    os.unlink(tmp_path / "shards" / "00000.tar")
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=2))
+    acoustic_task.train_acoustic(longer, resume=True)
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_a_missing_shard_ends_the_training_before_it_writes_anything(corpus, tmp_path):
+    config = shard_config(corpus, tmp_path / "run")
+    data = dataclasses.replace(config.data, train=f"{corpus}/shards/{{00000..00500}}.tar")
+    with pytest.raises(ManifestError, match="are missing"):
+        acoustic_task.train_acoustic(dataclasses.replace(config, data=data))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
