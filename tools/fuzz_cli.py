@@ -243,6 +243,7 @@ def _make_models(folder: Path) -> None:
         run_verb(["train-ngram", "text.txt", "words.arpa.gz", "--order", "1"])
         run_verb(["lm-convert", "words.arpa", "words.safetensors", "--bits", "8", "--model", "model"])
         run_verb(["score", "ref.txt", "hyp.txt", "--json", "hyp.json"])
+        run_verb(["shard", "m.jsonl", "shards", "--size", "20KB"])
     evaluation = json.loads((folder / "hyp.json").read_text())
     for utterance in evaluation["utterances"]:
         words = [

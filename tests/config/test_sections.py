@@ -182,6 +182,7 @@ RANGES = {
     "data.prefetch": ([0], [1]),
     "data.workers": ([-1, "many"], [0, 1, 16, "auto"]),
     "data.cache_s": ([-1.0, math.nan], [0.0, math.inf]),
+    "data.shuffle_s": ([0.0, -1.0, math.nan], [1.0, math.inf]),
     "optim.learning_rate": ([0.0, math.inf, math.nan], [1e-5]),
     "optim.schedule": (["linear"], ["cosine", "wsd"]),
     "optim.warmup_ratio": ([-0.1, 1.1], [0.0, 1.0]),
