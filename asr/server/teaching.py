@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from asr.config.child_processes import ChildProcess, end_processes
 from asr.errors import AsrError, ConfigError
 from asr.files import write_json
+from asr.models.bundled import model_file
 from asr.server.catalogue import Catalogue
 from asr.server.learner_child import LearnerSetup
 from asr.server.learning_folder import LearningFolder
@@ -54,6 +57,7 @@ class Teacher:
         self.model = catalogue.find(None).name
         """The name of the model that is taught: the one for files."""
         self.start_place = str(catalogue.models[self.model].path)
+        _check_start(self.model, self.start_place)
         self.folder = LearningFolder(settings.learn, self.model, create=True)
         self.served = 0
         """The number of the model that is served."""
@@ -200,6 +204,17 @@ class Teacher:
         if (state, message) != (self.state, self.message):
             _tell(f"{self.model}: {state}: {message}")
         self.state, self.message = state, message
+
+
+def _check_start(model: str, place: str) -> None:
+    """Refuse a model that cannot be taught before anybody sends corrections for it."""
+    if not os.path.isfile(model_file(Path(place), "model.safetensors")):
+        raise ConfigError(
+            f"--learn: expected the model directory of {model}, got an export, whose weights cannot be changed; give "
+            "the directory that it was exported from, or another --file-model"
+        )
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError("--learn: expected the packages of the extra train: pip install 'recurrent-asr[serve,train]'")
 
 
 async def swap_everywhere(pool: WorkerPool, model: str, place: str) -> None:

@@ -26,6 +26,7 @@ from tones import RATE_HZ, make_texts, make_tones_model, speak
 import asr
 from asr.cli.main import run_command
 from asr.errors import ConfigError, ModelError, OutputError
+from asr.server import teaching
 from asr.server.catalogue import Catalogue
 from asr.server.learning_folder import LearningFolder
 from asr.server.settings import Settings
@@ -230,6 +231,12 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_server_goes_on(taught):
 def test_learning_without_a_token_is_refused_at_the_start(start, tmp_path, capsys):
     assert run_command(["serve", "--model", f"tones={start}", "--learn", str(tmp_path / "learn"), "--port", "0"]) == 2
     assert "--learn: expected --token as well" in capsys.readouterr().err
+
+
+def test_an_export_is_refused_at_the_start(tmp_path):
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(ConfigError, match="got an export, whose weights cannot be changed"):
+        teaching._check_start("english", str(tmp_path))
 
 
 def test_a_folder_of_another_model_is_refused(tmp_path):
