@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import random
-import tempfile
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,10 +58,9 @@ def main() -> None:
         by_speaker.setdefault(utterance.speaker, []).append(utterance)
     names = sorted(by_speaker)
     chosen = names[:: max(1, len(names) // args.speakers)][: args.speakers][args.first :]
-    done = _done(args.output)
     for name in chosen:
         for draw in range(1, args.draws + 1):
-            if (name, draw) not in done:
+            if (name, draw) not in _done(args.output):  # asked anew each time: another process may work on it, too
                 utterances = list(by_speaker[name])
                 random.Random(draw).shuffle(utterances)
                 row = {"speaker": name, "draw": draw, **_run(utterances, args, draw)}
@@ -85,20 +84,23 @@ def _run(utterances: Sequence[Utterance], args: argparse.Namespace, seed: int) -
     if args.shuffle:
         texts = [one.text for one in corrected]
         corrected = [replace(one, text=text) for one, text in zip(corrected, texts[3:] + texts[:3], strict=True)]
-    with tempfile.TemporaryDirectory() as folder:
-        path, output = Path(folder) / "corrected.jsonl", Path(folder) / "learnt"
-        absolute = [replace(one, audio=os.path.abspath(one.audio)) for one in corrected]
-        manifest.write_manifest(path, absolute)
-        started = time.process_time()
-        report = learn(args.model, [path], output, LearnOptions(seed=seed))
-        cpu_s = time.process_time() - started
-        kept = ("used", "learnt", "refusal", "rate", "epochs", "gain", "p_value", "errors_before", "errors_after",
-                "words", "lm_weight", "rehearsal", "rehearsal_before", "rehearsal_after")  # fmt: skip
-        row: dict[str, object] = {key: getattr(report, key) for key in kept} | {"cpu_s": round(cpu_s, 1)}
-        after = str(output) if report.learnt else args.model
-        row["scored"] = _both(args.model, after, scored)
-        if args.forgetting:
-            row["forgetting"] = _both(args.model, after, manifest.read_manifest(args.forgetting))
+    folder = args.output.with_suffix(".work") / f"{corrected[0].speaker}-{seed}"  # a killed run goes on in it
+    shutil.rmtree(folder / "learnt", ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, output = folder / "corrected.jsonl", folder / "learnt"
+    absolute = [replace(one, audio=os.path.abspath(one.audio)) for one in corrected]
+    manifest.write_manifest(path, absolute)
+    started = time.process_time()
+    report = learn(args.model, [path], output, LearnOptions(seed=seed))
+    cpu_s = time.process_time() - started
+    kept = ("used", "learnt", "refusal", "rate", "epochs", "gain", "p_value", "errors_before", "errors_after",
+            "words", "lm_weight", "rehearsal", "rehearsal_before", "rehearsal_after")  # fmt: skip
+    row: dict[str, object] = {key: getattr(report, key) for key in kept} | {"cpu_s": round(cpu_s, 1)}
+    after = str(output) if report.learnt else args.model
+    row["scored"] = _both(args.model, after, scored)
+    if args.forgetting:
+        row["forgetting"] = _both(args.model, after, manifest.read_manifest(args.forgetting))
+    shutil.rmtree(folder)
     return row
 
 

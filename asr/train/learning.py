@@ -43,7 +43,7 @@ LEAST_CORRECTIONS = 5
 """With fewer, no paired test can show a gain at 5 %: 4 utterances all better happen by chance once in 16 times."""
 LONGEST_CORRECTION_S = 30.0
 SIGNIFICANT = 0.05
-LIKELY = 0.2
+AGREEING = 0.2
 """A gain this likely to be chance is enough where held-out sentences have fewer word errors, too."""
 WORKING = ".learning"
 """What the name of the working folder ends in, beside the output."""
@@ -319,7 +319,7 @@ def _judge(
     report.rate, report.epochs = choice.rate, choice.epochs
     report.gain, report.p_value = choice.gain, choice.p_value
     report.errors_before, report.errors_after, report.words = before.errors, after.errors, before.words
-    bar = LIKELY if after.errors < before.errors else SIGNIFICANT
+    bar = AGREEING if after.errors < before.errors else SIGNIFICANT
     if choice.gain <= 0 or choice.p_value >= bar:
         report.refusal = (
             "cross-validation shows no gain: sentences that were held out became "
