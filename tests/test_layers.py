@@ -27,10 +27,11 @@ data: voices synth
 models: weight_shapes bundled onnx_files device mel scan subsample tensors description cells inference acoustic features
 models: onnx_backend torch_backend model_directory averaging storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
-decode: compiled posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
+decode: compiled built_kernels compilation
+decode: posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: mixtures mixture_cache greedy_search alignment kenlm_binary lexicon phrase_search phrase_kernel phrase_graph
-decode: beam warming
+decode: beam warming kernel_builder
 lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generation
 lm: lm_texts ngram_training added_words lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs staged_graphs lm_graph stored_weights

@@ -1,4 +1,4 @@
-"""The prefix beam search itself: numba kernels over flat arrays, compiled at first use and cached on disk.
+"""The prefix beam search itself: numba kernels over flat arrays, compiled ahead or at first use (``compilation.py``).
 
 All kernels that call one another stay in this one file: numba renews its cache when the file of a kernel changes, but
 does not notice a change in a kernel of another file that it calls.
@@ -37,19 +37,15 @@ Continuations of the path that ends in blank share one segment, ``blank_segment`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core.options import DefaultOptions
 
-from asr.decode.compiled import keep
+from asr.decode.compilation import compile_apart, compile_inner, compile_kernel, compile_part, compile_search
 
 Records: TypeAlias = npt.NDArray[np.void]
 Numbers: TypeAlias = npt.NDArray[Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 BLANK_ID = 0
 ROOT = 0
@@ -154,7 +150,7 @@ class Tree(NamedTuple):
     """``SPELLING``, by word."""
 
 
-class Backoff(NamedTuple):
+class _Backoff(NamedTuple):
     """A back-off n-gram: the arrays of ``asr.decode.ngram_arrays``, all empty where there is none."""
 
     branch: Numbers
@@ -172,7 +168,11 @@ class Backoff(NamedTuple):
     """The number of words, the first context with a stored suffix."""
 
 
-class Words(NamedTuple):
+class Backoff(_Backoff):
+    """``_Backoff``, which remembers where its arrays lie (``asr.decode.built_kernels``)."""
+
+
+class _Words(NamedTuple):
     """Lexicon, n-gram and hot words as flat arrays; ``asr.decode.lexicon`` builds them. Natural logarithms."""
 
     tree: Tree
@@ -190,6 +190,10 @@ class Words(NamedTuple):
     ids: Numbers
     """Space token, unknown word, end of sentence, context at the start; -1 where there is none. Last the columns of
     the matrices that all this was made for, 0 where it is for any."""
+
+
+class Words(_Words):
+    """``_Words``, which remembers where its arrays lie."""
 
 
 WEIGHT, WORD_BONUS, UNKNOWN_PENALTY = range(3)
@@ -214,7 +218,7 @@ NO_WORDS = Words(
 """No lexicon, no n-gram, no hot words."""
 
 
-class State(NamedTuple):
+class _State(NamedTuple):
     """All that a search remembers between two frames."""
 
     beam: Records
@@ -241,7 +245,11 @@ class State(NamedTuple):
     """Nodes whose rows are new."""
 
 
-class Frames(NamedTuple):
+class State(_State):
+    """``_State``, which remembers where its arrays lie."""
+
+
+class _Frames(NamedTuple):
     """Utterances to decode."""
 
     log_probs: Numbers
@@ -252,7 +260,11 @@ class Frames(NamedTuple):
     """Where the search stands (``UTTERANCE`` and the like)."""
 
 
-class Output(NamedTuple):
+class Frames(_Frames):
+    """``_Frames``, which remembers where its arrays lie."""
+
+
+class _Output(NamedTuple):
     """Hypotheses of several utterances."""
 
     tokens: Numbers
@@ -265,7 +277,11 @@ class Output(NamedTuple):
     """Hypotheses of each utterance."""
 
 
-class Work(NamedTuple):
+class Output(_Output):
+    """``_Output``, which remembers where its arrays lie."""
+
+
+class _Work(NamedTuple):
     """Working arrays of one frame; nothing in them outlives the frame."""
 
     probs: Numbers
@@ -290,6 +306,10 @@ class Work(NamedTuple):
     """By slot and token: whether the prefix's continuation by the token is in the beam."""
 
 
+class Work(_Work):
+    """``_Work``, which remembers where its arrays lie."""
+
+
 def new_work(width: int, columns: int, fused: bool) -> Work:
     """Memory for the frames of searches that run one after another."""
     return Work(
@@ -303,42 +323,6 @@ def new_work(width: int, columns: int, fused: bool) -> Work:
         np.empty(columns - 1 if fused else min(columns - 1, width + 1), np.uint32),
         np.zeros((2 * width, columns), np.uint8),
     )  # fmt: skip
-
-
-def compile_kernel(function: Function) -> Function:
-    """For what Python calls too: kept on disk where there is a writable place for it.
-
-    None of the kernels allocates memory. So numba's reference counts are off (``_nrt``): their atomic operations took
-    half of the time."""
-    return _compile(function, {"_nrt": False}, kept=True)
-
-
-def compile_search(function: Function) -> Function:
-    """``compile_kernel`` for the kernel that holds the whole search: a line says when it must be compiled."""
-    return _compile(function, {"_nrt": False}, kept=True, slow=True)
-
-
-def compile_inner(function: Function) -> Function:
-    """``compile_kernel`` for what other kernels call for each prefix."""
-    return _compile(function, {"_nrt": False, "forceinline": True}, kept=True)
-
-
-def compile_part(function: Function) -> Function:
-    """For what only other kernels call: inlined, without an entry from Python, and not kept by itself."""
-    return _compile(function, {"_nrt": False, "forceinline": True, "no_cpython_wrapper": True}, kept=False)
-
-
-def compile_apart(function: Function) -> Function:
-    """``compile_part`` for what is called seldom or from several places: not copied into each of them."""
-    return _compile(function, {"_nrt": False, "no_cpython_wrapper": True}, kept=False)
-
-
-def _compile(function: Function, options: dict[str, Any], *, kept: bool, slow: bool = False) -> Function:
-    # Options that numba keeps for itself: a version that has them no more still compiles, to slower code.
-    options = {"no_cfunc_wrapper": True, **options}
-    known = {name: value for name, value in options.items() if hasattr(DefaultOptions, name)}
-    compiled = numba.njit(nogil=True, error_model="numpy", **known)(function)
-    return cast(Function, keep(compiled, slow=slow) if kept else compiled)
 
 
 @compile_part

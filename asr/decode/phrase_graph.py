@@ -313,8 +313,9 @@ class GraphSearch:
 
     def run(self, rows: npt.NDArray[np.float64]) -> list[int]:
         """The prefixes that are whole phrases behind the probabilities ``(T, V)``, the likeliest first."""
-        from asr.decode import phrase_kernel as kernel
+        from asr.decode import phrase_kernel
 
+        kernel: Any = phrase_kernel
         self._prefixes = kernel.Prefixes(
             *(np.zeros(size, np.int32) for size in [4 * self.beam] * 6 + [16 * self.beam] * 4)
         )
@@ -327,7 +328,7 @@ class GraphSearch:
         room = 8 * self.beam
         row = 0
         while True:
-            candidates = np.zeros(room, np.int32), np.zeros(room, np.int32), np.zeros(room), np.zeros(room)
+            candidates = (*np.zeros((2, room), np.int32), *np.zeros((3, room)))
             row = kernel.follow(
                 self.graph, rows, row, self._prefixes, active, counts, candidates, slot, stack, self.beam, LEAST_SHARE
             )

@@ -6,15 +6,16 @@ place, so that two ways to say the same stay apart. Probabilities are linear and
 frame of audio.
 """
 
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from asr.decode.compiled import keep
+from asr.decode.compilation import compile_apart, compile_kernel, compile_search
 
 _Ints: TypeAlias = npt.NDArray[np.int32]
 _Floats: TypeAlias = npt.NDArray[np.float64]
@@ -69,7 +70,7 @@ class Active(NamedTuple):
     token: _Floats
 
 
-@njit(error_model="numpy")
+@compile_apart
 def _expand(graph, prefixes, prefix, used, stack):  # type: ignore[no-untyped-def]
     """Put the extensions of a prefix behind ``used``; returns where they end, or -1 where there is no room."""
     start = used
@@ -102,7 +103,7 @@ def _expand(graph, prefixes, prefix, used, stack):  # type: ignore[no-untyped-de
     return used
 
 
-@njit(error_model="numpy")
+@compile_apart
 def _complete(graph, frame, node):  # type: ignore[no-untyped-def]
     """Whether a whole phrase ends in a place."""
     while graph.ends[node]:
@@ -113,17 +114,17 @@ def _complete(graph, frame, node):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(nogil=True, error_model="numpy")
-def _follow(graph, rows, first, prefixes, active, counts, candidates, slot, stack, beam, least):  # type: ignore[no-untyped-def]
+@compile_search
+def follow(graph, rows, first, prefixes, active, counts, candidates, slot, stack, beam, least):  # type: ignore[no-untyped-def]
     """Follow the prefixes through the rows ``(T, V)`` of probabilities from ``first`` on.
 
     ``counts``: active prefixes, prefixes, extensions; it is kept up to date. ``candidates``: prefix (-1 - the prefix
-    before a new one), extension, and two probabilities, as columns. ``slot``: the place of each prefix among the
-    candidates, -1 for all when this begins and ends. ``beam``: most prefixes to keep, of at least ``least`` times the
-    largest probability. Returns the row before which there was no more room, or ``T``.
+    before a new one), extension, two probabilities, and memory for their sums, as columns. ``slot``: the place of each
+    prefix among the candidates, -1 for all when this begins and ends. ``beam``: most prefixes to keep, of at least
+    ``least`` times the largest probability. Returns the row before which there was no more room, or ``T``.
     """
     frames = len(rows)
-    origin, extension, blanks, tokens = candidates
+    origin, extension, blanks, tokens, _ = candidates
     for row in range(first, frames):
         left = frames - row
         used = counts[2]
@@ -178,10 +179,35 @@ def _follow(graph, rows, first, prefixes, active, counts, candidates, slot, stac
     return frames
 
 
-@njit(error_model="numpy")
+@compile_apart
+def _nth_smallest(values, count, rank):  # type: ignore[no-untyped-def]
+    """The ``rank``-th smallest, from 0, of the first ``count`` values, which change places (Hoare 1961, FIND)."""
+    low, high = 0, count - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        left, right = low, high
+        while left <= right:
+            while values[left] < pivot:
+                left += 1
+            while values[right] > pivot:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left += 1
+                right -= 1
+        if rank <= right:
+            high = right
+        elif rank >= left:
+            low = left
+        else:
+            break
+    return values[rank]
+
+
+@compile_apart
 def _select(prefixes, active, counts, candidates, found, beam, least):  # type: ignore[no-untyped-def]
     """Keep the ``beam`` likeliest candidates; False where none is left."""
-    origin, extension, blanks, tokens = candidates
+    origin, extension, blanks, tokens, sums = candidates
     best = 0.0
     for place in range(found):
         best = max(best, blanks[place] + tokens[place])
@@ -194,8 +220,9 @@ def _select(prefixes, active, counts, candidates, found, beam, least):  # type: 
         if blanks[place] + tokens[place] >= bound:
             kept += 1
     if kept > beam:
-        sums = blanks[:found] + tokens[:found]
-        bound = max(bound, np.partition(sums, found - beam)[found - beam])
+        for place in range(found):
+            sums[place] = blanks[place] + tokens[place]
+        bound = max(bound, _nth_smallest(sums, found, found - beam))
     kept = 0
     for place in range(found):
         if blanks[place] + tokens[place] < bound or kept == beam:
@@ -219,8 +246,8 @@ def _select(prefixes, active, counts, candidates, found, beam, least):  # type: 
     return True
 
 
-@njit(nogil=True, error_model="numpy")
-def _whole(graph, prefixes, active, counts, found):  # type: ignore[no-untyped-def]
+@compile_kernel
+def whole_phrases(graph, prefixes, active, counts, found):  # type: ignore[no-untyped-def]
     """Places of the active prefixes that are whole phrases, in ``found``; returns their number."""
     number = 0
     for place in range(counts[0]):
@@ -229,7 +256,3 @@ def _whole(graph, prefixes, active, counts, found):  # type: ignore[no-untyped-d
             found[number] = place
             number += 1
     return number
-
-
-follow = keep(_follow, slow=True)
-whole_phrases = keep(_whole)

@@ -4,7 +4,8 @@ Numba kernels that no other kernel calls (see ``asr.decode.kernel``)."""
 
 from __future__ import annotations
 
-from asr.decode.kernel import ENTRIES, NODES, NONE, NOWHERE, ROOT, SEGMENTS, Numbers, State, compile_kernel
+from asr.decode.compilation import compile_kernel
+from asr.decode.kernel import ENTRIES, NODES, NONE, NOWHERE, ROOT, SEGMENTS, Numbers, State
 
 
 @compile_kernel

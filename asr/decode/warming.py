@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from asr.decode import kernel, phrase_kernel, pools
 from asr.decode.beam import BeamSearch, beam_search
+from asr.decode.built_kernels import find_library
 from asr.decode.phrase_graph import GraphSearch
 
 
@@ -18,7 +20,7 @@ class Warmth:
     """What ``warm_up`` has done."""
 
     folder: str | None
-    """Where compiled kernels are kept; None where they cannot be."""
+    """Where compiled kernels are kept: the package's own folder, if it holds them. None where they cannot be kept."""
     seconds: float
     compiled: int
     """Kernels that were not there: 0 where all were."""
@@ -31,6 +33,8 @@ def warm_up(*, phrases: bool = False) -> Warmth:
         phrases: also the search of graphs of phrases (templates, long lists), which takes as long as all the rest.
     """
     start = time.perf_counter()
+    if find_library() is not None:
+        return Warmth(str(Path(kernel.__file__).parent), 0.0, 0)
     log_probs = np.full((3, 2), np.log(0.5))
     beam_search(log_probs, beam=2, words=kernel.NO_WORDS)
     search = BeamSearch(beam=2)

@@ -31,7 +31,12 @@ def run(tmp_path):
 
     def start(path=module, **environment):
         known = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
-        known |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment}
+        known |= {
+            "ASR_KERNELS": "numba",
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            **environment,
+        }
         return subprocess.run([sys.executable, path], env=known, capture_output=True, text=True, check=True)
 
     return start
@@ -127,6 +132,10 @@ def test_a_damaged_cache_is_compiled_anew(run, tmp_path, kind):
 def test_the_kernels_of_the_search_are_kept_so():
     pytest.importorskip("numba")
     from asr.decode import kernel
+    from asr.decode.built_kernels import find_library
     from asr.decode.compiled import _cache_class
+
+    if find_library() is not None:
+        pytest.skip("this tree has the library of the kernels")
 
     assert isinstance(kernel.search._cache, _cache_class())

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(cache, *args):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache), "ASR_KERNELS": "numba"}
     return subprocess.run([sys.executable, "-m", "asr.cli", *args], env=environment, capture_output=True, text=True)
 
 
