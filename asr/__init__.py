@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asr.decode.endpoint import Endpoint
     from asr.errors import AsrError
+    from asr.recognize.archive import transcribe_archive
     from asr.recognize.recognizer import Recognizer, load
     from asr.recognize.stream import Stream, Update
     from asr.recognize.stream_batch import StreamBatch
@@ -29,6 +30,7 @@ __all__ = [
     "Word",
     "load",
     "score",
+    "transcribe_archive",
 ]
 
 # Public names are imported when first used, so that ``import asr`` and ``asr --help`` do not wait for torch.
@@ -43,6 +45,7 @@ _HOMES = {
     "Word": "asr.transcript",
     "load": "asr.recognize.recognizer",
     "score": "asr.scoring.wer",
+    "transcribe_archive": "asr.recognize.archive",
 }
 
 

@@ -163,6 +163,7 @@ def _add_label(commands: Any) -> None:
         choices=("own", "other"),
         help="text of the labels: the model's own, or that of the first --agree-with (default: own)",
     )
+    shared.add_engine(label)
     shared.add_also(label)
     shared.add_model(label)
     label.set_defaults(run=_label, extends="inputs")
@@ -302,14 +303,23 @@ def _label(args: argparse.Namespace) -> int:
     from asr.recognize.recognizer import load
     from asr.train.pseudo_labels import label_recordings
 
+    shared.check_engine(args)
     shared.announce(args)
-    recognizer = load(args.model, device=args.device, also=args.also, **shared.decoding_options(args))
-    options = {"least_confidence": args.least_confidence, "speaker": args.speaker, "resume": args.resume}
-    options |= {"force": args.force, "most_disagreement": args.most_disagreement, "take": args.take}
+    options: dict[str, Any] = {"least_confidence": args.least_confidence, "speaker": args.speaker}
+    options |= {"resume": args.resume, "force": args.force}
+    options |= {"most_disagreement": args.most_disagreement, "take": args.take}
     options["agree_with"] = [
         load(other, device=args.device) if other in bundled_models() or files.is_model(Path(other)) else other
         for other in args.agree_with
     ]
+    given = {"model": args.model, "device": args.device, "also": args.also, **shared.decoding_options(args)}
+    if args.engine == "ray":
+        from asr.recognize.ray_engine import RayEngine
+
+        engine = RayEngine(given, address=args.ray_address)
+        recognizer, options["transcribe"] = engine.recognizer, engine.transcribe_many
+    else:
+        recognizer = load(**given)
     found = label_recordings(args.inputs, recognizer, args.output, **options)
     hours = sum(u.duration_s for u in found.kept) / 3600
     printing.show(

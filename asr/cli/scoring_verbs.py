@@ -44,6 +44,7 @@ def _add_evaluate(commands: Any) -> None:
         help="stream the audio, in blocks such as 0.1",
     )
     _add_rules(evaluate)
+    shared.add_engine(evaluate)
     shared.add_chunks(evaluate)
     shared.add_also(evaluate)
     shared.add_model(evaluate)
@@ -113,24 +114,16 @@ def _evaluate(args: argparse.Namespace) -> int:
         from asr.evaluation.report import check_page
 
         check_page(args.html)
-    from asr.evaluation.model_scores import evaluate_model, evaluate_stream
-    from asr.recognize.recognizer import load
-    from asr.scoring.rules import DEFAULT_RULES
-
+    shared.check_engine(args)
     if args.stream is None and args.chunk_s is not None:
         raise AsrError(
             "--chunk-s: expected --stream BLOCK_S as well, since chunks exist in streams only; give "
             "it or leave --chunk-s out"
         )
+    if args.stream is not None and args.engine == "ray":
+        raise AsrError("--stream: expected --engine local, got ray; leave one of the two out")
     shared.announce(args, confidences=False)
-    recognizer = load(args.model, device=args.device, also=args.also, **shared.decoding_options(args))
-    rules = _rules(args) or DEFAULT_RULES
-    if args.stream is None:
-        result = evaluate_model(args.manifest, recognizer, args.root, rules=rules, noise=bool(args.json or args.html))
-    else:
-        options = {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s, "rules": rules}
-        options["noise"] = bool(args.json or args.html)
-        result = evaluate_stream(args.manifest, recognizer, args.root, **options)
+    result, recognizer = _evaluation(args)
     if args.json:  # first: a closed pipe ends the command at the first line it prints
         files.write_json(args.json, result.to_dict())
     if args.html:
@@ -140,6 +133,27 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.details:
         printing.show(result.report.details())
     return printing.report_failures([f"{name}: {reason}" for name, reason in result.failures.items()])
+
+
+def _evaluation(args: argparse.Namespace) -> tuple[Evaluation, Recognizer]:
+    """The scored manifest, and the model that transcribed it."""
+    from asr.evaluation.model_scores import evaluate_model, evaluate_stream
+    from asr.recognize.recognizer import load
+    from asr.scoring.rules import DEFAULT_RULES
+
+    given = {"model": args.model, "device": args.device, "also": args.also, **shared.decoding_options(args)}
+    options: dict[str, Any] = {"rules": _rules(args) or DEFAULT_RULES, "noise": bool(args.json or args.html)}
+    if args.engine == "ray":
+        from asr.recognize.ray_engine import RayEngine
+
+        engine = RayEngine(given, address=args.ray_address)
+        options["transcribe"] = engine.transcribe_many
+        return evaluate_model(args.manifest, engine.recognizer, args.root, **options), engine.recognizer
+    recognizer = load(**given)
+    if args.stream is None:
+        return evaluate_model(args.manifest, recognizer, args.root, **options), recognizer
+    options |= {"block_s": args.stream, "chunk_s": args.chunk_s, "right_s": args.right_s}
+    return evaluate_stream(args.manifest, recognizer, args.root, **options), recognizer
 
 
 def _write_page(result: Evaluation, recognizer: Recognizer, args: argparse.Namespace) -> None:

@@ -30,6 +30,24 @@ def add_model(parser: argparse.ArgumentParser, *, decoding: bool = True) -> None
         add_decoding(parser)
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine`` and ``--ray-address``: where recordings are transcribed."""
+    parser.add_argument(
+        "--engine", default="local", choices=("local", "ray"), help="this machine, or a Ray cluster (extra: ray)"
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="head of the Ray cluster, or auto (default: RAY_ADDRESS, else Ray is started on this machine)",
+    )
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """Refuse ``--ray-address`` without Ray."""
+    if args.ray_address is not None and args.engine != "ray":
+        raise AsrError("--ray-address: expected --engine ray as well; give it, or leave the address out")
+
+
 def add_language(parser: argparse.ArgumentParser) -> None:
     """Add ``--language``, in which numbers and abbreviations of a text are written out."""
     help = "of the text: writes numbers and abbreviations out (default: as the model directory says, else en; or none)"

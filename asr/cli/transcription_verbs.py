@@ -29,9 +29,14 @@ def _add_transcribe(commands: Any) -> None:
     )
     transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
     transcribe.add_argument(
-        "--jobs", type=whole(1, 4096), default=1, metavar="N", help="processes that share the recordings"
+        "--jobs",
+        type=whole(1, 4096),
+        metavar="N",
+        help="processes that share the recordings (default: 1; with --engine ray one for each GPU or else processor)",
     )
-    transcribe.add_argument("--resume", action="store_true", help="skip recordings with a transcript in --output-dir")
+    transcribe.add_argument(
+        "--resume", action="store_true", help="skip recordings with a transcript in --output-dir or --output"
+    )
     transcribe.add_argument("--channels", default="mix", choices=("mix", "split"), help="one text, or one per channel")
     transcribe.add_argument(
         "--raw-rate", type=whole(1), metavar="HZ", help="sample rate of raw samples on - (16 bits, mono)"
@@ -41,6 +46,21 @@ def _add_transcribe(commands: Any) -> None:
     )
     transcribe.add_argument("--format", default="txt", choices=tuple(formats.FORMATS))
     transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
+    transcribe.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder of results in parts, each recording once by its id: for archives, see docs/scaling.md",
+    )
+    transcribe.add_argument(
+        "--parts", choices=("jsonl", "parquet"), help="what the parts of --output are (default: jsonl)"
+    )
+    transcribe.add_argument(
+        "--part-recordings",
+        type=whole(1),
+        metavar="N",
+        help="recordings of a part of --output (default: 1000, or those of 60 seconds)",
+    )
+    shared.add_engine(transcribe)
     _add_written(transcribe)
     transcribe.add_argument(
         "--precision",
@@ -152,13 +172,17 @@ def _transcribe(args: argparse.Namespace) -> int:
     options = {"model": args.model, "device": args.device, "max_duration_s": args.max_duration, "also": args.also}
     options |= {"precision": args.precision, "batch_s": args.batch_s}
     options |= shared.decoding_options(args)
+    _check_output(args)
     shared.announce(args)
+    if args.output is not None:
+        return _transcribe_archive(args, options)
+    jobs = args.jobs or 1
     outcome = transcribe_files(
-        load(**options) if args.jobs == 1 else options,
+        load(**options) if jobs == 1 else options,
         args.inputs,
         format=args.format,
         output_dir=args.output_dir,
-        jobs=args.jobs,
+        jobs=jobs,
         resume=args.resume,
         force=args.force,
         split_channels=args.channels == "split",
@@ -167,6 +191,52 @@ def _transcribe(args: argparse.Namespace) -> int:
         readers=args.readers,
     )
     printing.print_warnings(outcome.doubts)
+    return printing.report_failures(outcome.failures)
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse options of the two kinds of output that do not go together."""
+    shared.check_engine(args)
+    if args.output is None:
+        if args.engine == "ray":
+            raise AsrError("--engine ray: expected --output DIR, the folder of the results, got none; give it")
+        for name, given in (("--parts", args.parts), ("--part-recordings", args.part_recordings)):
+            if given is not None:
+                raise AsrError(f"{name}: expected --output DIR as well; give it, or leave {name} out")
+        return
+    for name, given in (
+        ("--output-dir", args.output_dir is not None),
+        ("--format", args.format != "txt"),
+        ("--written", args.written),
+        ("--raw-rate", args.raw_rate is not None),
+    ):
+        if given:
+            raise AsrError(f"--output: expected no {name}, since parts have ids, texts, written texts and words of "
+                           "files; leave one of the two out")  # fmt: skip
+
+
+def _transcribe_archive(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from asr.recognize.archive import transcribe_archive
+
+    outcome = transcribe_archive(
+        args.inputs,
+        args.output,
+        engine=args.engine,
+        jobs=args.jobs,
+        ray_address=args.ray_address,
+        parts=args.parts or "jsonl",
+        part_recordings=args.part_recordings or 1000,
+        resume=args.resume,
+        force=args.force,
+        split_channels=args.channels == "split",
+        readers=args.readers,
+        **options,
+    )
+    printing.print_warnings(outcome.doubts)
+    printing.show(
+        f"{args.output}: {outcome.done} recordings transcribed, {outcome.skipped} were there, "
+        f"{len(outcome.failures)} failed; {outcome.audio_s / 3600:.2f} h in {outcome.seconds:.1f} s"
+    )
     return printing.report_failures(outcome.failures)
 
 

@@ -23,7 +23,7 @@ from asr.data.manifest import Utterance
 from asr.errors import AudioError, ConfigError, ManifestError
 from asr.evaluation.evaluation_file import EVALUATION_FORMAT, UtteranceDetails
 from asr.lm.lm_directory import name_of
-from asr.recognize.recognizer import Recognizer
+from asr.recognize.recognizer import Recognizer, TranscribeMany
 from asr.recognize.recording import Recording
 from asr.recognize.stream import finish_streams
 from asr.recognize.stream_batch import StreamBatch
@@ -87,18 +87,20 @@ def evaluate_model(
     *,
     rules: Rules = DEFAULT_RULES,
     noise: bool = False,
+    transcribe: TranscribeMany | None = None,
 ) -> Evaluation:
     """Transcribe every utterance of the manifest ``path`` and score it against its text.
 
     References go through the model's text normalisation, as in training; a character the model does not know stays
     and counts as an error. ``noise``: measure the noise of each recording, for which it is read once more.
+    ``transcribe``: another way to transcribe with the same model and options, such as ``RayEngine.transcribe_many``.
     Raises ``ManifestError`` for malformed alternatives in a reference, before any work, and when nothing could be
     transcribed.
     """
     utterances = manifest.read_manifest(path, root)
     items = [Recording.of(u) for u in utterances]
     references = _references(utterances, recognizer, rules)
-    result = _scored(path, utterances, references, recognizer.transcribe_many(items), rules)
+    result = _scored(path, utterances, references, (transcribe or recognizer.transcribe_many)(items), rules)
     return _with_setting(result, path, utterances, recognizer, streamed=False, noise=noise)
 
 

@@ -115,7 +115,7 @@ def transcribe_files(
     if output_dir:
         suffix = formats.FORMATS[format].suffix.removeprefix(".")
         names = output_folder.names([(job.output, job.item.name) for job in found], suffix)
-        share = list(zip(found, names, strict=True))[rank::size]
+        share = [(job, name) for job, name in zip(found, names, strict=True) if job.place % size == rank]
         folder = output_folder.Folder(output_dir)
         work = [(job, path) for job, path in share if not (resume and folder.done(job.recording, path, suffix))]
         outcome.skipped = len(share) - len(work)
@@ -127,7 +127,7 @@ def transcribe_files(
     silent = None if shown and len(work) > 1 else True
     named = format == "txt" and len(found) > 1
     items = [job.item for job, _ in work]
-    with contextlib.closing(_results(engine, items, jobs, readers, progress=shown)) as results:
+    with contextlib.closing(local_results(engine, items, jobs, readers, progress=shown)) as results:
         bar = tqdm(results, total=len(work), desc="transcribing", unit="file", disable=silent)
         for (item, result), (job, path) in zip(bar, work, strict=True):
             try:
@@ -148,7 +148,7 @@ def transcribe_files(
             outcome.audio_s += result.duration_s
     outcome.seconds = time.perf_counter() - started
     if output_dir:
-        _write_summary(output_dir / summary, outcome)
+        write_summary(output_dir / summary, outcome)
     return outcome
 
 
@@ -196,9 +196,10 @@ def _body(item: Recording, result: Transcript, format: str) -> str:
     return encodable(formats.FORMATS[format].write(result))
 
 
-def _results(
+def local_results(
     engine: Recognizer | dict[str, Any], items: Sequence[Recording], jobs: int, readers: int | None, *, progress: bool
 ) -> Generator[Result, None, None]:
+    """Each recording with its transcript or error, in order, from this process or from ``jobs`` processes."""
     if jobs > 1 and len(items) > 1:
         assert isinstance(engine, dict)
         yield from _parallel(engine, items, jobs)
@@ -281,7 +282,8 @@ def _run_worker(items: Sequence[Recording]) -> list[Result]:
     return list(_worker.transcribe_many(items))
 
 
-def _write_summary(path: Path, outcome: Outcome) -> None:
+def write_summary(path: Path, outcome: Outcome) -> None:
+    """Replace the counts of a folder; where that fails, the outcome says so."""
     try:
         write_json(path, outcome.to_dict())
     except AsrError as error:

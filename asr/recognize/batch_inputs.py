@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,16 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class Job:
-    """One recording and the path of its transcript, relative to the output folder and without suffix."""
+    """One recording and the path of its transcript, relative to the output folder and without suffix.
+
+    ``id``: the utterance's id, or the file's path relative to its folder. ``place``: decides which of several processes
+    takes it; the same number in each, also where files come and go in a folder that they list one after the other.
+    """
 
     item: Recording
     output: Path
+    id: str = ""
+    place: int = 0
 
     @property
     def recording(self) -> output_folder.SourceEntry:
@@ -48,9 +55,10 @@ def find_jobs(
     """
     jobs: list[Job] = []
     failures: list[str] = []
-    for name in inputs:
+    for place, name in enumerate(inputs):
         try:
-            jobs += _jobs(name, raw_rate_hz, max_duration_s, failures)
+            found = _jobs(name, raw_rate_hz, max_duration_s, failures)
+            jobs += [dataclasses.replace(job, place=place + job.place) for job in found]
         except AsrError as error:
             failures.append(str(error))
     if not split_channels:
@@ -66,19 +74,25 @@ def find_jobs(
 
 def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, failures: list[str]) -> list[Job]:
     if name == STDIN:
-        return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"))]
+        return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"), "stdin")]
     if os.path.isdir(name):
         count = len(failures)
         found = find.find_audio_files(name, failures)
         if not found and len(failures) == count:
             raise AudioError(f"{name}: no audio file in this folder")
-        return [Job(Recording(path, str(path)), path.relative_to(name)) for path in found]
+        return [_in_folder(path, path.relative_to(name)) for path in found]
     if name.endswith(".jsonl"):
         # Ids may hold anything; as names of files they must stay inside the folder.
         utterances = manifest.read_manifest(name)
-        return [Job(Recording.of(u), Path(_file_name(u.id))) for u in utterances]
+        return [Job(Recording.of(u), Path(_file_name(u.id)), u.id, place) for place, u in enumerate(utterances)]
     # A pipe can be read once, and only by this process.
-    return [Job(Recording(sound_files.rewindable(name, max_duration_s), name), Path(Path(name).name))]
+    base = Path(name).name
+    return [Job(Recording(sound_files.rewindable(name, max_duration_s), name), Path(base), base)]
+
+
+def _in_folder(path: Path, relative: Path) -> Job:
+    name = relative.as_posix()
+    return Job(Recording(path, str(path)), relative, name, zlib.crc32(os.fsencode(name)))
 
 
 def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Recording:
@@ -114,7 +128,8 @@ def _channels(job: Job) -> list[Job]:
     for channel in range(count):
         name = f"{job.item.name} (channel {channel + 1})"
         output = job.output.with_name(f"{job.output.stem}.ch{channel + 1}{job.output.suffix or '.id'}")
-        jobs.append(Job(dataclasses.replace(job.item, name=name, channel=channel), output))
+        item = dataclasses.replace(job.item, name=name, channel=channel)
+        jobs.append(dataclasses.replace(job, item=item, output=output, id=f"{job.id}.ch{channel + 1}"))
     return jobs
 
 

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, Unpack, overload
 
@@ -29,7 +29,7 @@ from asr.recognize.language_models import Context
 from asr.recognize.loading import load_any
 from asr.recognize.option_sources import choose
 from asr.recognize.options import Decoding, DecodingOptions
-from asr.recognize.pipeline import Pipeline, cut_batches
+from asr.recognize.pipeline import Pipeline, Result, cut_batches
 from asr.recognize.readable import with_written
 from asr.recognize.readers import ReadingPlan, ReadRecording, read_recordings
 from asr.recognize.recording import Heard, Recording, RecordingReader, source_name
@@ -44,6 +44,8 @@ WINDOW_ITEMS = 64
 
 AudioSource: TypeAlias = "str | os.PathLike[str] | BinaryIO | np.ndarray | Utterance | Recording"
 """What can be transcribed."""
+TranscribeMany: TypeAlias = "Callable[[Sequence[Recording]], Iterator[Result]]"
+"""Each recording with its transcript or error, in any order."""
 
 
 class Recognizer(Engine):
@@ -205,7 +207,7 @@ class Recognizer(Engine):
         sample_rate_hz: int | None = None,
         progress: bool = False,
         readers: int | None = 0,
-    ) -> Iterator[tuple[Recording, Transcript | AudioError]]:
+    ) -> Iterator[Result]:
         """Transcribe recordings in batches, in order; one that fails gives its error in its place.
 
         A list is read ahead of the network; recordings of any other iterable are taken one at a time.
@@ -224,10 +226,24 @@ class Recognizer(Engine):
         most_s, most_items = WINDOW_S * scale, WINDOW_ITEMS * scale
         plan = ReadingPlan(long_audio.LONG_S, most_s, gpu=self.backend.on_gpu, processes=readers)
         readings = read_recordings(self.reader, sources, sample_rate_hz, plan)
+        with contextlib.closing(readings):
+            yield from self.transcribe_readings(readings, most_s, most_items, progress=progress)
+
+    def transcribe_readings(
+        self, readings: Iterable[ReadRecording], most_s: float, most_items: float, *, progress: bool = False
+    ) -> Iterator[Result]:
+        """Transcribe recordings that are read already, in order; one with an error gives it in its place.
+
+        Args:
+            readings: recordings with samples ``(S,)`` float32 at the model's rate, or the error of reading them. With
+                ``TooLongError`` a recording is read here, in constant memory.
+            most_s, most_items: seconds and recordings that are sorted by length and cut into batches together.
+            progress: as for ``transcribe_many``.
+        """
         overlap = self.overlap and not self.decoder.closed  # they may need the network again
         window: list[ReadRecording] = []
         window_s = 0.0
-        with contextlib.closing(readings), Pipeline(self, self._decode, overlap=overlap) as pipeline:
+        with Pipeline(self, self._decode, overlap=overlap) as pipeline:
             for item, samples in readings:
                 if isinstance(samples, TooLongError):
                     yield from pipeline.accept(window)

@@ -19,15 +19,14 @@ from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-from asr.config import loader
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, AudioError, ConfigError, ManifestError
-from asr.files import atomic, check_output, file_sha256
+from asr.files import atomic, check_output
 from asr.recognize import batch_inputs
-from asr.recognize.options import PLACES
-from asr.recognize.recognizer import Recognizer
+from asr.recognize.recognizer import Recognizer, TranscribeMany
 from asr.recognize.recording import Recording
+from asr.recognize.run_identity import describe_run
 from asr.train.second_opinions import LabelSpeller, Opinion, compare_opinions, read_opinion
 
 _LEAST_CONFIDENCE = 0.9
@@ -98,6 +97,7 @@ def label_recordings(
     agree_with: Sequence[Recognizer | str | os.PathLike[str]] = (),
     most_disagreement: float = 0.1,
     take: str = "own",
+    transcribe: TranscribeMany | None = None,
 ) -> Labels:
     """Transcribe recordings and write those that the model is sure of as a manifest to train on.
 
@@ -111,6 +111,8 @@ def label_recordings(
         speaker: of recordings that name none.
         resume: go on from ``OUTPUT.part``, if there is one.
         force: write over an ``output`` that is there already; a manifest may have been corrected by hand.
+        transcribe: another way to transcribe with the same model and options, such as ``RayEngine.transcribe_many``.
+            Models of second opinions transcribe here.
 
     Raises ``OutputError`` for such an output; ``ConfigError`` for a number out of range, what an earlier run has
     left without ``resume`` or of other models, a file that cannot be written, a second opinion on other utterances, or
@@ -131,7 +133,7 @@ def label_recordings(
     files = iter([read_opinion(os.fspath(other)) for other in agree_with if not isinstance(other, Recognizer)])
     found = Labels()
     recordings = _recordings(inputs, found.failures)
-    heard = _transcribed(recognizer, recordings, parts[0], found.failures)
+    heard = _transcribed(recognizer, recordings, parts[0], found.failures, transcribe)
     ids = {place: utterance.id for place, utterance in recordings.items()}
     by_model = iter(zip(models[1:], parts[1:], strict=True))
     opinions = []
@@ -156,13 +158,18 @@ def label_recordings(
 
 
 def _transcribed(
-    recognizer: Recognizer, recordings: Mapping[Place, Utterance], part: Path, failures: list[str]
+    recognizer: Recognizer,
+    recordings: Mapping[Place, Utterance],
+    part: Path,
+    failures: list[str],
+    transcribe: TranscribeMany | None = None,
 ) -> dict[Place, dict[str, Any]]:
     """What a model writes for each recording, from ``part`` where it stands there; new records go there at once."""
-    header = _header(recognizer)
+    header = describe_run(recognizer)
     heard = _read(part, header)
     waiting = {u.id: place for place, u in recordings.items() if place not in heard}
-    results = recognizer.transcribe_many(Recording.of(recordings[place]) for place in waiting.values())
+    items = [Recording.of(recordings[place]) for place in waiting.values()]
+    results = (transcribe or recognizer.transcribe_many)(items)
     _write(part, [header, *heard.values()], "w")
     for item, result in tqdm(results, total=len(waiting), desc="labelling", disable=None, leave=False):
         if isinstance(result, AudioError):
@@ -281,26 +288,6 @@ def _place(utterance: Utterance) -> Place:
     end = "" if utterance.end_s is None else utterance.end_s
     channel = "" if utterance.channel is None else f" {utterance.channel}"
     return f"{os.path.realpath(utterance.audio)} {utterance.start_s} {end}{channel}"
-
-
-def _header(recognizer: Recognizer) -> dict[str, Any]:
-    """What the transcripts depend on: models and options by name, weights and files by content."""
-    options = recognizer.decoder.options
-    models = [str(r.model.path.absolute()) for r in (recognizer, *recognizer.also)]
-    files = [*models, *(value for name in PLACES if (value := getattr(options, name)))]
-    tree = {
-        "models": models,
-        "decoding": loader.to_dict(options),
-        "content": [_digests(Path(file)) for file in files],
-    }
-    same: dict[str, Any] = json.loads(json.dumps(tree))  # tuples as JSON gives them back
-    return same
-
-
-def _digests(path: Path) -> list[str]:
-    """Checksums of a file, or of what a model directory is made of; its logs are not."""
-    files = [path] if os.path.isfile(path) else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt"))
-    return [file_sha256(file) for file in files]
 
 
 def _write(part: Path, records: Iterable[dict[str, Any]], mode: str) -> None:

@@ -1,0 +1,124 @@
+"""Parts of results: whole or not at all, every recording once."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from asr.errors import ConfigError, OutputError
+from asr.recognize import result_parts
+from asr.recognize.result_parts import Parts, read_results
+
+RUN = {"models": ["m"], "decoding": {}}
+
+
+def line(id, text="A"):
+    return json.dumps({"id": id, "text": text, "duration_s": 1.0, "words": []}).encode() + b"\n"
+
+
+def write(folder, ids, **options):
+    with Parts(folder, RUN, **options) as parts:
+        for id in ids:
+            parts.add(id, line(id))
+
+
+def ids(folder):
+    return sorted(result["id"] for result in read_results(folder))
+
+
+@pytest.mark.parametrize("format", result_parts.FORMATS)
+def test_results_come_back_and_parts_hold_as_many_as_asked(tmp_path, format):
+    if format == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: ray)")
+    names = [f'id {number} ö"/\\' for number in range(7)]
+    write(tmp_path, names, format=format, part_recordings=3)
+    assert ids(tmp_path) == sorted(names)
+    assert len([name for name in os.listdir(tmp_path) if name.startswith("part-")]) == 3
+    with Parts(tmp_path, RUN, format=format, resume=True) as parts:
+        assert parts.done == set(names)
+        assert not parts.add(names[0], line(names[0]))
+
+
+def test_a_part_is_written_after_a_while(tmp_path):
+    with Parts(tmp_path, RUN, part_s=0.0) as parts:
+        parts.add("a", line("a"))
+        assert ids(tmp_path) == ["a"]
+
+
+def test_the_same_part_written_twice_is_one_file(tmp_path):
+    write(tmp_path, ["a", "b"])
+    os.rename(tmp_path, other := tmp_path.with_name("other"))
+    write(tmp_path, ["b", "a"])
+    assert {n for n in os.listdir(tmp_path) if "part" in n} == {n for n in os.listdir(other) if "part" in n}
+
+
+def test_what_two_runs_wrote_twice_is_removed_on_resume(tmp_path):
+    write(tmp_path, ["a", "b", "c"])
+    for pair in (["b", "c"], ["c", "d"]):
+        write(tmp_path.with_name("second"), pair, resume=True)
+    for name in os.listdir(tmp_path.with_name("second")):
+        os.replace(tmp_path.with_name("second") / name, tmp_path / name)
+    assert ids(tmp_path) == ["a", "b", "b", "c", "c", "d"]
+    with Parts(tmp_path, RUN, resume=True) as parts:
+        assert parts.done == {"a", "b", "c", "d"}
+    assert ids(tmp_path) == ["a", "b", "c", "d"]
+
+
+def test_results_are_kept_without_resume_and_replaced_with_force(tmp_path):
+    write(tmp_path, ["a"])
+    with pytest.raises(OutputError, match="got one with results; go on with --resume, replace them with --force"):
+        Parts(tmp_path, RUN)
+    write(tmp_path, ["b"], force=True)
+    assert ids(tmp_path) == ["b"]
+
+
+def test_results_of_other_options_are_refused(tmp_path):
+    write(tmp_path, ["a"])
+    with pytest.raises(ConfigError, match="expected results of the same models and options, got other models"):
+        Parts(tmp_path, RUN | {"models": ["other"]}, resume=True)
+
+
+def test_parts_of_another_command_are_refused(tmp_path):
+    (tmp_path / "part-1.jsonl").write_text("{}\n")
+    with pytest.raises(OutputError, match=r"got parts without run\.json"):
+        Parts(tmp_path, RUN, resume=True)
+
+
+def test_a_part_that_was_cut_short_is_named(tmp_path):
+    write(tmp_path, ["a", "b"])
+    part = next(tmp_path.glob("part-*"))
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(OutputError, match=rf"{part.name}: expected a part with an id in each line.*remove the file"):
+        Parts(tmp_path, RUN, resume=True)
+
+
+def test_two_commands_do_not_write_to_one_folder(tmp_path):
+    with Parts(tmp_path, RUN), pytest.raises(OutputError, match="another command is writing results to it"):
+        Parts(tmp_path, RUN, resume=True)
+
+
+def test_processes_that_share_recordings_write_to_one_folder(tmp_path):
+    with Parts(tmp_path, RUN, shared=True) as one, Parts(tmp_path, RUN, shared=True) as other:
+        one.add("a", line("a"))
+        other.add("b", line("b"))
+    assert ids(tmp_path) == ["a", "b"]
+
+
+def test_an_error_in_the_middle_keeps_what_is_done(tmp_path):
+    def fail_after(ids):
+        with Parts(tmp_path, RUN) as parts:
+            for id in ids:
+                parts.add(id, line(id))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after(["a"])
+    assert ids(tmp_path) == ["a"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/out: cannot make the output folder"):
+        Parts(tmp_path / "file" / "out", RUN)

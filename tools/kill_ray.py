@@ -1,0 +1,210 @@
+"""Kills actors, machines and drivers of ``asr transcribe --engine ray``, and checks that every result is there once.
+
+    python tools/kill_ray.py WORK [--times 20] [--kinds actor node driver] [--recordings 500] [--model an4]
+
+WORK gets synthetic recordings, the results of an undisturbed run, and ``kills.jsonl`` with a line for each kill. The
+command goes on from there if it is started again. Ray runs as two machines of one processor each, on this one. A kill
+comes at a random moment of the work; one that comes after the end is tried again. Exits with 1 if a result is missing,
+there twice or other than in the undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from asr.recognize.result_parts import read_results
+
+RATE_HZ = 16000
+STORE_BYTES = 200_000_000
+KINDS = ("actor", "node", "driver")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--times", type=int, default=20, help="kills of each kind")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--recordings", type=int, default=500)
+    parser.add_argument("--model", default="an4")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    speech = args.work / "speech"
+    write_speech(speech, args.recordings)
+    cluster = TwoMachines()
+    try:
+        trial = Trial(cluster, speech, args.work, args.model)
+        started = time.monotonic()
+        trial.expected = trial.undisturbed()
+        trial.seconds = time.monotonic() - started
+        return run_trials(trial, args)
+    finally:
+        cluster.close()
+
+
+def run_trials(trial: Trial, args: argparse.Namespace) -> int:
+    """Kill until there are enough of each kind; print what each kind led to."""
+    report = args.work / "kills.jsonl"
+    lines = report.read_text().splitlines() if report.exists() else []
+    known = [json.loads(line) for line in lines]
+    rng = random.Random(args.seed + len(known))
+    todo = [kind for kind in args.kinds for _ in range(args.times - sum(one["kind"] == kind for one in known))]
+    for kind in tqdm(todo, desc="killing", disable=None):
+        while (result := trial.run(kind, rng)) is None:
+            pass  # it had ended before
+        known.append(result)
+        with report.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+    for kind in args.kinds:
+        found = [one for one in known if one["kind"] == kind]
+        good = sum(one["missing"] == one["twice"] == one["other"] == 0 for one in found)
+        print(f"{kind}: {good} of {len(found)} kills left every one of {len(trial.expected)} results once")
+    return int(any(one["missing"] or one["twice"] or one["other"] for one in known))
+
+
+class TwoMachines:
+    """Ray on two machines of one processor each, on this one."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        size = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+        self._cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+        self._size = size
+        self._second = self._cluster.add_node(**size)
+        self.address = self._cluster.address
+
+    def kill_machine(self) -> None:
+        """End the second machine at once."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def replace_machine(self) -> None:
+        """Put another in its place."""
+        self._second = self._cluster.add_node(**self._size)
+
+    def actors(self) -> list[int]:
+        """Processes of actors with a model: descendants of this process by their title."""
+        parents, titled = {}, []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+                if b"RayRecognizer" in (place / "cmdline").read_bytes():
+                    titled.append(int(place.name))
+            except (OSError, IndexError, ValueError):
+                continue  # it has ended
+
+        def ours(process: int) -> bool:
+            while process > 1 and process != os.getpid():
+                process = parents.get(process, 0)
+            return process == os.getpid()
+
+        return [process for process in titled if ours(process)]
+
+    def close(self) -> None:
+        """End Ray."""
+        self._cluster.shutdown()
+
+
+class Trial:
+    """Transcribes a folder and kills something meanwhile."""
+
+    def __init__(self, cluster: TwoMachines, speech: Path, work: Path, model: str) -> None:
+        self.cluster, self.speech, self.work, self.model = cluster, speech, work, model
+        self.expected: dict[str, str] = {}
+        self.seconds = 0.0
+        """Of the undisturbed run."""
+
+    def undisturbed(self) -> dict[str, str]:
+        """Texts by id."""
+        out = self.work / "undisturbed"
+        shutil.rmtree(out, ignore_errors=True)
+        driver = self._start(out)
+        if driver.wait() != 0:
+            raise SystemExit(f"the undisturbed run failed: see {self.work / 'driver.log'}")
+        return {result["id"]: result["text"] for result in read_results(out)}
+
+    def run(self, kind: str, rng: random.Random) -> dict[str, Any] | None:
+        """What was wrong after a kill; None where the work had ended before it."""
+        out = self.work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        driver = self._start(out)
+        while not self.cluster.actors() and driver.poll() is None:
+            time.sleep(0.05)
+        wait_s = rng.uniform(0, 0.8 * self.seconds)
+        ends = time.monotonic() + wait_s
+        while time.monotonic() < ends and driver.poll() is None:
+            time.sleep(0.02)
+        if driver.poll() is not None:
+            return None
+        actors = self.cluster.actors()
+        if kind == "actor":
+            if not actors:
+                driver.wait()
+                return None
+            os.kill(rng.choice(actors), signal.SIGKILL)
+        elif kind == "node":
+            self.cluster.kill_machine()
+        else:
+            driver.kill()
+        status = driver.wait()
+        parts = len(list(out.glob("part-*")))
+        if kind == "driver":
+            status = self._start(out, "--resume").wait()
+        if kind == "node":
+            self.cluster.replace_machine()
+        return {"kind": kind, "after_s": round(wait_s, 2), "parts_then": parts, "status": status} | self._compare(out)
+
+    def _compare(self, out: Path) -> dict[str, int]:
+        found = list(read_results(out))
+        counts = Counter(result["id"] for result in found)
+        texts = {result["id"]: result["text"] for result in found}
+        return {
+            "missing": len(self.expected.keys() - texts.keys()),
+            "twice": sum(count > 1 for count in counts.values()),
+            "other": sum(texts[id] != self.expected.get(id) for id in texts),
+        }
+
+    def _start(self, out: Path, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "asr.cli", "transcribe", str(self.speech), "--output", str(out)]
+        command += ["--engine", "ray", "--ray-address", self.cluster.address, "--model", self.model, "--device", "cpu"]
+        # Parts of a few seconds' work: else there would be none to keep when the driver dies.
+        command += ["--part-recordings", "50"]
+        with open(self.work / "driver.log", "ab") as log:
+            return subprocess.Popen([*command, *more], stdout=log, stderr=log)
+
+
+def write_speech(folder: Path, count: int) -> None:
+    """Chords with pauses, 2 to 4 seconds each: enough for a model to spell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        path = folder / f"{number:05}.wav"
+        if path.exists():
+            continue
+        rng = np.random.default_rng(number)
+        samples = np.zeros(int(rng.uniform(2, 4) * RATE_HZ))
+        at = 0
+        while at < len(samples):
+            time_s = np.arange(min(int(rng.uniform(0.06, 0.25) * RATE_HZ), len(samples) - at)) / RATE_HZ
+            for hz in rng.uniform(150, 3500, 3):
+                samples[at : at + len(time_s)] += 0.15 * np.sin(2 * np.pi * hz * time_s)
+            at += len(time_s) + int(rng.choice([0, 0.03, 0.2]) * RATE_HZ)
+        soundfile.write(path, samples, RATE_HZ, subtype="PCM_16")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
