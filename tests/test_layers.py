@@ -38,7 +38,7 @@ export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs sta
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: rescoring options option_sources decoder phrase_lists readable engine waiting_samples stream stream_batch
 recognize: pipeline phrase_answers recognizer
-recognize: gradual batch_inputs batch run_identity result_parts ray_stages ray_cluster ray_engine archive
+recognize: gradual batch_inputs batch run_identity result_places result_parts ray_stages ray_cluster ray_engine archive
 export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report

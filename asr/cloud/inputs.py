@@ -7,6 +7,7 @@ and say what to do.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -134,6 +135,21 @@ def write_whole(url: str, data: bytes) -> None:
         repeat(lambda: _sftp_write(where, data), url)
     else:
         repeat(lambda: where.service.pipe_file(where.path, data), url)
+
+
+def remove_object(url: str) -> None:
+    """Remove the object at ``url``, if it is there. Raises ``CloudError``."""
+    where = locate(url)
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if where.scheme == "sftp":
+                with where.service.channel() as channel:
+                    channel.remove(where.path)
+            else:
+                where.service.rm_file(where.path)
+
+    repeat(remove, url)
 
 
 def _is_folder(where: Location) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import time
@@ -52,7 +53,7 @@ def transcribe_archive(
     Args:
         inputs: see ``asr.recognize.batch_inputs.find_jobs``. The id of a recording is that of its manifest, or its path
             relative to its folder.
-        output: the folder. Its files are described in ``asr.recognize.result_parts``.
+        output: the folder, or its URL (extra ``cloud``). Its files are described in ``asr.recognize.result_parts``.
         engine: ``local``: this machine. ``ray``: Ray at ``ray_address``; see ``asr.recognize.ray_engine.RayEngine``.
         jobs: processes with a model. None: one on this machine; on Ray one for each GPU or else each processor.
         parts: ``jsonl``, or ``parquet``, which needs pyarrow.
@@ -89,9 +90,10 @@ def transcribe_archive(
         finally:
             folder.flush()
             folder.write_failures(failures, f"failures{suffix}.jsonl")
-    outcome.failures = [text for _, text in failures]
-    outcome.seconds = time.perf_counter() - started
-    batch.write_summary(Path(output) / f"summary{suffix}.json", outcome)
+            outcome.failures = [text for _, text in failures]
+            outcome.seconds = time.perf_counter() - started
+            summary = json.dumps(outcome.to_dict(), indent=2, ensure_ascii=False) + "\n"
+            folder.write_file(f"summary{suffix}.json", summary)
     return outcome
 
 

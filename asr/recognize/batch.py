@@ -148,7 +148,7 @@ def transcribe_files(
             outcome.audio_s += result.duration_s
     outcome.seconds = time.perf_counter() - started
     if output_dir:
-        write_summary(output_dir / summary, outcome)
+        _write_summary(output_dir / summary, outcome)
     return outcome
 
 
@@ -282,8 +282,7 @@ def _run_worker(items: Sequence[Recording]) -> list[Result]:
     return list(_worker.transcribe_many(items))
 
 
-def write_summary(path: Path, outcome: Outcome) -> None:
-    """Replace the counts of a folder; where that fails, the outcome says so."""
+def _write_summary(path: Path, outcome: Outcome) -> None:
     try:
         write_json(path, outcome.to_dict())
     except AsrError as error:

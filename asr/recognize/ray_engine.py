@@ -26,9 +26,9 @@ from asr.recognize.recording import Recording
 
 BATCHES = 4
 """Batches of the network in a block: they are cut out of it by length."""
-MOST_ROWS = 64
+BLOCK_ROWS = 64
 """Recordings that a task reads."""
-SHARES = 8
+BLOCKS_PER_ACTOR = 8
 """Blocks for each actor, at least, so that all end at about the same time."""
 WINDOW = 500_000
 """Recordings of one execution of Ray Data: so many are in memory at once."""
@@ -131,7 +131,7 @@ class RayEngine:
         context.max_consecutive_actor_init_deaths = 3
         context.execution_no_progress_timeout_s = -1  # a recording may take hours
         context.target_max_block_size = round(block_s * self.recognizer.sample_rate_hz * 4)
-        rows = 1 if alone else max(1, min(MOST_ROWS, -(-len(waiting) // (SHARES * room.actors))))
+        rows = 1 if alone else max(1, min(BLOCK_ROWS, -(-len(waiting) // (BLOCKS_PER_ACTOR * room.actors))))
         tables = map(ray_stages.work_table, _cut(waiting.items(), rows))
         with ray.data.DataContext.current(context):
             read = ray.data.from_arrow(list(tables)).map_batches(

@@ -86,7 +86,7 @@ def archived(speech, model_dir, output, **options):
 def rows_of_one():
     """Blocks of one recording each, so that a few recordings are many tasks."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(ray_engine, "MOST_ROWS", 1)
+    patch.setattr(ray_engine, "BLOCK_ROWS", 1)
     yield
     patch.undo()
 
@@ -123,7 +123,7 @@ import ray
 sys.path.insert(0, sys.argv[1])
 import mortal_actors
 from asr.recognize import archive, ray_engine
-ray_engine.MOST_ROWS = 1
+ray_engine.BLOCK_ROWS = 1
 ray_engine.RayRecognizer = mortal_actors.GatedRecognizer
 _, _, address, speech, model, output = sys.argv
 archive.transcribe_archive([speech], output, engine="ray", ray_address=address, model=model, device="cpu",

@@ -28,7 +28,7 @@ def ids(folder):
     return sorted(result["id"] for result in read_results(folder))
 
 
-@pytest.mark.parametrize("format", result_parts.FORMATS)
+@pytest.mark.parametrize("format", result_parts.PART_FORMATS)
 def test_results_come_back_and_parts_hold_as_many_as_asked(tmp_path, format):
     if format == "parquet":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: ray)")
@@ -44,7 +44,30 @@ def test_results_come_back_and_parts_hold_as_many_as_asked(tmp_path, format):
 def test_a_part_is_written_after_a_while(tmp_path):
     with Parts(tmp_path, RUN, part_s=0.0) as parts:
         parts.add("a", line("a"))
-        assert ids(tmp_path) == ["a"]
+        assert len(parts.names()) == 1
+
+
+def test_results_at_a_url_are_resumed_and_mended():
+    pytest.importorskip("fsspec", reason="fsspec is not installed (extra: cloud)")
+    url = "memory://results/one"
+    write(url, ["a", "b", "c"], part_recordings=2)
+    write("memory://results/two", ["c", "d"])
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for name in store.ls("/results/two", detail=False):
+        if "part-" in name:
+            store.copy(name, name.replace("two", "one"))
+    assert ids(url) == ["a", "b", "c", "c", "d"]
+    with pytest.raises(OutputError, match="memory://results/one/: expected a new folder"):
+        Parts(url, RUN)
+    write(url, ["d", "e"], resume=True)
+    assert ids(url) == ["a", "b", "c", "d", "e"]
+
+
+def test_a_web_server_is_no_place_for_results():
+    with pytest.raises(ConfigError, match="https://host/out: expected a folder that can be written"):
+        Parts("https://user:password@host/out", RUN)
 
 
 def test_the_same_part_written_twice_is_one_file(tmp_path):
