@@ -132,9 +132,10 @@ class RayEngine:
         context.execution_no_progress_timeout_s = -1  # a recording may take hours
         context.target_max_block_size = round(block_s * self.recognizer.sample_rate_hz * 4)
         rows = 1 if alone else max(1, min(BLOCK_ROWS, -(-len(waiting) // (BLOCKS_PER_ACTOR * room.actors))))
-        tables = map(ray_stages.work_table, _cut(waiting.items(), rows))
+        tables = [ray_stages.work_table(part) for part in _cut(waiting.items(), rows)]
+        actors = min(room.actors, len(tables))
         with ray.data.DataContext.current(context):
-            read = ray.data.from_arrow(list(tables)).map_batches(
+            read = ray.data.from_arrow(tables).map_batches(
                 BlockReader(self.recognizer.reader, block_s, long_audio.LONG_S),
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=ray_cluster.READER_CPUS,
                 max_retries=3,
@@ -142,7 +143,7 @@ class RayEngine:
             found = read.map_batches(
                 RayRecognizer, fn_constructor_args=(self.options, lines, None if room.gpu else 1),
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
-                compute=ray.data.ActorPoolStrategy(size=room.actors, max_tasks_in_flight_per_actor=1 if alone else 2),
+                compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1 if alone else 2),
                 num_cpus=1 - ray_cluster.READER_CPUS, num_gpus=1 if room.gpu else 0, memory=self._memory_bytes(),
                 max_restarts=100, max_task_retries=1,
             )  # fmt: skip

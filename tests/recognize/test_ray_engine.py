@@ -24,6 +24,7 @@ from asr.recognize.result_parts import read_results
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra: ray)")
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1800)  # Ray starts a dozen processes of Python
 COUNT = 24
 STORE_BYTES = 100_000_000
 
