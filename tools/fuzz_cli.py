@@ -97,6 +97,7 @@ HEAVY_VERBS = """
 warm-up
 transcribe data/a.wav --model model
 transcribe data --model model --format json --output-dir out
+transcribe data --model model --output parts --resume
 transcribe - --model model --raw-rate 16000
 transcribe data/a.wav --model model --lm words.arpa
 transcribe data/a.wav --model model --lm words.safetensors
