@@ -36,6 +36,8 @@ ROUNDS = 3
 """Times that a recording is sent: its tasks may be lost with their machine, or its audio may end the process."""
 ALONE = 2000
 """Most recordings that are sent again each in a block of its own, so that one that ends a process fails alone."""
+STALL_S = 4 * 3600
+"""Seconds without a result after which work ends: a recording of a day takes less."""
 BASE_BYTES = 600_000_000
 """Memory of a process beside the weights: the interpreter, the libraries, a batch."""
 SAMPLE_PATHS = 16
@@ -90,6 +92,7 @@ class RayEngine:
     def _window(
         self, waiting: dict[int, NamedRecording], room: ray_cluster.Capacity, lines: bool
     ) -> Iterator[RayResult]:
+        from ray.data.exceptions import ExecutionTimeoutError
         from ray.exceptions import RayError
 
         reason = ""
@@ -100,6 +103,11 @@ class RayEngine:
                     if waiting.pop(result.number, None) is None:
                         continue  # the task ran twice
                     yield _checked(result)
+            except ExecutionTimeoutError as error:
+                raise AsrError(
+                    f"Ray gave no result for {STALL_S / 3600:g} hours: machines are gone, or have no room (ray status "
+                    "on the head shows both); with the same command and --resume the work goes on"
+                ) from error
             except RayError as error:
                 reason = " ".join(str(error).split())[:300]
                 if attempt and len(waiting) == before:
@@ -129,7 +137,7 @@ class RayEngine:
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # their recordings are missed and sent again
         context.max_consecutive_actor_init_deaths = 3
-        context.execution_no_progress_timeout_s = -1  # a recording may take hours
+        context.execution_no_progress_timeout_s = STALL_S
         context.target_max_block_size = round(block_s * self.recognizer.sample_rate_hz * 4)
         rows = 1 if alone else max(1, min(BLOCK_ROWS, -(-len(waiting) // (BLOCKS_PER_ACTOR * room.actors))))
         tables = [ray_stages.work_table(part) for part in _cut(waiting.items(), rows)]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mortal_actors import LATE, DoomedRecognizer, GatedRecognizer, MortalRecognizer
+from mortal_actors import LATE, DoomedRecognizer, GatedRecognizer, MortalRecognizer, StillbornRecognizer
 
-from asr.errors import AudioError, ConfigError
+from asr.errors import AsrError, AudioError, ConfigError
 from asr.recognize import archive, batch_inputs, ray_cluster, ray_engine, ray_stages
 from asr.recognize.ray_engine import RayEngine
 from asr.recognize.ray_stages import NamedRecording
@@ -116,6 +116,14 @@ def test_a_recording_that_kills_every_actor_fails_alone(
     assert texts(tmp_path / "out") == {id: text for id, text in expected.items() if id != f"{LATE}.wav"}
     assert sorted(failure["id"] for failure in failures(tmp_path / "out")) == ["00.wav", f"{LATE}.wav"]
     assert any("died, 3 times (out of memory?)" in failure for failure in outcome.failures)
+
+
+def test_actors_that_cannot_load_the_model_end_the_work_with_advice(
+    cluster, speech, model_dir, tmp_path, monkeypatch, rows_of_one
+):
+    monkeypatch.setattr(ray_engine, "RayRecognizer", StillbornRecognizer)
+    with pytest.raises(AsrError, match=r"die before they recognise anything: .*; if memory ran out, use fewer --jobs"):
+        archived(speech, model_dir, tmp_path / "out", jobs=1)
 
 
 DRIVER = """
