@@ -14,13 +14,13 @@ import asr
 ROOT = Path(__file__).parents[1]
 ORDER = """
 errors terminal files transcript subtitles formats plotting
+cloud: addresses retries filesystems remote_objects range_reader inputs input_cache
 config: arguments child_processes cpus ranks loader ranges keys training_sections sections language
-cloud: addresses retries filesystems remote_objects range_reader inputs
 audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
-data: distort manifest source_shares splice sample_cache shard_index shard_set shard_writer
+data: distort manifest source_shares splice sample_cache shard_index shard_set shard_writer remote_files
 data: batch_maker labels crew_child crew batch_plan batches sharded_batches feeding
 data: findings preflight shard_check
 data: voices synth
@@ -38,7 +38,8 @@ export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs sta
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
 recognize: rescoring options option_sources decoder phrase_lists readable engine waiting_samples stream stream_batch
 recognize: pipeline phrase_answers recognizer
-recognize: gradual batch_inputs batch run_identity result_places result_parts ray_stages ray_cluster ray_engine archive
+recognize: gradual batch_inputs fetched_chunks batch run_identity result_places result_parts ray_stages ray_cluster
+recognize: ray_engine archive
 export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr.audio import pyav
-from asr.errors import AudioError
+from asr.cloud.addresses import without_secrets
+from asr.errors import AudioError, CloudError
 from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES
+
+if TYPE_CHECKING:
+    from asr.cloud.inputs import RemoteFile
 
 
 def find_audio_files(folder: str | os.PathLike[str], problems: list[str] | None = None) -> list[Path]:
@@ -48,6 +53,32 @@ def find_audio_files(folder: str | os.PathLike[str], problems: list[str] | None 
     if problems is not None:
         problems += sorted(told)
     return sorted(found)
+
+
+def find_remote_audio(url: str, problems: list[str]) -> list[RemoteFile]:
+    """Audio files below the folder ``url``, sorted by their paths; see ``find_audio_files``.
+
+    ``problems`` gets a message for each film that needs PyAV, and for each name that would lead out of a folder.
+    Raises ``AudioError`` if the folder cannot be listed.
+    """
+    from asr.cloud.inputs import list_inputs
+
+    films = () if pyav.pyav_is_installed() else FILM_SUFFIXES
+    found = []
+    try:
+        for file in list_inputs(url):
+            name = file.path.lower()
+            shown = without_secrets(file.url)
+            if name.endswith(films):
+                problems.append(f"{shown}: left out: films and other formats need PyAV: pip install av")
+            elif name.endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
+                if ".." in file.path.split("/") or "\0" in file.path:
+                    problems.append(f"{shown}: left out: expected a path below the folder; rename the object")
+                else:
+                    found.append(file)
+    except CloudError as error:
+        raise AudioError(str(error)) from error
+    return sorted(found, key=lambda file: file.path)
 
 
 def _is_special(path: Path) -> bool:

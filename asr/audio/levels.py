@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from asr.audio import read, samples
+from asr.cloud.addresses import without_secrets
 from asr.errors import AudioError
 
 SILENT_PEAK = 1e-3
@@ -138,7 +139,8 @@ def _measure(name: str, channel: int | None, meters: Sequence[Meter], opened: Ca
         return len(meters)
     for meter in meters:
         if not at:
-            meter.error = f"{name}: expected audio, got no samples"
+            meter.error = f"{without_secrets(name)}: expected audio, got no samples"
         elif not meter.samples:
-            meter.error = f"{name}: the utterance starts at {meter.start_s:g} s, the audio ends at {at / rate_hz:.3f} s"
+            ends = f"the audio ends at {at / rate_hz:.3f} s"
+            meter.error = f"{without_secrets(name)}: the utterance starts at {meter.start_s:g} s, {ends}"
     return len(meters)

@@ -20,7 +20,8 @@ from asr.audio import pyav
 from asr.audio.headers import Reader, argument, check_header, check_rate, mpeg_sync, truncated
 from asr.audio.pipes import in_memory
 from asr.audio.samples import Array, Samples, as_columns, mono_block, scaled
-from asr.errors import AudioError, ForeignError
+from asr.cloud.addresses import is_url, without_secrets
+from asr.errors import AudioError, CloudError, ForeignError
 
 _BLOCK_VALUES = 2**20
 _UNKNOWN_SAMPLES = 2**63 - 1  # libsndfile's SF_COUNT_MAX: the header gives no length
@@ -121,6 +122,8 @@ def rewindable(source: Any, max_duration_s: float | None = None) -> Any:
 
     What reads a recording more than once begins with this. Raises ``AudioError`` as ``load_audio``.
     """
+    if is_url(source):
+        return source
     if isinstance(source, str | os.PathLike):
         try:
             if not stat.S_ISFIFO(os.stat(source).st_mode):
@@ -140,9 +143,9 @@ def _rewindable(pipe: Any, name: str, max_duration_s: float | None) -> Any:
 
 
 def audio_name(source: Any) -> str:
-    """What messages call a source: its path, the file object's name, or its type."""
+    """What messages call a source: its path, its URL without secrets, the file object's name, or its type."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        return without_secrets(os.fspath(source))
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else f"<{type(source).__name__}>"
 
@@ -163,6 +166,8 @@ def _naming(name: str, raw: Reader) -> Iterator[None]:
     except (soundfile.SoundFileError, OSError, TypeError, ValueError, MemoryError) as error:
         raise AudioError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
     finally:
+        if isinstance(raw.error, CloudError):  # which names the URL
+            raise AudioError(str(raw.error)) from raw.error
         if raw.error is not None:
             raise AudioError(f"{name}: cannot be read: {raw.error or type(raw.error).__name__}") from raw.error
 
@@ -181,12 +186,16 @@ def _binary(source: Any, name: str, max_duration_s: float | None) -> Iterator[Re
             raise AudioError(f"{name}: expected a binary file (open(path, 'rb'), sys.stdin.buffer), got a text file")
         seekable = source.seekable() if hasattr(source, "seekable") else hasattr(source, "seek")
         raw = Reader(source if seekable else in_memory(source, name, max_duration_s))
+    except CloudError as error:
+        raise AudioError(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: the file is closed
         raise AudioError(f"{name}: cannot be read: {error}") from error
     yield raw
 
 
 def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    if is_url(path):
+        return _open_url(str(path))
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
@@ -197,6 +206,15 @@ def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
         raise AudioError(f"{name}: cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a device or socket"
     raise AudioError(f"{name}: expected an audio file, got {kind}")
+
+
+def _open_url(url: str) -> BinaryIO:
+    from asr.cloud.input_cache import open_cached  # what it needs is imported when a URL comes
+
+    try:
+        return open_cached(url)
+    except CloudError as error:
+        raise AudioError(str(error)) from error
 
 
 def mono_blocks(audio: OpenAudio, start: int, stop: int | None) -> Iterator[Samples]:

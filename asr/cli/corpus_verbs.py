@@ -13,7 +13,7 @@ from asr import files
 from asr.cli import printing
 from asr.cli import shared_options as shared
 from asr.cli.shared_options import OK, SOME_FAILED
-from asr.config.arguments import file_or_none, number, whole
+from asr.config.arguments import file_or_none, local_path, number, whole
 from asr.errors import AsrError
 from asr.files import check_output
 
@@ -74,7 +74,9 @@ def _add_check(commands: Any) -> None:
         "names, and the shares of its sources (data.sources) are shown. Exit status: 0 no errors (there may be "
         "warnings), 1 errors found, 2 the check could not run.",
     )
-    check.add_argument("manifest", metavar="MANIFEST|CONF", help="JSONL manifest, shards, or a training's YAML file")
+    check.add_argument(
+        "manifest", metavar="MANIFEST|CONF", help="JSONL manifest (a path or URL), shards, or a training's YAML file"
+    )
     check.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with CONF, such as data.sources.own.share=0.2"
     )
@@ -84,12 +86,13 @@ def _add_check(commands: Any) -> None:
         help="the training's YAML file: alphabet, subsampling, speeds (without it, utterances that do not fit a "
         "default model are warnings only)",
     )
-    check.add_argument("--json", type=Path, metavar="OUT", help="write all findings and figures")
-    check.add_argument("--plot", type=Path, metavar="PNG", help="draw a page of histograms (needs matplotlib)")
+    check.add_argument("--json", type=local_path, metavar="OUT", help="write all findings and figures")
+    check.add_argument("--plot", type=local_path, metavar="PNG", help="draw a page of histograms (needs matplotlib)")
     check.add_argument("--root", metavar="DIR", help="report audio paths that lead outside this folder")
     check.add_argument(
         "--workers", type=whole(0, 4096), default=0, metavar="N", help="reading threads (default: one per CPU)"
     )
+    shared.add_cache(check)
     check.set_defaults(run=_check, extends="overrides")
 
 
@@ -131,8 +134,8 @@ def _add_label(commands: Any) -> None:
         description="Adapts a model to a speaker or microphone without transcripts: asr label, then asr train "
         "with train.init.",
     )
-    label.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest")
-    label.add_argument("--output", type=Path, required=True, metavar="OUT.jsonl", help="manifest to write")
+    label.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest, here or at a URL")
+    label.add_argument("--output", type=local_path, required=True, metavar="OUT.jsonl", help="manifest to write")
     label.add_argument("--speaker", default="", help="who speaks, for the manifest")
     label.add_argument("--resume", action="store_true", help="continue an interrupted run")
     shared.add_force(label)
@@ -164,6 +167,7 @@ def _add_label(commands: Any) -> None:
         help="text of the labels: the model's own, or that of the first --agree-with (default: own)",
     )
     shared.add_engine(label)
+    shared.add_cache(label)
     shared.add_also(label)
     shared.add_model(label)
     label.set_defaults(run=_label, extends="inputs")

@@ -23,7 +23,7 @@ from asr.cli.report_verb import add_report_command
 from asr.cli.scoring_verbs import add_scoring_commands
 from asr.cli.serve_verb import add_serve_command
 from asr.cli.shard_verb import add_shard_command
-from asr.cli.shared_options import FAILED, OK
+from asr.cli.shared_options import FAILED, OK, keep_inputs
 from asr.cli.synth_verb import add_synth_command
 from asr.cli.training_verbs import add_training_commands
 from asr.cli.transcription_verbs import add_transcription_commands
@@ -82,6 +82,7 @@ def run_verb(argv: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
         raise
     cpus.settle(awake=args.awake)
+    keep_inputs(args)
     status: int = args.run(args)
     print(end="", flush=True)  # so that a closed pipe or a full disk is noticed here
     return status
@@ -149,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = Parser(prog="asr", description="Recurrent speech recognition with CTC.")
     parser.add_argument("--version", action="version", version=f"asr {asr.__version__}")
-    parser.set_defaults(awake=False)
+    parser.set_defaults(awake=False, cache_gb=None)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     add_transcription_commands(commands)

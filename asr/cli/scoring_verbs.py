@@ -11,7 +11,7 @@ from asr import files
 from asr.cli import printing
 from asr.cli import shared_options as shared
 from asr.cli.shared_options import OK
-from asr.config.arguments import number
+from asr.config.arguments import local_path, number
 from asr.errors import AsrError
 
 if TYPE_CHECKING:
@@ -30,9 +30,12 @@ def add_scoring_commands(commands: Any) -> None:
 
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="transcribe a manifest and score it: WER, CER, SER")
-    evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text")
-    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write the whole report, utterances included")
-    evaluate.add_argument("--html", type=Path, metavar="OUT", help="write the report as a page, as asr report does")
+    evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text, here or at a URL")
+    shared.add_cache(evaluate)
+    evaluate.add_argument("--json", type=local_path, metavar="OUT", help="write the whole report, utterances included")
+    evaluate.add_argument(
+        "--html", type=local_path, metavar="OUT", help="write the report as a page, as asr report does"
+    )
     evaluate.add_argument("--root", metavar="DIR", help="refuse audio paths that lead outside this folder")
     evaluate.add_argument("--errors", action="store_true", help="print the alignment of every wrong utterance")
     evaluate.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")

@@ -22,6 +22,22 @@ def add_force(command: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="overwrite existing files")
 
 
+def add_cache(command: argparse.ArgumentParser, default: str = "0: no cache") -> None:
+    """Add ``--cache-gb``: what may be kept on this disk of recordings at URLs."""
+    command.add_argument(
+        "--cache-gb",
+        type=number(0),
+        metavar="GB",
+        help=f"keep recordings at URLs on this disk, so much at most (default: ASR_CACHE_GB, else {default})",
+    )
+
+
+def keep_inputs(args: argparse.Namespace) -> None:
+    """Set what ``--cache-gb`` says, here and for the processes that this one starts."""
+    if args.cache_gb is not None:
+        os.environ["ASR_CACHE_GB"] = str(args.cache_gb)
+
+
 def add_model(parser: argparse.ArgumentParser, *, decoding: bool = True) -> None:
     """Add ``--model``, ``--device`` and, with ``decoding``, the options of ``add_decoding``."""
     parser.add_argument("--model", metavar="DIR|NAME", help="model directory or bundled name (default: bundled)")

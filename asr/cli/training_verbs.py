@@ -10,6 +10,7 @@ from typing import Any
 
 from asr import files
 from asr.cli import printing
+from asr.cli import shared_options as shared
 from asr.cli.shared_options import OK
 from asr.config.arguments import number, whole
 from asr.errors import AsrError
@@ -29,6 +30,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
     _add_keys(train)
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
+    shared.add_cache(train, "20")
     train.add_argument(
         "--finish",
         metavar="SECONDS",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 from asr import formats
 from asr.cli import printing
 from asr.cli import shared_options as shared
 from asr.cli.shared_options import OK
-from asr.config.arguments import number, whole
+from asr.config.arguments import local_path, number, whole
 from asr.errors import AsrError
 
 
@@ -27,7 +26,9 @@ def _add_transcribe(commands: Any) -> None:
     transcribe = commands.add_parser(
         "transcribe", help="transcribe files, folders or standard input to text or subtitles"
     )
-    transcribe.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder, or - for standard input")
+    transcribe.add_argument(
+        "inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest, here or at a URL, or -"
+    )
     transcribe.add_argument(
         "--jobs",
         type=whole(1, 4096),
@@ -45,7 +46,9 @@ def _add_transcribe(commands: Any) -> None:
         "--max-duration", type=number(0, above=True, off=None), metavar="S", help="refuse longer recordings"
     )
     transcribe.add_argument("--format", default="txt", choices=tuple(formats.FORMATS))
-    transcribe.add_argument("--output-dir", type=Path, metavar="DIR", help="one file per recording, instead of stdout")
+    transcribe.add_argument(
+        "--output-dir", type=local_path, metavar="DIR", help="one file per recording, instead of stdout"
+    )
     transcribe.add_argument(
         "--output",
         metavar="DIR",
@@ -81,6 +84,7 @@ def _add_transcribe(commands: Any) -> None:
         help="processes that read files ahead, 0 for threads (default: on a GPU one for each CPU but one, on a CPU 0)",
     )
     shared.add_force(transcribe)
+    shared.add_cache(transcribe)
     shared.add_also(transcribe)
     shared.add_model(transcribe)
     transcribe.set_defaults(run=_transcribe, extends="inputs")

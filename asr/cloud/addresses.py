@@ -82,6 +82,20 @@ def _is_secret(name: str, value: str) -> bool:
     return _SECRET_NAME.search(unquote(name)) is not None or len(value or name) > _LONGEST_PLAIN
 
 
+def identity(url: str) -> str:
+    """What is the same for each signature of a URL, and differs for each object; it may hold secrets."""
+    if scheme_of(url) not in ("http", "https"):
+        return url
+    path, mark, query = url.partition("#")[0].partition("?")
+    kept = [part for part in re.split("[&;]", query) if not _SECRET_NAME.search(unquote(part.partition("=")[0]))]
+    return without_secrets(path) + mark + "&".join(kept)
+
+
+def real_place(path: Any) -> str:
+    """What tells one file from another: a URL without its secrets, or the path behind all links."""
+    return without_secrets(path) if is_url(path) else os.path.realpath(path)
+
+
 def clean_text(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """A message of a library without the secrets that it may quote: those of URLs, and keys of the environment."""
     text = _IN_TEXT.sub(lambda found: without_secrets(found[0]), text)

@@ -21,7 +21,7 @@ BLOCK_BYTES = 2 << 20
 AHEAD = 4
 """Blocks that are requested before they are wanted, once two were read in order."""
 _KEPT = AHEAD + 2
-THREADS = 32
+_THREADS = 32
 """Threads of this process that wait for requests made ahead."""
 
 
@@ -58,7 +58,7 @@ class DaemonPool:
                 self._busy -= 1
 
 
-_pool = DaemonPool(THREADS)
+_pool = DaemonPool(_THREADS)
 
 
 class RangeReader(io.RawIOBase):

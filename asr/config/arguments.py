@@ -6,7 +6,10 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from asr.cloud.addresses import is_url, without_secrets
 
 MOST_CHARACTERS = 40
 """Characters of a wrong value that a message shows."""
@@ -88,6 +91,13 @@ def numbers(text: str) -> tuple[float, ...]:
     if all(map(math.isfinite, values)):
         return values
     raise _wrong("numbers with commas between them", text)
+
+
+def local_path(text: str) -> Path:
+    """A type for argparse: the path of a file or folder that is written, which is none at a URL."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"expected a path of this machine, got the URL {without_secrets(text)}")
+    return Path(text)
 
 
 def file_or_none(text: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from asr.cloud.addresses import without_secrets
 from asr.errors import ConfigError
 
 _T = TypeVar("_T")
@@ -123,7 +124,7 @@ def dump(tree: Mapping[str, Any]) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dict (tuples become lists) of a config dataclass."""
+    """Nested plain dict (tuples become lists) of a config dataclass, to be stored: URLs lose their secrets."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
@@ -132,6 +133,8 @@ def _plain(value: Any) -> Any:
         return to_dict(value)
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, str):  # which may be the URL of a manifest
+        return without_secrets(value)
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 

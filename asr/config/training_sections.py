@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from asr.cloud.addresses import is_url, without_secrets
 from asr.config.ranges import AutoOr, Count, OneOf, Positive, Range, Share, ShareBelowOne, check_ranges, expect
 
 CPU_BATCH_S, GPU_BATCH_S = 45.0, 800.0
@@ -272,6 +273,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "train")
+        expect(
+            not is_url(self.output),
+            f"train.output: expected a folder of this machine, got the URL {without_secrets(self.output)}",
+        )
         if self.seconds:
             expect(
                 self.epochs is DEFAULT_EPOCHS or self.epochs == 0,

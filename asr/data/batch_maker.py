@@ -16,9 +16,11 @@ from typing import Literal
 import numpy as np
 
 from asr.audio import read
+from asr.cloud.addresses import is_url
 from asr.config.sections import Config, count_frames, output_frames
 from asr.data import distort, splice
 from asr.data.manifest import Utterance
+from asr.data.remote_files import RemoteFiles
 from asr.data.sample_cache import SampleCache
 from asr.data.shard_index import NamedBytes, ShardMember, ShardReader
 from asr.errors import AudioError, ManifestError, TextError, TrainingError
@@ -162,6 +164,7 @@ class BatchMaker:
         self.distort = distort.Distorter(config.augment, self.rate_hz)
         self.splicer = splice.Splicer(pieces) if pieces else None
         self._shards = ShardReader()
+        self._files = RemoteFiles()
         self._piece_places = {piece.id: int(place) for piece, place in zip(pieces, piece_places, strict=True)}
 
     def rng(self, epoch: int, stream: int, row: Row | None = None) -> np.random.Generator:
@@ -174,7 +177,11 @@ class BatchMaker:
         samples = self.cache.get(place)
         if samples is None:
             samples = read.load_audio(
-                item.audio, self.rate_hz, start_s=item.start_s, end_s=item.end_s, channel=item.channel
+                self._files.source(item.audio),
+                self.rate_hz,
+                start_s=item.start_s,
+                end_s=item.end_s,
+                channel=item.channel,
             )
             self.cache.put(place, samples)
         return samples
@@ -215,6 +222,14 @@ class BatchMaker:
 
         Raises ``TrainingError`` naming the utterance for any other failure.
         """
+        with self._files.fetch(
+            row.utterance.audio
+            for row in order.rows
+            if is_url(row.utterance.audio) and self.cache.get(row.place) is None
+        ):
+            return self._make(order, allocate)
+
+    def _make(self, order: BatchOrder, allocate: Allocator) -> MadeBatch:
         good: list[_Good] = []
         warnings: list[str] = []
         reasons: list[str] = []

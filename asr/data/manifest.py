@@ -5,8 +5,8 @@
 ``id``, ``audio``, ``text`` and ``duration_s`` are required; ``text`` may be empty (audio to transcribe, or audio
 without speech). ``speaker`` is optional. ``start_s`` and ``end_s`` cut an utterance out of a longer recording;
 ``channel``, counted from 0, is the utterance's channel (default: the mean of all). Relative audio paths are taken from
-the manifest's own folder. No audio is opened here. Control characters are refused, since a newline in a name would
-break a table written from it.
+the manifest's own folder. A manifest and its audio may be at URLs (see ``asr.cloud``). No audio is opened here.
+Control characters are refused, since a newline in a name would break a table written from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from asr.errors import ManifestError
+from asr.cloud.addresses import is_url, join_url, parent_url, shown_place, without_secrets
+from asr.errors import CloudError, ManifestError
 from asr.files import atomic
 
 SLACK_S = 0.05
@@ -145,17 +146,18 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> list[Utte
     """
     utterances: list[Utterance] = []
     seen: dict[str, int] = {}
+    shown = without_secrets(str(path))
     for number, utterance in scan_manifest(path, root):
         if isinstance(utterance, ManifestError):
             raise utterance
         first = seen.setdefault(utterance.id, number)
         if first != number:
             raise ManifestError(
-                f"{path}:{number}: id {utterance.id!r} is already used in line {first}; give each utterance its own id"
+                f"{shown}:{number}: id {utterance.id!r} is already used in line {first}; give each utterance its own id"
             )
         utterances.append(utterance)
     if not utterances:
-        raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
+        raise ManifestError(f"{shown}: expected one JSON object a line, got no utterance")
     return utterances
 
 
@@ -173,6 +175,7 @@ def read_each_manifest(paths: Sequence[str | Path]) -> list[list[Utterance]]:
     source: dict[str, str | Path] = {}
     for path in paths:
         found = read_manifest(path)
+        path = without_secrets(str(path))
         twice = next((u.id for u in found if u.id in source), None)
         if twice is not None:
             raise ManifestError(f"{path}: id {twice!r} is also in {source[twice]}; every utterance needs its own")
@@ -187,8 +190,9 @@ def scan_manifest(path: str | Path, root: str | Path | None = None) -> Iterator[
     As ``read_manifest``, but a bad line does not hide the lines behind it, and an id may come twice.
     Raises ``ManifestError`` for a file that cannot be read at all.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    inside = None if root is None else os.path.realpath(root)
+    folder = parent_url(str(path)) if is_url(path) else os.path.dirname(os.path.abspath(path))
+    inside = None if root is None else str(root) if is_url(root) else os.path.realpath(root)
+    shown = without_secrets(str(path))
     for number, data in _lines(path):
         try:
             line = _decode(data, number)
@@ -197,7 +201,7 @@ def scan_manifest(path: str | Path, root: str | Path | None = None) -> Iterator[
             record = _parse(line)
             yield number, Utterance(**{**record, "audio": _resolve(record["audio"], folder, inside)})
         except ManifestError as error:
-            named = ManifestError(f"{path}:{number}: {error}")
+            named = ManifestError(f"{shown}:{number}: {error}")
             named.__cause__ = error
             yield number, named
 
@@ -210,6 +214,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance], relative_t
     in ``utterances`` are taken from the working directory. Missing folders are created.
     Raises ``ManifestError`` for no utterances, a duplicate id, or a file that cannot be written.
     """
+    if is_url(path):
+        raise ManifestError(f"{without_secrets(str(path))}: expected a local file to write a manifest to, got a URL")
     path = os.path.abspath(path)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -287,11 +293,24 @@ def _is_channel(value: Any) -> bool:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line)."""
+    if is_url(path):
+        yield from _remote_lines(str(path))
+        return
     try:
         with open(path, "rb") as file:
             yield from enumerate(file, start=1)
     except OSError as error:
         raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
+
+
+def _remote_lines(url: str) -> Iterator[tuple[int, bytes]]:
+    from asr.cloud.inputs import open_input  # what it needs is imported when a URL comes
+
+    try:
+        with open_input(url) as file:
+            yield from enumerate(file, start=1)
+    except CloudError as error:
+        raise ManifestError(f"cannot read the manifest: {error}") from error
 
 
 def _decode(data: bytes, number: int) -> str:
@@ -328,7 +347,11 @@ def _resolve(audio: Any, folder: str, root: str | None) -> Any:
     """``audio`` as an absolute path; what is not a path at all is left for ``Utterance`` to name."""
     if not isinstance(audio, str) or not audio or "\0" in audio:
         return audio
+    if is_url(audio) or (is_url(folder) and not os.path.isabs(audio)):
+        return _resolve_url(audio, folder, root)
     joined = os.path.join(folder, audio)
+    if root is not None and is_url(root):
+        raise ManifestError(f"audio {audio!r} lies outside the root {without_secrets(root)}")
     if root is None:
         return os.path.normpath(joined)
     # The path that was checked is the path that is used, so that no link on the way can mean another file later.
@@ -338,9 +361,17 @@ def _resolve(audio: Any, folder: str, root: str | None) -> Any:
     return real
 
 
+def _resolve_url(audio: str, folder: str, root: str | None) -> str:
+    """A URL, or a path relative to one."""
+    url = audio if is_url(audio) else join_url(folder, audio)
+    if root is not None and not (is_url(root) and join_url(url, "").startswith(join_url(root, "").rstrip("/") + "/")):
+        raise ManifestError(f"audio {without_secrets(audio)!r} lies outside the root {without_secrets(root)}")
+    return url
+
+
 def _record(utterance: Utterance, folder: str, bases: Sequence[str]) -> dict[str, Any]:
-    audio = os.path.abspath(utterance.audio)
-    if any(os.path.commonpath([audio, base]) == base for base in bases):
+    audio = shown_place(utterance.audio)
+    if not is_url(audio) and any(os.path.commonpath([audio, base]) == base for base in bases):
         audio = os.path.relpath(audio, folder)
     record: dict[str, Any] = {
         "id": utterance.id,

@@ -10,7 +10,6 @@ averaged; the segments cut out of one recording are measured in that one pass.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +18,7 @@ import numpy as np
 
 from asr.audio import read
 from asr.audio.levels import SILENT_PEAK, Meter, measure_levels
+from asr.cloud.addresses import is_url, real_place, without_secrets
 from asr.config import cpus
 from asr.config.sections import Config, output_frames
 from asr.data.findings import CheckedUtterance, CheckReport, Finding
@@ -36,6 +36,10 @@ over 1.4826 median absolute deviations, Iglewicz & Hoaglin 1993) above ``RATE_SC
 by more than ``RATE_FACTOR``. Fewer than ``RATE_UTTERANCES`` utterances with words have no outliers."""
 
 
+URL_WORKERS = 16
+"""Threads that read recordings at URLs: they wait for a service most of the time."""
+
+
 def check_manifest(
     path: str | Path, config: Config | None = None, root: str | Path | None = None, workers: int = 0
 ) -> CheckReport:
@@ -50,7 +54,7 @@ def check_manifest(
     alphabet cannot be had.
     """
     settings = config or Config()
-    report = CheckReport(str(path), configured=config is not None)
+    report = CheckReport(without_secrets(str(path)), configured=config is not None)
     check_entries(
         report, scan_manifest(path, root), settings, lambda entries: _tokenizer(path, entries, settings), workers
     )
@@ -97,7 +101,8 @@ def check_entries(
     for entry in entries:
         entry.meter = Meter(entry.utterance.start_s, entry.utterance.end_s)
         files.setdefault((entry.utterance.audio, entry.utterance.channel), []).append(entry.meter)
-    measure_levels(files, workers or min(8, cpus.available()), opened)
+    remote = any(is_url(path) for path, _ in files)
+    measure_levels(files, workers or (URL_WORKERS if remote else min(8, cpus.available())), opened)
     _check_audio(report, entries)
     for entry in entries:
         _check_fit(report, entry, config)
@@ -134,7 +139,7 @@ def _tokenizer(path: str | Path, entries: Sequence[CheckedUtterance], config: Co
     try:
         if shards := [name for name in config.data.manifests if is_shards(name)]:
             return ShardSet(shards).tokenizer(config.text)
-        if source and not config.text.alphabet and os.path.realpath(source) != os.path.realpath(path):
+        if source and not config.text.alphabet and real_place(source) != real_place(path):
             texts = [u.text for _, u in scan_manifest(source) if isinstance(u, Utterance)]
         for other in more if config.text.tokenizer != "phone" and not config.text.alphabet else ():
             texts += [u.text for _, u in scan_manifest(other) if isinstance(u, Utterance)]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from asr.audio import read
 from asr.audio.noise import noise_level
+from asr.cloud.addresses import shown_place, without_secrets
 from asr.config import cpus
 from asr.data import manifest
 from asr.data.manifest import Utterance
@@ -186,7 +187,8 @@ def _scored(
     seconds = time.perf_counter() - started
     if not hypotheses:
         name, reason = next(iter(failures.items()))
-        raise ManifestError(f"{path}: none of {len(utterances)} utterances could be transcribed: {name}: {reason}")
+        shown = without_secrets(str(path))
+        raise ManifestError(f"{shown}: none of {len(utterances)} utterances could be transcribed: {name}: {reason}")
     scored = {name: references[name] for name in references if name in hypotheses}
     speakers = {u.id: u.speaker for u in utterances}
     report = wer.score(scored, hypotheses, rules, speakers)
@@ -202,7 +204,7 @@ def _details(item: Recording, transcript: Transcript) -> UtteranceDetails:
         for part in said.split()
     ]
     return UtteranceDetails(
-        os.path.abspath(item.source),
+        shown_place(item.source),
         item.start_s,
         item.end_s,
         item.channel,
@@ -233,7 +235,7 @@ def _with_setting(
     }
     setting = {
         "model": os.path.abspath(recognizer.model.path),
-        "manifest": os.path.abspath(path),
+        "manifest": shown_place(path),
         "streamed": streamed,
         "decoding": {name: text for name, text in plain.items() if text},
         "words_outside_lexicon": _outside(result.report, recognizer.decoder.listed_words()),

@@ -16,6 +16,7 @@ import asr
 from asr import files
 from asr.audio.read import load_audio
 from asr.audio.samples import Samples
+from asr.cloud.addresses import is_url
 from asr.errors import AsrError, AudioError, ManifestError
 from asr.evaluation.evaluation_file import EvaluationFile, UtteranceDetails, join_evaluations
 from asr.evaluation.report_media import PosteriorPicture, as_opus, draw_posteriors
@@ -306,6 +307,8 @@ class _Media:
 
     def _address(self, target: str | Path) -> str:
         """A file as seen from the page; every character that could begin another kind of address is escaped."""
+        if is_url(target):
+            return urllib.parse.quote(str(target), safe=":/?&=%")
         try:
             relative = os.path.relpath(target, self.page.absolute().parent)
         except ValueError:  # another drive

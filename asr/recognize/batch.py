@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
@@ -28,6 +29,7 @@ from asr.files import write_json
 from asr.models import bundled
 from asr.recognize import output_folder, readable, recognizer
 from asr.recognize.batch_inputs import Job, encodable, find_jobs, message
+from asr.recognize.fetched_chunks import FetchedChunks
 from asr.recognize.pipeline import Result
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
@@ -215,19 +217,29 @@ def _parallel(options: dict[str, Any], items: Sequence[Recording], jobs: int) ->
     recognizer.load(**options)  # what is wrong with the model is said here, not by a process that cannot start
     threads = cpus.threads(jobs)
     size = max(1, min(CHUNK, -(-len(items) // jobs)))
-    chunks = [items[at : at + size] for at in range(0, len(items), size)]
+    with contextlib.closing(FetchedChunks(items, size)) as chunks:
+        yield from _in_processes(options, chunks, jobs, threads)
+
+
+def _in_processes(options: dict[str, Any], chunks: FetchedChunks, jobs: int, threads: int) -> Iterator[Result]:
     done = 0
     while done < len(chunks):
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), _load_worker, (options, threads))
+        futures: deque[Future[list[Result]]] = deque()
         try:
-            futures = [pool.submit(_run_worker, chunk) for chunk in chunks[done:]]
-            for future in futures:
-                yield from future.result()
+            while done < len(chunks):
+                first_is_done = bool(futures) and futures[0].done()
+                if (more := done + len(futures)) < len(chunks) and not first_is_done and not (futures and chunks.full):
+                    futures.append(pool.submit(_run_worker, chunks.get(more)))
+                    continue
+                yield from futures.popleft().result()
+                chunks.drop(done)
                 done += 1
         except BrokenProcessPool:
             # Which recording is at fault is unknown: the first unfinished chunk goes one by one, the rest together.
             pool.shutdown()
-            yield from _alone(options, chunks[done], threads)
+            yield from _alone(options, chunks.get(done), threads)
+            chunks.drop(done)
             done += 1
         except BaseException:  # interrupted, or nobody wants the rest: what is under way is not waited for
             _end(pool)

@@ -13,8 +13,10 @@ import numpy as np
 
 from asr.audio import find, pipes, read, sound_files
 from asr.audio.headers import HEAD_BYTES, STDIN_NAME, known
+from asr.cloud.addresses import is_url, url_name, without_secrets
 from asr.data import manifest
 from asr.errors import AsrError, AudioError
+from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES
 from asr.recognize import output_folder
 from asr.recognize.recording import Recording
 
@@ -49,6 +51,7 @@ def find_jobs(
 ) -> tuple[list[Job], list[str]]:
     """The recordings behind file names, folders (searched in depth), manifests (``.jsonl``) and ``-`` (standard input).
 
+    Files, folders and manifests may be at URLs (see ``asr.cloud``).
     ``split_channels`` makes a job of each channel. Standard input that begins as an audio file does is one; else it
     holds raw samples (16 bits, signed, little-endian, mono) at ``raw_rate_hz``. Pipes are read at once, no further than
     ``max_duration_s``. Returns the jobs in order and a message for each input that holds none.
@@ -75,6 +78,8 @@ def find_jobs(
 def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, failures: list[str]) -> list[Job]:
     if name == STDIN:
         return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"), "stdin")]
+    if is_url(name):
+        return _jobs_at_url(name, failures)
     if os.path.isdir(name):
         count = len(failures)
         found = find.find_audio_files(name, failures)
@@ -93,6 +98,24 @@ def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, fail
 def _in_folder(path: Path, relative: Path) -> Job:
     name = relative.as_posix()
     return Job(Recording(path, str(path)), relative, name, zlib.crc32(os.fsencode(name)))
+
+
+def _jobs_at_url(url: str, failures: list[str]) -> list[Job]:
+    from asr.cloud.inputs import is_folder  # what it needs is imported when a URL comes
+
+    if url_name(url).endswith(".jsonl"):
+        utterances = manifest.read_manifest(url)
+        return [Job(Recording.of(u), Path(_file_name(u.id)), u.id, place) for place, u in enumerate(utterances)]
+    if url_name(url).lower().endswith(AUDIO_SUFFIXES + FILM_SUFFIXES) or not is_folder(url):
+        return [Job(Recording(url, without_secrets(url)), Path(url_name(url)), url_name(url))]
+    count = len(failures)
+    found = find.find_remote_audio(url, failures)
+    if not found and len(failures) == count:
+        raise AudioError(f"{without_secrets(url)}: no audio file in this folder")
+    return [
+        Job(Recording(file.url, without_secrets(file.url)), Path(file.path), file.path, zlib.crc32(file.path.encode()))
+        for file in found
+    ]
 
 
 def _standard_input(raw_rate_hz: int | None, max_duration_s: float | None) -> Recording:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from asr.cloud.addresses import is_url, without_secrets
 from asr.errors import ConfigError, OutputError
 from asr.files import write_text
 
@@ -151,6 +152,8 @@ class Folder:
         """Where a recording is, from this folder, so that both may be moved together; empty if it is no file."""
         if not isinstance(recording.source, str | os.PathLike):
             return ""
+        if is_url(recording.source):
+            return without_secrets(str(recording.source))
         try:
             return Path(os.path.relpath(recording.source, self.path)).as_posix()
         except ValueError:  # on another drive

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from asr.audio.samples import Samples
+from asr.cloud.addresses import is_url
 from asr.config import cpus
 from asr.config.child_processes import ChildProcess, end_processes
 from asr.errors import AudioError, ConfigError
@@ -25,6 +26,8 @@ from asr.recognize.recording import Recording, RecordingReader
 MOST_READERS = 16
 GPU_THREADS = 8
 """Threads that read ahead for a GPU where there are no processes. For a CPU one is enough."""
+URL_THREADS = 16
+"""Threads that read recordings at URLs: they wait for a service most of the time."""
 _SHARE = 8
 """Recordings for each reader process that is started: a start takes as long as some readings."""
 
@@ -99,6 +102,8 @@ def read_recordings(
         if count := choose_readers(plan.processes, len(sources), gpu=plan.gpu):
             processes = stack.enter_context(ReaderProcesses(count, reader, plan.longest_s))
             threads = count
+        elif any(is_url(Recording.of(source, rate_hz).source) for source in sources):
+            threads = max(threads, URL_THREADS)
         yield from stack.enter_context(contextlib.closing(read_ahead(read, sources, threads, plan.most_s)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from asr.audio import read, sound_files
 from asr.audio.samples import Samples
+from asr.cloud.addresses import without_secrets
 from asr.config.sections import FeatureConfig, count_frames
 from asr.data.manifest import Utterance
 from asr.errors import AudioError, TooLongError
@@ -134,8 +135,8 @@ class Heard:
 
 
 def source_name(source: Any) -> str:
-    """A name for messages and output: the path, or the file object's name, or nothing for an array."""
+    """A name for messages and output: the path, the URL without secrets, the file object's name, or nothing."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        return without_secrets(os.fspath(source))
     name = getattr(source, "name", "")
     return name if isinstance(name, str) else ""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from asr.cloud.addresses import without_secrets
 from asr.config.sections import Config, with_batch_s
 from asr.data import manifest, source_shares
 from asr.data.batch_plan import BatchPlan
@@ -205,7 +206,7 @@ class AcousticTask:
     @property
     def train_paths(self) -> str:
         """The manifests of the training data, for messages."""
-        return ", ".join(self.config.data.manifests)
+        return ", ".join(map(without_secrets, self.config.data.manifests))
 
     def _mix(self, source_of: dict[str, str]) -> source_shares.SourceMix:
         """The sources of the training utterances that are used; says what an epoch takes of each."""
@@ -225,7 +226,7 @@ class AcousticTask:
         else:
             self._warn_all(training_warnings.visible_faults(self.train_data, self.train_paths, self.config))
             self._warn_all(training_warnings.left_out(self.train_data, self.train_paths))
-        self._warn_all(training_warnings.left_out(self.valid_data, self.config.data.valid))
+        self._warn_all(training_warnings.left_out(self.valid_data, without_secrets(self.config.data.valid)))
 
     @functools.cached_property
     def data_key(self) -> str:

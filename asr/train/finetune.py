@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from asr.cloud.addresses import without_secrets
 from asr.config.sections import Config
 from asr.decode.confidence import CONFIDENCE_FILE, load_judge, save_calibration
 from asr.errors import AsrError, ConfigError
@@ -130,9 +131,10 @@ def tuning_hint(config: Config) -> str:
     if not isinstance(lm, str) or not lm or os.path.exists(Path(output) / DECODING_FILE):
         return ""
     place = init if source.parent == bundle_folder() else lm
+    held_out = without_secrets(config.data.valid) or "VALID.jsonl"
     return (
         f"{init} decodes with a language model, {output} greedily so far: "
-        f"asr tune {config.data.valid or 'VALID.jsonl'} --model {output} --lm {place} --beam 64 finds its weights"
+        f"asr tune {held_out} --model {output} --lm {place} --beam 64 finds its weights"
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from asr.cloud.addresses import without_secrets
 from asr.config import loader
 from asr.config.language import LanguageConfig
 from asr.config.sections import Config
@@ -345,8 +346,9 @@ class Run(Stepper):
         self.task.origin = state.origin
         key = self.task.data_key
         if state.data not in (None, key):
+            manifests = ", ".join(map(without_secrets, self.config.data.manifests))
             self.say(
-                f"warning: {', '.join(self.config.data.manifests)} has changed since {self.checkpoint} was written: "
+                f"warning: {manifests} has changed since {self.checkpoint} was written: "
                 "the current epoch continues with other batches, and the result will differ from an "
                 "uninterrupted run"
             )

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
+from asr.cloud.addresses import is_url, real_place, url_name
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, AudioError, ConfigError, ManifestError
@@ -250,7 +251,7 @@ def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utter
     found: dict[Place, Utterance] = {}
     for name in inputs:
         try:
-            if name.endswith(".jsonl"):
+            if url_name(name).endswith(".jsonl") if is_url(name) else name.endswith(".jsonl"):
                 group = manifest.read_manifest(name)
             else:
                 jobs, failed = batch_inputs.find_jobs([name])
@@ -287,7 +288,7 @@ def _place(utterance: Utterance) -> Place:
     """The key that identifies a recording."""
     end = "" if utterance.end_s is None else utterance.end_s
     channel = "" if utterance.channel is None else f" {utterance.channel}"
-    return f"{os.path.realpath(utterance.audio)} {utterance.start_s} {end}{channel}"
+    return f"{real_place(utterance.audio)} {utterance.start_s} {end}{channel}"
 
 
 def _write(part: Path, records: Iterable[dict[str, Any]], mode: str) -> None:
