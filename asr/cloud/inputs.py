@@ -120,8 +120,12 @@ def list_inputs(url: str) -> Iterator[RemoteFile]:
     base = re.split("[?#]", url)[0] if web else url
     for path, size in kinds.get(where.scheme, _found_files)(where):
         name = unquote(path) if web else path
-        if name and not any(part.startswith(".") or part == "lost+found" for part in name.split("/")):
+        if name and not any(map(_is_hidden, name.split("/"))):
             yield RemoteFile(f"{base.rstrip('/')}/{path}", name, size)
+
+
+def _is_hidden(part: str) -> bool:
+    return (part.startswith(".") and part not in (".", "..")) or part == "lost+found"
 
 
 def write_whole(url: str, data: bytes) -> None:
