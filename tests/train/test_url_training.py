@@ -1,0 +1,85 @@
+"""Training on recordings at URLs: as from a local folder, each fetched once, and without secrets in what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import make_config, make_corpus
+from object_server import Objects, random_errors, serving
+
+from asr.cloud import filesystems, retries
+from asr.models.tensors import load_tensors
+from asr.train import acoustic_task
+from asr.train.resume import CHECKPOINT
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights and everything else that a checkpoint holds."""
+    return load_tensors(folder / CHECKPOINT)[0]
+
+
+def full_reads(web: Objects, suffix: str) -> list[str]:
+    """Paths of requests for more than the first byte."""
+    return sorted(r.path for r in web.requests if r.path.endswith(suffix) and r.span != "bytes=0-0")
+
+
+def test_urls_train_as_files_do_and_each_is_fetched_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.002)
+    monkeypatch.setenv("ASR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("ASR_CACHE_GB", raising=False)
+    corpus = make_corpus(tmp_path / "corpus")
+    setting = {"data": {"workers": 2, "batch_s": 2.0, "cache_s": 0.0}, "train": {"epochs": 3}}
+    local = make_config(corpus, **setting | {"train": {"epochs": 3, "output": str(tmp_path / "local")}})
+    acoustic_task.train_acoustic(local)
+    web = Objects({path.name: path.read_bytes() for path in corpus.iterdir()}, user="alice:geheimnis")
+    with serving(web):
+        web.fault = random_errors(0.05)
+        place = web.url.replace("://", "://alice:geheimnis@")
+        data = dataclasses.replace(local.data, train=f"{place}/train.jsonl", valid=f"{place}/valid.jsonl")
+        train = dataclasses.replace(local.train, output=str(tmp_path / "remote"))
+        remote = dataclasses.replace(local, data=data, train=train)
+        acoustic_task.train_acoustic(remote)
+        more = dataclasses.replace(remote, train=dataclasses.replace(train, epochs=4))
+        acoustic_task.train_acoustic(
+            dataclasses.replace(local, train=dataclasses.replace(local.train, epochs=4)), resume=True
+        )
+        acoustic_task.train_acoustic(more, resume=True)
+    filesystems.forget_connections()
+    one, other = trained(tmp_path / "local"), trained(tmp_path / "remote")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    files = sorted(path.name for path in corpus.glob("*.wav"))
+    good = [path for path in full_reads(web, ".wav")]
+    assert set(good) == set(files)
+    assert len(good) <= 1.5 * len(files)  # 5 % of the requests failed
+    printed = capfd.readouterr()
+    texts = [path.read_bytes() for path in (tmp_path / "remote").rglob("*") if path.is_file()]
+    for text in (*texts, printed.out.encode(), printed.err.encode()):
+        assert b"geheimnis" not in text
+    assert any(f"{web.url}/train.jsonl".encode() in text for text in texts)
+
+
+def test_a_recording_that_cannot_be_fetched_is_left_out_and_named(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ASR_CACHE_DIR", str(tmp_path / "cache"))
+    corpus = make_corpus(tmp_path / "corpus")
+    web = Objects({path.name: path.read_bytes() for path in corpus.iterdir()})
+    web.fault = lambda request: 403 if request.path == "train3.wav" else 0
+    with serving(web):
+        config = make_config(corpus, data={"workers": 0, "train": f"{web.url}/train.jsonl"},
+                             train={"output": str(tmp_path / "run"), "epochs": 1})  # fmt: skip
+        acoustic_task.train_acoustic(config)
+    filesystems.forget_connections()
+    assert f"train3: left out: {web.url}/train3.wav: access denied" in capfd.readouterr().err.replace(
+        "of this batch", ""
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """torch with one thread adds in a fixed order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
