@@ -51,7 +51,7 @@ def test_urls_train_as_files_do_and_each_is_fetched_once(tmp_path, monkeypatch, 
     one, other = trained(tmp_path / "local"), trained(tmp_path / "remote")
     assert all(torch.equal(one[name], other[name]) for name in one)
     files = sorted(path.name for path in corpus.glob("*.wav"))
-    good = [path for path in full_reads(web, ".wav")]
+    good = full_reads(web, ".wav")
     assert set(good) == set(files)
     assert len(good) <= 1.5 * len(files)  # 5 % of the requests failed
     printed = capfd.readouterr()
