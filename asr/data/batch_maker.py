@@ -222,11 +222,8 @@ class BatchMaker:
 
         Raises ``TrainingError`` naming the utterance for any other failure.
         """
-        with self._files.fetch(
-            row.utterance.audio
-            for row in order.rows
-            if is_url(row.utterance.audio) and self.cache.get(row.place) is None
-        ):
+        plain = [row for row in order.rows if isinstance(row, Row) and is_url(row.utterance.audio)]
+        with self._files.fetch(row.utterance.audio for row in plain if self.cache.get(row.place) is None):
             return self._make(order, allocate)
 
     def _make(self, order: BatchOrder, allocate: Allocator) -> MadeBatch:
