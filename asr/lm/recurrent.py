@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asr.config.language import NetworkConfig
 from asr.errors import ConfigError
-from asr.models.cells import make_cell
+from asr.models.cells import make_cell, plain_kernel
 
 SENTENCE_BOUNDARY = 0
 
@@ -85,7 +85,7 @@ class RecurrentLM:
     def advance(
         self, state: RecurrentState, tokens: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float32], RecurrentState]:
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_kernel():
             column = torch.from_numpy(np.ascontiguousarray(tokens))[:, None].to(state.memory.device)
             log_probs, memory = self.network(column, state.memory)
         return log_probs[:, 0].cpu().numpy(), RecurrentState(memory, log_probs[:, 0, SENTENCE_BOUNDARY])

@@ -356,3 +356,24 @@ def test_the_command_takes_models_and_transcripts(model_dir, clips, tmp_path, ca
     assert len(manifest.read_manifest(output)) == int(said.partition(": ")[2].split()[0])
     assert main.run_command([*arguments, "--force", "--agree-with", str(tmp_path / "gone.jsonl")]) == 2
     assert "gone.jsonl" in capsys.readouterr().err
+
+
+def test_a_manifest_is_judged_by_a_model_and_what_was_misspoken_is_dropped(recognizer, clips, tmp_path):
+    own = texts_of(clips, recognizer)
+    wrong, *right = sorted(own)
+    spoken = [
+        Utterance(
+            id,
+            str(clips / ("deeper" if id.startswith("deeper") else "") / f"{Path(id).name}.wav"),
+            own[id].title(),
+            9.0,
+            f"voice {id}",
+        )
+        for id in right
+    ]
+    spoken.append(Utterance(wrong, str(clips / f"{wrong}.wav"), "A B C " * 30, 9.0))
+    manifest.write_manifest(tmp_path / "spoken.jsonl", spoken)
+    place = str(tmp_path / "spoken.jsonl")
+    label_recordings([place], recognizer, tmp_path / "good.jsonl", agree_with=[place], take="other")
+    good = {u.id: (u.text, u.speaker) for u in manifest.read_manifest(tmp_path / "good.jsonl")}
+    assert good == {id: (own[id], f"voice {id}") for id in right}
