@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="speech that the clients send, over and over")
     parser.add_argument("--model", metavar="NAME[=DIR]", default="stream")
     parser.add_argument("--file-model", metavar="NAME[=DIR]", help="for --short (default: as --model)")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="of the server (default: as asr serve)")
     parser.add_argument("--streams", type=int, default=100, metavar="N")
     parser.add_argument("--block", type=float, default=0.1, metavar="S")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each stream (default: 30)")
@@ -52,7 +52,8 @@ class Server:
     def __init__(self, args: argparse.Namespace, *more: str) -> None:
         models = dict.fromkeys(filter(None, (args.model, args.file_model)))
         options = [x for model in models for x in ("--model", model)]
-        options += ["--workers", str(args.workers), "--port", "0", *args.option, *more]
+        options += ["--workers", str(args.workers)] if args.workers else []
+        options += ["--port", "0", *args.option, *more]
         beside = os.path.join(os.path.dirname(__file__), "serve_beside.py")  # it ends with this process
         command = [sys.executable, beside, str(os.getpid()), "serve", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -196,8 +197,8 @@ def measure_growth(server: Server, sound: np.ndarray, args: argparse.Namespace) 
         result = future.result()
     start, end = (statistics.median(part) for part in (samples[2:6], samples[-4:]))
     print(
-        f"{result.served} streams for {args.soak:g} s: memory {start:.1f} MB, then {end:.1f} MB "
-        f"({100 * (end / start - 1):+.2f} %); lag {quantiles(result.lags)}"
+        f"{result.served} streams for {args.soak:g} s, lost {dict(result.lost)}: memory {start:.1f} MB, "
+        f"then {end:.1f} MB ({100 * (end / start - 1):+.2f} %); lag {quantiles(result.lags)}"
     )
 
 

@@ -402,7 +402,18 @@ def serving(model: str) -> Iterator[tuple[Target, list[str]]]:
         free.bind(("127.0.0.1", 0))
         wyoming = free.getsockname()[1]
     beside = str(Path(__file__).with_name("serve_beside.py"))  # it ends with this process
-    command = [sys.executable, beside, str(os.getpid()), "serve", "--port", "0", "--model", f"an4={model}"]
+    command = [
+        sys.executable,
+        beside,
+        str(os.getpid()),
+        "serve",
+        "--port",
+        "0",
+        "--workers",
+        "1",
+        "--model",
+        f"an4={model}",
+    ]
     command += ["--wyoming", f"127.0.0.1:{wyoming}", "--lag-s", "none"]  # nobody is refused for the load
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stderr is not None

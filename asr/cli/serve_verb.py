@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from asr.cli.shared_options import OK
+from asr.config import cpus
 from asr.config.arguments import number, whole
 from asr.errors import AsrError
 from asr.server.settings import Address, ServerLimits, Settings
@@ -49,7 +50,11 @@ def add_serve_command(commands: Any) -> None:
         help="texts as the model spells them, in small letters, or with case, punctuation and digits (default: model)",
     )
     serve.add_argument(
-        "--workers", type=whole(1, 256), default=1, metavar="N", help="processes that compute, each with all models"
+        "--workers",
+        type=whole(1, 256),
+        metavar="N",
+        help="processes that compute, each with all models (default: 2; 1 with one processor, less than 4 GB of memory "
+        "or a GPU)",
     )
     serve.add_argument(
         "--learn",
@@ -120,6 +125,12 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         )
 
 
+def _usual_workers(device: str) -> int:
+    """Two carry more streams than one on two processors, and one goes on where the other ends."""
+    gpu = device.startswith("cuda") or (device == "auto" and cpus.sees_gpu())
+    return 1 if gpu or cpus.available() < 2 or 0 < cpus.memory_bytes() < 4e9 else 2
+
+
 def _address(text: str | None) -> Address | None:
     if text is None:
         return None
@@ -161,7 +172,7 @@ def _serve(args: argparse.Namespace) -> int:
         device=args.device,
         runtime=args.runtime,
         case=args.case,
-        workers=args.workers,
+        workers=args.workers or _usual_workers(args.device),
         limits=limits,
         lag_s=args.lag_s,
         grace_s=args.grace_s,

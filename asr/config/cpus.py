@@ -1,7 +1,8 @@
-"""Counts the processors that this process may use; lets waiting threads yield them."""
+"""Counts the processors that this process may use; lets waiting threads yield them. Sees GPUs and memory."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -56,6 +57,24 @@ def settle(*, awake: bool = False) -> None:
         os.environ["OMP_NUM_THREADS"] = _settled = str(quota)
     if not awake and "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def sees_gpu() -> bool:
+    """Whether NVIDIA's driver offers a GPU to this process. Asks the driver itself, since torch is 0.3 GB in memory."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
+
+
+def memory_bytes() -> int:
+    """The memory of this machine; 0 where that is not known."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def _quota(root: Path) -> int | None:

@@ -5,7 +5,6 @@ A model directory for onnxruntime becomes the same graphs that ``asr export --to
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.util
 import os
@@ -71,16 +70,6 @@ def torch_is_installed() -> bool:
     try:
         return importlib.util.find_spec("torch") is not None
     except (ImportError, ValueError):
-        return False
-
-
-def sees_gpu() -> bool:
-    """Whether NVIDIA's driver offers a GPU to this process. Asks the driver itself, since torch is 0.3 GB in memory."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-        count = ctypes.c_int(0)
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    except (OSError, AttributeError):
         return False
 
 

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from asr.config.child_processes import end_with
+from asr.config.cpus import sees_gpu
 from asr.decode.endpoint import Endpoint
 from asr.errors import AsrError, ConfigError, ModelError
 from asr.models.bundled import model_file
 from asr.recognize.gradual import allow_breaks
-from asr.recognize.loading import sees_gpu, torch_is_installed
+from asr.recognize.loading import torch_is_installed
 from asr.recognize.recognizer import Recognizer, load
 from asr.recognize.stream import advance_streams
 from asr.server.computing_turns import Turns

@@ -29,9 +29,9 @@ PAUSES_S = (0.0, 1.0, 5.0, 15.0)
 SOON_S = 30.0
 BEAT_S = 5.0
 """Between two probes of a worker."""
-HANG_S = 60.0
-"""A worker that does not answer a probe for so long is ended, and another one started: a step of computing takes less
-than a second, and whole recordings for closed lists some."""
+HANG_S = 120.0
+"""A worker that does not answer a probe for so long is ended, and another one started. Far more than any step takes:
+on a machine with twenty times too much to do a probe has taken 50 s."""
 
 
 class WorkerProcess:

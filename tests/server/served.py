@@ -35,7 +35,7 @@ class Served:
 @contextlib.contextmanager
 def serving(*options: str) -> Iterator[Served]:
     """``asr serve`` with these options at a free port, until the block ends."""
-    command = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--lag-s", "none", *options]
+    command = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--lag-s", "none", "--workers", "1", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None

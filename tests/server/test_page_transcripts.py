@@ -27,7 +27,20 @@ TEXT = (ROOT / "egs" / "sample.txt").read_text(encoding="utf-8").split()
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """`asr serve` with a token, in a process of its own."""
-    command = [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--model", "an4", "--model", "stream"]
+    command = [
+        sys.executable,
+        "-m",
+        "asr.cli",
+        "serve",
+        "--port",
+        "0",
+        "--workers",
+        "1",
+        "--model",
+        "an4",
+        "--model",
+        "stream",
+    ]
     command += ["--live-model", "stream", "--token", TOKEN]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:

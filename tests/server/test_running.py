@@ -1,5 +1,6 @@
 """`asr serve` as a process: addresses, signals, health."""
 
+import asyncio
 import json
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from asr.cli import serve_verb
 from asr.cli.main import run_command
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def start(*options, wait=True):
     """A server and its port."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "asr.cli", "serve", "--port", "0", *options],
+        [sys.executable, "-m", "asr.cli", "serve", "--port", "0", "--workers", "1", *options],
         stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     port = None
@@ -126,9 +128,11 @@ def test_a_signal_in_the_middle_of_a_stream_gives_what_was_said_and_refuses_what
 
 def test_a_signal_while_models_are_loaded_ends_the_server(greedy_model):
     process, _ = start("--model", f"greedy={greedy_model}", wait=False)
-    time.sleep(1.0)
+    # It obeys signals once it has started a worker.
+    while process.poll() is None and subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).returncode:
+        time.sleep(0.05)
     process.terminate()
-    assert process.wait(20) in (0, 143)
+    assert process.wait(60) in (0, 143)
 
 
 def test_workers_end_when_the_server_is_killed(greedy_model):
@@ -160,7 +164,16 @@ def test_a_server_beside_a_tool_ends_when_the_tool_is_killed(greedy_model, tmp_p
         "print(child.pid, flush=True)\n"
         "child.wait()\n"
     )
-    command = [sys.executable, str(tool), str(ROOT / "tools" / "serve_beside.py"), "serve", "--port", "0"]
+    command = [
+        sys.executable,
+        str(tool),
+        str(ROOT / "tools" / "serve_beside.py"),
+        "serve",
+        "--port",
+        "0",
+        "--workers",
+        "1",
+    ]
     process = subprocess.Popen(
         [*command, "--model", f"greedy={greedy_model}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -172,3 +185,21 @@ def test_a_server_beside_a_tool_ends_when_the_tool_is_killed(greedy_model, tmp_p
     while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("processors", "memory", "gpu", "device", "workers"),
+    [
+        (2, 8e9, False, "auto", 2), (8, 0, False, "cpu", 2), (1, 8e9, False, "auto", 1), (4, 2e9, False, "auto", 1),
+        (8, 8e9, True, "auto", 1), (8, 8e9, True, "cpu", 2), (8, 8e9, True, "cuda:0", 1),
+    ],
+)  # fmt: skip
+def test_there_are_two_workers_where_processors_and_memory_allow(monkeypatch, processors, memory, gpu, device, workers):
+    monkeypatch.setattr(serve_verb.cpus, "available", lambda: processors)
+    monkeypatch.setattr(serve_verb.cpus, "memory_bytes", lambda: memory)
+    monkeypatch.setattr(serve_verb.cpus, "sees_gpu", lambda: gpu)
+    started = []
+    monkeypatch.setattr("asr.server.running.serve", lambda settings: started.append(settings) or asyncio.sleep(0))
+    assert run_command(["serve", "--device", device]) == 0
+    assert run_command(["serve", "--workers", "3"]) == 0
+    assert [settings.workers for settings in started] == [workers, 3]
