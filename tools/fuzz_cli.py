@@ -89,7 +89,7 @@ average model model --output out
 train train.yaml model.layers=x
 train-lm lm.yaml model.layers=x
 transcribe nowhere.wav --model nomodel
-serve --live-model nomodel --alias x=nomodel --wyoming 1 --model nomodel
+serve --live-model nomodel --alias x=nomodel --wyoming 1 --model nomodel --learn data
 plot run.jsonl --output no/where.png
 """
 # What takes some milliseconds, and what loads models, trains or draws.
@@ -124,6 +124,7 @@ train-lm lm.yaml train.epochs=1 train.output=lmrun model.hidden=8
 train-readable text.txt out --seconds 1 --hidden 8
 learn model m.jsonl --output learnt --dry-run
 learn model data --output learnt --rehearse m.jsonl
+learn --rollback data
 plot run.jsonl --output out.png
 check m.jsonl --plot out.png
 """

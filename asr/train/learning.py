@@ -45,6 +45,8 @@ LONGEST_CORRECTION_S = 30.0
 SIGNIFICANT = 0.05
 AGREEING = 0.2
 """A gain this likely to be chance is enough where held-out sentences have fewer word errors, too."""
+WEIGHT_ALONE = 1 / 3
+"""Where tuning shows no gain, fewer errors by another weight of the language models are enough below this p."""
 WORKING = ".learning"
 """What the name of the working folder ends in, beside the output."""
 
@@ -246,7 +248,7 @@ def _tune(
     if _refused(report):
         return report
     tuned = Adaptation(network, Strength(choice.rate), options.seed)
-    for _ in tqdm(range(choice.epochs), "fine-tuning", disable=None, leave=False):
+    for _ in tqdm(range(report.epochs), "fine-tuning", disable=None, leave=False):
         tuned.epoch([*lessons, *beside])
     _check_forgetting(report, forgotten, tuned.log_probs(forgotten), search, after)
     if _refused(report):
@@ -327,6 +329,7 @@ def _judge(
             f"(p = {choice.p_value:.3f}, expected below {bar}) and have {after.errors} word errors instead of "
             f"{before.errors}; correct more sentences, or others"
         )
+        return _weight_alone(report, search, references, start, before) or chosen
     elif _more_errors(before, after):
         report.refusal = (
             f"cross-validation shows more errors on held-out sentences, {after.errors} instead of {before.errors} in "
@@ -335,11 +338,28 @@ def _judge(
     return chosen
 
 
+def _weight_alone(
+    report: LearningReport, search: Decoder, references: dict[str, str], start: Sequence[Tensor], before: Report
+) -> Decoder | None:
+    """The start with another weight of its language models, where that makes fewer errors; the refusal is lifted."""
+    chosen, after = choose_weight(search.options, search.tokenizer, start, references)
+    if after.errors >= before.errors or _p_of_errors(after, before) >= WEIGHT_ALONE:
+        return None
+    report.refusal, report.rate, report.epochs = "", 0.0, 0
+    report.errors_after, report.lm_weight = after.errors, chosen.options.lm_weight
+    return chosen
+
+
 def _more_errors(before: Report, after: Report) -> bool:
-    """Whether the second has significantly more errors, paired by utterance."""
-    errors = {one.id: one.errors for one in before.utterances}
-    changes = np.array([float(one.errors - errors[one.id]) for one in after.utterances])
-    return best_of_p_value(changes[None]) < SIGNIFICANT and changes.sum() > 0
+    """Whether the second has significantly more errors."""
+    return after.errors > before.errors and _p_of_errors(before, after) < SIGNIFICANT
+
+
+def _p_of_errors(fewer: Report, more: Report) -> float:
+    """Probability that the second has so many errors more by chance, paired by utterance."""
+    errors = {one.id: one.errors for one in fewer.utterances}
+    changes = np.array([float(one.errors - errors[one.id]) for one in more.utterances])
+    return best_of_p_value(changes[None])
 
 
 def _check_forgetting(

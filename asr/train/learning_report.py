@@ -23,9 +23,9 @@ class LearningReport:
     """What was read, what cross-validation and the check for forgetting showed, and what was decided.
 
     ``errors_*``: word errors on held-out corrections, decoded as the model directory says. ``rehearsal_*``: on
-    ``rehearsal`` stored sentences. ``gain``: nats per token. ``lm_weight``: of the new model's language models.
-    ``recognised``: words of the corrections that the start missed and the new model, which has learnt these very
-    sentences, recognises.
+    ``rehearsal`` stored sentences. ``gain``: nats per token by tuning, which is left out where ``epochs`` is 0.
+    ``lm_weight``: of the new model's language models. ``recognised``: words of the corrections that the start missed
+    and the new model, which has learnt these very sentences, recognises.
     """
 
     model: str
@@ -69,8 +69,8 @@ class LearningReport:
         if self.words:
             lines.append(
                 f"held-out corrections: {self.errors_before} errors before, {self.errors_after} after, in {self.words} "
-                f"words; {self.gain:+.3f} nats a token, p = {self.p_value:.4f} "
-                f"(rate {self.rate:g}, {self.epochs} epochs)"
+                f"words; {self.gain:+.3f} nats a token by tuning, p = {self.p_value:.4f} "
+                f"({f'rate {self.rate:g}, {self.epochs} epochs' if self.epochs else 'so the network stays as it is'})"
             )
         if self.refusal:
             return "\n".join([*lines, f"refused, nothing written: {self.refusal}"])

@@ -13,9 +13,12 @@ from small import make_recognizer
 from asr.config.sections import TextConfig
 from asr.models import model_directory
 from asr.models.model_directory import load_model
+from asr.recognize.decoder import Decoder
 from asr.recognize.options import Decoding, load_options, save_options
 from asr.text.tokenizer import CharTokenizer
-from asr.train.cross_validation import plan_grid
+from asr.train import learning
+from asr.train.cross_validation import BestSetting, plan_grid
+from asr.train.learning_report import LearningReport
 from asr.train.learnt_model import write_model
 from asr.train.search_weights import choose_weight
 
@@ -77,6 +80,17 @@ def test_the_new_model_directory_has_the_weight_and_the_language_model(options, 
     assert found.lm_weight == 0.3
     assert os.path.isfile(str(found.lm))
     assert load_options(start).lm_weight == 0.5
+
+
+@pytest.mark.parametrize(("count", "learnt"), [(2, True), (1, False)])
+def test_a_better_weight_alone_is_learnt_where_tuning_shows_no_gain_and_it_is_no_chance(options, count, learnt):
+    references = {str(i): "AC" for i in range(count)}
+    rows = [rows_of("AC", 0.67)] * count
+    report, search = LearningReport("m", count), Decoder(options, TOKENIZER)
+    choice = BestSetting(1e-4, 4, (-0.1,) * count, 1.0, rows)
+    found = learning._judge(report, choice, search, references, rows)
+    assert (report.refusal == "", report.epochs == 0) == (learnt, learnt)
+    assert not learnt or (found.options.lm_weight, report.errors_after) == (pytest.approx(0.55 * 0.5), 0)
 
 
 @pytest.mark.parametrize("speech_s", [5.0, 40.0, 149.0, 151.0, 449.0, 451.0, 1200.0])
