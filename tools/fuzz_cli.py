@@ -414,7 +414,8 @@ def execute(argv: list[str], folder: Path) -> tuple[str, str]:
     try:
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
             status = run_verb(argv)
-        return ("done" if status in (0, 1) else "raised"), f"status {status}"
+        results = (0, 1, 2) if argv[0] == "learn" else (0, 1)  # 2: it refuses, with a report
+        return ("done" if status in results else "raised"), f"status {status}"
     except AsrError as error:
         return "refused", str(error)
     except SystemExit as stop:
