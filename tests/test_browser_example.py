@@ -17,9 +17,11 @@ import pytest
 
 import asr
 from asr.audio import read
+from asr.config.sections import TextConfig
 from asr.decode import greedy, score_phrases
 from asr.decode.phrase_search import Phrase
 from asr.export.onnx_folder import export_onnx
+from asr.text.bpe import BpeTokenizer
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "egs" / "browser"
@@ -182,6 +184,36 @@ def test_a_phrase_that_the_model_cannot_spell_is_named(page):
     assert "42" in page.inner_text("#status")
 
 
+SPELL = """
+async ([texts, symbols, kind]) => {
+  const { spell } = await import(new URL("decoding.js", location).href);
+  return texts.map((text) => spell(text, symbols, kind));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    """A tokenizer of pieces of words, and texts in its alphabet."""
+    generator = np.random.default_rng(0)
+    words = ["".join(generator.choice(list("ABCD"), generator.integers(1, 6))) for _ in range(60)]
+    texts = [" ".join(generator.choice(words, generator.integers(1, 5))) for _ in range(200)]
+    return BpeTokenizer.from_texts(texts, TextConfig(tokenizer="bpe", bpe_size=60)), texts
+
+
+def test_phrases_are_spelt_in_pieces_of_words_as_sentencepiece_spells_them(page, pieces):
+    tokenizer, texts = pieces
+    symbols = [symbol.replace("▁", " ") for symbol in tokenizer.symbols]
+    spelt = page.evaluate(SPELL, [[*texts, "A E", "  "], symbols, "bpe"])
+    assert spelt == [*(tokenizer.encode(text) for text in texts), None, None]
+    assert max(len(symbols[token]) for tokens in spelt[:-2] for token in tokens) > 2
+
+
+def test_phrases_are_spelt_in_words(page):
+    symbols = ["<blank>", " STOP", " GO"]
+    assert page.evaluate(SPELL, [["go stop", "Go", "wait"], symbols, "word"]) == [[2, 1], [2], None]
+
+
 def test_the_size_of_the_model_is_on_the_page(page, exported):
     size = os.path.getsize(exported / "stream" / "streaming.onnx")
     assert f"model {size / 1e6:.1f} MB" in page.inner_text("#status")
@@ -217,7 +249,7 @@ def of_tokens(graph, kind, path):
 def test_tokens_of_words_and_pieces_join_to_texts(tmp_path, exported, kind, token):
     known = prepare.describe(of_tokens(exported / "stream" / "streaming.onnx", kind, tmp_path / "graph.onnx"), "m")
     assert token in known["tokens"]
-    assert not known["spells"]
+    assert known["kind"] == kind
 
 
 def test_a_model_of_phones_is_refused(tmp_path, exported):

@@ -40,7 +40,7 @@ recognize: rescoring options option_sources decoder phrase_lists readable engine
 recognize: pipeline phrase_answers recognizer
 recognize: gradual batch_inputs fetched_chunks batch run_identity result_places result_parts ray_stages ray_cluster
 recognize: ray_engine archive
-export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification
+export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification export_description
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process

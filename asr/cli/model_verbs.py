@@ -21,8 +21,13 @@ def add_model_commands(commands: Any) -> None:
 
 
 def _add_info(commands: Any) -> None:
-    info = commands.add_parser("info", help="show a model's size, training data and accuracy")
-    info.add_argument("model", nargs="?", metavar="MODEL", help="directory or bundled name (default: the bundled one)")
+    info = commands.add_parser("info", help="show a model's or an export's size, training data and accuracy")
+    info.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="directory, bundled name (default: the bundled one), folder of asr export, or graph",
+    )
     info.set_defaults(run=_info)
 
 
@@ -72,11 +77,17 @@ def _add_warm_up(commands: Any) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from asr.export.export_description import describe_export, is_described_here
     from asr.lm.lm_directory import describe_ngrams
     from asr.models import description
+    from asr.models.bundled import locate_model
     from asr.recognize import option_sources
     from asr.recognize.options import load_chunks
 
+    place = locate_model(args.model)
+    if is_described_here(place):
+        print(describe_export(place))
+        return OK
     model = description.read_description(args.model)
     print(description.describe_model(model))
     choice = option_sources.merge(model.path)

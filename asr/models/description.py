@@ -111,22 +111,37 @@ def card_languages(card: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 def describe_model(model: Description) -> str:
     """A few lines about a model for people: network, input, tokens, and what its card says."""
-    config, card = model.config.model, model.card
-    direction = "bidirectional" if config.bidirectional else "unidirectional"
-    if config.lookahead:
-        ahead_s = (config.layers - 1) * config.lookahead * model.config.features.hop_s * config.subsampling
-        direction += f" (looking {ahead_s:.2g} s ahead)"
     base = model_file(model.path, "model.safetensors").parent
     rows = {
         "model": f"{model.path}" + (f" (weights of the bundled model {base.name})" if base != model.path else ""),
-        "network": f"{config.layers} x {config.hidden} {direction} {config.cell}, subsampling {config.subsampling}, "
+        "network": f"{network_text(model.config)}, "
         f"{model.parameters / 1e6:.2f} million parameters, stored as {model.storage}",
         "input": f"{model.config.features.sample_rate_hz} Hz, {model.config.features.mel_bins} mel bins, "
         f"one output per {model.config.output_frame_s * 1000:g} ms",
         "tokens": f"{model.tokenizer.vocab_size} (blank and {list_symbols(model.tokenizer)})",
         "written text": _describe_tagger(model.path),
     }
-    lines = [f"{name + ':':<16}{value}" for name, value in rows.items()]
+    return "\n".join([*row_lines(rows), *card_lines(model.card)])
+
+
+def network_text(config: Config) -> str:
+    """Layers, units, direction and cell of a network in words."""
+    model = config.model
+    direction = "bidirectional" if model.bidirectional else "unidirectional"
+    if model.lookahead:
+        ahead_s = (model.layers - 1) * model.lookahead * config.features.hop_s * model.subsampling
+        direction += f" (looking {ahead_s:.2g} s ahead)"
+    return f"{model.layers} x {model.hidden} {direction} {model.cell}, subsampling {model.subsampling}"
+
+
+def row_lines(rows: dict[str, str]) -> list[str]:
+    """A line for each row, its name in front."""
+    return [f"{name + ':':<15} {value}" for name, value in rows.items()]
+
+
+def card_lines(card: dict[str, Any]) -> list[str]:
+    """Lines of what a model card says."""
+    lines: list[str] = []
     for name, value in card.items():
         if isinstance(value, dict) and value and all(isinstance(part, dict) for part in value.values()):
             # Results by corpus: a line each.
@@ -134,7 +149,7 @@ def describe_model(model: Description) -> str:
         else:
             parts = [_one_line(value)]
         lines += [f"{label:<16}{part}" for label, part in zip([f"{name}:", *[""] * len(parts)], parts, strict=False)]
-    return "\n".join(lines)
+    return lines
 
 
 def _describe_tagger(model: Path) -> str:

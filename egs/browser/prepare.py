@@ -104,7 +104,7 @@ def describe(graph: Path, name: str) -> dict[str, object]:
         "name": os.path.basename(os.path.normpath(name)),
         "bytes": graph.stat().st_size,
         "tokens": tokens,
-        "spells": kind == "char",
+        "kind": kind,
         **{key: known.tree(f"asr.{key}") for key in ("features", "frames", "states", "latency")},
     }
 

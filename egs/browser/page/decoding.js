@@ -23,16 +23,33 @@ export function asText(tokens, symbols) {
   return tokens.map((token) => symbols[token]).join("").replace(/\s+/g, " ").trim();
 }
 
-// The tokens of a phrase for a model of characters. Returns null where it has a character that the model cannot spell.
-export function spell(phrase, symbols) {
+// The tokens of a phrase; null where the model cannot spell it. `kind`: what tokens are, "char", "bpe" (pieces of words) or
+// "word". Pieces and words begin with a space where a word begins.
+export function spell(phrase, symbols, kind) {
   const ids = new Map(symbols.map((symbol, id) => [symbol, id]));
-  const tokens = [];
-  for (const character of phrase.trim().replace(/\s+/g, " ")) {
-    const id = [character, character.toUpperCase(), character.toLowerCase()].map((c) => ids.get(c)).find((i) => i > 0);
-    if (id === undefined) return null;
-    tokens.push(id);
+  const known = (text) => [text, text.toUpperCase(), text.toLowerCase()].find((way) => ids.get(way) > 0);
+  const words = phrase.trim().split(/\s+/).filter((word) => word);
+  if (!words.length) return null;
+  const units = kind === "word" ? words.map((word) => ` ${word}`) : [...words.join(" ")];
+  const spelt = units.map(known);
+  if (spelt.includes(undefined)) return null;
+  const parts = kind === "bpe" ? mergePieces([" ", ...spelt], ids) : spelt;
+  return parts.map((part) => ids.get(part));
+}
+
+// Byte pair encoding (Sennrich et al. 2016) as sentencepiece does it: of all neighbours that make a piece, those of the
+// piece that was learnt first, which has the smallest number, are joined, from the left.
+function mergePieces(characters, ids) {
+  const parts = [...characters];
+  for (;;) {
+    let best = -1;
+    for (let i = 0; i + 1 < parts.length; i++) {
+      const id = ids.get(parts[i] + parts[i + 1]);
+      if (id !== undefined && (best < 0 || id < ids.get(parts[best] + parts[best + 1]))) best = i;
+    }
+    if (best < 0) return parts;
+    parts.splice(best, 2, parts[best] + parts[best + 1]);
   }
-  return tokens.length ? tokens : null;
 }
 
 function logAdd(a, b) {

@@ -49,11 +49,16 @@ function show({ final, text }) {
   find("partial").textContent = text;
 }
 
+function characters() {
+  return model.tokens.slice(1).filter((token) => [...token].length === 1).join("");
+}
+
 function readPhrases() {
   const lines = find("phrases").value.split("\n").map((line) => line.trim()).filter((line) => line);
   return lines.map((text) => {
-    const tokens = model.spells ? spell(text, model.tokens) : null;
-    if (!tokens) throw new Error(`“${text}”: this model cannot spell it; its characters are ${model.tokens.slice(1).join("")}`);
+    const tokens = spell(text, model.tokens, model.kind);
+    const known = model.kind === "word" ? `it knows ${model.tokens.length - 1} words` : `its characters are ${characters()}`;
+    if (!tokens) throw new Error(`“${text}”: this model cannot spell it; ${known}`);
     return { text, tokens };
   });
 }
@@ -119,7 +124,7 @@ async function start() {
   worker.onmessage = async ({ data }) => {
     if (data.kind === "ready") {
       model = data.model;
-      find("phrases").placeholder = model.spells ? "one phrase a line" : "this model has no single characters";
+      find("phrases").placeholder = "one phrase a line";
       ready(kept);
     } else if (data.kind === "update") show(data);
     else if (data.kind === "ended") {
