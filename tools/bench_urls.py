@@ -3,7 +3,7 @@
     python tools/bench_urls.py --recordings 10000 --latency-s 0.05 --errors 0.02
 
 The server (tests/object_server.py) runs on the same machine, in a process of its own. Run this on a machine that does
-nothing else: ``busy`` is the processor time of the transcription over elapsed time, ``machine_busy`` that of everything.
+nothing else: ``busy`` is the processor time of the transcription over elapsed time, ``machine_busy`` that of all.
 """
 
 from __future__ import annotations
