@@ -63,7 +63,8 @@ def run_trials(trial: Trial, args: argparse.Namespace) -> int:
     lines = report.read_text().splitlines() if report.exists() else []
     known = [json.loads(line) for line in lines]
     rng = random.Random(args.seed + len(known))
-    todo = [kind for kind in args.kinds for _ in range(args.times - sum(one["kind"] == kind for one in known))]
+    had = Counter(one["kind"] for one in known)
+    todo = [kind for number in range(args.times) for kind in args.kinds if number >= had[kind]]
     for kind in tqdm(todo, desc="killing", disable=None):
         while (result := trial.run(kind, rng)) is None:
             pass  # it had ended before

@@ -17,13 +17,17 @@ import math
 import os
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster_model import ENGINES, Bucket, Costs, Machines, Simulated, Training, TranscriptionModel, Work
+
+if TYPE_CHECKING:
+    from asr.recognize.ray_stages import RayResult
 
 HERE = Path(__file__).parent
 MEASURED, ASSUMPTIONS = HERE / "cluster_measured.json", HERE / "cluster_assumptions.json"
@@ -68,7 +72,7 @@ def measure(files: list[str], model: str, output: Path) -> None:
     from asr.recognize import recognizer
     from asr.recognize.batch_inputs import find_jobs
     from asr.recognize.pipeline import cut_batches
-    from asr.recognize.ray_stages import result_line
+    from asr.recognize.ray_stages import LINE, RayResult, result_line
 
     jobs, failures = find_jobs(files)
     if failures:
@@ -81,7 +85,7 @@ def measure(files: list[str], model: str, output: Path) -> None:
         waveforms[index] = loaded.reader.samples(job.item)
         decode.append((time.process_time() - started) / (len(waveforms[index]) / loaded.sample_rate_hz))
         size += os.path.getsize(job.item.source) if job.item.end_s is None else 0
-    network, search, driver = [], [], []
+    network, search, results = [], [], []
     for batch in cut_batches(waveforms, lambda: loaded.batch_s * loaded.sample_rate_hz):
         part = [waveforms[index] for index in batch]
         seconds = sum(map(len, part)) / loaded.sample_rate_hz
@@ -90,22 +94,34 @@ def measure(files: list[str], model: str, output: Path) -> None:
         times.append(time.process_time())
         made = loaded._decode(part, [jobs[index].id for index in batch], *posteriors)
         times.append(time.process_time())
-        lines = [result_line(jobs[index].id, jobs[index].item, one) for index, one in zip(batch, made, strict=True)]
-        for line in lines:
-            json.loads(line)
+        for index, one in zip(batch, made, strict=True):
+            results.append(RayResult(index, LINE, result_line(jobs[index].id, jobs[index].item, one), 0.0, ""))
         times.append(time.process_time())
         network.append((times[1] - times[0]) / seconds)
-        search.append((times[2] - times[1]) / seconds)
-        driver.append((times[3] - times[2]) / len(batch))
+        search.append((times[3] - times[1]) / seconds)  # with the line of JSON, which the actor makes
     audio_s = sum(map(len, waveforms.values())) / loaded.sample_rate_hz
     found = {
         "model": model, "recordings": len(jobs), "audio_s": round(audio_s, 1),
-        "bytes_per_s": round(size / audio_s) or 32000, "driver_s": statistics.mean(driver),
+        "bytes_per_s": round(size / audio_s) or 32000, "driver_s": driver_seconds(results),
         "decode": _spread(decode), "network": _spread(network), "search": _spread(search),
     }  # fmt: skip
     output.write_text(json.dumps(found, indent=1) + "\n")
     means = {name: f"{statistics.mean(found[name]):.5f}" for name in ("decode", "network", "search")}
     print(f"{output}: processor seconds for a second of audio: {means}")
+
+
+def driver_seconds(results: list[RayResult]) -> float:
+    """Seconds of the command that started Ray for each result: it reads a table, and writes parts."""
+    from asr.recognize.ray_stages import RESULT_COLUMNS, as_table, results_of
+    from asr.recognize.result_parts import Parts
+
+    table = as_table(RESULT_COLUMNS, results * (20_000 // len(results) + 1))
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        with Parts(folder, {}) as parts:
+            for count, result in enumerate(results_of(table)):
+                parts.add(str(count), result.body)
+        return (time.process_time() - started) / table.num_rows
 
 
 def _spread(values: list[float]) -> list[float]:

@@ -70,10 +70,10 @@ class BlockReader:
             rows.append((number, pickled, samples, error))
             waiting_s += len(samples) / 4 / self.reader.features.sample_rate_hz
             if waiting_s >= self.block_s:
-                yield _table(READ_COLUMNS, rows)
+                yield as_table(READ_COLUMNS, rows)
                 rows, waiting_s = [], 0.0
         if rows:
-            yield _table(READ_COLUMNS, rows)
+            yield as_table(READ_COLUMNS, rows)
 
     def _read(self, named: NamedRecording) -> tuple[bytes, bytes]:
         try:
@@ -124,7 +124,7 @@ class RayRecognizer:
             done = {result.number for result in found}
             lost = [index for index in indices if index not in done]
             found += [RayResult(index, ERROR, pickle_error(error), 0.0, "") for index in lost]
-        return _table(RESULT_COLUMNS, found)
+        return as_table(RESULT_COLUMNS, found)
 
     def _result(self, index: int, id: str, recording: Recording, result: Transcript | AudioError) -> RayResult:
         if isinstance(result, AudioError):
@@ -152,7 +152,7 @@ def pickle_error(error: Exception) -> bytes:
 
 def work_table(work: Sequence[tuple[int, NamedRecording]]) -> pa.Table:
     """Recordings as ``BlockReader`` takes them."""
-    return _table(WORK_COLUMNS, [(index, pickle.dumps(named)) for index, named in work])
+    return as_table(WORK_COLUMNS, [(index, pickle.dumps(named)) for index, named in work])
 
 
 def results_of(table: pa.Table) -> Iterator[RayResult]:
@@ -181,7 +181,8 @@ def _samples(row: dict[str, Any]) -> Samples | Exception:
     return np.frombuffer(row["samples"], np.float32)
 
 
-def _table(columns: dict[str, str], rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+def as_table(columns: dict[str, str], rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    """Rows as a table; ``columns``: names and Arrow types."""
     import pyarrow as pa
 
     arrays = zip(*rows, strict=True) if rows else ([] for _ in columns)
