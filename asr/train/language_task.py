@@ -32,6 +32,9 @@ from asr.train.resume import CHECKPOINT, Progress
 
 PADDING = -100
 """Target that costs nothing; torch's own convention."""
+MOST_PADDED = 32_768
+"""Tokens of a batch of sentences, padding among them: one sentence of thousands of words among short ones would need
+gigabytes."""
 BUCKET = 16
 """Batches of sentences that are sorted by length together: little padding, and still another order each epoch."""
 
@@ -132,7 +135,9 @@ class LanguageTask:
         batches = []
         for bucket in buckets:
             by_length = sorted(bucket, key=lambda index: len(self.sentences[index]))
-            batches += [by_length[at : at + size] for at in range(0, len(by_length), size)]
+            for batch in (by_length[at : at + size] for at in range(0, len(by_length), size)):
+                rows = max(1, MOST_PADDED // (len(self.sentences[batch[-1]]) + 1))
+                batches += [batch[at : at + rows] for at in range(0, len(batch), rows)]
         shuffled = np.random.default_rng((self.config.train.seed, epoch, 1)).permutation(len(batches))
         return [batches[at] for at in shuffled]
 

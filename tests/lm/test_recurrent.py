@@ -306,3 +306,20 @@ def test_every_key_has_a_range(texts):
         values = getattr(make_config(texts, "x"), section)
         with pytest.raises(ConfigError, match=f"{section}.{key}"):
             dataclasses.replace(values, **{key: bad})
+
+
+def test_a_very_long_sentence_makes_its_batch_small_and_all_sentences_are_seen_once(texts, tmp_path, monkeypatch):
+    path = tmp_path / "text"
+    lengths = [3, 2, 5, 4, 90, 3, 4, 2, 5, 1, 60]
+    path.write_text("".join("A" * length + "\n" for length in lengths))
+    data = {"train": str(path), "valid": "", "batch": 4}
+    task = language_task.LanguageTask(make_config(texts, tmp_path / "run", data=data))
+    whole = task.plan(0)
+    assert sorted(map(len, whole)) == [3, 4, 4]
+    monkeypatch.setattr(language_task, "MOST_PADDED", 100)
+    plan = task.plan(0)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
+    for batch in plan:
+        assert len(batch) == 1 or len(batch) * (max(lengths[index] for index in batch) + 1) <= 100
+    assert [4] in plan
+    assert max(map(len, plan)) == 4  # batches of short sentences stay whole
