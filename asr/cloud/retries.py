@@ -128,6 +128,8 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later."""
     if isinstance(error, _LASTING) or _names(error) & set(_LASTING_NAMES):
         return False
+    if "known_hosts" in str(error):  # paramiko has no class of its own for a server that is not known
+        return False
     if (status := status_of(error)) is not None:
         return status in TRANSIENT
     if isinstance(error, OSError | EOFError | TimeoutError | asyncio.TimeoutError | ConnectionError):
