@@ -20,7 +20,7 @@ audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
-data: distort manifest source_shares splice sample_cache shard_index shard_set shard_writer remote_files
+data: distort manifest source_shares splice sample_cache remote_files remote_shards shard_index shard_set shard_writer
 data: batch_maker labels crew_child crew batch_plan batches sharded_batches feeding
 data: findings preflight shard_check
 data: voices synth

@@ -27,8 +27,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from asr.audio import read
+from asr.cloud.addresses import clean_text, identity, is_url, url_name
 from asr.data.manifest import Utterance
-from asr.errors import AudioError, ManifestError
+from asr.data.remote_shards import open_remote_shard, remote_index, remote_stamp, shown_shard
+from asr.errors import AudioError, CloudError, ManifestError
 from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES, atomic, user_cache
 
 INDEX_SUFFIX = ".index"
@@ -47,7 +49,10 @@ _BLOCK = 512
 
 
 class ShardError(ManifestError):
-    """A shard that cannot be used."""
+    """A shard that cannot be used; its message holds no secrets of a URL."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(clean_text(text))
 
 
 @dataclass
@@ -115,7 +120,7 @@ class ShardMember:
     @property
     def name(self) -> str:
         """What messages call its audio."""
-        return f"{self.shard}: {self.id}{self.suffix}"
+        return f"{shown_shard(self.shard)}: {self.id}{self.suffix}"
 
 
 class NamedBytes(io.BytesIO):
@@ -178,7 +183,9 @@ def read_shard_texts(index: ShardIndex) -> Iterator[Utterance]:
 def open_shard(path: str) -> BinaryIO:
     """A shard open for reading. Raises ``ShardError``."""
     try:
-        return open(path, "rb")
+        return open_remote_shard(path) if is_url(path) else open(path, "rb")
+    except CloudError as error:
+        raise ShardError(str(error)) from error
     except OSError as error:
         raise ShardError(f"{path}: cannot read the shard: {error.strerror or error}") from error
 
@@ -230,7 +237,9 @@ def index_places(shard: str) -> list[str]:
     folder = user_cache()
     if folder is None:
         return [index_path(shard)]
-    number = hashlib.sha256(os.fsencode(os.path.realpath(shard))).hexdigest()[:16]
+    number = hashlib.sha256(os.fsencode(identity(shard) if is_url(shard) else os.path.realpath(shard))).hexdigest()[:16]
+    if is_url(shard):
+        return [str(folder / "shards" / f"{number}-{url_name(shard)}{INDEX_SUFFIX}")]
     return [index_path(shard), str(folder / "shards" / f"{number}-{os.path.basename(shard)}{INDEX_SUFFIX}")]
 
 
@@ -242,7 +251,7 @@ def write_index(path: str, index: ShardIndex) -> None:
         np.savez(file, places=index.places, ids=np.frombuffer(index.ids, np.uint8), sums=np.frombuffer(sums, np.uint8))
 
 
-def load_index(shard: str, path: str, size: int, stamp: int) -> ShardIndex | None:
+def load_index(shard: str, path: str | BinaryIO, size: int, stamp: int) -> ShardIndex | None:
     """The index at ``path`` if it is one of this shard; ``size`` and ``stamp`` are those of the tar file.
 
     None for no index, or one of another file or version. Raises ``ShardError`` where the tar file is shorter than the
@@ -276,8 +285,7 @@ def make_index(shard: str) -> ShardIndex:
     A member that is no utterance goes into ``sums.skipped``. Raises ``ShardError`` for a file that is no tar file or
     ends too early, and for an id that comes twice.
     """
-    status = os.stat(shard)
-    sums, counts, speakers = ShardSums(status.st_size, status.st_mtime_ns), Counter[str](), set[str]()
+    sums, counts, speakers = ShardSums(*_size_and_stamp(shard)), Counter[str](), set[str]()
     rows: list[tuple[Any, ...]] = []
     ids: dict[str, None] = {}
     end = 0
@@ -367,26 +375,40 @@ def _indexed(
     return item, (*place, suffix.encode())
 
 
+def _size_and_stamp(shard: str) -> tuple[int, int]:
+    """Size and version of a shard. Raises ``OSError`` or ``CloudError``."""
+    if is_url(shard):
+        return remote_stamp(shard)
+    status = os.stat(shard)
+    return status.st_size, status.st_mtime_ns
+
+
 def find_index(shard: str) -> ShardIndex:
     """The index of a shard, made and kept at the first use; a line on standard error says so.
 
     Raises ``ShardError`` for a shard that cannot be used.
     """
     try:
-        status = os.stat(shard)
+        size, stamp = _size_and_stamp(shard)
     except OSError as error:
         raise ShardError(f"{shard}: cannot read the shard: {error.strerror or error}") from error
+    except CloudError as error:
+        raise ShardError(str(error)) from error
     places = index_places(shard)
     for place in places:
-        if (index := load_index(shard, place, status.st_size, status.st_mtime_ns)) is not None:
+        if (index := load_index(shard, place, size, stamp)) is not None:
             return index
-    index = make_index(shard)
+    found = remote_index(index_path(shard)) if is_url(shard) else None
+    index = (found and load_index(shard, found, size, stamp)) or make_index(shard)
+    if found:  # keep it here for this version
+        index.sums.stamp = stamp
     for place in places:
         try:
             write_index(place, index)
         except OSError:
             continue
-        print(f"{shard}: indexed, once; the index is kept as {place}", file=sys.stderr, flush=True)
+        if not found:
+            print(f"{shown_shard(shard)}: indexed, once; the index is kept as {place}", file=sys.stderr, flush=True)
         return index
     print(f"note: {shard}: its index cannot be kept, and every start reads the shard", file=sys.stderr, flush=True)
     return index

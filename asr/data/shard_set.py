@@ -18,10 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from asr.cloud.addresses import is_url, real_place
 from asr.config.sections import TextConfig
 from asr.data.manifest import Statistics, Utterance
+from asr.data.remote_shards import ask_for_shards, listed_shards
 from asr.data.shard_index import ShardError, ShardIndex, ShardSums, find_index, read_shard_texts
-from asr.errors import TextError
+from asr.errors import CloudError, TextError
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
@@ -36,7 +38,7 @@ _LEARNT_TEXTS = 1_000_000
 
 def is_shards(path: str) -> bool:
     """Whether ``path`` names shards, not a manifest: a tar file, a range or pattern of them, or a folder with some."""
-    if path.endswith(_SUFFIX):
+    if path.endswith(_SUFFIX) or (is_url(path) and path.endswith("/")):
         return True
     return os.path.isdir(path) and any(name.endswith(_SUFFIX) for name in os.listdir(path))
 
@@ -46,6 +48,8 @@ def shard_paths(pattern: str) -> list[str]:
 
     Raises ``ShardError`` that names what is missing.
     """
+    if is_url(pattern):
+        return _remote_paths(pattern)
     if os.path.isdir(pattern):
         return sorted(os.path.join(pattern, name) for name in os.listdir(pattern) if name.endswith(_SUFFIX))
     found = []
@@ -61,6 +65,17 @@ def shard_paths(pattern: str) -> list[str]:
             f"{pattern}: expected {f'{len(found)} shards' if found else 'shards'}, "
             f"{f'{len(missing)} are missing' if missing else 'found none'}: {names}; correct the range, or copy them"
         )
+    return found
+
+
+def _remote_paths(pattern: str) -> list[str]:
+    """A range of shards at URLs, or those of a folder whose URL ends with a slash; a missing one is named later."""
+    try:
+        found = listed_shards(pattern, _SUFFIX) if pattern.endswith("/") else _expanded(pattern)
+    except CloudError as error:
+        raise ShardError(str(error)) from error
+    if not found:
+        raise ShardError(f"{pattern}: expected shards, found no file that ends with {_SUFFIX}")
     return found
 
 
@@ -102,7 +117,7 @@ class ShardSet:
     def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = tuple(patterns)
         paths = [path for pattern in patterns for path in shard_paths(pattern)]
-        if twice := [path for path, count in Counter(map(os.path.realpath, paths)).items() if count > 1]:
+        if twice := [path for path, count in Counter(map(real_place, paths)).items() if count > 1]:
             raise ShardError(f"{', '.join(patterns)}: {twice[0]} is named twice")
         self.entries: list[ShardEntry] = []
         self.inventory: Counter[str] = Counter()
@@ -114,6 +129,7 @@ class ShardSet:
         self._recent_rows = 0
         self._lock = threading.Lock()
         faults = []
+        ask_for_shards([path for path in paths if is_url(path)])
         for path in tqdm(paths, "reading indices", unit="shard", disable=None, leave=False, delay=1):
             try:
                 self._add(path, find_index(path).sums)

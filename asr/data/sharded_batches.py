@@ -24,14 +24,17 @@ from typing import overload
 
 import numpy as np
 
+from asr.cloud.addresses import is_url
 from asr.config.sections import Config
 from asr.data import distort
 from asr.data.batch_maker import BatchMaker, BatchOrder, Kind, MadeBatch, StoredRow
 from asr.data.batch_plan import BatchPlan, Example, group_by_length
 from asr.data.batches import LENGTH_JITTER, Batch, batch_tensors, read_pieces
 from asr.data.manifest import Statistics
+from asr.data.remote_shards import open_remote_shard
 from asr.data.sample_cache import SampleCache
 from asr.data.shard_set import ShardSet, draw_utterances
+from asr.errors import CloudError
 from asr.text.tokenizer import Tokenizer
 
 BUFFER_STREAM = 8
@@ -213,6 +216,10 @@ class ShardedDataset:
         for number in numbers:
             piece = self._cut[number]
             path = self.shards.entries[piece.shard].path
+            if is_url(path):
+                with contextlib.suppress(CloudError):
+                    open_remote_shard(path).close()  # fetches it
+                continue
             with contextlib.suppress(OSError):  # what cannot be read is named by who makes the batch
                 places = self.shards.index(piece.shard).places[piece.begin : piece.end]
                 begin, last = int(places["audio_at"][0]), places[-1]

@@ -9,8 +9,10 @@ import pytest
 import torch
 from corpus import make_config, make_corpus
 from object_server import Objects, random_errors, serving
+from shards import make_shards
 
 from asr.cloud import filesystems, retries
+from asr.errors import ManifestError
 from asr.models.tensors import load_tensors
 from asr.train import acoustic_task
 from asr.train.resume import CHECKPOINT
@@ -83,3 +85,36 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_shards_at_urls_train_as_local_ones_do(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ASR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.delenv("ASR_CACHE_GB", raising=False)
+    corpus = make_corpus(tmp_path / "corpus")
+    folder = Path(make_shards(tmp_path / "shards", corpus / "train.jsonl", 60_000))
+    setting = {"workers": 2, "batch_s": 2.0, "valid": str(corpus / "valid.jsonl")}
+    web = Objects({f"set/{path.name}": path.read_bytes() for path in folder.iterdir()}, user="alice:geheimnis")
+    shards = sorted(name for name in web.files if name.endswith(".tar"))
+    assert len(shards) > 1
+    with serving(web):
+        place = web.url.replace("://", "://alice:geheimnis@")
+        names = {"local": folder, "remote": f"{place}/set"}
+        for name, source in names.items():
+            train = f"{source}/{{00000..{len(shards) - 1:05}}}.tar"
+            config = make_config(corpus, data=setting | {"train": train},
+                                 train={"output": str(tmp_path / name), "epochs": 2})  # fmt: skip
+            acoustic_task.train_acoustic(config)
+        assert set(full_reads(web, ".tar")) == set(shards)
+        assert len(full_reads(web, ".tar")) == len(shards)
+        missing = make_config(corpus, data=setting | {"train": f"{place}/set/{{00000..00099}}.tar"},
+                              train={"output": str(tmp_path / "missing")})  # fmt: skip
+        with pytest.raises(ManifestError, match=r"/set/00099\.tar: no such object|and \d+ more"):
+            acoustic_task.train_acoustic(missing)
+    filesystems.forget_connections()
+    one, other = trained(tmp_path / "local"), trained(tmp_path / "remote")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    printed = capfd.readouterr()
+    texts = [path.read_bytes() for path in (tmp_path / "remote").rglob("*") if path.is_file()]
+    for text in (*texts, printed.out.encode(), printed.err.encode()):
+        assert b"geheimnis" not in text
