@@ -61,10 +61,13 @@ def _compile(function: Function, options: dict[str, Any], *, kept: bool, slow: b
             "there is a C compiler needs none"
         ) from error
     from asr.decode.compiled import keep
+    from asr.decode.kernel_parts import part_pipeline
 
     # Options that numba keeps for itself: a version that has them no more still compiles, to slower code.
     options = {"no_cfunc_wrapper": True, **options}
-    known = {name: value for name, value in options.items() if hasattr(DefaultOptions, name)}
+    known: dict[str, Any] = {name: value for name, value in options.items() if hasattr(DefaultOptions, name)}
+    if not kept and (pipeline := part_pipeline()) is not None:
+        known["pipeline_class"] = pipeline
     njit: Any = numba.njit
     compiled = njit(nogil=True, error_model="numpy", **known)(function)
     return cast(Function, keep(compiled, slow=slow) if kept else compiled)

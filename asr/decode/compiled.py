@@ -11,10 +11,30 @@ import contextlib
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from multiprocessing import current_process, parent_process
 from typing import Any
 
 import numba
+
+
+@contextlib.contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Let one process at a time write the files of a folder.
+
+    numba reads a kernel's index, adds a line and writes it. Of two processes that do so at once, one would lose its
+    line, or both would give their files the same name.
+    """
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # some network folders know no locks
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            fcntl.flock(stack.enter_context(open(path, "w", encoding="utf-8")), fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache
@@ -61,7 +81,8 @@ def _cache_class() -> Any:
 
         def save_overload(self, *args: Any) -> None:
             try:
-                super().save_overload(*args)
+                with _alone(os.path.join(self._cache_path, "lock")):
+                    super().save_overload(*args)
             except Exception as error:  # a full disk, say
                 _note(f"{cache_folder()}: {getattr(error, 'strerror', None) or error}")
 

@@ -129,6 +129,28 @@ def test_a_damaged_cache_is_compiled_anew(run, tmp_path, kind):
     assert run().stdout == "42 1\n"
 
 
+OVERLOADS = 5
+RIVALS = """
+import sys
+import numpy as np
+
+for power in range(int(sys.argv[1]), OVERLOADS, 2):
+    double(np.zeros((1,) * power))
+print(sum(double.stats.cache_misses.values()))
+"""
+
+
+def test_processes_that_compile_at_once_lose_nothing_of_one_another(run, tmp_path):
+    path = tmp_path / "module" / "rivals.py"
+    path.write_text(MODULE.rpartition("print")[0] + RIVALS.replace("OVERLOADS", str(OVERLOADS)))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    rivals = [subprocess.Popen([sys.executable, path, start], env=environment) for start in "12"]
+    assert [rival.wait() for rival in rivals] == [0, 0]
+    for start in "12":
+        again = subprocess.run([sys.executable, path, start], env=environment, capture_output=True, text=True)
+        assert again.stdout == "0\n", again.stderr
+
+
 def test_the_kernels_of_the_search_are_kept_so():
     pytest.importorskip("numba")
     from asr.decode import kernel
