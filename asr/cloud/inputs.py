@@ -11,10 +11,12 @@ import contextlib
 import functools
 import io
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin
 
@@ -24,6 +26,7 @@ from asr.cloud.range_reader import RangeReader
 from asr.cloud.remote_objects import Version, remote_object, version_of
 from asr.cloud.retries import repeat, status_of
 from asr.errors import CloudError
+from asr.files import atomic
 
 _LONGEST_PAGE = 1 << 26
 """Bytes of a page of links that are read."""
@@ -66,6 +69,20 @@ def read_whole(url: str, most: int | None = None) -> bytes:
         if most is not None and file.size > most:
             raise CloudError(f"{without_secrets(url)}: expected at most {most:,} bytes, got {file.size:,}")
         return file.read()
+
+
+def copy_input(url: str, target: Path, most: int) -> Path:
+    """Write the object to the file ``target``, whole or not at all. Raises ``CloudError``, also for too many bytes."""
+    with open_input(url) as file:
+        if file.size > most:
+            raise CloudError(f"{without_secrets(url)}: expected at most {most:,} bytes, got {file.size:,}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(target) as temporary, temporary.open("wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)
+        except OSError as error:
+            raise CloudError(f"{target}: cannot write: {error.strerror or error}") from error
+    return target
 
 
 def input_version(url: str) -> Version:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr import files, terminal
+from asr.cloud.addresses import is_url
+from asr.cloud.inputs import copy_input
 from asr.config import loader
 from asr.config.arguments import whole
 from asr.corpora import download, unpack
@@ -179,14 +181,17 @@ def obtain(corpus: Corpus, sources: Sequence[str], subsets: Sequence[str], out: 
         file = Path(item.url)
         if download.is_web_address(item.url):
             file = download.fetch(item.url, out / item.name, max_bytes=item.max_bytes, sha256=item.sha256 or None)
-        elif item.sha256 and os.path.isfile(file) and (found := files.file_sha256(file)) != item.sha256:
+        elif is_url(item.url):
+            file = copy_input(item.url, out / item.name, item.max_bytes)
+        compared = download.is_web_address(item.url) or not item.sha256 or not os.path.isfile(file)
+        if not compared and (found := files.file_sha256(file)) != item.sha256:
             raise ManifestError(
                 f"{file}: SHA-256 is {found}, expected {item.sha256}; download it again; if the archive was "
                 "packed again, unpack it by hand and pass its folder with --source"
             )
         unpack.unpack_into(file, raw / item.into, max_bytes=item.max_unpacked_bytes, max_members=item.members)
         mark.touch()
-        if download.is_web_address(item.url):
+        if is_url(item.url):
             file.unlink()
     # One of several that do not belong together (languages, say) has a folder to itself.
     return locate_recipe(raw / wanted[0].into if len(wanted) == 1 else raw, corpus.contains)

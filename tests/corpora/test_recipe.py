@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from corpus import tones
 
+from asr.cloud.inputs import write_whole
 from asr.corpora import layouts
 from asr.corpora.recipe import Clip, load_corpus, read_lines, read_table, run_recipe, same_keys
 from asr.data import manifest
@@ -156,6 +157,15 @@ def test_downloads_are_checked_unpacked_and_joined(recipe: Callable[..., int], t
     assert not list((tmp_path / "out").glob("*.tar.gz"))
     shutil.rmtree(tmp_path / "www")  # again, from what is unpacked
     assert recipe(tmp_path / "out", extra=extra) == 0
+
+
+def test_an_archive_in_a_bucket_is_a_source(recipe: Callable[..., int], tmp_path: Path) -> None:
+    path = pack(tmp_path / "tones.tar.gz", tones=make(tmp_path / "tones"))
+    write_whole("memory://recipe/tones.tar.gz", path.read_bytes())
+    assert recipe("--source", "memory://recipe/tones.tar.gz", tmp_path / "out") == 0
+    assert len(manifest.read_manifest(tmp_path / "out" / "train.jsonl")) == 6
+    assert not list((tmp_path / "out").glob("*.tar.gz"))
+    assert recipe("--source", "memory://recipe/none.tar.gz", tmp_path / "other") == 2
 
 
 def test_one_of_several_archives_at_a_time(recipe: Callable[..., int], tmp_path: Path, server: str) -> None:
