@@ -25,6 +25,7 @@ from asr.files import PART, read_limited, read_object, write_json, write_text
 
 LEARNING_FILE = "learning.json"
 CURRENT_FILE = "current.txt"
+SERVER_LOCK = ".server-lock"
 _MOST_BYTES = 100
 
 
@@ -75,12 +76,23 @@ class LearningFolder:
                 folder.mkdir(parents=True, exist_ok=True)
             for part in self.corrections.glob(f"{PART}*"):  # of a server that was killed
                 part.unlink()
+            self._hold()
             if not os.path.exists(self.path / LEARNING_FILE):
                 write_json(self.path / LEARNING_FILE, {"model": model, "tried": []})
             (self.path / PART).write_bytes(b"")
             (self.path / PART).unlink()
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write there: {error.strerror or error}") from error
+
+    def _hold(self) -> None:
+        """Keep other servers out, as long as this object lives. Raises ``ConfigError``; ``OSError``."""
+        import fcntl  # POSIX only, as the server is
+
+        self._lock = open(self.path / SERVER_LOCK, "wb")  # noqa: SIM115: held until this object goes
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{self.path}: another server learns in it; give another folder with --learn") from error
 
     @contextlib.contextmanager
     def new_zip(self) -> Iterator[BinaryIO]:

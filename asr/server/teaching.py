@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.config.child_processes import ChildProcess, end_processes
-from asr.errors import AsrError, ConfigError
+from asr.errors import AsrError, ConfigError, TrainingError
 from asr.files import write_json
 from asr.models.bundled import model_file
 from asr.server.catalogue import Catalogue
@@ -179,7 +179,8 @@ class Teacher:
     async def _take(self, answer: dict[str, Any] | AsrError) -> None:
         """What the learner found: serve its model, or say why there is none."""
         self._end_learner()
-        self._lost = self._lost + 1 if isinstance(answer, LearnerLostError) else 0
+        # TrainingError: the learner of a server that was killed is still there, for a moment.
+        self._lost = self._lost + 1 if isinstance(answer, LearnerLostError | TrainingError) else 0
         if 0 < self._lost < MOST_LOST:
             self._note("failed", f"{answer}; it goes on where it was")
             return

@@ -245,6 +245,11 @@ def test_a_folder_of_another_model_is_refused(tmp_path):
         LearningFolder(tmp_path, "an4", create=True)
 
 
+def test_a_folder_that_another_server_holds_is_refused(taught):
+    with pytest.raises(ConfigError, match="another server learns in it"):
+        LearningFolder(taught.folder, "tones", create=True)
+
+
 def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write there"):

@@ -349,6 +349,7 @@ async function greet() {
     return;
   }
   $("teach").hidden = !server.teaches;
+  if (server.teaches) $("kept").append(" What you send with Teach is stored on the server.");
   const files = server.models;
   $("model").replaceChildren(...files.map((model) => make("option", { value: model.name }, model.name)));
   $("model").value = files.some((model) => model.name === localStorage.getItem("asr-model")) ? localStorage.getItem("asr-model") : server.file_model;
