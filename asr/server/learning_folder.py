@@ -88,7 +88,7 @@ class LearningFolder:
         """Keep other servers out, as long as this object lives. Raises ``ConfigError``; ``OSError``."""
         import fcntl  # POSIX only, as the server is
 
-        self._lock = open(self.path / SERVER_LOCK, "wb")  # noqa: SIM115: held until this object goes
+        self._lock = open(self.path / SERVER_LOCK, "wb")  # noqa: SIM115 (held until this object goes)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
