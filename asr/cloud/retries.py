@@ -17,6 +17,8 @@ from asr.errors import CloudError
 
 TRIES = 6
 """Times that a request is made."""
+GOOGLE_TRIES = 2
+"""The same for Google's service: gcsfs makes each request up to six times itself, and that cannot be switched off."""
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 15.0
 LONGEST_ASKED_S = 60.0
@@ -63,13 +65,15 @@ def repeat(
     request: Callable[[], _T],
     url: str,
     *,
-    attempts: int = TRIES,
+    attempts: int | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> _T:
     """What ``request`` gives; it is called again after an error that may pass.
 
     Raises ``CloudError``, which names ``url`` without its secrets, for any other error, and after ``attempts``.
     """
+    if attempts is None:
+        attempts = GOOGLE_TRIES if scheme_of(url) in ("gs", "gcs") else TRIES
     for attempt in range(1, attempts + 1):
         try:
             return request()

@@ -53,6 +53,13 @@ def test_tries_are_bounded_and_counted_in_the_message():
     assert len(calls) == TRIES
 
 
+def test_googles_client_repeats_itself_and_is_asked_twice():
+    request, calls = failing([ConnectionResetError("reset by peer")] * 99)
+    with pytest.raises(CloudError, match=r"\(2 tries\)"):
+        repeat(request, "gs://b/k", sleep=lambda s: None)
+    assert len(calls) == 2
+
+
 def test_waits_grow_are_random_and_bounded():
     waits = []
     for _ in range(200):
