@@ -2,8 +2,8 @@
 
 Credentials come from the usual environment: ``AWS_*`` and ``~/.aws``, ``GOOGLE_APPLICATION_CREDENTIALS`` and gcloud,
 ``~/.netrc``, ``~/.ssh`` and the SSH agent. fsspec's own variables (``FSSPEC_S3_ANON=true``,
-``FSSPEC_S3_ENDPOINT_URL``) are read too. The libraries' own retries are off, since ``asr.cloud.retries`` does that; those of
-gcsfs cannot be.
+``FSSPEC_S3_ENDPOINT_URL``) are read too. The libraries' own retries are off (gcsfs's cannot be), since
+``asr.cloud.retries`` does that.
 """
 
 from __future__ import annotations
