@@ -109,7 +109,8 @@ class RayEngine:
                     "on the head shows both); with the same command and --resume the work goes on"
                 ) from error
             except RayError as error:
-                reason = " ".join(str(error).split())[:300]
+                reason = " ".join(str(error).split())
+                reason = reason if len(reason) < 400 else f"{reason[:100]} … {reason[-250:]}"
                 if attempt and len(waiting) == before:
                     raise AsrError(
                         f"processes with the model die before they recognise anything: {reason}; if memory ran out, "
@@ -136,7 +137,7 @@ class RayEngine:
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # their recordings are missed and sent again
-        context.max_consecutive_actor_init_deaths = 3
+        context.max_consecutive_actor_init_deaths = 0  # an actor has counted its own: ray_stages.STARTS
         context.execution_no_progress_timeout_s = STALL_S
         context.target_max_block_size = round(block_s * self.recognizer.sample_rate_hz * 4)
         rows = 1 if alone else max(1, min(BLOCK_ROWS, -(-len(waiting) // (BLOCKS_PER_ACTOR * room.actors))))

@@ -5,9 +5,11 @@ Blocks travel as Arrow tables. Recordings and errors are pickled: they come from
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 LINE, TRANSCRIPT, ERROR = range(3)
 """Kinds of results."""
+STARTS = 3
+"""Times that an actor may end while it loads the model."""
 
 
 class NamedRecording(NamedTuple):
@@ -101,7 +105,8 @@ class RayRecognizer:
             cpus.limit(threads)
         from asr.recognize import recognizer  # here: the tasks that read need neither torch nor numba
 
-        self._recognizer = recognizer.load(**options)
+        with _counted_start():
+            self._recognizer = recognizer.load(**options)
         self._lines = lines
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -131,6 +136,27 @@ class RayRecognizer:
             return RayResult(index, ERROR, pickle_error(result), 0.0, "")
         body = result_line(id, recording, result) if self._lines else pickle.dumps(result)
         return RayResult(index, LINE if self._lines else TRANSCRIPT, body, result.duration_s, result.doubt)
+
+
+@contextlib.contextmanager
+def _counted_start() -> Iterator[None]:
+    """Counts the starts of this actor that did not get through the block, in a file of this machine.
+
+    Ray starts an actor again that the kernel killed, as often as one that worked before. Raises ``MemoryError`` when
+    ``STARTS`` starts ended so.
+    """
+    import ray
+
+    path = os.path.join(tempfile.gettempdir(), f"asr-ray-{ray.get_runtime_context().get_actor_id()}")
+    if os.path.exists(path) and os.path.getsize(path) >= STARTS:
+        os.unlink(path)
+        raise MemoryError(f"the process ended {STARTS} times while it loaded the model (out of memory?)")
+    with open(path, "ab") as file:
+        file.write(b".")
+    try:
+        yield
+    finally:
+        os.unlink(path)
 
 
 def result_line(id: str, recording: Recording, result: Transcript) -> bytes:

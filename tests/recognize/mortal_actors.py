@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from asr.recognize import recognizer
 from asr.recognize.ray_stages import RayRecognizer
 
 LATE = 12
@@ -37,7 +38,8 @@ class StillbornRecognizer(RayRecognizer):
     """Dies while it loads the model, as the kernel has it where memory runs out."""
 
     def __init__(self, *arguments):
-        os.kill(os.getpid(), signal.SIGKILL)
+        recognizer.load = lambda **options: os.kill(os.getpid(), signal.SIGKILL)
+        super().__init__(*arguments)
 
 
 class GatedRecognizer(RayRecognizer):
