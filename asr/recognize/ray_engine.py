@@ -11,6 +11,7 @@ import itertools
 import os
 import pickle
 import random
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class RayEngine:
                     "on the head shows both); with the same command and --resume the work goes on"
                 ) from error
             except RayError as error:
-                reason = " ".join(str(error).split())
+                reason = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())  # without colours
                 reason = reason if len(reason) < 400 else f"{reason[:100]} … {reason[-250:]}"
                 if attempt and len(waiting) == before:
                     raise AsrError(
@@ -147,7 +148,7 @@ class RayEngine:
             read = ray.data.from_arrow(tables).map_batches(
                 BlockReader(self.recognizer.reader, block_s, long_audio.LONG_S),
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=ray_cluster.READER_CPUS,
-                max_retries=3,
+                max_retries=3, concurrency=None if room.gpu else max(2, actors),
             )  # fmt: skip
             found = read.map_batches(
                 RayRecognizer, fn_constructor_args=(self.options, lines, None if room.gpu else 1),
