@@ -30,9 +30,7 @@ print(json.dumps([errors, reports[0].words, sorted({"torch", "numba"} & set(sys.
 def python(tmp_path_factory):
     """The interpreter of an environment with the wheel and what it declares, and nothing else."""
     if "ASR_DATA" not in os.environ:
-        pytest.skip(
-            "set ASR_DATA to install the wheel and transcribe AN4 with it: a minute or two, and 150 MB from PyPI"
-        )
+        pytest.skip("set ASR_DATA to install the wheel and transcribe AN4 with it: it takes minutes, and pip downloads")
     setuptools = pytest.importorskip("setuptools")
     if int(setuptools.__version__.split(".")[0]) < 77:
         pytest.skip("building needs setuptools 77")
