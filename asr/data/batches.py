@@ -30,11 +30,13 @@ from asr.data.batch_plan import BatchPlan, Example, count_earlier, group_by_leng
 from asr.data.crew import BatchStream, Crew, ThreadCrew
 from asr.data.labels import LabelArray
 from asr.data.manifest import Utterance
+from asr.data.manifest_table import ManifestTable, TableLabels
 from asr.data.sample_cache import SampleCache
 from asr.text.tokenizer import Tokenizer
 
 # Batches of utterances that differ by less than this share of their length pad little and still mix every epoch.
 LENGTH_JITTER = 0.1
+_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,25 @@ class Dataset:
         self.warn = warn
         self.tokenizer = tokenizer
         self.left_out: dict[str, str] = {}
-        labels = LabelArray(tokenizer.encode(utterance.text, utterance.id) for utterance in utterances)
-        durations_s = np.array([utterance.duration_s for utterance in utterances], dtype=np.float64)
-        fits = self._fits(durations_s, labels.needed_frames)
+        labels: LabelArray | TableLabels
+        if isinstance(utterances, ManifestTable):
+            labels, durations_s = utterances.labels(tokenizer), utterances.durations_s
+        else:
+            labels = LabelArray(tokenizer.encode(utterance.text, utterance.id) for utterance in utterances)
+            durations_s = np.array([utterance.duration_s for utterance in utterances], dtype=np.float64)
+        fits = np.empty(len(durations_s), dtype=bool)
+        for first in range(0, len(fits), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            fits[part] = self._fits(durations_s[part], labels.needed_frames[part])
         for row in np.flatnonzero(~fits).tolist():
             self.left_out[utterances[row].id] = self._misfit(durations_s[row], int(labels.needed_frames[row]))
-        kept = np.flatnonzero(fits).tolist()
-        self.utterances: list[Utterance] = [utterances[row] for row in kept]
-        self.labels = labels if fits.all() else labels.keep(kept)
-        self.durations_s = durations_s[fits]
+        self.utterances, self.labels, self.durations_s = utterances, labels, durations_s
+        self._keep(fits)
         self.cache = cache or SampleCache(config.features.sample_rate_hz, config.data.cache_s)
-        self.places = self.cache.reserve(self.utterances)
+        looked_at = np.inf
+        if isinstance(self.utterances, ManifestTable):  # whose lines are parsed one by one
+            looked_at = float(np.searchsorted(np.cumsum(self.durations_s), self.cache.limit_s)) + 1
+        self.places = self.cache.reserve(self.utterances, looked_at)
         self.pieces = read_pieces(config, tokenizer) if training else []
         self.piece_places = self.cache.reserve(self.pieces).tolist()
         self.maker = BatchMaker(config, tokenizer, self.cache, self.pieces, self.piece_places)
@@ -152,17 +162,30 @@ class Dataset:
         self.left_out.update(failures)
         if not failures:
             return
-        keep = np.array([utterance.id not in failures for utterance in self.utterances], dtype=bool)
-        rows = np.flatnonzero(keep).tolist()
+        keep = np.ones(len(self.utterances), dtype=bool)
+        # Of a table only what is in the cache was read, and can have failed.
+        looked_at = np.flatnonzero(self.places >= 0) if isinstance(self.utterances, ManifestTable) else range(len(keep))
+        for row in looked_at:
+            keep[row] = self.utterances[int(row)].id not in failures
         self.cache.drop(self.places[~keep])
-        self.utterances = [self.utterances[row] for row in rows]
-        self.labels = self.labels.keep(rows)
-        self.durations_s, self.places = self.durations_s[keep], self.places[keep]
+        self.places = self.places[keep]
+        self._keep(keep)
+
+    def _keep(self, good: np.ndarray) -> None:
+        """Keep the utterances for which ``good`` ``(n,)`` is true."""
+        rows = np.flatnonzero(good)
+        if isinstance(self.utterances, ManifestTable):
+            self.utterances = self.utterances if good.all() else self.utterances.keep(rows)
+        else:
+            self.utterances = [self.utterances[row] for row in rows.tolist()]
+        if not good.all():
+            self.labels, self.durations_s = self.labels.keep(rows.tolist()), self.durations_s[good]
 
     @property
     def statistics(self) -> manifest.Statistics:
         """Sums over the utterances that can be used."""
-        return manifest.statistics(self.utterances)
+        table = self.utterances
+        return table.statistics if isinstance(table, ManifestTable) else manifest.statistics(table)
 
     def sample(self, seed: int, limit_s: float) -> list[int]:
         """Utterances drawn at random, of ``limit_s`` seconds; the one that reaches the limit still counts."""
@@ -194,24 +217,31 @@ class Dataset:
         the batches are shuffled; otherwise the order is by length. ``chosen`` ``(n,)`` are the positions of the
         utterances, in any order and any number of times; without it each is there once.
         """
-        rows = np.arange(len(self.durations_s)) if chosen is None else np.asarray(chosen)
-        repeats = None if chosen is None else count_earlier(rows)
-        durations = self.durations_s[rows]
-        speeds = np.ones(len(rows))
+        # Ten million utterances fit into memory because arrays are used again, and none is made that is not needed.
+        rows = None if chosen is None else np.asarray(chosen)
+        repeats = None if rows is None else count_earlier(rows)
+        durations = np.array(self.durations_s) if rows is None else self.durations_s[rows]
+        speeds = np.ones(len(durations))
         if self.training:
             speeds = distort.draw_speeds(len(speeds), self.config.augment, self.maker.rng(epoch, SPEED_STREAM))
             # A label that only just fits must not be made impossible by playing it faster.
-            speeds[~self._fits(durations / speeds, self.labels.needed_frames[rows])] = 1.0
+            for first in range(0, len(speeds), _AT_ONCE):
+                part = slice(first, first + _AT_ONCE)
+                needed = self.labels.needed_frames[part if rows is None else rows[part]]
+                speeds[part][~self._fits(durations[part] / speeds[part], needed)] = 1.0
         durations /= speeds
         order_rng = self.maker.rng(epoch, ORDER_STREAM)
         keys = durations
         if self.training:
-            keys = durations * order_rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations))
+            keys = order_rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations))
+            keys *= durations
         order, starts = group_by_length(durations, keys, self.config.data.seconds_per_batch)
         batches = np.arange(len(starts) - 1)
         if self.training and not (self.config.data.shortest_first and epoch == 0):
             order_rng.shuffle(batches)
-        return BatchPlan(rows[order], speeds[order], None if repeats is None else repeats[order], starts, batches)
+        del keys, durations
+        ordered = order if rows is None else rows[order]
+        return BatchPlan(ordered, speeds[order], None if repeats is None else repeats[order], starts, batches)
 
     def batch(self, examples: Sequence[Example], epoch: int) -> Batch | None:
         """Read and assemble one batch; utterances that cannot be read are named to ``warn``; ``None`` if all fail."""

@@ -103,13 +103,14 @@ class Feeder:
         if isinstance(data, ShardedDataset):
             seconds, count = data.largest()
             return math.ceil(SPARE * (seconds + count * silence_s) * rate_hz) * 4 + 2**16
-        most = 1.0
-        for whole in data.plan(0):
-            part = self.share(whole)
-            if part:
-                rows = np.array([example.index for example in part])
-                longest = float((data.durations_s[rows] / np.array([example.speed for example in part])).max())
-                most = max(most, len(part) * (longest + silence_s))
+        plan = data.plan(0)
+        if not len(plan):
+            return math.ceil(SPARE * rate_hz) * 4 + 2**16
+        longest = np.maximum.reduceat(data.durations_s[plan.rows] / plan.speeds, plan.starts[:-1])
+        counts = np.diff(plan.starts)
+        shares = {count: len(self.share([Example(0, 1.0)] * count)) for count in np.unique(counts).tolist()}
+        parts = np.array([shares[count] for count in counts.tolist()])
+        most = max(1.0, float((parts * (longest + silence_s)).max()))
         return math.ceil(SPARE * most * rate_hz) * 4 + 2**16
 
     def close(self) -> None:

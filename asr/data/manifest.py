@@ -195,15 +195,25 @@ def scan_manifest(path: str | Path, root: str | Path | None = None) -> Iterator[
     shown = without_secrets(str(path))
     for number, data in _lines(path):
         try:
-            line = _decode(data, number)
-            if not line.strip():
-                continue
-            record = _parse(line)
-            yield number, Utterance(**{**record, "audio": _resolve(record["audio"], folder, inside)})
+            item = parse_line(data, number, folder, inside)
+            if item is not None:
+                yield number, item
         except ManifestError as error:
             named = ManifestError(f"{shown}:{number}: {error}")
             named.__cause__ = error
             yield number, named
+
+
+def parse_line(data: bytes, number: int, folder: str, root: str | None = None) -> Utterance | None:
+    """The utterance of one line; None for a blank one. ``number`` is 1 where a byte order mark may stand before it.
+
+    ``folder``: what relative audio paths are taken from. Raises ``ManifestError`` without file and line.
+    """
+    line = _decode(data, number)
+    if not line.strip():
+        return None
+    record = _parse(line)
+    return Utterance(**{**record, "audio": _resolve(record["audio"], folder, root)})
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance], relative_to: str | Path | None = None) -> None:

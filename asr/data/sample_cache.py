@@ -134,11 +134,17 @@ class SampleCache:
         cache._open(layout.descriptor)
         return cache
 
-    def reserve(self, utterances: Sequence[Utterance]) -> np.ndarray:
-        """A place for each of ``utterances`` that fits: ``(n,)`` int64, -1 for none; one place for the same audio."""
+    def reserve(self, utterances: Sequence[Utterance], looked_at: float = np.inf) -> np.ndarray:
+        """A place for each of ``utterances`` that fits: ``(n,)`` int64, -1 for none; one place for the same audio.
+
+        ``looked_at``: how many of them are looked at, the first ones.
+        """
         found = np.full(len(utterances), -1, dtype=np.int64)
         starts = self._starts.tolist()
-        for row, item in enumerate(utterances):
+        for row in range(len(utterances)):
+            if row >= looked_at:
+                break
+            item = utterances[row]
             key = item.audio, item.start_s, item.end_s, item.channel
             place = self._places.get(key)
             if place is None and self._memory is None and self._reserved_s + item.duration_s <= self.limit_s:

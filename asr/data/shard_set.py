@@ -224,7 +224,7 @@ class ShardSet:
         An alphabet is taken from the characters that indices count, without reading texts, where each character can
         be normalised by itself. Pieces of words are learnt from ``_LEARNT_TEXTS`` texts at most. Raises ``TextError``.
         """
-        if config.tokenizer == "char" and (config.alphabet or self._separable(config)):
+        if config.tokenizer == "char" and (config.alphabet or is_separable(self.inventory, config)):
             return tokenizer_files.tokenizer_from_texts((f"{char} {char}" for char in self.inventory), config)
         texts: Iterable[str] = (item.text for item in self.texts())
         if config.tokenizer == "bpe":
@@ -233,13 +233,6 @@ class ShardSet:
             # Characters that the texts left out may have: one text of each.
             texts = itertools.chain(learnt, (char for char in self.inventory if step > 1 and not char.isspace()))
         return tokenizer_files.tokenizer_from_texts(texts, config)
-
-    def _separable(self, config: TextConfig) -> bool:
-        """Whether the normalised texts have the characters of the normalised characters."""
-        return all(len(key) == 1 for key in config.replace) and not any(
-            unicodedata.combining(char) or unicodedata.category(char) == "Mc" or char == "Σ" or "ᄀ" <= char <= "ᇿ"
-            for char in self.inventory
-        )
 
     def check_spelling(self, tokenizer: Tokenizer) -> None:
         """Refuse characters that the alphabet lacks, before training. Raises ``TextError`` naming an utterance."""
@@ -257,6 +250,14 @@ class ShardSet:
                         tokenizer.encode(item.text, item.id)
                     except TextError as error:
                         raise TextError(f"{entry.path}: {error}") from error
+
+
+def is_separable(inventory: Iterable[str], config: TextConfig) -> bool:
+    """Whether the normalised texts of such characters have the characters of the normalised characters."""
+    return all(len(key) == 1 for key in config.replace) and not any(
+        unicodedata.combining(char) or unicodedata.category(char) == "Mc" or char == "Σ" or "ᄀ" <= char <= "ᇿ"
+        for char in inventory
+    )
 
 
 def draw_utterances(shards: ShardSet, seed: int, limit_s: float, most_shards: int = 32) -> list[int]:

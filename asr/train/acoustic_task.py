@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from asr.cloud.addresses import without_secrets
 from asr.config.sections import Config, with_batch_s
-from asr.data import manifest, source_shares
+from asr.data import manifest, manifest_table, source_shares
 from asr.data.batch_plan import BatchPlan
 from asr.data.batches import Batch, Dataset
 from asr.data.crew import choose_workers
 from asr.data.feeding import Feeder, Plan
 from asr.data.manifest import Utterance
+from asr.data.manifest_table import ManifestTable
 from asr.data.sample_cache import SampleCache
 from asr.data.shard_set import ShardSet, is_shards
 from asr.data.sharded_batches import ShardedDataset
@@ -126,6 +127,8 @@ class AcousticTask:
         self._warn_all(training_warnings.shared_speakers(train_set, valid_set))
         if isinstance(train_set, ShardSet):
             hours = train_set.seconds / 3600
+        elif isinstance(train_set, ManifestTable):
+            hours = train_set.statistics.hours
         else:
             hours = sum(utterance.duration_s for utterance in train_set) / 3600
         workers = choose_workers(config.data.workers, hours, gpu=self.device.type == "cuda")
@@ -159,7 +162,7 @@ class AcousticTask:
         self.rate_factors = finetune.rate_factors(self.model, config)
         self.network: nn.Module = self.model
 
-    def _read_train_set(self) -> tuple[list[Utterance] | ShardSet, dict[str, str]]:
+    def _read_train_set(self) -> tuple[Sequence[Utterance] | ShardSet, dict[str, str]]:
         """The training utterances or shards; with ``data.sources`` the source of each by its id; makes the tokenizer.
 
         Sources with share 0 belong to the alphabet only: a run may be repeated with other shares and the same tokens.
@@ -169,19 +172,30 @@ class AcousticTask:
             shards = shard_training.read_shards(config, self.world)
             self.tokenizer = shard_training.shard_tokenizer(shards, config, self.folder if self.resuming else None)
             return shards, {}
+        found: Sequence[Utterance]
         if sources:
             found, names = source_shares.read_sources(sources)
+        elif len(config.data.manifests) == 1 and manifest_table.is_large(config.data.train):
+            found, names = self._read_table(), []
         else:
             found, names = manifest.read_manifests(config.data.manifests), []
         if self.resuming:
             # The ids of the run so far, even if the manifest has changed.
             self.tokenizer = tokenizer_files.load_tokenizer(self.folder / "tokens.txt", config.text)
         else:
-            self.tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in found], config.text)
+            self.tokenizer = (
+                found.tokenizer(config.text)
+                if isinstance(found, ManifestTable)
+                else tokenizer_files.tokenizer_from_texts([u.text for u in found], config.text)
+            )
         if not sources:
             return found, {}
         source_of = {u.id: name for u, name in zip(found, names, strict=True) if sources[name].share}
         return [u for u in found if u.id in source_of], source_of
+
+    def _read_table(self) -> ManifestTable:
+        """A large manifest; the first process makes its index, where there is none."""
+        return shard_training.one_after_another(self.world, lambda: ManifestTable(self.config.data.train))
 
     def _make_model(self) -> AcousticModel:
         """The network on its device, with the weights of ``train.init`` where these are given."""
@@ -234,6 +248,8 @@ class AcousticTask:
         data = self.train_data
         if isinstance(data, ShardedDataset):
             return data.fingerprint()
+        if isinstance(data.utterances, ManifestTable):
+            return data.utterances.fingerprint(self.tokenizer)
         return model_card.training_checksum(
             [[u.id, label, u.duration_s] for u, label in zip(data.utterances, data.labels, strict=True)]
         )

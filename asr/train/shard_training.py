@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from asr.config.sections import Config
 from asr.data.shard_set import ShardSet, is_shards
@@ -12,6 +13,8 @@ from asr.errors import ConfigError, TrainingError
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 from asr.train.distributed import World
+
+_T = TypeVar("_T")
 
 
 def read_shards(config: Config, world: World) -> ShardSet:
@@ -29,18 +32,24 @@ def read_shards(config: Config, world: World) -> ShardSet:
             f"data.train, data.more: expected shards only, or manifests only, got {others[0]} beside shards; "
             f"asr shard {others[0]} OUT makes shards of it"
         )
-    # The first process makes the indices that are missing, and the others wait.
-    shards, refused = None, ""
+    return one_after_another(world, lambda: ShardSet(config.data.manifests))
+
+
+def one_after_another(world: World, read: Callable[[], _T]) -> _T:
+    """What ``read`` gives, in the first process, which makes the indices that are missing, before the others.
+
+    Raises as ``read``, and ``TrainingError`` in the others where the first cannot.
+    """
+    found: _T | None = None
     if world.first:
         try:
-            shards = ShardSet(config.data.manifests)
+            found = read()
         except Exception as error:
             world.gather(str(error) or type(error).__name__)
             raise
-    refused = world.gather("")[0]
-    if refused:
+    if refused := world.gather("")[0]:
         raise TrainingError(refused)
-    return shards or ShardSet(config.data.manifests)
+    return read() if found is None else found
 
 
 def shard_tokenizer(shards: ShardSet, config: Config, folder: Path | None) -> Tokenizer:

