@@ -21,6 +21,8 @@ _START = (
     "getattr(importlib.import_module(sys.argv[2]), sys.argv[3])(int(sys.argv[4]), int(sys.argv[5]))"
 )
 
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+
 
 class ChildProcess:
     """A process that runs ``module.function(descriptor, parent)``, and a ``connection`` to it.
@@ -28,19 +30,22 @@ class ChildProcess:
     Args:
         module, function: what it runs, with the descriptor of its end of the connection and the id of this process.
         descriptors: further open files that it inherits.
+        deaf: whether it ignores SIGINT and SIGTERM, also while it imports.
         threads: that OpenMP and the libraries for linear algebra use in it; usually the processes are the parallelism.
 
     Raises ``OSError`` where no process can be started. POSIX only.
     """
 
-    def __init__(self, module: str, function: str, descriptors: Sequence[int] = (), threads: int = 1) -> None:
+    def __init__(
+        self, module: str, function: str, descriptors: Sequence[int] = (), threads: int = 1, *, deaf: bool = False
+    ) -> None:
         self.connection, other = multiprocessing.connection.Pipe()
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         folders = [folder for folder in sys.path if isinstance(folder, str)]  # imports ignore the rest, such as paths
         arguments = [json.dumps(folders), module, function, str(other.fileno()), str(os.getpid())]
         with other:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, *arguments],
+                [sys.executable, "-c", (_DEAF if deaf else "") + _START, *arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno(), *descriptors],
                 env=os.environ | dict.fromkeys(names, str(threads)),

@@ -96,7 +96,7 @@ class _Worker(ChildProcess):
 
     def __init__(self, setup: CrewSetup) -> None:
         self.orders: dict[int, BatchOrder] = {}
-        super().__init__("asr.data.crew_child", "serve_crew", [setup.slots, setup.cache.descriptor])
+        super().__init__("asr.data.crew_child", "serve_crew", [setup.slots, setup.cache.descriptor], deaf=True)
         self.connection.send(setup)
 
 
