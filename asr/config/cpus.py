@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _settled: str | None = None
@@ -69,34 +70,43 @@ def sees_gpu() -> bool:
         return False
 
 
-def memory_bytes() -> int:
-    """The memory of this machine; 0 where that is not known."""
+def memory_bytes(root: Path = Path("/")) -> int:
+    """The memory that this process may use: the machine's, or its control group's where that is less; 0 where it is not
+    known."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return 0
+        there = 0
+    limits = [values[0] for values in _group_values(root, "memory", ["memory.max"], ["memory.limit_in_bytes"])]
+    return min([one for one in (there, *limits) if one > 0], default=0)
 
 
 def _quota(root: Path) -> int | None:
-    """Processors of the control group (version 2 or 1) and those above it, rounded up; None: no limit, or not known."""
-    found = []
+    """Processors of the control group and those above it, rounded up; None: no limit, or not known."""
+    values = _group_values(root, "cpu", ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"])
+    found = [math.ceil(one[0] / one[1]) for one in values if len(one) == 2 and one[1]]
+    return max(1, min(found)) if found else None
+
+
+def _group_values(root: Path, controller: str, names: list[str], old_names: list[str]) -> Iterator[list[int]]:
+    """The limits of the control group (version 2 or 1) and of those above it, where there are any: the numbers in
+    ``names`` of version 2, or in ``old_names`` of version 1."""
     base = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, place = (line + "::").split(":", 2)
         place = place.removesuffix("::").strip("/")
         if controllers == "":
-            folder, names = base, ["cpu.max"]
-        elif "cpu" in controllers.split(","):
-            folder, names = base / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            folder, files = base, names
+        elif controller in controllers.split(","):
+            folder, files = base / controller, old_names
         else:
             continue
         # In a container the path may be that of the host, which is not there: its own group is the top one.
         parts = place.split("/") if place and ".." not in place else []
         for depth in range(len(parts) + 1):
-            values = " ".join(_read(folder.joinpath(*parts[:depth], name)) for name in names).split()
-            if len(values) == 2 and all(value.isascii() and value.isdigit() for value in values) and int(values[1]):
-                found.append(math.ceil(int(values[0]) / int(values[1])))
-    return max(1, min(found)) if found else None
+            values = " ".join(_read(folder.joinpath(*parts[:depth], name)) for name in files).split()
+            if values and all(value.isascii() and value.isdigit() for value in values):
+                yield [int(value) for value in values]
 
 
 def _read(path: Path) -> str:

@@ -16,6 +16,21 @@ from tqdm import tqdm
 
 from asr.corpora.download import BLOCK, ArchiveError
 
+DAMAGED = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    OverflowError,
+    RuntimeError,  # an encrypted zip file
+    NotImplementedError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What the standard library raises for archives that cannot be read."""
+
 
 def unpack_archive(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> Path:
     """Unpack a tar archive (any compression tarfile reads) or a zip file into the folder ``target``, all or nothing.
@@ -33,17 +48,7 @@ def unpack_archive(archive: Path, target: Path, *, max_bytes: int, max_members: 
         else:
             _unpack_tar(archive, staging, max_bytes, max_members)
         staging.replace(target)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        RuntimeError,  # an encrypted zip file
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-    ) as error:
+    except DAMAGED as error:
         raise ArchiveError(f"{archive}: cannot unpack: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

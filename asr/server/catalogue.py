@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ class Catalogue:
         first = next(iter(self.models))
         live = next((name for name, model in self.models.items() if model.streams), first)
         self._defaults = {"file": settings.file_model or first, "live": settings.live_model or live}
+
+    def note_place(self, name: str, place: str) -> None:
+        """A model is served from another directory: its confidences may be fitted there, or not."""
+        calibrated = bool(load_calibration(bundled.model_file(Path(place), CONFIDENCE_FILE).parent))
+        self.models[name] = dataclasses.replace(self.models[name], calibrated=calibrated)
 
     @property
     def names(self) -> list[str]:

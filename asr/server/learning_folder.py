@@ -1,6 +1,6 @@
 """The folder of ``asr serve --learn``: corrections that were sent, models made of them, and which one is served.
 
-FOLDER/learning.json        the model that is taught, and the corrections that were tried
+FOLDER/learning.json        the model that is taught, its weights, and the corrections that were tried
 FOLDER/current.txt          the number of the model that is served; 0 is the start
 FOLDER/corrections/ID.zip   recordings and texts, as the page's zip has them
 FOLDER/models/1, 2, …       model directories of ``asr learn``
@@ -15,17 +15,20 @@ import secrets
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from asr.errors import AsrError, ConfigError, ModelError, OutputError
+from asr.corpora.unpack import DAMAGED
+from asr.errors import ConfigError, ModelError, OutputError
 from asr.files import PART, read_limited, read_object, write_json, write_text
 
 LEARNING_FILE = "learning.json"
 CURRENT_FILE = "current.txt"
 SERVER_LOCK = ".server-lock"
+TEXTS = ("misfits", "left_out", "recognised", "new_words", "refusal", "summary")
+"""What of a report has texts of corrections in it."""
 _MOST_BYTES = 100
 
 
@@ -44,6 +47,8 @@ class LearningFolder:
     Args:
         path: where it is.
         model: name or directory of the model that is taught; empty where only the served number is changed.
+        weights: checksum of its weights. Where they are others than before, the start is served, and all corrections
+            are learnt anew.
         create: make what is missing.
 
     Raises:
@@ -51,7 +56,7 @@ class LearningFolder:
         OutputError: it cannot be written.
     """
 
-    def __init__(self, path: str | Path, model: str = "", *, create: bool = False) -> None:
+    def __init__(self, path: str | Path, model: str = "", *, weights: str = "", create: bool = False) -> None:
         self.path = Path(os.path.abspath(path))
         self.corrections, self.models, self.reports = (
             self.path / name for name in ("corrections", "models", "reports")
@@ -69,14 +74,22 @@ class LearningFolder:
                 f"{path}: expected the folder of model {model}, got that of {self.model}; give another folder with "
                 "--learn"
             )
+        taught = str(known.get("weights", ""))
+        self._weights = weights or taught
+        self.begins_anew = taught not in ("", self._weights)
+        """Whether the models here were learnt from other weights."""
+        if self.begins_anew:
+            self.set_current(0)
+        if taught != self._weights:
+            self.note_tried([] if self.begins_anew else self.tried)
 
     def _make(self, model: str) -> None:
         try:
             for folder in (self.corrections, self.models, self.reports):
                 folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
             for part in self.corrections.glob(f"{PART}*"):  # of a server that was killed
                 part.unlink()
-            self._hold()
             if not os.path.exists(self.path / LEARNING_FILE):
                 write_json(self.path / LEARNING_FILE, {"model": model, "tried": []})
             (self.path / PART).write_bytes(b"")
@@ -116,14 +129,15 @@ class LearningFolder:
         found = self.zips()
         utterances = size = 0
         for path in found:
-            with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError):
+            with contextlib.suppress(*DAMAGED):
                 size += os.path.getsize(path)
-                with zipfile.ZipFile(path) as archive:
-                    utterances += len(archive.read("manifest.jsonl").splitlines())
+                with zipfile.ZipFile(path) as archive, archive.open("manifest.jsonl") as lines:
+                    utterances += sum(1 for _ in lines)
         return StoredCorrections(len(found), utterances, size)
 
     def forget(self) -> int:
-        """Delete all stored corrections, and what an unfinished learning unpacked of them; how many zips there were.
+        """Delete all stored corrections, what an unfinished learning unpacked of them, and their texts in reports; how
+        many zips there were.
 
         Raises ``OutputError`` where that is not possible.
         """
@@ -133,19 +147,32 @@ class LearningFolder:
                 path.unlink(missing_ok=True)
             for folder in self.models.glob("*.learning"):
                 shutil.rmtree(folder)
+            for path in self.reports.glob("*.json"):
+                self._forget_texts(path)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot delete corrections: {error.strerror or error}") from error
         self.note_tried([])
         return len(found)
 
-    def note_tried(self, zips: Sequence[Path]) -> None:
+    def _forget_texts(self, path: Path) -> None:
+        try:
+            report = read_object(path, "a report of asr learn")
+        except ModelError:  # what it has cannot be told
+            path.write_text("{}\n", encoding="utf-8")
+            return
+        if report.keys() & set(TEXTS):
+            write_json(path, {key: value for key, value in report.items() if key not in TEXTS})
+
+    def note_tried(self, names: Iterable[str]) -> None:
         """Remember which zips the last learning had, so that the same ones are not tried again."""
-        self.tried = {path.name for path in zips}
-        write_json(self.path / LEARNING_FILE, {"model": self.model, "tried": sorted(self.tried)})
+        self.tried = set(names)
+        known = {"model": self.model, "weights": self._weights, "tried": sorted(self.tried)}
+        write_json(self.path / LEARNING_FILE, known)
 
     def numbers(self) -> list[int]:
         """Numbers of the models that were learnt, rising."""
-        return sorted(int(path.name) for path in self.models.iterdir() if path.name.isdigit())
+        names = (path.name for path in self.models.iterdir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name)
 
     def next_number(self) -> int:
         """The number of the next model: one that no model and no report has had."""
@@ -158,6 +185,15 @@ class LearningFolder:
 
     def current(self) -> int:
         """The number of the model to serve; 0: the start. Raises ``ModelError`` for one that is not there."""
+        number = self._named()
+        if number and not os.path.isdir(self.place(number)):
+            raise ModelError(
+                f"{self.path / CURRENT_FILE}: expected the number of a folder of {self.models}, or 0, got {number}; "
+                f"asr learn --rollback {self.path} goes back to the model before it"
+            )
+        return number
+
+    def _named(self) -> int:
         path = self.path / CURRENT_FILE
         if not os.path.exists(path):
             return 0
@@ -165,7 +201,7 @@ class LearningFolder:
             text = read_limited(path, _MOST_BYTES).decode("utf-8", "replace").strip()
         except OSError as error:
             raise ModelError(f"{path}: cannot read it: {error.strerror or error}") from error
-        if not text.isascii() or not text.isdigit() or (int(text) and not os.path.isdir(self.place(int(text)))):
+        if not text.isascii() or not text.isdigit():
             raise ModelError(f"{path}: expected the number of a folder of {self.models}, or 0, got {text[:40]!r}")
         return int(text)
 
@@ -174,8 +210,11 @@ class LearningFolder:
         write_text(self.path / CURRENT_FILE, f"{number}\n")
 
     def roll_back(self) -> tuple[int, int]:
-        """Serve the model before the current one; both numbers. Raises ``ModelError`` at the start itself."""
-        before = self.current()
+        """Serve the model before the current one, which may have been deleted; both numbers.
+
+        Raises ``ModelError`` at the start itself.
+        """
+        before = self._named()
         if before == 0:
             raise ModelError(
                 f"{self.path}: expected a learnt model to go back from, got {self.model} as it was at first"
@@ -183,10 +222,3 @@ class LearningFolder:
         number = max((one for one in self.numbers() if one < before), default=0)
         self.set_current(number)
         return before, number
-
-    def report(self, number: int) -> dict[str, object]:
-        """The report of a learning; empty where there is none."""
-        try:
-            return read_object(self.reports / f"{number}.json", "a report of asr learn")
-        except (AsrError, OSError):
-            return {}

@@ -14,18 +14,19 @@ import math
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from asr.config.child_processes import ChildProcess, end_processes
 from asr.errors import AsrError, ConfigError, TrainingError
-from asr.files import write_json
+from asr.files import file_sha256, write_json
 from asr.models.bundled import model_file
 from asr.server.catalogue import Catalogue
 from asr.server.learner_child import LearnerSetup
 from asr.server.learning_folder import LearningFolder
+from asr.server.problems import WorkerLostError
 from asr.server.settings import Settings
-from asr.server.wire import SwapModel
 from asr.server.workers import WorkerPool
 
 POLL_S = 0.5
@@ -53,12 +54,15 @@ class Teacher:
     def __init__(self, settings: Settings, catalogue: Catalogue, pool: WorkerPool) -> None:
         if not settings.token:
             raise ConfigError("--learn: expected --token as well, since corrections change the model for everybody")
-        self.pool = pool
+        self.pool, self.catalogue = pool, catalogue
         self.model = catalogue.find(None).name
         """The name of the model that is taught: the one for files."""
         self.start_place = str(catalogue.models[self.model].path)
         _check_start(self.model, self.start_place)
-        self.folder = LearningFolder(settings.learn, self.model, create=True)
+        weights = file_sha256(model_file(Path(self.start_place), "model.safetensors"))
+        self.folder = LearningFolder(settings.learn, self.model, weights=weights, create=True)
+        if self.folder.begins_anew:
+            _tell(f"{self.model}: other weights than those that were taught: they are served and learn anew")
         self.served = 0
         """The number of the model that is served."""
         self.state = "idle"
@@ -70,7 +74,10 @@ class Teacher:
         self._answer: asyncio.Task[Any] | None = None
         self._number = 0
         self._calm_since = -math.inf
+        self._paused = False
         self._failed_swap = -1
+        self._lost_swaps = 0
+        """Workers in a row that ended while they loaded a model."""
         self._lost = 0
         """Learners in a row that ended without an answer."""
         self._task: asyncio.Task[None] | None = None
@@ -95,6 +102,10 @@ class Teacher:
                 await self.look()
             except (AsrError, OSError) as error:
                 self._note("failed", str(error))
+            except Exception as error:  # a fault of ours: the server goes on, and so does this
+                if (text := f"{type(error).__name__}: {error}"[:300]) != self.message:
+                    traceback.print_exc()
+                self.state, self.message = "failed", text
 
     async def look(self) -> None:
         """Do what is to be done now: swap, begin to learn, pause, take a result."""
@@ -128,20 +139,25 @@ class Teacher:
         """Serve the model that the folder names."""
         wanted = self.folder.current()
         if wanted in (self.served, self._failed_swap):
+            with contextlib.suppress(WorkerLostError):  # the next one begins with the right model
+                await swap_everywhere(self.pool, self.model, self._place(self.served))  # who was loading meanwhile
             return
-        place = str(self.folder.place(wanted)) if wanted else self.start_place
         try:
-            await swap_everywhere(self.pool, self.model, place)
+            await swap_everywhere(self.pool, self.model, self._place(wanted))
         except AsrError as error:
-            self._failed_swap = wanted
-            await swap_everywhere(self.pool, self.model, self._served_place())
+            self._lost_swaps = self._lost_swaps + 1 if isinstance(error, WorkerLostError) else 0
+            if not 0 < self._lost_swaps < MOST_LOST:
+                self._failed_swap = wanted
+            with contextlib.suppress(AsrError):  # a worker that has ended begins with it
+                await swap_everywhere(self.pool, self.model, self._place(self.served))
             raise AsrError(f"model {wanted} of {self.folder.path} cannot be served: {error}") from error
-        self.served, self._failed_swap = wanted, -1
+        self.served, self._failed_swap, self._lost_swaps = wanted, -1, 0
+        self.catalogue.note_place(self.model, self._place(wanted))
         what = f"model {wanted} of {self.folder.path}" if wanted else "the model as it was at first"
         _tell(f"{self.model}: serving {what}")
 
-    def _served_place(self) -> str:
-        return str(self.folder.place(self.served)) if self.served else self.start_place
+    def _place(self, number: int) -> str:
+        return str(self.folder.place(number)) if number else self.start_place
 
     def _begin_learning(self) -> None:
         zips = self.folder.zips()
@@ -151,7 +167,7 @@ class Teacher:
         setup = LearnerSetup(self.start_place, [str(path) for path in zips], str(self.folder.place(self._number)))
         child = ChildProcess("asr.server.learner_child", "run_learner")
         child.connection.send(setup)
-        self._child, self._zips = child, zips
+        self._child, self._zips, self._paused = child, zips, False
         self._note("learning", f"learning from {self.folder.stored().utterances} utterances")
 
     def _pause_or_go_on(self) -> None:
@@ -162,14 +178,14 @@ class Teacher:
         now = asyncio.get_running_loop().time()
         if max(worker.load.lag_s for worker in self.pool.workers) > self._most_lag_s:
             self._calm_since = math.inf
-            if self.state == "learning":
+            if not self._paused:
                 self._signal(signal.SIGSTOP)
-                self.state = "paused"
+                self.state, self._paused = "paused", True
         elif self._calm_since == math.inf:
             self._calm_since = now
-        if self.state == "paused" and now - self._calm_since >= CALM_S:
+        if self._paused and now - self._calm_since >= CALM_S:
             self._signal(signal.SIGCONT)
-            self.state = "learning"
+            self.state, self._paused = "learning", False
 
     def _signal(self, number: int) -> None:
         assert self._child is not None
@@ -184,7 +200,7 @@ class Teacher:
         if 0 < self._lost < MOST_LOST:
             self._note("failed", f"{answer}; it goes on where it was")
             return
-        self.folder.note_tried(self._zips)
+        self.folder.note_tried(path.name for path in self._zips)
         if isinstance(answer, AsrError):
             self._note("failed", str(answer))
             return
@@ -192,7 +208,9 @@ class Teacher:
         if answer["learnt"]:
             self.folder.set_current(self._number)
             await self._follow()
-        self._note("learnt" if answer["learnt"] else "refused", str(answer["summary"]))
+        used = f"{answer['used']} of {answer['corrections']} corrections can be used"
+        report = self.folder.reports / f"{self._number}.json"
+        self._note("learnt" if answer["learnt"] else "refused", str(answer["summary"]), f"{used}; see {report}")
 
     def _end_learner(self) -> None:
         if self._child is not None:
@@ -201,9 +219,10 @@ class Teacher:
             self._answer.cancel()
         self._child = self._answer = None
 
-    def _note(self, state: str, message: str) -> None:
+    def _note(self, state: str, message: str, line: str = "") -> None:
+        """``line``: for the log, where the message has texts."""
         if (state, message) != (self.state, self.message):
-            _tell(f"{self.model}: {state}: {message}")
+            _tell(f"{self.model}: {state}: {line or message}")
         self.state, self.message = state, message
 
 
@@ -221,13 +240,16 @@ def _check_start(model: str, place: str) -> None:
 async def swap_everywhere(pool: WorkerPool, model: str, place: str) -> None:
     """Have all workers serve ``model`` from another directory, also those that start later.
 
-    Streams go on with the model that they have until their client ends an utterance. Raises ``AsrError`` where the
-    directory cannot be loaded.
+    A worker that is being loaded begins with the directory that it was started with: call this again later. Streams go
+    on with the model that they have until their client ends an utterance. Raises ``AsrError`` where the directory
+    cannot be loaded.
     """
     for worker in pool.workers:
         worker.setup = dataclasses.replace(worker.setup, learnt={**worker.setup.learnt, model: place})
-    ready = [worker for worker in pool.workers if worker.ready.is_set()]
-    await asyncio.gather(*(worker.ask(SwapModel(model, place)) for worker in ready))
+    late = [worker for worker in pool.workers if worker.ready.is_set() and worker.places[model] != place]
+    for failure in await asyncio.gather(*(worker.swap(model, place) for worker in late), return_exceptions=True):
+        if isinstance(failure, BaseException):
+            raise failure
 
 
 def _received(child: ChildProcess) -> dict[str, Any] | AsrError:

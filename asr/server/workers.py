@@ -20,7 +20,7 @@ from asr.server.catalogue import Catalogue
 from asr.server.metrics import Metrics
 from asr.server.problems import BusyError, WorkerLostError
 from asr.server.settings import Settings
-from asr.server.wire import Asked, Broken, FileReport, Probe, Ready, Reply, Request, StepReport, WorkerSetup
+from asr.server.wire import Asked, Broken, FileReport, Probe, Ready, Reply, Request, StepReport, SwapModel, WorkerSetup
 
 START_S = 120.0
 """Longest time that a request waits for models that are being loaded."""
@@ -47,6 +47,8 @@ class WorkerProcess:
         """Why the models cannot be loaded."""
         self.life = 0
         """How many processes this worker has had: a stream belongs to one of them."""
+        self.places: dict[str, str] = {}
+        """The directories that this process serves, or is loading, by name of the model."""
         self._child: ChildProcess | None = None
         self._tickets = itertools.count(1)
         self._waiting: dict[int, asyncio.Queue[Reply]] = {}
@@ -67,8 +69,9 @@ class WorkerProcess:
         except OSError as error:
             raise AsrError(f"cannot start a worker process: {error}") from error
         self._child, self._out = child, queue.SimpleQueue()
-        for target in (self._write, self._read):
-            threading.Thread(target=target, args=(child, self._out), daemon=True, name=target.__name__).start()
+        self.places = {**self.setup.models, **self.setup.learnt}
+        for target, work in ((self._write, (child, self._out, self.setup)), (self._read, (child,))):
+            threading.Thread(target=target, args=work, daemon=True, name=target.__name__).start()
 
     @property
     def pid(self) -> int | None:
@@ -108,6 +111,13 @@ class WorkerProcess:
         finally:
             self._waiting.pop(ticket, None)
 
+    async def swap(self, model: str, place: str) -> None:
+        """Serve a model from another directory. Raises as ``ask``."""
+        life = self.life
+        await self.ask(SwapModel(model, place))
+        if life == self.life:
+            self.places[model] = place
+
     def tell(self, request: Request) -> None:
         """A request without an answer; nothing where there is no process."""
         if self._child is not None:
@@ -139,9 +149,9 @@ class WorkerProcess:
         if self._child is None or not self.ready.is_set():
             raise WorkerLostError("the recogniser is being started again; try again in some seconds")
 
-    def _write(self, child: ChildProcess, out: queue.SimpleQueue[Asked | None]) -> None:
+    def _write(self, child: ChildProcess, out: queue.SimpleQueue[Asked | None], setup: WorkerSetup) -> None:
         with contextlib.suppress(OSError):
-            child.connection.send(self.setup)
+            child.connection.send(setup)
             while True:
                 first = out.get()
                 batch = [first]
@@ -152,7 +162,7 @@ class WorkerProcess:
                 if None in batch:
                     return
 
-    def _read(self, child: ChildProcess, _: object) -> None:
+    def _read(self, child: ChildProcess) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 messages = child.connection.recv()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from asr.corpora import detection, layouts
 from asr.corpora.layouts import Clip
+from asr.corpora.unpack import DAMAGED
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, ManifestError, OutputError
@@ -60,28 +61,39 @@ def read_corrections(inputs: Sequence[str | Path], unpacked: Path) -> Correction
               ``asr init`` understands.
         unpacked: folder that zips are unpacked into.
 
-    Raises ``ManifestError`` for an input that is none of these, or cannot be read as a whole.
+    An input that cannot be read as a whole is left out by its name, so that the others are learnt from.
+
+    Raises ``ManifestError`` for an input that is not there, and for a single one that cannot be read.
     """
     found = Corrections()
-    for number, place in enumerate(inputs, start=1):
-        path = Path(place)
-        suffix = path.suffix.lower()
-        if os.path.isdir(path):
-            inner = path / ZIP_MANIFEST
-            found.add(*(_manifest(inner) if os.path.isfile(inner) else _folder(path)))
-        elif not os.path.exists(path):
+    for path in (Path(place) for place in inputs):
+        if not os.path.exists(path):
             raise ManifestError(f"{path}: no such file or folder; expected corrections: {_KINDS}")
-        elif suffix == ".zip":
-            found.add(*_zip(path, unpacked / str(number)))
-        elif suffix == ".jsonl":
-            found.add(*_manifest(path))
-        elif suffix == ".json":
-            found.add(*_transcripts(path))
-        elif suffix in AUDIO_SUFFIXES:
-            found.add(*_recording(path))
-        else:
-            raise ManifestError(f"{path}: expected corrections, got a file that ends in {suffix!r}: give {_KINDS}")
+    for number, place in enumerate(inputs, start=1):
+        try:
+            found.add(*_read(Path(place), unpacked / str(number)))
+        except ManifestError as error:
+            if len(inputs) == 1:
+                raise
+            found.left_out[str(place)] = str(error)
     return found
+
+
+def _read(path: Path, unpacked: Path) -> tuple[list[Utterance], dict[str, str]]:
+    """The utterances of one input, and what is left out of it."""
+    suffix = path.suffix.lower()
+    if os.path.isdir(path):
+        inner = path / ZIP_MANIFEST
+        return _manifest(inner) if os.path.isfile(inner) else _folder(path)
+    if suffix == ".zip":
+        return _zip(path, unpacked)
+    if suffix == ".jsonl":
+        return _manifest(path)
+    if suffix == ".json":
+        return _transcripts(path)
+    if suffix in AUDIO_SUFFIXES:
+        return _recording(path)
+    raise ManifestError(f"{path}: expected corrections, got a file that ends in {suffix!r}: give {_KINDS}")
 
 
 _KINDS = (
@@ -90,19 +102,22 @@ _KINDS = (
 )
 
 
-def _manifest(path: Path, root: Path | None = None) -> tuple[list[Utterance], dict[str, str]]:
-    """The utterances of a manifest whose audio is there; a bad line does not hide the others."""
+def _manifest(
+    path: Path, root: Path | None = None, *, shown: Path | None = None
+) -> tuple[list[Utterance], dict[str, str]]:
+    """The utterances of a manifest whose audio is there; a bad line hides no other. Messages name ``shown``."""
+    shown = shown or path
     utterances: list[Utterance] = []
     left_out: dict[str, str] = {}
     for number, one in manifest.scan_manifest(path, root):
         if isinstance(one, ManifestError):
-            left_out[f"{path}:{number}"] = str(one)
+            left_out[f"{shown}, line {number}"] = str(one.__cause__ or one)
         elif not os.path.isfile(one.audio):
-            left_out[one.id] = f"{path}:{number}: no recording at {one.audio}"
+            left_out[one.id] = f"{shown}, line {number}: no recording at {one.audio}"
         else:
             utterances.append(one)
     if not utterances and not left_out:
-        raise ManifestError(f"{path}: expected one JSON object a line, got no utterance")
+        raise ManifestError(f"{shown}: expected one JSON object a line, got no utterance")
     return utterances, left_out
 
 
@@ -123,11 +138,11 @@ def _zip(path: Path, folder: Path) -> tuple[list[Utterance], dict[str, str]]:
                 )
             for part in parts:
                 archive.extract(part, folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ManifestError(f"{path}: cannot read the zip: {error}") from error
     except OSError as error:
         raise OutputError(f"{folder}: cannot unpack {path}: {error.strerror or error}") from error
-    return _manifest(folder / ZIP_MANIFEST, folder)
+    except DAMAGED as error:
+        raise ManifestError(f"{path}: cannot read the zip: {error}") from error
+    return _manifest(folder / ZIP_MANIFEST, folder, shown=path)
 
 
 def _wanted(part: zipfile.ZipInfo) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -19,8 +20,9 @@ from asr.audio import read
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, AudioError, DecodeError, ModelError, OutputError, TextError, TrainingError
+from asr.files import file_sha256
 from asr.models import model_directory
-from asr.models.bundled import locate_model
+from asr.models.bundled import locate_model, model_file
 from asr.models.features import LogMel
 from asr.models.model_directory import Model
 from asr.recognize.decoder import Decoder
@@ -148,7 +150,7 @@ def _usable(
     found = read_corrections(inputs, folder / "unpacked")
     report = LearningReport(model=str(source.path), corrections=len(found.utterances) + len(found.left_out))
     report.left_out |= found.left_out
-    good = _featured(source, found.utterances, options.language, report.left_out)
+    good = _latest(_featured(source, found.utterances, options.language, report.left_out), report.left_out)
     kept = []
     for one in good:
         with torch.inference_mode():
@@ -213,6 +215,20 @@ def _featured(
             continue
         found.append(_Correction(one, text, tuple(tokens), features[0].clone()))
     return found
+
+
+def _latest(found: Sequence[_Correction], left_out: dict[str, str]) -> list[_Correction]:
+    """Of corrections of the same sound the last one: texts of one recording are no independent evidence, and a text
+    that was corrected once more replaces the one before."""
+    last: dict[bytes, _Correction] = {}
+    for one in found:
+        sound = hashlib.sha256(one.features.numpy().tobytes()).digest()
+        before = last.pop(sound, None)
+        last[sound] = one
+        if before is not None:
+            text = "with the same text" if before.text == one.text else f"with the text {one.text[:60]!r}"
+            left_out[before.utterance.id] = f"the same recording comes again as {one.utterance.id}, {text}"
+    return list(last.values())
 
 
 def _tune(
@@ -306,7 +322,8 @@ def _key(
     """What the results of a fold depend on."""
     seen = [[x.id, x.tokens, len(x.start), round(float(x.features.double().sum()), 1)] for x in (*lessons, *beside)]
     return {
-        "model": str(source.path), "data": training_checksum(seen), "seed": seed,
+        "model": str(source.path), "weights": file_sha256(model_file(source.path, "model.safetensors")),
+        "data": training_checksum(seen), "seed": seed,
         **cross_validation.describe_grid(grid),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Processors by affinity and control group, threads by OMP_NUM_THREADS, waiting that leaves room for others."""
+"""Processors by affinity and control group, memory, threads by OMP_NUM_THREADS, waiting that leaves room for others."""
 
 import os
 import subprocess
@@ -30,6 +30,24 @@ def test_the_quota_of_control_groups(tmp_path, files, quota):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     assert cpus._quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "content", "memory"),
+    [
+        ("0::/a\n", "a/memory.max", "2000000\n", 2_000_000),
+        ("0::/\n", "memory.max", "max\n", None),
+        ("4:memory:/\n", "memory/memory.limit_in_bytes", "3000000\n", 3_000_000),
+        ("4:memory:/\n", "memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", None),
+    ],
+)
+def test_memory_is_that_of_the_control_group_where_that_is_less(tmp_path, group, file, content, memory):
+    place = tmp_path / "sys/fs/cgroup" / file
+    place.parent.mkdir(parents=True)
+    place.write_text(content)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(group)
+    assert cpus.memory_bytes(tmp_path) == (memory or cpus.memory_bytes(tmp_path / "nothing"))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")

@@ -6,11 +6,13 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,15 @@ from tones import RATE_HZ, make_texts, make_tones_model, speak
 
 import asr
 from asr.cli.main import run_command
-from asr.errors import ConfigError, ModelError, OutputError
+from asr.decode.confidence import Calibration, save_calibration
+from asr.errors import AsrError, ConfigError, ModelError, OutputError
 from asr.server import teaching
 from asr.server.catalogue import Catalogue
 from asr.server.learning_folder import LearningFolder
+from asr.server.problems import WorkerLostError
 from asr.server.settings import Settings
 from asr.server.teaching import CALM_S, Teacher
+from asr.server.wire import WorkerSetup
 
 TOKEN = "let-me-in"
 PITCH = 1.1
@@ -214,6 +219,12 @@ def test_texts_in_another_language_are_refused_with_the_reason(taught):
     found = ask(taught.url, "GET", PATH)[1]
     assert "cannot be spelt" in found["message"]
     assert found["current"] == 1
+    lines = "".join(taught.served.lines)
+    assert "tones: refused: 0 of 6 corrections can be used; see " in lines
+    assert "привет" not in lines, "the log has no texts"
+    assert "привет" in (taught.folder / "reports" / "2.json").read_text()
+    assert ask(taught.url, "DELETE", PATH)[1]["message"] == ""
+    assert "привет" not in (taught.folder / "reports" / "2.json").read_text()
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_the_server_goes_on(taught):
@@ -250,6 +261,38 @@ def test_a_folder_that_another_server_holds_is_refused(taught):
         LearningFolder(taught.folder, "tones", create=True)
 
 
+def test_a_server_that_is_refused_leaves_uploads_of_the_other_one_alone(tmp_path):
+    folder = LearningFolder(tmp_path, "an4", create=True)
+    with folder.new_zip() as file:
+        with pytest.raises(ConfigError, match="another server learns in it"):
+            LearningFolder(tmp_path, "an4", create=True)
+        file.write(b"x")
+    assert len(folder.zips()) == 1
+
+
+def test_other_weights_under_the_same_name_are_served_and_learn_anew(tmp_path):
+    folder = LearningFolder(tmp_path, "mine", weights="a", create=True)
+    folder.place(1).mkdir()
+    folder.set_current(1)
+    folder.note_tried(["x.zip"])
+    del folder
+    same = LearningFolder(tmp_path, "mine", weights="a", create=True)
+    assert (same.current(), same.tried, same.begins_anew) == (1, {"x.zip"}, False)
+    del same
+    other = LearningFolder(tmp_path, "mine", weights="b", create=True)
+    assert (other.current(), other.tried, other.begins_anew) == (0, set(), True)
+
+
+def test_a_stored_zip_that_is_damaged_is_counted_without_utterances(tmp_path):
+    folder = LearningFolder(tmp_path, "an4", create=True)
+    with zipfile.ZipFile(folder.corrections / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.jsonl", b"{}" * 1000)
+    content = bytearray((folder.corrections / "a.zip").read_bytes())
+    content[44:47] = b"\xff\xff\xfe"
+    (folder.corrections / "a.zip").write_bytes(content)
+    assert (folder.stored().zips, folder.stored().utterances, folder.stored().bytes) == (1, 0, len(content))
+
+
 def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write there"):
@@ -265,6 +308,108 @@ def test_going_back_passes_over_deleted_models_and_ends_at_the_start(tmp_path):
     assert folder.roll_back() == (1, 0)
     with pytest.raises(ModelError, match="as it was at first"):
         folder.roll_back()
+
+
+def test_one_goes_back_from_a_model_that_was_deleted(tmp_path):
+    folder = LearningFolder(tmp_path, "an4", create=True)
+    folder.place(1).mkdir()
+    folder.set_current(2)
+    with pytest.raises(ModelError, match=r"asr learn --rollback .* goes back"):
+        folder.current()
+    assert folder.roll_back() == (2, 1)
+    assert folder.current() == 1
+
+
+class FakeWorker:
+    """A worker as ``swap_everywhere`` sees it. ``failures``: what its next swaps raise."""
+
+    def __init__(self, setup: WorkerSetup, *, ready: bool = True) -> None:
+        self.setup, self.ready, self.failures = setup, asyncio.Event(), list[Exception]()
+        self.places = dict(setup.models)
+        if ready:
+            self.ready.set()
+
+    async def swap(self, model: str, place: str) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        self.places[model] = place
+
+
+def taught_by_fakes(folder: Path, count: int) -> tuple[Teacher, list[FakeWorker]]:
+    settings = Settings(models={"an4": "an4"}, learn=str(folder), token=TOKEN)
+    catalogue = Catalogue(settings)
+    setup = WorkerSetup({"an4": str(catalogue.find(None).path)}, "an4", "cpu", "auto", 1, "model", 60.0)
+    workers = [FakeWorker(setup) for _ in range(count)]
+    pool: Any = SimpleNamespace(workers=workers)
+    return Teacher(settings, catalogue, pool), workers
+
+
+def test_a_worker_that_loads_while_the_others_swap_is_brought_along(tmp_path):
+    async def run() -> None:
+        teacher, (one, other) = taught_by_fakes(tmp_path, 2)
+        other.ready.clear()
+        place = teacher.folder.place(1)
+        place.mkdir()
+        teacher.folder.set_current(1)
+        await teacher._follow()
+        assert (one.places["an4"], other.places["an4"]) == (str(place), teacher.start_place)
+        other.ready.set()
+        await teacher._follow()
+        assert other.places["an4"] == str(place)
+
+    asyncio.run(run())
+
+
+def test_a_swap_is_tried_again_where_a_worker_ended_but_not_where_the_model_is_damaged(tmp_path):
+    async def run() -> None:
+        teacher, (one, other) = taught_by_fakes(tmp_path, 2)
+        teacher.folder.place(1).mkdir()
+        teacher.folder.set_current(1)
+        place = str(teacher.folder.place(1))
+        other.failures = [WorkerLostError("it has ended")]
+        with pytest.raises(AsrError, match=r"model 1 .* cannot be served: it has ended"):
+            await teacher._follow()
+        assert one.places["an4"] == other.places["an4"] == teacher.start_place, "all serve the same model"
+        await teacher._follow()
+        assert one.places["an4"] == other.places["an4"] == place
+        teacher.folder.place(2).mkdir()
+        teacher.folder.set_current(2)
+        other.failures = [ModelError("no weights")]
+        with pytest.raises(AsrError, match="no weights"):
+            await teacher._follow()
+        await teacher._follow()
+        assert (teacher.served, one.places["an4"], other.places["an4"]) == (1, place, place)
+
+    asyncio.run(run())
+
+
+def test_confidences_of_a_learnt_model_are_not_called_fitted(start, tmp_path):
+    shutil.copytree(start, tmp_path / "fitted")
+    save_calibration(tmp_path / "fitted", {"greedy": Calibration(1.0, 0.0, 0.0)})
+    catalogue = Catalogue(Settings(models={"tones": str(tmp_path / "fitted")}))
+    assert catalogue.find("tones").calibrated
+    catalogue.note_place("tones", str(start))
+    assert not catalogue.find("tones").calibrated
+
+
+def test_a_fault_in_one_look_does_not_end_the_watch(tmp_path, monkeypatch):
+    async def run() -> None:
+        teacher, _ = taught_by_fakes(tmp_path, 1)
+        looks = []
+
+        async def look() -> None:
+            looks.append(1)
+            raise ZeroDivisionError("once")
+
+        monkeypatch.setattr(teaching, "POLL_S", 0.001)
+        monkeypatch.setattr(teacher, "look", look)
+        watch = asyncio.create_task(teacher._run())
+        while len(looks) < 3:
+            await asyncio.sleep(0.001)
+        watch.cancel()
+        assert (teacher.state, teacher.message) == ("failed", "ZeroDivisionError: once")
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 @pytest.mark.parametrize(
@@ -298,6 +443,15 @@ def test_learning_stands_still_while_streams_lag_and_goes_on_afterwards(tmp_path
         teacher._calm_since -= CALM_S
         teacher._pause_or_go_on()
         assert teacher.state == "learning"
+        teacher.state = "failed"  # such as for a number that somebody wrote into current.txt
+        load.lag_s = 1.0
+        teacher._pause_or_go_on()
+        while not stopped():
+            await asyncio.sleep(0.02)
+        load.lag_s = 0.0
+        teacher._pause_or_go_on()
+        teacher._calm_since -= CALM_S
+        teacher._pause_or_go_on()
         while stopped():
             await asyncio.sleep(0.02)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -200,6 +201,33 @@ def test_corrections_without_audio_are_left_out_by_name(tones, tmp_path):
     assert "no recording" in report.left_out["u1"]
 
 
+def test_a_recording_that_comes_twice_counts_once_with_its_last_text(tones, tmp_path):
+    """Sent twice, three corrections would look like six, which is enough for a test of significance."""
+    texts = make_texts(3, 2)
+    first = write_set(tmp_path / "first", [texts[1], *texts[1:]], PITCH, texts)
+    again = write_set(tmp_path / "again", texts, PITCH)
+    report = learn(tones, [first, again], tmp_path / "out", OPTIONS)
+    assert report.used == 3
+    assert not report.misfits, "the text that was corrected once more is not learnt"
+    assert sorted(report.left_out) == ["u0", "u1", "u2"]
+    assert texts[0] in report.left_out["u0"]
+    assert "comes again as u1-2, with the same text" in report.left_out["u1"]
+    assert "at least 5 corrections" in report.refusal
+
+
+def test_folds_of_other_weights_at_the_same_place_are_not_taken_up(tones, right, tmp_path):
+    keys = []
+    for at in (tones, tmp_path / "model"):
+        if at != tones:
+            shutil.copytree(tones, at)
+            network = model_directory.load_model(at).network
+            next(network.parameters()).data.add_(0.1)
+            model_directory.save_weights(at, network, {})
+        source = dataclasses.replace(model_directory.load_model(at), path=at)
+        keys.append(learning._key(source, [], [], OPTIONS.grid, 1) | {"model": ""})
+    assert keys[0] != keys[1]
+
+
 def test_an_output_that_exists_is_refused_before_any_work(tones, right, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="one that is there"):
@@ -277,6 +305,27 @@ def test_a_zip_of_the_page_and_its_folder_are_read_alike(tmp_path):
         found = read_corrections([tmp_path / place], tmp_path / "unpacked")
         assert [u.text for u in found.utterances] == make_texts(2, 2)
         assert not found.left_out
+
+
+@pytest.mark.parametrize("damage", ["compressed", "encrypted", "short"])
+def test_a_damaged_zip_is_named_and_the_others_are_read(tmp_path, damage):
+    from asr.train.corrections import read_corrections
+
+    good = write_set(tmp_path / "good", make_texts(2, 2), 1.0)
+    with zipfile.ZipFile(tmp_path / "page.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.jsonl", b"{}" * 1000)
+    content = bytearray((tmp_path / "page.zip").read_bytes())
+    if damage == "compressed":
+        content[44:47] = b"\xff\xff\xfe"
+    elif damage == "encrypted":
+        content[content.rfind(b"PK\x01\x02") + 8] |= 1
+        content[6] |= 1
+    (tmp_path / "page.zip").write_bytes(content[:60] if damage == "short" else content)
+    with pytest.raises(ManifestError, match="cannot read the zip"):
+        read_corrections([tmp_path / "page.zip"], tmp_path / "unpacked")
+    found = read_corrections([tmp_path / "page.zip", good], tmp_path / "unpacked")
+    assert len(found.utterances) == 2
+    assert "cannot read the zip" in found.left_out[str(tmp_path / "page.zip")]
 
 
 def test_a_zip_cannot_write_outside_its_folder(tmp_path):
