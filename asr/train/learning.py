@@ -38,7 +38,7 @@ from asr.train.learning_report import LearningReport, Misfit
 from asr.train.model_card import training_checksum
 from asr.train.process import alone
 from asr.train.rehearsal import MOST_SENTENCES, StoredSentence, load_rehearsal
-from asr.train.search_weights import choose_weight, decode_rows, score_rows
+from asr.train.search_weights import choose_weight, decode_rows, fewest_errors, score_rows, score_weights
 from asr.train.text_check import text_fit
 
 LEAST_CORRECTIONS = 5
@@ -359,8 +359,11 @@ def _weight_alone(
     report: LearningReport, search: Decoder, references: dict[str, str], start: Sequence[Tensor], before: Report
 ) -> Decoder | None:
     """The start with another weight of its language models, where that makes fewer errors; the refusal is lifted."""
-    chosen, after = choose_weight(search.options, search.tokenizer, start, references)
-    if after.errors >= before.errors or _p_of_errors(after, before) >= WEIGHT_ALONE:
+    found = score_weights(search.options, search.tokenizer, start, references)
+    chosen, after = fewest_errors(found)
+    old = {one.id: one.errors for one in before.utterances}
+    gains = np.array([[float(old[one.id] - one.errors) for one in report.utterances] for _, report in found])
+    if after.errors >= before.errors or best_of_p_value(gains) >= WEIGHT_ALONE:
         return None
     report.refusal, report.rate, report.epochs = "", 0.0, 0
     report.errors_after, report.lm_weight = after.errors, chosen.options.lm_weight

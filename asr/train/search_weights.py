@@ -39,7 +39,14 @@ def score_rows(search: Decoder, rows: Sequence[Tensor], references: Mapping[str,
 def choose_weight(
     options: Decoding, tokenizer: Tokenizer, rows: Sequence[Tensor], references: Mapping[str, str]
 ) -> tuple[Decoder, Report]:
-    """The search with the share of ``lm_weight`` that makes fewest errors, and these errors.
+    """The search with the share of ``lm_weight`` that makes fewest errors, and these errors; see ``score_weights``."""
+    return fewest_errors(score_weights(options, tokenizer, rows, references))
+
+
+def score_weights(
+    options: Decoding, tokenizer: Tokenizer, rows: Sequence[Tensor], references: Mapping[str, str]
+) -> list[tuple[Decoder, Report]]:
+    """For each of ``WEIGHT_SHARES`` the search and its errors; without language models only the search of the start.
 
     Args:
         options: of the start.
@@ -51,6 +58,11 @@ def choose_weight(
     for share in WEIGHT_SHARES if options.models else WEIGHT_SHARES[:1]:
         search = Decoder(with_share(options, share), tokenizer)
         found.append((search, score_rows(search, rows, references)))
+    return found
+
+
+def fewest_errors(found: Sequence[tuple[Decoder, Report]]) -> tuple[Decoder, Report]:
+    """The first of the searches with fewest errors."""
     return min(found, key=lambda one: (one[1].errors, one[1].char_errors))
 
 
