@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -38,6 +39,8 @@ def running_bucket(name: str = "speech") -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     try:
+        # moto keeps the buckets of all its servers in this process.
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
         with s3_environment(f"http://{host}:{port}"):
             filesystems.locate(f"s3://{name}/x").service.mkdir(name)
             yield f"s3://{name}"

@@ -72,13 +72,19 @@ def find_remote_audio(url: str, problems: list[str]) -> list[RemoteFile]:
             if name.endswith(films):
                 problems.append(f"{shown}: left out: films and other formats need PyAV: pip install av")
             elif name.endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
-                if ".." in file.path.split("/") or "\0" in file.path:
+                if _leads_out(file.path):
                     problems.append(f"{shown}: left out: expected a path below the folder; rename the object")
                 else:
                     found.append(file)
     except CloudError as error:
         raise AudioError(str(error)) from error
     return sorted(found, key=lambda file: file.path)
+
+
+def _leads_out(path: str) -> bool:
+    """Whether a path of a service is no place below a folder of this machine: ``../a``, ``/a``, ``C:a``."""
+    parts = path.replace("\\", "/").split("/")
+    return ".." in parts or not parts[0] or "\0" in path or bool(os.path.splitdrive(path)[0])
 
 
 def _is_special(path: Path) -> bool:

@@ -6,6 +6,7 @@ removes both. Messages, logs and files that this package writes hold only that f
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import re
@@ -30,6 +31,11 @@ _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>\\]+", re.ASCII)
 _SECRET_NAME = re.compile(
     r"sig|token|key|secret|pass|credential|auth|session|policy|hmac|jwt|^x-amz-|^x-goog-|access-?id", re.IGNORECASE
 )
+_SIGNATURE = re.compile(r"x-(amz|goog)-signature|signature|sig", re.IGNORECASE)
+_PART_OF_SIGNATURE = re.compile(
+    r"x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|key-pair-id|signature|sig|policy|expires", re.IGNORECASE
+)
+"""Parts of a query that sign a request (Amazon, CloudFront, Google, Azure), if one of them is a ``_SIGNATURE``."""
 _HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 _LONGEST_PLAIN = 20
 """Characters of a query's value that may be shown. Longer ones may be signatures under a name that we do not know."""
@@ -83,17 +89,30 @@ def _is_secret(name: str, value: str) -> bool:
 
 
 def identity(url: str) -> str:
-    """What is the same for each signature of a URL, and differs for each object; it may hold secrets."""
+    """What is the same for each signature of a URL, and differs for each object; it may hold secrets.
+
+    Only what surely signs a request is left out: ``?key=a`` and ``?key=b`` may be two recordings.
+    """
     if scheme_of(url) not in ("http", "https"):
-        return url
-    path, mark, query = url.partition("#")[0].partition("?")
-    kept = [part for part in re.split("[&;]", query) if not _SECRET_NAME.search(unquote(part.partition("=")[0]))]
-    return without_secrets(path) + mark + "&".join(kept)
+        return without_secrets(url)
+    path, _, query = url.partition("#")[0].partition("?")
+    parts = [part for part in re.split("[&;]", query) if part]
+    names = [unquote(part.partition("=")[0]) for part in parts]
+    if any(map(_SIGNATURE.fullmatch, names)):
+        parts = [part for part, name in zip(parts, names, strict=True) if not _PART_OF_SIGNATURE.fullmatch(name)]
+    return "?".join(filter(None, (without_secrets(path), "&".join(parts))))
 
 
 def real_place(path: Any) -> str:
-    """What tells one file from another: a URL without its secrets, or the path behind all links."""
-    return without_secrets(path) if is_url(path) else os.path.realpath(path)
+    """What distinguishes files, without secrets: the path behind all links, or the URL.
+
+    Where a part of a URL's query is hidden, a checksum stands for it.
+    """
+    if not is_url(path):
+        return os.path.realpath(path)
+    whole = identity(path)
+    shown = without_secrets(whole)
+    return shown if shown == whole else f"{shown}#{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
 
 def clean_text(text: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -136,5 +155,7 @@ def parent_url(url: str) -> str:
 def url_name(url: str) -> str:
     """The last part of the path, such as ``a.wav``; the host or bucket where there is none."""
     shown = urlsplit(url).path if scheme_of(url) in ("http", "https") else _URL.sub("", url)
+    if scheme_of(url) in ("http", "https"):
+        shown = unquote(shown)  # before it is cut: %2F must not lead out of a folder
     name = PurePosixPath(shown.rstrip("/") or urlsplit(url).hostname or "input").name
-    return unquote(name) if scheme_of(url) in ("http", "https") else name
+    return name if name not in ("", ".", "..") else "input"

@@ -134,9 +134,14 @@ class InputCache:
                     return reader.version
                 self._make_room(version.size)
                 file.truncate(0)
-                while block := reader.read(_COPY_BYTES):
-                    file.write(block)
-            file.flush()
+                try:
+                    while block := reader.read(_COPY_BYTES):
+                        file.write(block)
+                    file.flush()
+                except BaseException:  # a disk that is full must not stay so
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(file.fileno(), 0)
+                    raise
             part.replace(path)
         return version
 

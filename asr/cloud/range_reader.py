@@ -78,7 +78,8 @@ class RangeReader(io.RawIOBase):
         self._blocks: OrderedDict[int, Future[ObjectPart]] = OrderedDict()
         first = repeat(lambda: target.part(0, FIRST_BYTES), self._url)
         self.version: Version = first.version
-        self._starts = [0, *range(FIRST_BYTES, self.version.size, BLOCK_BYTES)]
+        whole = len(first.data) == self.version.size  # also from a server that knows no ranges
+        self._starts = [0] if whole else [0, *range(FIRST_BYTES, self.version.size, BLOCK_BYTES)]
         done: Future[ObjectPart] = Future()
         done.set_result(first)
         self._blocks[0] = done

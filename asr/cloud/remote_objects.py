@@ -11,8 +11,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from asr.cloud.addresses import without_secrets
 from asr.cloud.filesystems import Location
 from asr.cloud.retries import ChangedError, ShortError, status_of
+from asr.errors import CloudError
+
+LARGEST_WHOLE = 1 << 30
+"""Bytes that are read at once from a web server that knows no ranges."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,10 @@ class _WebObject(RemoteObject):
 
     def version(self) -> Version:
         """From the answer for the first byte: not every server answers HEAD."""
-        return self.part(0, 1).version
+        from fsspec.asyn import sync
+
+        found: ObjectPart = sync(self.service.loop, self._get, 0, 1, None, True)
+        return found.version
 
     def part(self, start: int, end: int, expected: Version | None = None) -> ObjectPart:
         if expected is not None:
@@ -132,7 +140,8 @@ class _WebObject(RemoteObject):
         found: ObjectPart = sync(self.service.loop, self._get, start, end, expected)
         return found
 
-    async def _get(self, start: int, end: int, expected: Version | None) -> ObjectPart:
+    async def _get(self, start: int, end: int, expected: Version | None, brief: bool = False) -> ObjectPart:
+        """The part. ``brief``: without its bytes, where the server sends the whole and says how long it is."""
         session = await self.service.set_session()
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         async with session.get(self.service.encode_url(self.path), headers=headers) as answer:
@@ -144,11 +153,27 @@ class _WebObject(RemoteObject):
                 span = answer.headers.get("Content-Range")
                 return _answered(start, end, await answer.read(), span, tag, expected)
             # The server knows no ranges and sends the whole.
-            data = await answer.read()
+            length = None if answer.headers.get("Content-Encoding") else answer.content_length
+            if brief and length is not None:
+                return ObjectPart(0, b"", Version(length, tag))
+            data = await self._whole(answer, length or 0)
         version = Version(len(data), tag)
         if expected is not None and version != expected:
             raise ChangedError("changed")
         return ObjectPart(0, data, version) if expected is None else ObjectPart(start, data[start:end], version)
+
+    async def _whole(self, answer: Any, length: int) -> bytes:
+        """All bytes of an answer. Raises ``CloudError`` for more than fit into memory."""
+        data = bytearray()
+        while length <= LARGEST_WHOLE and (block := await answer.content.readany()):
+            data += block
+            length = max(length, len(data))
+        if length > LARGEST_WHOLE:
+            raise CloudError(
+                f"{without_secrets(self.location.url)}: expected a server that sends parts of a file, or at most "
+                f"{LARGEST_WHOLE >> 20} MB at once, got more (a live stream has no end); download it and use the file"
+            )
+        return bytes(data)
 
 
 class _SftpObject(RemoteObject):

@@ -31,6 +31,17 @@ class ChangedError(OSError):
     """The object is no longer the one that reading began with."""
 
 
+class UnreachableError(CloudError):
+    """Every try failed with an error that may pass: the service may be down."""
+
+
+def service_is_down(error: BaseException | None) -> bool:
+    """Whether an error came of an ``UnreachableError``."""
+    while error is not None and not isinstance(error, UnreachableError):
+        error = error.__cause__
+    return error is not None
+
+
 class ShortError(OSError):
     """The answer has fewer bytes than it should."""
 
@@ -83,7 +94,7 @@ def repeat(
             if not is_transient(error):
                 raise as_cloud_error(error, url) from None
             if attempt == attempts:
-                raise as_cloud_error(error, url, f" ({attempts} tries)") from None
+                raise UnreachableError(str(as_cloud_error(error, url, f" ({attempts} tries)"))) from None
             sleep(_wait_s(attempt, error))
     raise AssertionError("the last attempt returns or raises")
 

@@ -357,7 +357,12 @@ def _resolve(audio: Any, folder: str, root: str | None) -> Any:
     """``audio`` as an absolute path; what is not a path at all is left for ``Utterance`` to name."""
     if not isinstance(audio, str) or not audio or "\0" in audio:
         return audio
-    if is_url(audio) or (is_url(folder) and not os.path.isabs(audio)):
+    if is_url(folder) and not is_url(audio) and os.path.isabs(audio):
+        raise ManifestError(
+            f"audio {audio!r}: expected a URL or a relative path, since the manifest is at a URL, got a path of this "
+            "machine; download the manifest if you mean that file"
+        )
+    if is_url(audio) or is_url(folder):
         return _resolve_url(audio, folder, root)
     joined = os.path.join(folder, audio)
     if root is not None and is_url(root):

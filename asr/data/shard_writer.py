@@ -8,9 +8,11 @@ run that was killed goes on with the next shard, and gives the same files.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +24,9 @@ import soundfile
 from tqdm import tqdm
 
 from asr.audio import read
+from asr.cloud.addresses import is_url, parent_url, shown_place, url_name, without_secrets
+from asr.cloud.inputs import open_input, read_whole
+from asr.cloud.retries import service_is_down
 from asr.data.manifest import Utterance, read_manifest
 from asr.data.shard_index import (
     LARGEST_MEMBER,
@@ -32,11 +37,12 @@ from asr.data.shard_index import (
     make_index,
     write_index,
 )
-from asr.errors import AudioError, ManifestError, OutputError
+from asr.errors import AudioError, CloudError, ManifestError, OutputError
 from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES, atomic, check_output, file_sha256, sweep, write_json
 
 _RECORD = "shards.json"
 """What a folder of shards was made of."""
+_SHARD_NAME = re.compile(r"\d{5,}\.tar(\.index)?")
 LONGEST_NAME = 200
 """Bytes of a member's name without its suffix; file systems take 255 with it."""
 SMALLEST_SHARD = 10_000
@@ -84,11 +90,12 @@ def write_shards(
     utterances = read_manifest(manifest)
     for item in utterances:
         member_name(item.id)
+    checksum = hashlib.sha256(read_whole(manifest)).hexdigest() if is_url(manifest) else file_sha256(Path(manifest))
     order = np.arange(len(utterances)) if seed is None else np.random.default_rng(seed).permutation(len(utterances))
-    _prepare_folder(folder, {"format": "asr-shards", "version": 1, "checksum": file_sha256(Path(manifest)),
+    _prepare_folder(folder, {"format": "asr-shards", "version": 1, "checksum": checksum,
                              "size": size, "seed": seed}, force=force)  # fmt: skip
     written, position = _find_written(folder)
-    base = os.path.dirname(os.path.abspath(manifest))
+    base = parent_url(manifest) if is_url(manifest) else os.path.dirname(os.path.abspath(manifest))
     title = f"writing {folder}"
     with tqdm(total=len(order), initial=position, desc=title, unit="utterance", disable=None, leave=False) as bar:
         while position < len(order):
@@ -126,7 +133,7 @@ def _prepare_folder(folder: str, record: dict[str, Any], *, force: bool) -> None
     try:
         os.makedirs(folder, exist_ok=True)
         for name in os.listdir(folder):
-            if name.endswith((".tar", ".tar.index")):
+            if _SHARD_NAME.fullmatch(name):
                 os.unlink(os.path.join(folder, name))
     except OSError as error:
         raise OutputError(f"{folder}: cannot write: {error.strerror or error}") from error
@@ -164,6 +171,8 @@ def _write_shard(
                     try:
                         sound, suffix = _sound(item)
                     except AudioError as error:
+                        if service_is_down(error):  # not the recording's fault: the next run writes it
+                            raise
                         failures[item.id] = str(error)
                         continue
                     name = member_name(item.id)
@@ -198,17 +207,19 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def _sound(item: Utterance) -> tuple[bytes, str]:
     """The audio of an utterance as a file, and the suffix of its kind. Raises ``AudioError``."""
-    suffix = os.path.splitext(item.audio)[1].lower()
+    suffix = os.path.splitext(url_name(item.audio) if is_url(item.audio) else item.audio)[1].lower()
     whole = item.start_s == 0 and item.end_s is None and item.channel is None
     if whole and suffix in AUDIO_SUFFIXES + FILM_SUFFIXES:
         try:
-            with open(item.audio, "rb") as file:
+            with open_input(item.audio) if is_url(item.audio) else open(item.audio, "rb") as file:
                 content = file.read(LARGEST_MEMBER + 1)
+        except CloudError as error:
+            raise AudioError(str(error)) from error
         except (OSError, ValueError) as error:
             raise AudioError(f"{item.audio}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         if len(content) > LARGEST_MEMBER:
-            raise AudioError(f"{item.audio}: expected a recording below 2 GB")
-        read.probe_audio(NamedBytes(content, item.audio))
+            raise AudioError(f"{without_secrets(item.audio)}: expected a recording below 2 GB")
+        read.probe_audio(NamedBytes(content, without_secrets(item.audio)))
         return content, suffix
     info = read.probe_audio(item.audio)
     samples = read.load_audio(
@@ -220,17 +231,25 @@ def _sound(item: Utterance) -> tuple[bytes, str]:
     try:
         soundfile.write(buffer, samples, info.sample_rate_hz, "PCM_16" if exact else "PCM_24", format="FLAC")
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise AudioError(f"{item.audio}: cannot be written as FLAC at {info.sample_rate_hz} Hz: {error}") from error
+        raise AudioError(
+            f"{shown_place(item.audio)}: cannot be written as FLAC at {info.sample_rate_hz} Hz: {error}"
+        ) from error
     return buffer.getvalue(), ".flac"
 
 
 def _description(item: Utterance, base: str) -> bytes:
     """The JSON member: what the manifest says, and where the audio was cut from."""
-    inside = os.path.commonpath([base, os.path.abspath(item.audio)]) == base
+    place = shown_place(item.audio)
+    if is_url(place):
+        shown = without_secrets(base)
+        audio = place[len(shown) + 1 :] if place.startswith(f"{shown}/") else place
+    else:
+        inside = not is_url(base) and os.path.commonpath([base, place]) == base
+        audio = os.path.relpath(place, base) if inside else os.path.basename(place)
     record: dict[str, Any] = {"id": item.id, "text": item.text, "duration_s": item.duration_s}
     if item.speaker:
         record["speaker"] = item.speaker
-    record["audio"] = os.path.relpath(item.audio, base) if inside else os.path.basename(item.audio)
+    record["audio"] = audio
     if item.start_s or item.end_s is not None:
         record |= {"start_s": item.start_s, "end_s": item.end_s}
     if item.channel is not None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from asr.cloud.addresses import is_url, without_secrets
+from asr.cloud.addresses import is_url, real_place
 from asr.errors import ConfigError, OutputError
 from asr.files import write_text
 
@@ -153,7 +153,7 @@ class Folder:
         if not isinstance(recording.source, str | os.PathLike):
             return ""
         if is_url(recording.source):
-            return without_secrets(str(recording.source))
+            return real_place(str(recording.source))
         try:
             return Path(os.path.relpath(recording.source, self.path)).as_posix()
         except ValueError:  # on another drive

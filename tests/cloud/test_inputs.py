@@ -13,7 +13,7 @@ import pytest
 from cloud_services import s3_environment
 from object_server import Objects, random_errors, serving
 
-from asr.cloud import filesystems, range_reader
+from asr.cloud import filesystems, range_reader, remote_objects
 from asr.cloud.filesystems import locate
 from asr.cloud.inputs import input_exists, input_version, is_folder, list_inputs, open_input, read_whole, write_whole
 from asr.cloud.range_reader import BLOCK_BYTES, FIRST_BYTES
@@ -177,6 +177,26 @@ def test_a_server_without_ranges_gives_the_whole_at_once(web):
     web.ranges = False
     web.files["large"] = LARGE
     assert read_whole(f"{web.url}/large") == LARGE
+
+
+def test_a_server_without_ranges_sends_an_object_once_and_is_asked_for_its_version_alone(web):
+    web.ranges = False
+    web.files["large"] = LARGE
+    assert input_version(f"{web.url}/large").size == len(LARGE)
+    with open_input(f"{web.url}/large") as file:
+        file.read()
+        file.seek(0)
+        assert file.read(9) == LARGE[:9]
+    assert web.count("large") == 2
+
+
+def test_more_than_fits_into_memory_from_a_server_without_ranges_is_refused(web, monkeypatch):
+    monkeypatch.setattr(remote_objects, "LARGEST_WHOLE", len(LARGE) - 1)
+    web.ranges = False
+    web.files["large"] = LARGE
+    with pytest.raises(CloudError, match=r"/large: expected a server that sends parts .* download it"):
+        open_input(f"{web.url}/large")
+    assert web.count("large") == 1
 
 
 def test_a_server_without_tags_is_checked_by_size(web):

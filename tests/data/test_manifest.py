@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.cloud.inputs import write_whole
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import ManifestError
@@ -314,3 +315,10 @@ def test_texts_have_no_other_control_characters(tmp_path: Path, char: str) -> No
     path = lines(tmp_path / "m.jsonl", {**GOOD, "text": f"A{char}B"})
     with pytest.raises(ManifestError, match="text: expected no control character but tab and newline"):
         manifest.read_manifest(path)
+
+
+def test_a_manifest_at_a_url_names_no_file_of_this_machine():
+    line = json.dumps({"id": "a", "audio": "/home/me/a.wav", "text": "A", "duration_s": 1.0})
+    write_whole("memory://strangers/set.jsonl", line.encode())
+    with pytest.raises(ManifestError, match=r"set.jsonl:1: audio '/home/me/a.wav': expected a URL or a relative path"):
+        manifest.read_manifest("memory://strangers/set.jsonl")

@@ -1,5 +1,6 @@
 """Manifests to shards: nothing is lost or changed, and a run that was killed gives the same files."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -10,15 +11,18 @@ import numpy as np
 import pytest
 import soundfile
 from corpus import RATE_HZ, make_corpus, start, tones
+from object_server import Objects, serving
 from shards import make_shards, read_tar
 
 from asr.audio.read import load_audio
 from asr.cli.main import run_command
+from asr.cloud import retries
+from asr.cloud.inputs import write_whole
 from asr.data import shard_writer
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.shard_set import ShardSet
 from asr.data.shard_writer import member_name, write_shards
-from asr.errors import ManifestError, OutputError
+from asr.errors import AudioError, ManifestError, OutputError
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +166,64 @@ def test_no_utterance_that_can_be_read_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match=r"no utterance can be read.*gone.*/nowhere\.wav"):
         make_shards(tmp_path / "out", tmp_path / "set.jsonl")
     assert not list((tmp_path / "out").glob("*.tar*"))
+
+
+def test_a_manifest_at_a_url_gives_the_shards_of_its_copy_here(corpus, tmp_path):
+    utterances = read_manifest(corpus / "train.jsonl")
+    lines = [{"id": u.id, "audio": f"wav/{u.id}.wav", "text": u.text, "duration_s": u.duration_s} for u in utterances]
+    part = {"id": "part", "audio": lines[0]["audio"], "text": "A", "duration_s": 0.1, "start_s": 0.0, "end_s": 0.1}
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, part])
+    (tmp_path / "wav").mkdir()
+    (tmp_path / "set.jsonl").write_text(text)
+    write_whole("memory://set/set.jsonl", text.encode())
+    for item in utterances:
+        with open(item.audio, "rb") as file:
+            content = file.read()
+        write_whole(f"memory://set/wav/{item.id}.wav", content)
+        (tmp_path / "wav" / f"{item.id}.wav").write_bytes(content)
+    write_shards(str(tmp_path / "set.jsonl"), str(tmp_path / "here"), 60_000)
+    write_shards("memory://set/set.jsonl", str(tmp_path / "there"), 60_000)
+    here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
+    assert {name: here[name] for name in here if name.endswith(".tar")} == {
+        name: there[name] for name in there if name.endswith(".tar")
+    }
+
+
+def test_secrets_of_urls_are_not_written_into_shards(tmp_path, monkeypatch):
+    with serving(Objects()) as web:
+        item = tones("A", RATE_HZ)
+        buffer = io.BytesIO()
+        soundfile.write(buffer, item, RATE_HZ, format="WAV")
+        web.files["a.wav"] = buffer.getvalue()
+        audio = web.url.replace("//", "//user:password@") + "/a.wav?sig=signature"
+        line = {"id": "a", "audio": audio, "text": "A", "duration_s": len(item) / RATE_HZ}
+        (tmp_path / "set.jsonl").write_text(json.dumps(line))
+        monkeypatch.chdir(tmp_path)
+        write_shards("set.jsonl", "out", 60_000)
+    tree = json.loads(read_tar(tmp_path / "out" / "00000.tar")["a.json"])
+    assert tree["audio"] == f"{web.url}/a.wav"
+
+
+def test_a_service_that_is_down_stops_the_writing_and_the_next_run_goes_on(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    with serving(Objects()) as web:
+        utterances = read_manifest(corpus / "train.jsonl")
+        for item in utterances:
+            with open(item.audio, "rb") as file:
+                web.files[f"{item.id}.wav"] = file.read()
+        here = [dataclasses.replace(u, audio=f"{web.url}/{u.id}.wav") for u in utterances]
+        write_manifest(tmp_path / "set.jsonl", here)
+        web.fault = lambda request: 503 if len(web.requests) > 12 else 0
+        with pytest.raises(AudioError, match=r"503.*\(6 tries\)"):
+            write_shards(str(tmp_path / "set.jsonl"), str(tmp_path / "out"), 60_000)
+        web.fault = lambda request: 0
+        written = write_shards(str(tmp_path / "set.jsonl"), str(tmp_path / "out"), 60_000)
+    assert (written.utterances, written.failures) == (len(utterances), {})
+
+
+def test_force_removes_shards_alone(corpus, tmp_path):
+    (tmp_path / "photos.tar").write_bytes(b"mine")
+    (tmp_path / "00009.tar").write_bytes(b"a shard of before")
+    write_shards(str(corpus / "train.jsonl"), str(tmp_path), 10**9, force=True)
+    assert {"photos.tar", "00000.tar"} <= set(os.listdir(tmp_path))
+    assert not (tmp_path / "00009.tar").exists()

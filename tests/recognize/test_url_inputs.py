@@ -18,6 +18,7 @@ from asr.cloud.inputs import write_whole
 from asr.recognize.batch import transcribe_files
 from asr.recognize.batch_inputs import find_jobs
 from asr.recognize.fetched_chunks import FetchedChunks
+from asr.recognize.output_folder import Folder, SourceEntry
 from asr.recognize.recording import Recording
 
 COUNT = 24
@@ -276,3 +277,22 @@ def test_chunks_hold_short_recordings_and_leave_long_ones_at_their_urls(web):
     assert chunks.get(1) == [Recording("local.wav")]
     chunks.drop(0)
     chunks.close()
+
+
+def test_names_of_objects_lead_out_of_no_output_folder(bursts):
+    with running_bucket("names") as bucket:
+        service = filesystems.locate(f"{bucket}/x").service
+        for name in ("a.wav", "/tmp/b.wav", "../../c.wav", "in/../../../d.wav"):
+            service.call_s3("put_object", Bucket="names", Key=f"set/{name}", Body=b"RIFF")
+        jobs, failures = find_jobs([f"{bucket}/set/"])
+    assert [str(job.output) for job in jobs] == ["a.wav"]
+    assert len(failures) == 3
+    assert all("expected a path below the folder" in failure for failure in failures)
+
+
+def test_a_transcript_of_another_query_is_not_taken_for_this_one(tmp_path):
+    folder = Folder(tmp_path)
+    first, second = (SourceEntry(Path("get"), f"https://h/get?key={name}") for name in "ab")
+    folder.write(first, Path("get.txt"), "A")
+    assert folder.done(first, Path("get.txt"), "txt")
+    assert not folder.done(second, Path("get.txt"), "txt")
