@@ -52,7 +52,7 @@ def part_pipeline() -> Any:
             module = found.fndesc.lookup_module()
             entry = make_entry(module, found.fndesc.qualname, "", 0, found.env, (library,))
             state.targetctx.insert_user_function(entry, found.fndesc, [library])
-            state.reload_init.extend(library._reload_init)
+            state.reload_init.extend(getattr(library, "_reload_init", ()))  # which 0.61 lacks
             state["cr"] = found._replace(cfunc=entry)
             return True
 
