@@ -36,10 +36,12 @@ class BuildWithKernels(build_py):
 
     def run(self) -> None:
         super().run()
+        folder = (ROOT if self.editable_mode else Path(self.build_lib).absolute()) / "asr" / "decode"
         if not AHEAD:
+            for name in ("kernels.so", "kernels.json"):  # of an earlier build in the same folder
+                (folder / name).unlink(missing_ok=True)
             return
-        base = ROOT if self.editable_mode else Path(self.build_lib).absolute()
-        if build_kernels(str(base / "asr" / "decode")):
+        if build_kernels(str(folder)):
             raise SystemExit("the search could not be compiled; see above. ASR_KERNELS=numba builds without that")
 
 

@@ -28,7 +28,7 @@ data: voices synth
 models: weight_shapes bundled onnx_files device mel scan subsample tensors description cells inference acoustic features
 models: onnx_backend torch_backend model_directory averaging storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
-decode: compiled kernel_parts built_kernels compilation
+decode: built_kernels compiled kernel_parts compilation
 decode: posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: mixtures mixture_cache greedy_search alignment kenlm_binary lexicon phrase_search phrase_kernel phrase_graph

@@ -256,8 +256,10 @@ def lose_packets(samples: np.ndarray, sample_rate_hz: int, rate: float, rng: np.
     """
     size = round(PACKET_S * sample_rate_hz)
     count = -(-len(samples) // size)
-    recover = 1 / LOST_IN_A_ROW
-    fail = 1.0 if rate >= 1 else min(1.0, recover * rate / (1 - rate))
+    # The chances that a packet is lost after one that came, and that one comes after a lost one. Of rates above
+    # LOST_IN_A_ROW / (LOST_IN_A_ROW + 1) more are lost together.
+    fail = min(1.0, rate / max(1e-9, 1 - rate) / LOST_IN_A_ROW)
+    recover = min(1 / LOST_IN_A_ROW, (1 - rate) / max(1e-9, rate))
     draws, repeat = rng.random(count), bool(rng.random() < 0.5)
     received, lost, gain = samples.copy(), bool(rng.random() < rate), 1.0
     last = np.zeros(size, samples.dtype)
@@ -268,7 +270,7 @@ def lose_packets(samples: np.ndarray, sample_rate_hz: int, rate: float, rng: np.
             part[:] = last[: len(part)] * gain if repeat else 0
         else:
             last, gain = samples[packet * size : packet * size + size], 1.0
-        lost = bool(draws[packet] >= recover) if lost and rate < 1 else bool(draws[packet] < fail)
+        lost = bool(draws[packet] >= recover) if lost else bool(draws[packet] < fail)
     return received
 
 

@@ -23,8 +23,16 @@ from typing import Any
 import numpy as np
 
 LIBRARY, DESCRIPTION = "kernels.so", "kernels.json"
-SOURCES = ("kernel.py", "pools.py", "phrase_kernel.py")
-"""Modules whose functions the library holds."""
+SOURCES = (
+    "kernel.py",
+    "pools.py",
+    "phrase_kernel.py",
+    "compilation.py",
+    "kernel_parts.py",
+    "kernel_builder.py",
+    "built_kernels.py",
+)
+"""Modules that decide what is in the library, and how it is called: kernels, how they are compiled, and this one."""
 VARIABLE = "ASR_KERNELS"
 """An environment variable: with the value ``numba`` there is no library, neither built nor used."""
 
@@ -46,7 +54,7 @@ class Library:
 
 
 def stamp(folder: Path) -> str:
-    """A checksum of the sources of the kernels. Raises ``OSError`` where they cannot be read."""
+    """A checksum of ``SOURCES``. Raises ``OSError`` where they cannot be read."""
     return hashlib.sha256(b"\0".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()
 
 
@@ -125,6 +133,7 @@ def _passed(name: str, value: Any, kind: str, leaves: list[Leaf], kept: list[Any
     if attributes is not None:
         known = attributes.get("addresses")
         if known is not None and known.at:
+            kept.append(known)  # another thread may replace it meanwhile
             found: int = known.at
             return found
     numbers = array("q")
@@ -132,11 +141,10 @@ def _passed(name: str, value: Any, kind: str, leaves: list[Leaf], kept: list[Any
         _add_array(name, value, leaves[0], numbers)
     else:
         _add_tuple(name, value, leaves, 0, numbers)
-    if attributes is None:
-        kept.append(numbers)
-        return numbers.buffer_info()[0]
-    attributes["addresses"] = known = Addresses(numbers)
-    return known.at
+    kept.append(numbers)
+    if attributes is not None:
+        attributes["addresses"] = Addresses(numbers)
+    return numbers.buffer_info()[0]
 
 
 def _add_tuple(name: str, values: tuple[Any, ...], leaves: list[Leaf], at: int, numbers: array[int]) -> int:

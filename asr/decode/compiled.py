@@ -13,9 +13,12 @@ import os
 import sys
 from collections.abc import Iterator
 from multiprocessing import current_process, parent_process
+from pathlib import Path
 from typing import Any
 
 import numba
+
+from asr.decode.built_kernels import stamp
 
 
 @contextlib.contextmanager
@@ -59,6 +62,9 @@ def _cache_class() -> Any:
         def get_cache_path(self) -> str:
             return self._path
 
+        def get_source_stamp(self) -> Any:
+            return super().get_source_stamp(), _sources()
+
     class Files(caching.CompileResultCacheImpl):  # type: ignore[misc]
         _locator_classes = (Folder,)
 
@@ -87,6 +93,13 @@ def _cache_class() -> Any:
                 _note(f"{cache_folder()}: {getattr(error, 'strerror', None) or error}")
 
     return Cache
+
+
+@functools.cache
+def _sources() -> str:
+    """A checksum of all modules that kernels are made of: numba alone sees changes of a kernel's own module only, and
+    not of the constants and the options that it takes from another."""
+    return stamp(Path(__file__).parent)
 
 
 def cache_folder() -> str:

@@ -64,6 +64,8 @@ def build_library(folder: Path) -> None:
         objects.append((symbol, _entry(function, symbol, examples, result)))
         known.append({"symbol": symbol, "arguments": [_described(value) for value in examples], "result": result})
     folder.mkdir(parents=True, exist_ok=True)
+    # First, so that a build that is broken off leaves no description of another library.
+    (folder / built_kernels.DESCRIPTION).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         files = []
         for symbol, assembly in objects:

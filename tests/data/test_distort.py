@@ -438,7 +438,7 @@ def test_babble_comes_from_a_folder(tmp_path):
     assert power_db(rest, 280, 520) > power_db(rest, 1000, 4000) + 30
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3, 0.8, 1.0])
 def test_the_share_of_packets_asked_for_is_lost(rate):
     samples = np.ones(20 * RATE_HZ, np.float32)
     size, shares, runs = RATE_HZ // 50, [], []
@@ -450,7 +450,7 @@ def test_the_share_of_packets_asked_for_is_lost(rate):
         edges = np.flatnonzero(np.diff(np.pad(lost.astype(int), 1)))
         runs += (edges[1::2] - edges[::2]).tolist()
     assert np.mean(shares) == pytest.approx(rate, abs=0.02)
-    if 0 < rate < 1:
+    if 0 < rate < 0.6:
         assert np.mean(runs) == pytest.approx(2.0, abs=0.25)
 
 

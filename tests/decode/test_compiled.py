@@ -84,6 +84,14 @@ def test_a_numba_that_keeps_kernels_otherwise_compiles_anew_and_a_note_says_so(r
     assert f"note: numba {version('numba')} is not one of" in ran.stderr
 
 
+def test_kernels_are_compiled_anew_when_another_module_of_the_search_has_changed(run, tmp_path):
+    path = tmp_path / "module" / "kernels.py"
+    path.write_text(
+        f"import os\nfrom asr.decode import compiled\ncompiled._sources = lambda: os.environ['SOURCES']\n{MODULE}"
+    )
+    assert [run(SOURCES=sources).stdout for sources in ("one", "one", "another")] == ["42 0\n", "42 1\n", "42 0\n"]
+
+
 SLOW = """
 from asr.decode.compiled import keep
 import numba
