@@ -84,8 +84,9 @@ def _learn(args: argparse.Namespace) -> int:
 def _roll_back(args: argparse.Namespace) -> int:
     from asr.server.learning_folder import LearningFolder
 
-    if args.model is not None or args.corrections or args.output is not None:
-        raise AsrError("learn: expected --rollback DIR alone, got MODEL, CORRECTIONS or --output as well")
+    others = (args.model, args.output, args.json, *args.corrections, args.rehearse, args.language)
+    if any(others) or args.no_store or args.dry_run:
+        raise AsrError("learn: expected --rollback DIR alone, got other arguments as well; leave them out")
     folder = LearningFolder(args.rollback)
     before, number = folder.roll_back()
     now = f"model {number}" if number else f"{folder.model} as it was at first"

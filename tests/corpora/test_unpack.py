@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
+from asr.cloud.addresses import is_url
 from asr.corpora import download
-from asr.corpora.download import ArchiveError, digest, fetch, is_url
+from asr.corpora.download import ArchiveError, digest, fetch
 from asr.corpora.unpack import unpack_archive, unpack_into
 
 LIMITS = {"max_bytes": 1 << 20, "max_members": 100}
@@ -691,7 +692,7 @@ def test_fetch_to_nowhere(address: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "yes"),
-    [("http://a/b", True), ("https://a/b", True), ("ftp://a/b", False), ("http", False), ("/a/http://b", False)],
+    [("http://a/b", True), ("https://a/b", True), ("ftp://a/b", True), ("http", False), ("/a/http://b", False)],
 )
 def test_is_url(source: str, yes: bool) -> None:
     assert is_url(source) is yes

@@ -413,7 +413,14 @@ def test_a_fault_in_one_look_does_not_end_the_watch(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["learn"], ["learn", "an4", "x.zip"], ["learn", "an4", "x.zip", "--rollback", "d"]]
+    "arguments",
+    [
+        ["learn"],
+        ["learn", "an4", "x.zip"],
+        ["learn", "an4", "x.zip", "--rollback", "d"],
+        ["learn", "--rollback", "d", "--dry-run"],
+        ["learn", "--rollback", "d", "--json", "r.json"],
+    ],
 )
 def test_the_verb_says_which_arguments_belong_together(arguments, capsys):
     assert run_command(arguments) == 2

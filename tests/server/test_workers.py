@@ -158,6 +158,8 @@ def test_two_workers_share_streams_and_files(loop, greedy_model, sample):
         services = Services(Settings(models={"greedy": str(greedy_model)}, workers=2, lag_s=math.inf))
         await services.start()
         try:
+            for worker in services.pool.workers:  # on a busy machine one may be measured as many times slower
+                worker.load.costs.clear()
             sessions = [await services.live.open(StreamOptions()) for _ in range(4)]
             counts = [worker.load.streams.total() for worker in services.pool.workers]
             await asyncio.gather(*(session.feed(sample.tobytes()) for session in sessions))
