@@ -13,6 +13,7 @@ from asr import files
 from asr.cli import printing
 from asr.cli import shared_options as shared
 from asr.cli.shared_options import OK, SOME_FAILED
+from asr.cloud.addresses import is_url
 from asr.config.arguments import file_or_none, local_path, number, whole
 from asr.errors import AsrError
 from asr.files import check_output
@@ -316,6 +317,12 @@ def _label(args: argparse.Namespace) -> int:
         load(other, device=args.device) if other in bundled_models() or files.is_model(Path(other)) else other
         for other in args.agree_with
     ]
+    for other in options["agree_with"]:
+        if isinstance(other, str) and not is_url(other) and not os.path.exists(other):
+            raise AsrError(
+                f"--agree-with {other}: expected a model directory, a bundled model ({', '.join(bundled_models())}) or "
+                "transcripts, got no such file or folder"
+            )
     given = {"model": args.model, "device": args.device, "also": args.also, **shared.decoding_options(args)}
     if args.engine == "ray":
         from asr.recognize.ray_engine import RayEngine

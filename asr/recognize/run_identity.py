@@ -29,5 +29,6 @@ def describe_run(recognizer: Recognizer) -> dict[str, Any]:
 
 def _digests(path: Path) -> list[str]:
     """Checksums of a file, or of what a model directory is made of; its logs are not."""
-    files = [path] if os.path.isfile(path) else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.txt"))
-    return [file_sha256(file) for file in files]
+    if os.path.isfile(path):
+        return [file_sha256(path)]
+    return [file_sha256(file) for kind in ("*.safetensors", "*.onnx", "*.txt") for file in sorted(path.glob(kind))]

@@ -125,6 +125,7 @@ def label_recordings(
         raise ConfigError(f"{output}: expected a new manifest to write, got one of the inputs or a folder")
     check_output(Path(output), force=force)
     models = [recognizer, *(other for other in agree_with if isinstance(other, Recognizer))]
+    _require_others(models)
     parts = [Path(f"{output}{f'.{n}' if n > 1 else ''}.part") for n in range(1, len(models) + 1)]
     for part in parts:
         if os.path.exists(part) and not resume:
@@ -156,6 +157,17 @@ def label_recordings(
     for part in parts:
         part.unlink()
     return found
+
+
+def _require_others(models: Sequence[Recognizer]) -> None:
+    """Refuse a second opinion of the model itself, wherever its files lie."""
+    first, *others = [{**describe_run(model), "models": ()} for model in models]
+    if first in others:
+        name = models[1 + others.index(first)].model.path
+        raise ConfigError(
+            f"{name}: expected a second opinion of another model, got the model that makes the labels, which always "
+            "agrees with itself; give another model, or transcripts"
+        )
 
 
 def _transcribed(

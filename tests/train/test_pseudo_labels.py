@@ -267,6 +267,18 @@ def test_two_models_of_ours_label_what_nobody_wrote_down(recognizer, other, clip
     assert list(tmp_path.glob("*.part")) == []
 
 
+def test_the_model_itself_is_no_second_opinion(recognizer, clips, tmp_path):
+    with pytest.raises(ConfigError, match="expected a second opinion of another model, got the model that makes the"):
+        label_recordings([str(clips)], recognizer, tmp_path / "own.jsonl", agree_with=[recognizer])
+    assert not (tmp_path / "own.jsonl.part").exists()
+
+
+def test_the_command_names_what_a_second_opinion_may_be(model_dir, clips, tmp_path, capsys):
+    command = ["label", str(clips), "--model", str(model_dir), "--output", str(tmp_path / "o.jsonl")]
+    assert main.main([*command, "--agree-with", "nosuch"]) == 2
+    assert "nosuch: expected a model directory, a bundled model (" in capsys.readouterr().err
+
+
 def test_differences_are_the_character_errors_over_the_longer_text():
     pairs = {
         "equal": ("AB C", "AB C", 0.0), "one": ("ABCD", "ABCE", 0.25), "longer": ("AB", "ABCD", 0.5),
