@@ -86,7 +86,7 @@ class LearningFolder:
     def _make(self, model: str) -> None:
         try:
             for folder in (self.corrections, self.models, self.reports):
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(0o700, parents=True, exist_ok=True)  # voices and texts are not for other users
             self._hold()
             for part in self.corrections.glob(f"{PART}*"):  # of a server that was killed
                 part.unlink()
@@ -116,7 +116,9 @@ class LearningFolder:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self.corrections / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}.zip")
+            now_s, more_ns = divmod(time.time_ns(), 10**9)
+            stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now_s))}-{more_ns:09}"
+            part.replace(self.corrections / f"{stamp}-{secrets.token_hex(4)}.zip")
         finally:
             part.unlink(missing_ok=True)
 

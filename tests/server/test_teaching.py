@@ -270,6 +270,16 @@ def test_a_server_that_is_refused_leaves_uploads_of_the_other_one_alone(tmp_path
     assert len(folder.zips()) == 1
 
 
+def test_what_is_stored_is_for_the_servers_user_only_and_in_the_order_of_time(tmp_path):
+    folder = LearningFolder(tmp_path / "learn", "an4", create=True)
+    for number in range(5):
+        with folder.new_zip() as file:
+            file.write(b"%d" % number)
+    assert [path.read_bytes() for path in folder.zips()] == [b"0", b"1", b"2", b"3", b"4"]
+    for place in (folder.corrections, folder.models, folder.reports):
+        assert place.stat().st_mode & 0o077 == 0
+
+
 def test_other_weights_under_the_same_name_are_served_and_learn_anew(tmp_path):
     folder = LearningFolder(tmp_path, "mine", weights="a", create=True)
     folder.place(1).mkdir()
