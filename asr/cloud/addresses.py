@@ -109,7 +109,7 @@ def real_place(path: Any) -> str:
     Where a part of a URL's query is hidden, a checksum stands for it.
     """
     if not is_url(path):
-        return os.path.realpath(path)
+        return str(os.path.realpath(path))
     whole = identity(path)
     shown = without_secrets(whole)
     return shown if shown == whole else f"{shown}#{hashlib.sha256(whole.encode()).hexdigest()[:16]}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from asr.audio import read
 from asr.cloud.addresses import is_url
+from asr.cloud.retries import service_is_down
 from asr.config.sections import Config, count_frames, output_frames
 from asr.data import distort, splice
 from asr.data.manifest import Utterance
@@ -207,20 +208,21 @@ class BatchMaker:
             speed = 1.0
         return Row(item, label, -1, row.index, row.repeat, speed, sound)
 
-    def _found_rows(self, given: Sequence[Row | StoredRow], warnings: list[str]) -> list[Row]:
-        """The rows of utterances, those of shards read; what cannot be read is named in ``warnings``."""
+    def _found_rows(self, given: Sequence[Row | StoredRow], failures: list[tuple[str, AudioError]]) -> list[Row]:
+        """The rows of utterances, those of shards read; what cannot be read goes into ``failures`` with its id."""
         rows = []
         for row in given:
             try:
                 rows.append(self._found(row))
             except AudioError as error:
-                warnings.append(f"{row.id}: left out of this batch: {error}")
+                failures.append((row.id, error))
         return rows
 
     def make(self, order: BatchOrder, allocate: Allocator = fresh_memory) -> MadeBatch:
         """One batch. Utterances that cannot be read are named in its warnings and left out.
 
-        Raises ``TrainingError`` naming the utterance for any other failure.
+        Raises ``TrainingError`` naming the utterance for any other failure, and where a service is down that has all
+        of them: a training must not go on without its data.
         """
         plain = [row for row in order.rows if isinstance(row, Row) and is_url(row.utterance.audio)]
         with self._files.fetch(row.utterance.audio for row in plain if self.cache.get(row.place) is None):
@@ -228,9 +230,9 @@ class BatchMaker:
 
     def _make(self, order: BatchOrder, allocate: Allocator) -> MadeBatch:
         good: list[_Good] = []
-        warnings: list[str] = []
+        failures: list[tuple[str, AudioError]] = []
         reasons: list[str] = []
-        rows = self._found_rows(order.rows, warnings)
+        rows = self._found_rows(order.rows, failures)
         order = replace(order, rows=tuple(rows))
         for row in rows:
             try:
@@ -239,12 +241,15 @@ class BatchMaker:
                 else:
                     good.append(self._prepared(row, order))
             except AudioError as error:
-                warnings.append(f"{row.id}: left out of this batch: {error}")
+                failures.append((row.id, error))
             except Exception as error:
                 raise TrainingError(
                     f"{row.id}: cannot be made ready for training: {type(error).__name__}: {error}"
                 ) from error
+        warnings = [f"{name}: left out of this batch: {error}" for name, error in failures]
         if not good:
+            if failures and not reasons and all(service_is_down(error) for _, error in failures):
+                raise TrainingError(f"{failures[0][1]}; continue with --resume when the service is there again")
             return MadeBatch(warnings=tuple(warnings), reasons=tuple(reasons))
         layout = _layout(good)
         memory = allocate(layout.size)

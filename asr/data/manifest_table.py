@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import zlib
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,10 +94,13 @@ class ManifestTable(Sequence[Utterance]):
         at = range(len(self))[row]
         line = at if self._rows is None else int(self._rows[at])
         data = self._read(int(self._columns["at"][line]), int(self._columns["size"][line]))
-        try:
-            return parse_manifest_line(data, self._folder)
-        except ManifestError as error:
-            raise ManifestError(f"{self.path}: changed since its index was made: {error}; start again") from error
+        if zlib.crc32(data) != int(self._columns["line_hash"][line]):
+            place = f"{int(self._columns['at'][line]):,}"
+            raise ManifestError(
+                f"{self.path}: expected the line at byte {place} as it was when the manifest was read, got another; "
+                "start again"
+            )
+        return parse_manifest_line(data, self._folder)
 
     def _read(self, at: int, size: int) -> bytes:
         try:

@@ -191,8 +191,13 @@ def open_shard(path: str) -> BinaryIO:
 
 
 def _bytes_at(file: BinaryIO, at: int, size: int, member: ShardMember) -> bytes:
-    file.seek(at)
-    content = file.read(size)
+    try:
+        file.seek(at)
+        content = file.read(size)
+    except CloudError as error:
+        raise ShardError(str(error)) from error
+    except OSError as error:
+        raise ShardError(f"{member.shard}: cannot read {member.id}: {error.strerror or error}") from error
     if len(content) < size:
         raise ShardError(f"{member.shard}: cut short since its index was made, in {member.id}; copy it again")
     return content

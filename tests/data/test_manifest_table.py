@@ -96,6 +96,17 @@ def test_the_index_is_kept_and_made_anew_for_a_changed_manifest(tmp_path, small_
     assert len(ManifestTable(path)) == 21
 
 
+def test_a_line_that_changes_after_it_was_read_is_named(tmp_path, small_parts):
+    write_manifest(tmp_path / "set.jsonl", make_utterances(tmp_path, 3, "u"))
+    table = ManifestTable(tmp_path / "set.jsonl")
+    assert table[0].id != table[1].id
+    content = (tmp_path / "set.jsonl").read_bytes()
+    place = content.index(b'"text": "') + 9
+    (tmp_path / "set.jsonl").write_bytes(content[:place] + b"Z" + content[place + 1 :])
+    with pytest.raises(ManifestError, match=r"set.jsonl: expected the line at byte 0 as it was .* start again"):
+        table[0]
+
+
 def test_several_processes_give_the_same_columns(tmp_path, monkeypatch):
     path = write(tmp_path / "set.jsonl", [record(f"u{n}", "AB " * (n % 5) + "C") for n in range(200)])
     monkeypatch.setattr(manifest_table, "LINES_PART_BYTES", 4000)

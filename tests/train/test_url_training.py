@@ -11,8 +11,8 @@ from corpus import make_config, make_corpus
 from object_server import Objects, random_errors, serving
 from shards import make_shards
 
-from asr.cloud import filesystems, retries
-from asr.errors import ManifestError
+from asr.cloud import filesystems, range_reader, retries
+from asr.errors import ManifestError, TrainingError
 from asr.models.tensors import load_tensors
 from asr.train import acoustic_task
 from asr.train.resume import CHECKPOINT
@@ -76,6 +76,38 @@ def test_a_recording_that_cannot_be_fetched_is_left_out_and_named(tmp_path, monk
     assert f"train3: left out: {web.url}/train3.wav: access denied" in capfd.readouterr().err.replace(
         "of this batch", ""
     )
+
+
+@pytest.mark.parametrize(("shards", "cache_gb"), [(False, "20"), (True, "0")])
+def test_a_service_that_goes_down_ends_the_training_which_then_goes_on(tmp_path, monkeypatch, shards, cache_gb):
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setenv("ASR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("ASR_CACHE_GB", cache_gb)
+    monkeypatch.setattr(range_reader, "FIRST_BYTES", 8192)
+    monkeypatch.setattr(range_reader, "BLOCK_BYTES", 8192)
+    corpus = make_corpus(tmp_path / "corpus")
+    make_shards(tmp_path / "shards", corpus / "train.jsonl", 10**9)
+    web = Objects({path.name: path.read_bytes() for each in (corpus, tmp_path / "shards") for path in each.iterdir()})
+    with serving(web):
+        train = f"{web.url}/00000.tar" if shards else f"{web.url}/train.jsonl"
+        config = make_config(
+            corpus,
+            data={"workers": 0, "cache_s": 0.0, "batch_s": 2.0, "train": train, "valid": str(corpus / "valid.jsonl")},
+            train={"output": str(tmp_path / "run"), "epochs": 2},
+        )
+        web.fault = lambda request: 503 if not request.path.endswith("valid.jsonl") and len(web.requests) > most else 0
+        most = 10**9
+        acoustic_task.train_acoustic(config)
+        most = len(web.requests) + 40
+        longer = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=6))
+        with pytest.raises(TrainingError, match=r"503.*continue with --resume when the service is there again"):
+            acoustic_task.train_acoustic(longer, resume=True)
+        most = 10**9
+        acoustic_task.train_acoustic(
+            dataclasses.replace(longer, train=dataclasses.replace(longer.train, epochs=3)), resume=True
+        )
+    filesystems.forget_connections()
 
 
 @pytest.fixture(autouse=True)
