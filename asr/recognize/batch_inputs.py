@@ -21,6 +21,7 @@ from asr.recognize import output_folder
 from asr.recognize.recording import Recording
 
 STDIN = "-"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def find_jobs(
 def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, failures: list[str]) -> list[Job]:
     if name == STDIN:
         return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"), "stdin")]
+    if (url_name(name) if is_url(name) else name).lower().endswith(_ARCHIVES):
+        raise AudioError(
+            f"{without_secrets(name)}: expected a recording, a folder or a manifest, got an archive; unpack it and "
+            "name the folder"
+        )
     if is_url(name):
         return _jobs_at_url(name, failures)
     if os.path.isdir(name):

@@ -296,3 +296,11 @@ def test_a_transcript_of_another_query_is_not_taken_for_this_one(tmp_path):
     folder.write(first, Path("get.txt"), "A")
     assert folder.done(first, Path("get.txt"), "txt")
     assert not folder.done(second, Path("get.txt"), "txt")
+
+
+@pytest.mark.parametrize("name", ["calls.tar", "https://h/calls.ZIP?sig=secret", "s3://b/calls.tar.gz"])
+def test_an_archive_is_refused_by_name_before_it_is_fetched(name):
+    jobs, failures = find_jobs([name])
+    assert not jobs
+    assert "got an archive; unpack it" in failures[0]
+    assert "secret" not in failures[0]
