@@ -275,7 +275,7 @@ def test_the_model_itself_is_no_second_opinion(recognizer, clips, tmp_path):
 
 def test_the_command_names_what_a_second_opinion_may_be(model_dir, clips, tmp_path, capsys):
     command = ["label", str(clips), "--model", str(model_dir), "--output", str(tmp_path / "o.jsonl")]
-    assert main.main([*command, "--agree-with", "nosuch"]) == 2
+    assert main.run_command([*command, "--agree-with", "nosuch"]) == 2
     assert "nosuch: expected a model directory, a bundled model (" in capsys.readouterr().err
 
 
@@ -357,12 +357,13 @@ def test_a_teacher_that_disagrees_with_everything_is_reported(recognizer, clips,
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_the_command_takes_models_and_transcripts(model_dir, clips, tmp_path, capsys):
+def test_the_command_takes_models_and_transcripts(model_dir, other, clips, tmp_path, capsys):
     recognizer = load(model_dir)
     teacher = write_texts(tmp_path / "teacher.jsonl", texts_of(clips, recognizer))
     output = tmp_path / "out.jsonl"
     arguments = ["label", str(clips), "--model", str(model_dir), "--output", str(output)]
-    assert main.run_command([*arguments, "--agree-with", str(model_dir), "--agree-with", teacher]) == 0
+    opinions = ["--agree-with", str(other.model.path), "--agree-with", teacher, "--most-disagreement", "1"]
+    assert main.run_command([*arguments, *opinions]) == 0
     said = capsys.readouterr().out
     assert "0 as disputed, 0 without a second opinion" in said
     assert len(manifest.read_manifest(output)) == int(said.partition(": ")[2].split()[0])
