@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small import make_recognizer
 
 from asr.cli import main
@@ -13,6 +15,8 @@ from asr.config.sections import TextConfig
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError, OutputError
+from asr.models import model_directory
+from asr.models.model_directory import load_model
 from asr.recognize import recording
 from asr.recognize.recognizer import Recognizer, load
 from asr.text.tokenizer import CharTokenizer
@@ -357,12 +361,17 @@ def test_a_teacher_that_disagrees_with_everything_is_reported(recognizer, clips,
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_the_command_takes_models_and_transcripts(model_dir, other, clips, tmp_path, capsys):
+def test_the_command_takes_models_and_transcripts(model_dir, clips, tmp_path, capsys):
     recognizer = load(model_dir)
     teacher = write_texts(tmp_path / "teacher.jsonl", texts_of(clips, recognizer))
     output = tmp_path / "out.jsonl"
     arguments = ["label", str(clips), "--model", str(model_dir), "--output", str(output)]
-    opinions = ["--agree-with", str(other.model.path), "--agree-with", teacher, "--most-disagreement", "1"]
+    other = load_model(model_dir)
+    shutil.copytree(model_dir, tmp_path / "other")
+    with torch.no_grad():
+        next(other.network.parameters()).mul_(1.001)
+    model_directory.save_weights(tmp_path / "other", other.network, {})
+    opinions = ["--agree-with", str(tmp_path / "other"), "--agree-with", teacher, "--most-disagreement", "1"]
     assert main.run_command([*arguments, *opinions]) == 0
     said = capsys.readouterr().out
     assert "0 as disputed, 0 without a second opinion" in said
