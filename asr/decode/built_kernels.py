@@ -72,6 +72,22 @@ def find_library(folder: Path = Path(__file__).parent) -> Library | None:
         return None
 
 
+def why_no_library(folder: Path = Path(__file__).parent) -> str:
+    """Why ``find_library`` finds none, for messages."""
+    if os.environ.get(VARIABLE) == "numba":
+        return f"{VARIABLE}=numba asks for it"
+    try:
+        description = json.loads((folder / DESCRIPTION).read_bytes())
+        if description["sources"] != stamp(folder):
+            return f"{folder / LIBRARY} was made of other sources; pip install the package again to renew it"
+        ctypes.CDLL(str(folder / LIBRARY))
+    except FileNotFoundError:
+        return "this package holds no machine code of it; a wheel that is built where there is a C compiler does"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{folder / LIBRARY} cannot be loaded: {error}"
+    return "its machine code is there"
+
+
 class Addresses:
     """Where the arrays of a named tuple lie. A copy of the tuple has other arrays: copies of this are empty."""
 

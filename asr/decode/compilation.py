@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from asr.decode.built_kernels import built_kernel, find_library
+from asr.decode.built_kernels import built_kernel, find_library, why_no_library
 from asr.errors import DecodeError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,8 +57,7 @@ def _compile(function: Function, options: dict[str, Any], *, kept: bool, slow: b
         from numba.core.options import DefaultOptions
     except ImportError as error:
         raise DecodeError(
-            f"the beam search needs numba, which compiles it: pip install numba ({error}); a wheel that is built where "
-            "there is a C compiler needs none"
+            f"the beam search needs numba, which compiles it: pip install numba ({error}). Reason: {why_no_library()}"
         ) from error
     from asr.decode.compiled import keep
     from asr.decode.kernel_parts import part_pipeline

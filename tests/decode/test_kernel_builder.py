@@ -15,7 +15,7 @@ from test_lexicon import TOKENS
 
 from asr.decode import built_kernels, kernel, phrase_kernel, pools
 from asr.decode.beam import BeamSearch, beam_search
-from asr.decode.built_kernels import built_kernel, find_library
+from asr.decode.built_kernels import built_kernel, find_library, why_no_library
 from asr.decode.fusion import Fusion
 from asr.decode.kernel_builder import can_build
 from asr.decode.lexicon import make_words
@@ -144,12 +144,14 @@ def test_a_library_of_other_sources_is_not_used(folder, tmp_path):
     with (tmp_path / "pools.py").open("a") as file:
         file.write("\n")
     assert find_library(tmp_path) is None
+    assert "was made of other sources; pip install the package again" in why_no_library(tmp_path)
 
 
 def test_a_damaged_library_is_not_used(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / built_kernels.LIBRARY).write_bytes(b"not a library")
     assert find_library(tmp_path) is None
+    assert "cannot be loaded: " in why_no_library(tmp_path)
 
 
 def test_the_environment_may_ask_for_numba(monkeypatch, folder):
@@ -165,3 +167,4 @@ def test_without_library_and_numba_the_message_says_what_to_install():
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ASR_KERNELS": "numba"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "pip install numba" in ran.stderr.splitlines()[-1]
+    assert "ASR_KERNELS=numba asks for it" in ran.stderr.splitlines()[-1]
