@@ -58,7 +58,7 @@ class AugmentConfig:
     noise_dir: str = ""
     """Folder of noise recordings to use instead of generated coloured noise."""
     babble_prob: Share = 0.0
-    """Babble: several other people speak in the background."""
+    """Babble: several other people speak in the background; nobody does where the batch has no other speaker."""
     babble_voices: tuple[_Voices, _Voices] = (2, 6)
     """Fewest and most of them."""
     babble_snr_db: tuple[_NoiseRatio, _NoiseRatio] = (5.0, 30.0)
