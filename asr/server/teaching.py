@@ -75,6 +75,8 @@ class Teacher:
         self._number = 0
         self._calm_since = -math.inf
         self._paused = False
+        self._trouble = ""
+        """What went wrong outside of a learning, such as a model that cannot be served."""
         self._failed_swap = -1
         self._lost_swaps = 0
         """Workers in a row that ended while they loaded a model."""
@@ -100,12 +102,21 @@ class Teacher:
             await asyncio.sleep(POLL_S)
             try:
                 await self.look()
+                self._end_trouble()
             except (AsrError, OSError) as error:
-                self._note("failed", str(error))
+                self._trouble = str(error)
+                self._note("failed", self._trouble)
             except Exception as error:  # a fault of ours: the server goes on, and so does this
                 if (text := f"{type(error).__name__}: {error}"[:300]) != self.message:
                     traceback.print_exc()
                 self.state, self.message = "failed", text
+
+    def _end_trouble(self) -> None:
+        """Take a message back whose reason has gone."""
+        if self._trouble and self._failed_swap == -1:
+            if self.message == self._trouble:
+                self.state, self.message = "idle" if self._child is None else "learning", ""
+            self._trouble = ""
 
     async def look(self) -> None:
         """Do what is to be done now: swap, begin to learn, pause, take a result."""
@@ -138,6 +149,8 @@ class Teacher:
     async def _follow(self) -> None:
         """Serve the model that the folder names."""
         wanted = self.folder.current()
+        if wanted == self.served:
+            self._failed_swap = -1
         if wanted in (self.served, self._failed_swap):
             with contextlib.suppress(WorkerLostError):  # the next one begins with the right model
                 await swap_everywhere(self.pool, self.model, self._place(self.served))  # who was loading meanwhile

@@ -184,6 +184,7 @@ def test_a_number_without_a_model_is_said_and_the_served_model_stays(taught):
     assert "expected the number of a folder" in found["message"]
     assert found["current"] == 1
     LearningFolder(taught.folder).set_current(1)
+    assert wait_for_state(taught.url, "idle")["message"] == ""
 
 
 def test_the_button_sends_ticked_paragraphs_after_consent_and_deletes_them_on_request(taught, tmp_path):
