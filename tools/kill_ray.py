@@ -4,8 +4,9 @@
 
 WORK gets synthetic recordings, the results of an undisturbed run, and ``kills.jsonl`` with a line for each kill. The
 command goes on from there if it is started again. Ray runs as two machines of one processor each, on this one. A kill
-comes at a random moment of the work; one that comes after the end is tried again. Exits with 1 if a result is missing,
-there twice or other than in the undisturbed run.
+comes at a random moment between the start of the first actor and the end of the work. One that comes after the end is
+tried again, earlier. Exits with 1 if a result is missing, there twice or other than in the undisturbed run, or if the
+command fails.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -32,6 +34,9 @@ from asr.recognize.result_parts import read_results
 RATE_HZ = 16000
 STORE_BYTES = 200_000_000
 KINDS = ("actor", "node", "driver")
+FAULTS = ("missing", "twice", "other", "status")
+PARTS = 10
+"""Parts of a run, at least: else there would be none to keep when the driver dies."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,10 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     write_speech(speech, args.recordings)
     cluster = TwoMachines()
     try:
-        trial = Trial(cluster, speech, args.work, args.model)
-        started = time.monotonic()
+        trial = Trial(cluster, speech, args.work, args.model, max(1, args.recordings // PARTS))
         trial.expected = trial.undisturbed()
-        trial.seconds = time.monotonic() - started
         return run_trials(trial, args)
     finally:
         cluster.close()
@@ -66,26 +69,30 @@ def run_trials(trial: Trial, args: argparse.Namespace) -> int:
     had = Counter(one["kind"] for one in known)
     todo = [kind for number in range(args.times) for kind in args.kinds if number >= had[kind]]
     for kind in tqdm(todo, desc="killing", disable=None):
-        while (result := trial.run(kind, rng)) is None:
-            pass  # it had ended before
+        until = 0.9  # of the undisturbed run
+        while (result := trial.run(kind, rng.uniform(0, until))) is None:
+            until *= 0.7  # it had ended before
         known.append(result)
         with report.open("a") as file:
             file.write(json.dumps(result) + "\n")
     for kind in args.kinds:
         found = [one for one in known if one["kind"] == kind]
-        good = sum(one["missing"] == one["twice"] == one["other"] == 0 for one in found)
+        good = sum(not any(one[fault] for fault in FAULTS) for one in found)
         print(f"{kind}: {good} of {len(found)} kills left every one of {len(trial.expected)} results once")
-    return int(any(one["missing"] or one["twice"] or one["other"] for one in known))
+    return int(any(one[fault] for one in known for fault in FAULTS))
 
 
 class TwoMachines:
     """Ray on two machines of one processor each, on this one."""
 
     def __init__(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         from ray.cluster_utils import Cluster
 
+        self._folder = tempfile.mkdtemp(prefix="ray")
         size = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-        self._cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+        first = {**size, "include_dashboard": False, "temp_dir": self._folder}
+        self._cluster = Cluster(initialize_head=True, head_node_args=first)
         self._size = size
         self._second = self._cluster.add_node(**size)
         self.address = self._cluster.address
@@ -117,36 +124,40 @@ class TwoMachines:
         return [process for process in titled if ours(process)]
 
     def close(self) -> None:
-        """End Ray."""
+        """End Ray, and remove its files."""
         self._cluster.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Trial:
     """Transcribes a folder and kills something meanwhile."""
 
-    def __init__(self, cluster: TwoMachines, speech: Path, work: Path, model: str) -> None:
+    def __init__(self, cluster: TwoMachines, speech: Path, work: Path, model: str, part_recordings: int) -> None:
         self.cluster, self.speech, self.work, self.model = cluster, speech, work, model
+        self.part_recordings = part_recordings
         self.expected: dict[str, str] = {}
         self.seconds = 0.0
-        """Of the undisturbed run."""
+        """Of the undisturbed run, from the start of its first actor."""
 
     def undisturbed(self) -> dict[str, str]:
         """Texts by id."""
         out = self.work / "undisturbed"
         shutil.rmtree(out, ignore_errors=True)
         driver = self._start(out)
+        self._await_actor(driver)
+        begun = time.monotonic()
         if driver.wait() != 0:
             raise SystemExit(f"the undisturbed run failed: see {self.work / 'driver.log'}")
+        self.seconds = time.monotonic() - begun
         return {result["id"]: result["text"] for result in read_results(out)}
 
-    def run(self, kind: str, rng: random.Random) -> dict[str, Any] | None:
-        """What was wrong after a kill; None where the work had ended before it."""
+    def run(self, kind: str, share: float) -> dict[str, Any] | None:
+        """What was wrong after a kill at this share of the undisturbed run; None where the work had ended before."""
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         driver = self._start(out)
-        while not self.cluster.actors() and driver.poll() is None:
-            time.sleep(0.05)
-        wait_s = rng.uniform(0, 0.8 * self.seconds)
+        self._await_actor(driver)
+        wait_s = share * self.seconds
         ends = time.monotonic() + wait_s
         while time.monotonic() < ends and driver.poll() is None:
             time.sleep(0.02)
@@ -154,21 +165,26 @@ class Trial:
             return None
         actors = self.cluster.actors()
         if kind == "actor":
-            if not actors:
+            try:
+                os.kill(actors[0], signal.SIGKILL)
+            except (IndexError, ProcessLookupError):  # none is left: the work ends
                 driver.wait()
                 return None
-            os.kill(rng.choice(actors), signal.SIGKILL)
         elif kind == "node":
             self.cluster.kill_machine()
         else:
             driver.kill()
-        status = driver.wait()
         parts = len(list(out.glob("part-*")))
+        status = driver.wait()
         if kind == "driver":
             status = self._start(out, "--resume").wait()
         if kind == "node":
             self.cluster.replace_machine()
         return {"kind": kind, "after_s": round(wait_s, 2), "parts_then": parts, "status": status} | self._compare(out)
+
+    def _await_actor(self, driver: subprocess.Popen[bytes]) -> None:
+        while not self.cluster.actors() and driver.poll() is None:
+            time.sleep(0.1)
 
     def _compare(self, out: Path) -> dict[str, int]:
         found = list(read_results(out))
@@ -183,8 +199,7 @@ class Trial:
     def _start(self, out: Path, *more: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "asr.cli", "transcribe", str(self.speech), "--output", str(out)]
         command += ["--engine", "ray", "--ray-address", self.cluster.address, "--model", self.model, "--device", "cpu"]
-        # Parts of a few seconds' work: else there would be none to keep when the driver dies.
-        command += ["--part-recordings", "50"]
+        command += ["--part-recordings", str(self.part_recordings)]
         with open(self.work / "driver.log", "ab") as log:
             return subprocess.Popen([*command, *more], stdout=log, stderr=log)
 

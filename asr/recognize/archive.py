@@ -59,7 +59,7 @@ def transcribe_archive(
         parts: ``jsonl``, or ``parquet``, which needs pyarrow.
         part_recordings: recordings of a part; after 60 seconds it has fewer.
         resume: leave out recordings that have a result. Those that failed are tried again.
-        force: replace the results of an earlier run.
+        force: replace the results of an earlier run. Not under ``torchrun``.
         split_channels, readers: see ``asr.recognize.batch.transcribe_files``.
         options: of ``asr.load``, such as ``model="an4"``.
 
@@ -71,8 +71,13 @@ def transcribe_archive(
     started = time.perf_counter()
     rank, size = processes()
     _check(engine, jobs, parts, size)
+    if force and size > 1:
+        raise ConfigError(
+            f"force: expected one process, got {size} (WORLD_SIZE), each of which would remove what others wrote; "
+            "remove the folder or choose another, and leave --force out"
+        )
     found, broken = find_jobs(inputs, split_channels=split_channels, max_duration_s=options.get("max_duration_s"))
-    _check_ids(found)
+    _check_ids(found, parts)
     share = [job for job in found if size == 1 or job.place % size == rank]
     run, model = _runner(engine, jobs or 1 if engine == "local" else jobs, ray_address, readers, options)
     identity = describe_run(model) | {"precision": options.get("precision") or "fp32"}
@@ -112,10 +117,14 @@ def _check(engine: str, jobs: int | None, parts: str, size: int) -> None:
                               "'recurrent-asr[ray]'") from error  # fmt: skip
 
 
-def _check_ids(jobs: Sequence[Job]) -> None:
-    """Raise ``ConfigError`` for two recordings with one id."""
+def _check_ids(jobs: Sequence[Job], parts: str) -> None:
+    """Raise ``ConfigError`` for two recordings with one id, and for an id that parts of this format cannot hold."""
     known: dict[str, Job] = {}
     for job in jobs:
+        if parts == "parquet" and not _is_utf8(job.id):
+            raise ConfigError(
+                f"parts parquet: expected ids in UTF-8, got {job.id!r}; rename the file, or use --parts jsonl"
+            )
         if (other := known.setdefault(job.id, job)) is not job:
             names = [str(one.item.source if isinstance(one.item.source, str | os.PathLike) else one.item.name)
                      for one in (other, job)]  # fmt: skip
@@ -123,6 +132,14 @@ def _check_ids(jobs: Sequence[Job]) -> None:
                 f"expected each id once, got {job.id!r} for {names[0]} and for {names[1]}; results are kept by id: "
                 "leave one out, or write a manifest with other ids"
             )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # from the name of a file in another encoding
+        return False
+    return True
 
 
 def _runner(

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import shutil
 import socket
 import warnings
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,7 @@ def connected(address: str | None) -> Iterator[None]:
     """Be connected to a cluster: that of this process where it is connected already, else that at ``address``.
 
     ``address``: HOST:PORT of the cluster's head, or ``auto`` for the one that runs on this machine; None: that of
-    RAY_ADDRESS, or a new one on this machine that ends with the block.
+    RAY_ADDRESS, or a new one on this machine that ends with the block. Its log files stay only after an error.
 
     Raises ``ConfigError`` where Ray is not installed or no cluster is at the address.
     """
@@ -63,6 +64,7 @@ def connected(address: str | None) -> Iterator[None]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             options |= {"include_dashboard": False}
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else a process of Ray reports to its makers
         try:
             ray.init(address=address or "local", **options)
         except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and others here
@@ -73,15 +75,19 @@ def connected(address: str | None) -> Iterator[None]:
             raise ConfigError(
                 f"--ray-address {address}: cannot join the cluster: {reason}; see ray status on its head"
             ) from error
+        context = ray.get_runtime_context()
+        folder = os.path.join(context.get_temp_dir(), context.get_session_name())
         try:
             yield
         finally:
             ray.shutdown()
+        if address is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Ray says about its plans on standard error: our messages name what failed. Its log files stay."""
+    """Without Ray's own messages on standard error: ours name what failed, and Ray writes log files too."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     importlib.import_module("ray.data")  # sets its handlers
     from ray.util.annotations import RayDeprecationWarning

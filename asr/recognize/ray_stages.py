@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import pickle
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -140,14 +139,16 @@ class RayRecognizer:
 
 @contextlib.contextmanager
 def _counted_start() -> Iterator[None]:
-    """Counts the starts of this actor that did not get through the block, in a file of this machine.
+    """Counts the starts of this actor that did not get through the block, in a file in Ray's folder of this machine.
 
     Ray starts an actor again that the kernel killed, as often as one that worked before. Raises ``MemoryError`` when
     ``STARTS`` starts ended so.
     """
     import ray
 
-    path = os.path.join(tempfile.gettempdir(), f"asr-ray-{ray.get_runtime_context().get_actor_id()}")
+    context = ray.get_runtime_context()
+    folder = os.path.join(context.get_temp_dir(), context.get_session_name())
+    path = os.path.join(folder, f"asr-{context.get_actor_id()}")
     if os.path.exists(path) and os.path.getsize(path) >= STARTS:
         os.unlink(path)
         raise MemoryError(f"the process ended {STARTS} times while it loaded the model (out of memory?)")

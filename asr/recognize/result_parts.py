@@ -15,11 +15,14 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from asr.cloud.addresses import is_url
 from asr.errors import ConfigError, OutputError
 from asr.recognize.result_places import open_place
 
@@ -29,6 +32,8 @@ RUN = "run.json"
 PART_BYTES = 64_000_000
 """A part is written when it has so many bytes."""
 _ID = '{"id": '
+_LONE_SURROGATE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u(d[89a-f][0-9a-f]{2})")
+"""Half a character in JSON, which names of files that are no UTF-8 have."""
 
 
 class Parts:
@@ -154,7 +159,7 @@ class Parts:
                 f"{self._place.shown(RUN)}: expected results of the same models and options, got other "
                 f"{', '.join(changed)}; choose another folder, or replace the results with --force"
             )
-        if not there or not names:
+        if not there:
             self.write_file(RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
     def _known_run(self) -> dict[str, Any]:
@@ -165,16 +170,24 @@ class Parts:
         return known if isinstance(known, dict) else {}
 
     def _read_ids(self, *, mend: bool) -> set[str]:
-        """The ids of all parts. ``mend``: a part with ids of other parts is written again without them."""
+        """The ids of all parts. ``mend``: a part with ids of other parts is written again without them.
+
+        A command that was killed between the two steps of that leaves both parts. So what is written may be a part that
+        is there and comes later: it is not read again, and not removed.
+        """
         found: set[str] = set()
+        written: set[str] = set()
         for name in self.names():
+            if name in written:
+                continue
             ids = self._ids(name)
             again = found.intersection(ids) if mend else set()
             if again or (mend and len(set(ids)) < len(ids)):
                 lines = {id: line for id, line in self._part_lines(name) if id not in again}
-                if lines and self._write_part(lines) == name:
-                    continue
-                self._place.remove(name)
+                if lines:
+                    written.add(self._write_part(lines))
+                if name not in written:
+                    self._place.remove(name)
             found.update(ids)
         return found
 
@@ -206,11 +219,20 @@ class Parts:
 def read_results(folder: str | Path) -> Iterator[dict[str, Any]]:
     """The results of a folder or URL, each recording once: ``id`` and the keys of ``Transcript.to_dict``.
 
-    Raises ``OutputError`` for a part that cannot be read, and while a command writes to the folder.
+    Raises ``OutputError`` for a folder without results, for a part that cannot be read, and while a command writes to
+    the folder.
     """
+    if not is_url(folder) and not os.path.isdir(folder):
+        raise OutputError(f"{folder}: expected a folder of results, got none; check the path")
     place = open_place(folder, shared=True)
     try:
-        for name in filter(_is_part, place.names()):
+        names = place.names()
+        if RUN not in names:
+            raise OutputError(
+                f"{place.shown()}: expected a folder of results, got one without {RUN}; check the path, or make "
+                "results with asr transcribe --output"
+            )
+        for name in filter(_is_part, names):
             try:
                 for _, line in read_part(name, place.read(name)):
                     yield json.loads(line)
@@ -255,6 +277,7 @@ def _as_parquet(lines: bytes) -> bytes:
          ("reliability", pa.float64()), ("channel", pa.int64()), ("words", pa.list_(word))]
     )  # fmt: skip
     options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    lines = _LONE_SURROGATE.sub(rb"\1\\\\u\2", lines)  # Parquet takes UTF-8 only: the escape as text
     read = pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.json.read_json(io.BytesIO(lines), read, options), out, compression="zstd")

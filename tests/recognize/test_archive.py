@@ -102,6 +102,20 @@ def test_an_id_that_two_recordings_have_is_refused_before_any_work(speech, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_an_id_that_is_no_utf8_is_refused_for_parquet_before_any_work(speech, tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: ray)")
+    shutil.copy(speech / "deep" / "1.wav", tmp_path / "caf\udce9.wav")
+    with pytest.raises(ConfigError, match=r"parts parquet: expected ids in UTF-8, got 'caf\\udce9.wav'; rename"):
+        archive.transcribe_archive([str(tmp_path)], tmp_path / "out", model="no such model", parts="parquet")
+
+
+def test_force_is_refused_for_one_of_several_processes(speech, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match=r"force: expected one process, got 2 \(WORLD_SIZE\)"):
+        archive.transcribe_archive([str(speech)], tmp_path / "out", model="no such model", force=True)
+
+
 def test_channels_have_ids_of_their_own(tmp_path, bursts, write_wav, model_dir):
     import numpy as np
 

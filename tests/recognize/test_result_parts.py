@@ -89,6 +89,49 @@ def test_what_two_runs_wrote_twice_is_removed_on_resume(tmp_path):
     assert ids(tmp_path) == ["a", "b", "c", "d"]
 
 
+def test_mending_that_was_killed_half_way_loses_nothing(tmp_path):
+    """It had written the rest of a part, and not yet removed the part."""
+    for number in range(30):  # names are checksums: the parts come in any order
+        folder, ids_there = tmp_path / str(number), [f"{number} {name}" for name in "ab"]
+        for other, some in enumerate(([0], [1], [0, 1])):
+            write(folder / str(other), [ids_there[index] for index in some])
+        for other in (1, 2):
+            for part in (folder / str(other)).glob("part-*"):
+                os.replace(part, folder / "0" / part.name)
+        for _ in range(2):
+            with Parts(folder / "0", RUN, resume=True) as parts:
+                assert parts.done == set(ids_there)
+            assert ids(folder / "0") == ids_there
+
+
+def test_an_id_that_a_part_has_twice_counts_as_done(tmp_path):
+    write(tmp_path, ["a", "b"])
+    part = next(tmp_path.glob("part-*"))
+    part.write_bytes(part.read_bytes() + line("a"))
+    with Parts(tmp_path, RUN, resume=True) as parts:
+        assert parts.done == {"a", "b"}
+    assert ids(tmp_path) == ["a", "b"]
+
+
+def test_a_source_that_is_no_utf8_has_a_place_in_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: ray)")
+    tree = {"id": "a", "source": "caf\udce9\\udce9.wav", "text": "\\", "duration_s": 1.0, "words": []}
+    body = json.dumps(tree, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    with Parts(tmp_path, RUN, format="parquet") as parts:
+        parts.add("a", body)
+    (result,) = read_results(tmp_path)
+    assert result["source"] == "caf\\udce9\\udce9.wav"
+    assert result["text"] == "\\"
+
+
+def test_results_of_a_folder_without_any_are_refused(tmp_path):
+    with pytest.raises(OutputError, match="mistyped: expected a folder of results, got none; check the path"):
+        list(read_results(tmp_path / "mistyped"))
+    assert not (tmp_path / "mistyped").exists()
+    with pytest.raises(OutputError, match=r"expected a folder of results, got one without run\.json"):
+        list(read_results(tmp_path))
+
+
 def test_results_are_kept_without_resume_and_replaced_with_force(tmp_path):
     write(tmp_path, ["a"])
     with pytest.raises(OutputError, match="got one with results; go on with --resume, replace them with --force"):
