@@ -1,20 +1,53 @@
-"""Actors that die or wait at a place that a test knows; the processes of Ray import them."""
+"""Actors that die or wait at a place that a test knows; the processes of Ray import them.
+
+They have no network: such a process starts in a fraction of the time. Their text is a checksum of the samples.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+import types
+import zlib
 from pathlib import Path
 
-from asr.recognize import recognizer
+import asr.recognize
+from asr.errors import AudioError
 from asr.recognize.ray_stages import RayRecognizer
+from asr.transcript import Transcript
 
-LATE = 12
+LATE = 6
 """Number of the recording that actors die of, and from which they wait."""
 
 
-class MortalRecognizer(RayRecognizer):
+def checksum(samples):
+    return str(zlib.crc32(samples.tobytes()))
+
+
+class Checksums:
+    """Takes the place of a ``Recognizer``."""
+
+    def transcribe_readings(self, readings, *_):
+        for recording, samples in readings:
+            if isinstance(samples, AudioError):
+                yield recording, samples
+            else:
+                yield recording, Transcript(checksum(samples), (), len(samples) / 16000)
+
+
+class QuickRecognizer(RayRecognizer):
+    """Loads no model."""
+
+    def __init__(self, *arguments):
+        asr.recognize.recognizer = types.SimpleNamespace(load=self._load)  # in this process of Ray only
+        super().__init__(*arguments)
+
+    def _load(self, **options):
+        return Checksums()
+
+
+class MortalRecognizer(QuickRecognizer):
     """Dies in the middle of its work, once, and leaves a file that says so."""
 
     def __call__(self, table):
@@ -25,7 +58,7 @@ class MortalRecognizer(RayRecognizer):
         return super().__call__(table)
 
 
-class DoomedRecognizer(RayRecognizer):
+class DoomedRecognizer(QuickRecognizer):
     """Dies of one recording, each time."""
 
     def __call__(self, table):
@@ -34,15 +67,14 @@ class DoomedRecognizer(RayRecognizer):
         return super().__call__(table)
 
 
-class StillbornRecognizer(RayRecognizer):
-    """Dies while it loads the model, as the kernel has it where memory runs out."""
+class StillbornRecognizer(QuickRecognizer):
+    """Dies while it loads the model, as when the kernel ends a process because memory runs out."""
 
-    def __init__(self, *arguments):
-        recognizer.load = lambda **options: os.kill(os.getpid(), signal.SIGKILL)
-        super().__init__(*arguments)
+    def _load(self, **options):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-class GatedRecognizer(RayRecognizer):
+class GatedRecognizer(QuickRecognizer):
     """Waits with the later recordings until the gate is open."""
 
     def __call__(self, table):
