@@ -145,7 +145,8 @@ class RayEngine:
         tables = [ray_stages.work_table(part) for part in _cut(waiting.items(), rows)]
         actors = min(room.actors, len(tables))
         with ray.data.DataContext.current(context):
-            read = ray.data.from_arrow(tables).map_batches(
+            # from_arrow would start tasks that wait for processors which the actors of the round before may still hold.
+            read = ray.data.from_blocks(tables).map_batches(
                 BlockReader(self.recognizer.reader, block_s, long_audio.LONG_S),
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=ray_cluster.READER_CPUS,
                 max_retries=3, concurrency=None if room.gpu else max(2, actors),
