@@ -76,6 +76,10 @@ def wait_until(condition: Any, what: str, timeout_s: float = 600.0) -> None:
         time.sleep(0.2)
 
 
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "T"
+
+
 def wait_for_state(address: str, *states: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
@@ -126,6 +130,7 @@ def taught(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ta
         children = subprocess.run(["pgrep", "-P", str(first.process.pid)], capture_output=True, text=True).stdout
         for pid in children.split():  # a learner that is nearly done must not end its work behind the server
             os.kill(int(pid), signal.SIGSTOP)
+        wait_until(lambda: all(is_stopped(int(pid)) for pid in children.split()), "its processes stand still")
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
         wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children.split()), "its processes end")
@@ -447,7 +452,7 @@ def test_learning_stands_still_while_streams_lag_and_goes_on_afterwards(tmp_path
     process = subprocess.Popen(["sleep", "600"])
 
     def stopped() -> bool:
-        return Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T"
+        return is_stopped(process.pid)
 
     async def watch() -> None:
         teacher = Teacher(settings, Catalogue(settings), pool)
