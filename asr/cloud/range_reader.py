@@ -42,7 +42,7 @@ class DaemonPool:
             self._busy += 1
             if self._started < min(self._most, self._busy):
                 self._started += 1
-                threading.Thread(target=self._run, name="read-ahead", daemon=True).start()
+                threading.Thread(target=self._run, name="cloud-read-ahead", daemon=True).start()
         return future
 
     def _run(self) -> None:

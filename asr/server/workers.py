@@ -163,7 +163,8 @@ class WorkerProcess:
                     return
 
     def _read(self, child: ChildProcess) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        # TypeError: another thread closed the connection while this one was in recv.
+        with contextlib.suppress(EOFError, OSError, TypeError):
             while True:
                 messages = child.connection.recv()
                 self._loop.call_soon_threadsafe(self._deliver, messages)
