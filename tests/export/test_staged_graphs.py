@@ -22,6 +22,19 @@ def saved(folder, *arguments, **options):
     return folder / "model"
 
 
+def check_same(parts, whole, lengths_s):
+    """Require what the whole graph gives for sounds of these lengths; the number of pieces in which ``parts`` ran."""
+    calls = []
+    parts.backend.before_layers(lambda: calls.append(1))
+    waveforms = [sound(seconds, seed=round(10 * seconds)) for seconds in lengths_s]
+    expected, lengths = whole.log_probs(waveforms)
+    found, counts = parts.log_probs(waveforms)
+    assert counts.tolist() == lengths.tolist()
+    for ours, theirs, count in zip(found, expected, counts, strict=True):
+        np.testing.assert_allclose(ours[:count], theirs[:count], atol=1e-5)
+    return len(calls)
+
+
 @pytest.mark.parametrize(
     ("cell", "options"),
     [(cell, {}) for cell in ("lstm", "gru", "rnn", "min_gru", "ssm")]
@@ -30,15 +43,8 @@ def saved(folder, *arguments, **options):
 def test_stages_give_what_the_whole_graph_gives(tmp_path, cell, options):
     folder = saved(tmp_path, cell, bidirectional=True, **options)
     whole, staged = (load(folder, runtime="onnxruntime") for _ in range(2))
-    calls = []
-    staged.backend.before_layers(lambda: calls.append(1))
-    waveforms = [sound(seconds, seed=round(10 * seconds)) for seconds in (0.01, 0.03, 1.3, 0.7)]
-    expected, lengths = whole.log_probs(waveforms)
-    found, counts = staged.log_probs(waveforms)
-    assert counts.tolist() == lengths.tolist()
-    for ours, theirs, count in zip(found, expected, counts, strict=True):
-        np.testing.assert_allclose(ours[:count], theirs[:count], atol=1e-5)
-    assert len(calls) == 2 * staged.model.config.model.layers + 1
+    calls = check_same(staged, whole, (0.01, 0.03, 1.3, 0.7))
+    assert calls == 2 * staged.model.config.model.layers + 1
 
 
 def test_a_unidirectional_model_runs_in_blocks_instead(tmp_path, monkeypatch):
@@ -47,12 +53,5 @@ def test_a_unidirectional_model_runs_in_blocks_instead(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="bidirectional"):
         next(offline_stages(acoustic_weights(read_description(folder))))
     whole, blocks = (load(folder, runtime="onnxruntime") for _ in range(2))
-    calls = []
-    blocks.backend.before_layers(lambda: calls.append(1))
-    waveforms = [sound(seconds, seed=round(10 * seconds)) for seconds in (0.01, 0.03, 1.3, 0.81)]
-    expected, lengths = whole.log_probs(waveforms)
-    found, counts = blocks.log_probs(waveforms)
-    assert counts.tolist() == lengths.tolist()
-    for ours, theirs, count in zip(found, expected, counts, strict=True):
-        np.testing.assert_allclose(ours[:count], theirs[:count], atol=1e-5)
-    assert len(calls) == 1 + 1 + 4 + 2
+    calls = check_same(blocks, whole, (0.01, 0.03, 1.3, 0.81))
+    assert calls == 1 + 1 + 4 + 2
