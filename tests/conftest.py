@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
         from asr.models.device import set_precision
 
         set_precision("fp32")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for torch. Trainings set the number of threads of the process: give it back."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

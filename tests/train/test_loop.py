@@ -47,14 +47,7 @@ from asr.train.losses import ctc_loss
 from asr.train.process import LOCK, alone, stop_request
 from asr.train.schedule import Finish, learning_rate
 
-
-@pytest.fixture(autouse=True)
-def threads():
-    """Trainings set the number of threads of the process: give it back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,7 @@ from asr.models.tensors import load_metadata, load_tensors
 from asr.train import acoustic_task
 from asr.train.resume import CHECKPOINT
 
-
-@pytest.fixture(autouse=True)
-def threads():
-    """Trainings set the number of threads of the process: give it back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
