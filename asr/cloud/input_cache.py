@@ -44,6 +44,10 @@ _ABANDONED_S = 86400
 _COPY_BYTES = 1 << 20
 
 
+class _Full(Exception):
+    """Other processes are fetching what the limit allows."""
+
+
 class CachedFile(io.BufferedReader):
     """A local copy as a binary file; its ``name`` is the URL without secrets."""
 
@@ -106,6 +110,8 @@ class InputCache:
                 return CachedFile(found, url)
             try:
                 version = self._fetch(url, target, version)
+            except _Full:
+                break
             except OSError as error:
                 _warn_once(f"warning: {self.folder}: cannot keep objects there: {error.strerror or error}")
                 break
@@ -118,11 +124,11 @@ class InputCache:
     def _fetch(self, url: str, target: RemoteObject, version: Version) -> Version:
         """Make the copy, unless another process does; returns the version that was fetched.
 
-        Raises ``OSError`` where the disk does not take it.
+        Raises ``OSError`` where the disk does not take it, and ``_Full`` where other processes fill the cache now.
         """
         path = self._path(url, version)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_name(f"{path.name}.{version.size}.part")
         with _own(part) as file:
             if os.path.exists(path):
                 with contextlib.suppress(OSError):
@@ -132,7 +138,11 @@ class InputCache:
                 if reader.version != version:  # it changed since it was asked for
                     part.unlink()
                     return reader.version
-                self._make_room(version.size)
+                try:
+                    self._make_room(version.size)
+                except _Full:
+                    part.unlink()
+                    raise
                 file.truncate(0)
                 try:
                     while block := reader.read(_COPY_BYTES):
@@ -146,28 +156,38 @@ class InputCache:
         return version
 
     def _make_room(self, size: int) -> None:
-        """Count ``size`` more bytes; the least recently used copies go where they are too many."""
+        """Count ``size`` more bytes, whose part exists; the least recently used copies go where they are too many.
+
+        Raises ``_Full`` where that does not leave room enough.
+        """
         with self._counter() as file:
             text = file.read()
-            total = int(text) if text.isdigit() else self.limit + 1  # unknown: it is counted anew
-            if total + size > self.limit:
-                total = self._evict(min(self.limit - size, int(_LEFT * self.limit)))
+            total = int(text) + size if text.isdigit() else self.limit + 1  # unknown: it is counted anew
+            if total > self.limit:
+                total = self._evict(min(self.limit, int(_LEFT * self.limit) + size))
             file.seek(0)
             file.truncate()
-            file.write(str(total + size))
+            file.write(str(total))
+        if total > self.limit:
+            raise _Full
 
     def _evict(self, most: int) -> int:
-        """Remove the least recently used copies until ``most`` bytes are left; returns how many are left."""
-        copies = []
+        """Remove the least recently used copies until ``most`` bytes are left; returns how many are left.
+
+        A part counts as the whole object that it will be.
+        """
+        copies, coming = [], 0
         for folder in self.folder.iterdir():
             for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-                with contextlib.suppress(OSError):  # another process may have removed it
+                with contextlib.suppress(OSError, ValueError):  # another process may have removed it
                     about = entry.stat()
                     if not entry.name.endswith(".part"):
                         copies.append((about.st_mtime, about.st_size, entry.path))
                     elif about.st_mtime < time.time() - _ABANDONED_S:
                         os.unlink(entry.path)
-        total = sum(size for _, size, _ in copies)
+                    else:
+                        coming += int(entry.name.split(".")[1])
+        total = coming + sum(size for _, size, _ in copies)
         for _, size, path in sorted(copies):
             if total <= most:
                 break
