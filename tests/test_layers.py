@@ -20,7 +20,8 @@ audio: headers pyav find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
-data: distort manifest source_shares splice sample_cache remote_files remote_shards shard_index shard_set shard_writer
+data: distort manifest source_shares splice sample_cache remote_files remote_shards shard_members shard_index shard_set
+data: shard_writer
 data: manifest_lines manifest_table
 data: batch_maker labels crew_child crew batch_plan batches sharded_batches feeding
 data: findings preflight shard_check
@@ -48,7 +49,8 @@ train: log curves checkpoint_writer distributed finetune loss_scale losses model
 train: second_opinions pseudo_labels
 train: step_results task shard_training training_features training_warnings weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
-train: adaptation text_check rehearsal cross_validation search_weights corrections learnt_model learning_report learning
+train: adaptation text_check rehearsal cross_validation search_weights corrections learnt_model learning_report
+train: learning_gate learning
 server: problems settings messages samples_in catalogue wire computing_turns live_engine file_engine worker_child
 server: learner_child learning_folder
 server: admission metrics workers teaching live_streams file_jobs services

@@ -23,7 +23,7 @@ from asr.data import distort, splice
 from asr.data.manifest import Utterance
 from asr.data.remote_files import RemoteFiles
 from asr.data.sample_cache import SampleCache
-from asr.data.shard_index import NamedBytes, ShardMember, ShardReader
+from asr.data.shard_members import NamedBytes, ShardMember, ShardReader
 from asr.errors import AudioError, ManifestError, TextError, TrainingError
 from asr.text.tokenizer import Tokenizer, min_frames
 

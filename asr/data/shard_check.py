@@ -15,7 +15,7 @@ from asr.config.sections import Config
 from asr.data.findings import CheckReport, Finding
 from asr.data.manifest import Utterance
 from asr.data.preflight import check_entries, check_manifest
-from asr.data.shard_index import NamedBytes, ShardIndex, open_shard, read_sound, read_utterance
+from asr.data.shard_members import NamedBytes, ShardIndex, open_shard, read_sound, read_utterance
 from asr.data.shard_set import ShardSet, is_shards
 from asr.errors import AudioError, ConfigError, ManifestError, TextError
 from asr.text.tokenizer import Tokenizer

@@ -22,7 +22,8 @@ from asr.cloud.addresses import is_url, real_place
 from asr.config.sections import TextConfig
 from asr.data.manifest import Statistics, Utterance
 from asr.data.remote_shards import ask_for_shards, listed_shards
-from asr.data.shard_index import ShardError, ShardIndex, ShardSums, find_index, read_shard_texts
+from asr.data.shard_index import find_index
+from asr.data.shard_members import ShardError, ShardIndex, ShardSums, read_shard_texts
 from asr.errors import CloudError, TextError
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer

@@ -28,15 +28,8 @@ from asr.cloud.addresses import is_url, parent_url, shown_place, url_name, witho
 from asr.cloud.inputs import open_input, read_whole
 from asr.cloud.retries import service_is_down
 from asr.data.manifest import Utterance, read_manifest
-from asr.data.shard_index import (
-    LARGEST_MEMBER,
-    NamedBytes,
-    ShardSums,
-    index_path,
-    load_index,
-    make_index,
-    write_index,
-)
+from asr.data.shard_index import LARGEST_MEMBER, index_path, load_index, make_index, write_index
+from asr.data.shard_members import NamedBytes, ShardSums
 from asr.errors import AudioError, CloudError, ManifestError, OutputError
 from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES, atomic, check_output, file_sha256, sweep, write_json
 

@@ -8,7 +8,8 @@ import soundfile
 from corpus import RATE_HZ, tones
 from shards import write_tar
 
-from asr.data.shard_index import ShardError, ShardReader, find_index, index_path, make_index, read_shard_texts
+from asr.data.shard_index import find_index, index_path, make_index
+from asr.data.shard_members import ShardError, ShardReader, read_shard_texts
 from asr.data.shard_set import ShardSet
 
 

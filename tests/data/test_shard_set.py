@@ -10,7 +10,7 @@ from shards import make_shards
 
 from asr.config.sections import TextConfig
 from asr.data.manifest import Utterance, read_manifest, statistics, write_manifest
-from asr.data.shard_index import ShardError
+from asr.data.shard_members import ShardError
 from asr.data.shard_set import ShardSet, draw_utterances, is_shards, shard_paths
 from asr.errors import TextError
 from asr.text import tokenizer_files

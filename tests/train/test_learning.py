@@ -26,6 +26,7 @@ from asr.train import cross_validation, learning
 from asr.train.adaptation import ctc_losses, make_lessons
 from asr.train.cross_validation import Grid, best_of_p_value, make_folds
 from asr.train.learning import LearnOptions, learn
+from asr.train.learning_gate import check_forgetting
 from asr.train.learning_report import LearningReport
 from asr.train.rehearsal import load_rehearsal
 
@@ -132,7 +133,7 @@ def test_a_change_that_forgets_stored_sentences_is_refused(tones):
     silent = [torch.full_like(x.start, -20).index_fill(1, torch.tensor([0]), 0.0) for x in lessons]
     report = LearningReport("m", 8)
     search = Decoder(Decoding(), source.tokenizer)
-    learning._check_forgetting(report, lessons, silent, search, search)
+    check_forgetting(report, lessons, silent, search, search)
     assert "forget" in report.refusal
     assert report.rehearsal_before < report.rehearsal_after == 24
 
@@ -143,7 +144,7 @@ def test_stored_sentences_that_stay_as_they_were_are_no_reason_to_refuse(tones):
     lessons = make_lessons(source.network, [learnt_features(source, "ABC DEF", 1)], ["a"], [tokens])
     report = LearningReport("m", 8)
     search = Decoder(Decoding(), source.tokenizer)
-    learning._check_forgetting(report, lessons, [x.start for x in lessons], search, search)
+    check_forgetting(report, lessons, [x.start for x in lessons], search, search)
     assert not report.refusal
 
 

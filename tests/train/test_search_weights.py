@@ -16,8 +16,8 @@ from asr.models.model_directory import load_model
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import Decoding, load_options, save_options
 from asr.text.tokenizer import CharTokenizer
-from asr.train import learning
 from asr.train.cross_validation import BestSetting, plan_grid
+from asr.train.learning_gate import judge_learning
 from asr.train.learning_report import LearningReport
 from asr.train.learnt_model import write_model
 from asr.train.search_weights import choose_weight
@@ -88,7 +88,7 @@ def test_a_better_weight_alone_is_learnt_where_tuning_shows_no_gain_and_it_is_no
     rows = [rows_of("AC", 0.67)] * count
     report, search = LearningReport("m", count), Decoder(options, TOKENIZER)
     choice = BestSetting(1e-4, 4, (-0.1,) * count, 1.0, rows)
-    found = learning._judge(report, choice, search, references, rows)
+    found = judge_learning(report, choice, search, references, rows)
     assert (report.refusal == "", report.epochs == 0) == (learnt, learnt)
     assert not learnt or (found.options.lm_weight, report.errors_after) == (pytest.approx(0.55 * 0.5), 0)
 
