@@ -46,10 +46,10 @@ export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_fol
 evaluation: evaluation_file model_scores tuning calibration judge_fitting
 evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process
-train: second_opinions pseudo_labels
+train: second_opinions pseudo_labels rehearsal
 train: step_results task shard_training training_features training_warnings weight_average resume schedule steps loop
 train: language_task readable_task acoustic_task
-train: adaptation text_check rehearsal cross_validation search_weights corrections learnt_model learning_report
+train: adaptation text_check cross_validation search_weights corrections learnt_model learning_report
 train: learning_gate learning
 server: problems settings messages samples_in catalogue wire computing_turns live_engine file_engine worker_child
 server: learner_child learning_folder

@@ -144,6 +144,9 @@ class DataConfig:
     than 10 hours of speech and 4 CPUs."""
     cache_s: Annotated[float, Range(0)] = 7200.0
     """Seconds of decoded audio kept in memory, one cache for all workers; the rest is read again each epoch."""
+    rehearsal_s: Annotated[float, Range(0, math.inf, below=True)] = 300.0
+    """Seconds of training speech, drawn at random, that the model directory keeps as features and texts: ``asr learn``
+    checks against them what a model forgets. 0 keeps none: voices and texts can be made out from them."""
     shuffle_s: Annotated[float, Range(0, above=True)] = 36_000.0
     """Seconds of speech that the batches of shards are mixed from at a time, for each process of the training; the
     system keeps about as much in its page cache, twice. Manifests are mixed as a whole."""

@@ -39,10 +39,11 @@ from asr.models.tensors import load_metadata
 from asr.scoring.rules import LITERAL_RULES
 from asr.scoring.wer import NOTHING_YET, rank, score
 from asr.text import tokenizer_files
-from asr.train import distributed, finetune, loop, model_card, shard_training, training_warnings
+from asr.train import distributed, finetune, loop, model_card, rehearsal, shard_training, training_warnings
 from asr.train.distributed import World
 from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
 from asr.train.process import make_network
+from asr.train.rehearsal import StoredSentence
 from asr.train.resume import CHECKPOINT, Progress
 from asr.train.schedule import Finish
 from asr.train.training_features import TrainingFeatures
@@ -82,6 +83,7 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
         elif world.first:
             model_directory.save_model_description(folder, config, task.tokenizer, task.stats)
             finetune.inherit_parts(task.source, folder, task.tokenizer)
+            rehearsal.save_sample(folder, task.recordings(config.data.rehearsal_s))
         progress = loop.fit(task, config, folder, world, finish=finish)
         hours = task.train_data.statistics.hours
         if task.valid_data.utterances and progress.best >= NOTHING_YET:
@@ -316,6 +318,16 @@ class AcousticTask:
                     continue
                 for samples, length in zip(batch.samples, batch.lengths, strict=True):
                     yield samples[None, : int(length)], length[None]
+
+    def recordings(self, limit_s: float) -> Iterator[StoredSentence]:
+        """Training utterances drawn at random, as they were recorded, of ``limit_s`` seconds."""
+        rows = self.train_data.sample(self.config.train.seed, limit_s) if limit_s else []
+        for batch in self.feeder.recordings(self.train_data, rows):
+            with torch.inference_mode():
+                features, frames = self.features(batch, training=False)
+            texts = torch.split(batch.tokens.cpu(), batch.token_lengths.tolist())
+            for row, length, text in zip(features.cpu(), frames.tolist(), texts, strict=True):
+                yield StoredSentence(row[:length], tuple(text.tolist()))
 
     def plan(self, epoch: int, span: Sequence[float] = ()) -> Plan:
         self._span = span or (0.0, 0.0)

@@ -2,13 +2,14 @@
 
 ``rehearsal.safetensors`` holds the features of all sentences behind each other ``(N, D)`` float16, their frames
 ``(U,)``, their tokens behind each other, and how many tokens each has. The texts can be read from it, and a voice be
-made out: ``asr learn --no-store`` writes none.
+made out: ``asr train … data.rehearsal_s=0`` and ``asr learn --no-store`` write none.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def save_rehearsal(folder: Path, sentences: Sequence[StoredSentence]) -> None:
         "counts": torch.tensor([len(one.tokens) for one in kept]),
     }
     save_tensors(folder / REHEARSAL_FILE, tensors)
+
+
+def save_sample(folder: Path, sentences: Iterable[StoredSentence]) -> None:
+    """Write at most ``MOST_SENTENCES`` training sentences into a model directory; without any there is no file."""
+    kept = [one for one in itertools.islice(sentences, MOST_SENTENCES) if one.tokens and len(one.features)]
+    if kept:
+        save_rehearsal(folder, kept)
 
 
 def load_rehearsal(folder: Path, bins: int, vocabulary: int) -> list[StoredSentence]:

@@ -24,6 +24,7 @@ from asr.files import PART
 from asr.models.tensors import load_metadata, load_tensors
 from asr.train.log import LOG
 from asr.train.process import LOCK
+from asr.train.rehearsal import REHEARSAL_FILE
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -38,6 +39,7 @@ WRITTEN_FIRST = {
     "readable.json",
     "readable",
     "confidence.json",
+    REHEARSAL_FILE,
 }
 # Keys that may differ between the parts of a resumed run: they change neither the data nor the mathematics.
 RESUMABLE_KEYS = {
@@ -52,6 +54,7 @@ RESUMABLE_KEYS = {
     "data.prefetch",
     "data.workers",
     "data.cache_s",
+    "data.rehearsal_s",
 }
 
 

@@ -181,6 +181,7 @@ RANGES = {
     "data.max_utterance_s": ([0.0, math.nan], [math.inf]),
     "data.prefetch": ([0], [1]),
     "data.workers": ([-1, "many"], [0, 1, 16, "auto"]),
+    "data.rehearsal_s": ([-1.0, math.inf, math.nan], [0.0, 60.0]),
     "data.cache_s": ([-1.0, math.nan], [0.0, math.inf]),
     "data.shuffle_s": ([0.0, -1.0, math.nan], [1.0, math.inf]),
     "optim.learning_rate": ([0.0, math.inf, math.nan], [1e-5]),
