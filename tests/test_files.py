@@ -166,6 +166,7 @@ def test_forced_averaging_leaves_nothing_that_belongs_to_other_weights(pair, tmp
     (run / "lm").mkdir()
     (run / "lm" / "lm.arpa").write_text("")
     (run / "log.jsonl").write_text("{}\n")
+    (run / "rehearsal.safetensors").write_bytes(b"")
     (run / "notes.txt").write_text("mine")
     assert run_command(["average", *map(str, pair), "--output", str(run), "--force"]) == 0
     assert sorted(path.name for path in run.iterdir()) == [

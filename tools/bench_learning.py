@@ -14,6 +14,7 @@ are, shuffled within the speaker, and with two of them exchanged.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -93,28 +94,45 @@ def _run(utterances: Sequence[Utterance], args: argparse.Namespace, seed: int) -
     started = time.process_time()
     report = learn(args.model, [path], output, LearnOptions(seed=seed))
     cpu_s = time.process_time() - started
-    kept = ("used", "learnt", "refusal", "rate", "epochs", "gain", "p_value", "errors_before", "errors_after",
-            "words", "lm_weight", "rehearsal", "rehearsal_before", "rehearsal_after")  # fmt: skip
+    kept = ("used", "learnt", "refusal", "rate", "epochs", "gain", "p_value", "p_errors", "errors_before",
+            "errors_after", "words", "lm_weight", "rehearsal", "rehearsal_before", "rehearsal_after")  # fmt: skip
     row: dict[str, object] = {key: getattr(report, key) for key in kept} | {"cpu_s": round(cpu_s, 1)}
     after = str(output) if report.learnt else args.model
     row["scored"] = _both(args.model, after, scored)
     if args.forgetting:
-        row["forgetting"] = _both(args.model, after, manifest.read_manifest(args.forgetting))
+        row["forgetting"] = _forgetting(args.model, after, args.forgetting)
     shutil.rmtree(folder)
     return row
 
 
+def _forgetting(start: str, after: str, path: str) -> dict[str, int]:
+    """Errors on other speech; those of the start are counted once."""
+    utterances = manifest.read_manifest(path)
+    before, words = _start_errors(start, path)
+    found = before if after == start else _errors(after, utterances)[0]
+    return {"before": before, "words": words, "after": found}
+
+
+@functools.cache
+def _start_errors(model: str, path: str) -> tuple[int, int]:
+    return _errors(model, manifest.read_manifest(path))
+
+
 def _both(start: str, after: str, utterances: Sequence[Utterance]) -> dict[str, int]:
     """Word errors of two model directories, each decoded as it says."""
-    found = {}
-    for name, place in (("before", start), ("after", after)):
-        model = load_model(place)
-        search = Decoder(load_options(model.path), model.tokenizer)
-        lessons = _lessons(model, utterances)
-        references = {one.id: search.tokenizer.decode(one.tokens) for one in lessons}
-        report = score_rows(search, [one.start for one in lessons], references)
-        found |= {name: report.errors, "words": report.words}
-    return found
+    before, words = _errors(start, utterances)
+    found = before if after == start else _errors(after, utterances)[0]
+    return {"before": before, "words": words, "after": found}
+
+
+def _errors(place: str, utterances: Sequence[Utterance]) -> tuple[int, int]:
+    """Errors of a model directory, and the words of the references."""
+    model = load_model(place)
+    search = Decoder(load_options(model.path), model.tokenizer)
+    lessons = _lessons(model, utterances)
+    references = {one.id: search.tokenizer.decode(one.tokens) for one in lessons}
+    report = score_rows(search, [one.start for one in lessons], references)
+    return report.errors, report.words
 
 
 def _lessons(model: Model, utterances: Sequence[Utterance]) -> list[Lesson]:

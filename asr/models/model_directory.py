@@ -44,10 +44,11 @@ Network = TypeVar("Network", bound=nn.Module)
 Storage: TypeAlias = Literal["float32", "float16", "int8"]
 """The numbers that weights are stored as; computing is in float32 always."""
 OF_WEIGHTS = (
-    "decoding.yaml", "lm", "confidence.json",
+    "decoding.yaml", "lm", "confidence.json", "rehearsal.safetensors",
     "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard",
 )  # fmt: skip
-"""What a model directory may hold that belongs to the very weights beside it: tuned options, and the run so far."""
+"""What a model directory may hold that belongs to the very weights beside it: tuned options, sentences
+that they learnt, and the run so far."""
 
 
 def build(make: Callable[[], Network], path: Path, layers: int) -> Network:

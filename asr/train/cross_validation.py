@@ -42,8 +42,8 @@ class Grid:
 
 
 PLANS = (
-    (150.0, Grid((1e-4, 3e-4), (4, 8), 5)),
-    (450.0, Grid((1e-4, 3e-4), (4, 8), 2)),
+    (150.0, Grid((2e-4,), (2, 4, 6), 5)),
+    (600.0, Grid((2e-4,), (4, 8), 2)),
     (math.inf, Grid((2e-4,), (2, 4), 2)),
 )
 """Seconds of speech up to which each grid is tried."""

@@ -12,67 +12,59 @@ from asr.scoring.score_report import Report
 from asr.train.adaptation import Lesson
 from asr.train.cross_validation import BestSetting, best_of_p_value, token_loss
 from asr.train.learning_report import LearningReport
-from asr.train.search_weights import choose_weight, fewest_errors, score_rows, score_weights
+from asr.train.search_weights import best_share, score_rows, score_weights
 
 SIGNIFICANT = 0.05
-AGREEING = 0.2
-"""A gain this likely to be chance is enough where held-out sentences have fewer word errors, too."""
-WEIGHT_ALONE = 1 / 3
-"""Where tuning shows no gain, fewer errors by another weight of the language models are enough below this p."""
 
 
 def judge_learning(
     report: LearningReport, choice: BestSetting, search: Decoder, references: dict[str, str], start: Sequence[Tensor]
 ) -> Decoder:
-    """The search that the new model is to have; ``report.refusal`` says why it would be no better."""
+    """The search that the new model is to have; ``report.refusal`` says why it would be no better.
+
+    Two changes are tried on the sentences that were held out: tuned weights with a share of the language models'
+    weight, if tuning made the texts likelier, and the start with such a share. The first that shows a gain is taken.
+    """
     before = score_rows(search, start, references)
-    chosen, after = choose_weight(search.options, search.tokenizer, choice.log_probs, references)
-    report.lm_weight_before, report.lm_weight = search.options.lm_weight, chosen.options.lm_weight
-    report.rate, report.epochs = choice.rate, choice.epochs
+    report.errors_before, report.words = before.errors, before.words
+    report.lm_weight_before = search.options.lm_weight
     report.gain, report.p_value = choice.gain, choice.p_value
-    report.errors_before, report.errors_after, report.words = before.errors, after.errors, before.words
-    bar = AGREEING if after.errors < before.errors else SIGNIFICANT
-    if choice.gain <= 0 or choice.p_value >= bar:
-        report.refusal = (
-            "cross-validation shows no gain: sentences that were held out became "
-            f"{'likelier' if choice.gain > 0 else 'less likely'} by {abs(choice.gain):.3f} nats a token "
-            f"(p = {choice.p_value:.3f}, expected below {bar}) and have {after.errors} word errors instead of "
-            f"{before.errors}; correct more sentences, or others"
-        )
-        return _weight_alone(report, search, references, start, before) or chosen
-    elif _more_errors(before, after):
-        report.refusal = (
-            f"cross-validation shows more errors on held-out sentences, {after.errors} instead of {before.errors} in "
-            f"{before.words} words; correct more sentences"
-        )
-    return chosen
+    shown = []
+    for rows, tuned in ([(choice.log_probs, True)] if choice.gain > 0 else []) + [(start, False)]:
+        found = score_weights(search.options, search.tokenizer, rows, references)
+        chosen, after = best_share(found)
+        report.rate, report.epochs = (choice.rate, choice.epochs) if tuned else (0.0, 0)
+        report.lm_weight, report.errors_after = chosen.options.lm_weight, after.errors
+        report.p_errors = best_of_p_value(np.array([_fewer(before, one) for _, one in found]))
+        if _shows_gain(before, after, choice if tuned else None):
+            return chosen
+        shown.append(f"{after.errors} {'with' if tuned else 'without'} tuning")
+    report.refusal = (
+        f"cross-validation shows no gain: sentences that were held out have {before.errors} word errors in "
+        f"{before.words} words before, and {', '.join(shown)}; tuning makes their texts "
+        f"{'likelier' if choice.gain > 0 else 'less likely'} by {abs(choice.gain):.3f} nats a token "
+        f"(p = {choice.p_value:.3f}); correct more sentences, or others"
+    )
+    return search
 
 
-def _weight_alone(
-    report: LearningReport, search: Decoder, references: dict[str, str], start: Sequence[Tensor], before: Report
-) -> Decoder | None:
-    """The start with another weight of its language models, where that makes fewer errors; the refusal is lifted."""
-    found = score_weights(search.options, search.tokenizer, start, references)
-    chosen, after = fewest_errors(found)
-    old = {one.id: one.errors for one in before.utterances}
-    gains = np.array([[float(old[one.id] - one.errors) for one in report.utterances] for _, report in found])
-    if after.errors >= before.errors or best_of_p_value(gains) >= WEIGHT_ALONE:
-        return None
-    report.refusal, report.rate, report.epochs = "", 0.0, 0
-    report.errors_after, report.lm_weight = after.errors, chosen.options.lm_weight
-    return chosen
+def _shows_gain(before: Report, after: Report, tuned: BestSetting | None) -> bool:
+    """Whether there are fewer errors; of tuned weights, which made the texts likelier, also whether there are as many,
+    or more by chance while the texts became significantly likelier."""
+    if after.errors < before.errors or tuned is None:
+        return after.errors < before.errors
+    return after.errors == before.errors or (tuned.p_value < SIGNIFICANT and not _more_errors(before, after))
 
 
 def _more_errors(before: Report, after: Report) -> bool:
     """Whether the second has significantly more errors."""
-    return after.errors > before.errors and _p_of_errors(before, after) < SIGNIFICANT
+    return after.errors > before.errors and best_of_p_value(np.array([_fewer(after, before)])) < SIGNIFICANT
 
 
-def _p_of_errors(fewer: Report, more: Report) -> float:
-    """Probability that the second has so many errors more by chance, paired by utterance."""
-    errors = {one.id: one.errors for one in fewer.utterances}
-    changes = np.array([float(one.errors - errors[one.id]) for one in more.utterances])
-    return best_of_p_value(changes[None])
+def _fewer(before: Report, after: Report) -> list[float]:
+    """By how many errors less the second recognises each utterance."""
+    errors = {one.id: one.errors for one in before.utterances}
+    return [float(errors[one.id] - one.errors) for one in after.utterances]
 
 
 def check_forgetting(

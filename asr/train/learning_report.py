@@ -24,6 +24,7 @@ class LearningReport:
 
     ``errors_*``: word errors on held-out corrections, decoded as the model directory says. ``rehearsal_*``: on
     ``rehearsal`` stored sentences. ``gain``: nats per token by tuning, which is left out where ``epochs`` is 0.
+    ``p_value``, ``p_errors``: of as large a gain, or as many errors less, by chance.
     ``lm_weight``: of the new model's language models. ``recognised``: words of the corrections that the start missed
     and the new model, which has learnt these very sentences, recognises.
     """
@@ -40,6 +41,7 @@ class LearningReport:
     epochs: int = 0
     gain: float = 0.0
     p_value: float = 1.0
+    p_errors: float = 1.0
     lm_weight_before: float | tuple[float, ...] = 0.0
     lm_weight: float | tuple[float, ...] = 0.0
     words: int = 0
@@ -69,11 +71,13 @@ class LearningReport:
         if self.words:
             lines.append(
                 f"held-out corrections: {self.errors_before} errors before, {self.errors_after} after, in {self.words} "
-                f"words; {self.gain:+.3f} nats a token by tuning, p = {self.p_value:.4f} "
+                f"words (p = {self.p_errors:.3f}); {self.gain:+.3f} nats a token by tuning, p = {self.p_value:.4f} "
                 f"({f'rate {self.rate:g}, {self.epochs} epochs' if self.epochs else 'so the network stays as it is'})"
             )
         if self.refusal:
             return "\n".join([*lines, f"refused, nothing written: {self.refusal}"])
+        if min(self.p_value if self.epochs else 1.0, self.p_errors) >= 0.05:
+            lines.append("so few sentences do not prove the gain: compare both models before you delete the old one")
         lines.append(_named("now recognises", self.recognised) or "no word of the corrections is newly recognised")
         if self.lm_weight != self.lm_weight_before:
             lines.append(
