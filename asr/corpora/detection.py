@@ -164,10 +164,12 @@ def _kaldi(listing: Listing) -> Detection | None:
 
 
 def _librispeech(listing: Listing) -> Detection | None:
+    """A folder below a subset, that of one speaker or chapter, has no set; what lies beside it is not read."""
     paths = [path for path in listing.of([".txt"]) if path.name.endswith(".trans.txt")]
     sets: dict[str, list[Clip]] = {}
-    for place in sorted({path.parents[2] for path in paths}):
-        sets.setdefault(set_name(place.name), []).extend(layouts.librispeech(place))
+    for path in paths:
+        place = path.parents[2] if len(path.relative_to(listing.folder).parts) > 2 else None
+        sets.setdefault(set_name(place.name) if place else "", []).extend(layouts.librispeech_chapter(path))
     return Detection("LibriSpeech's layout", sets) if paths else None
 
 

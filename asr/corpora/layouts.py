@@ -263,11 +263,12 @@ def _seconds(field: str, path: Path, key: str) -> float:
 
 def librispeech(folder: Path) -> list[Clip]:
     """A subset of LibriSpeech's layout: ``SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside the audio."""
-    items = []
-    for path in sorted(folder.glob("*/*/*.trans.txt")):
-        for key, text in read_table(path).items():
-            items.append(Clip(key, path.with_name(key), text, key.split("-")[0]))
-    return items
+    return [clip for path in sorted(folder.glob("*/*/*.trans.txt")) for clip in librispeech_chapter(path)]
+
+
+def librispeech_chapter(path: Path) -> list[Clip]:
+    """A chapter of LibriSpeech: its ``.trans.txt``, with the audio beside it."""
+    return [Clip(key, path.with_name(key), text, key.split("-")[0]) for key, text in read_table(path).items()]
 
 
 def ljspeech(path: Path) -> list[Clip]:

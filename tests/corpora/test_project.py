@@ -471,6 +471,19 @@ def test_ljspeech_and_librispeech(tmp_path: Path) -> None:
     assert list(found.sets) == ["valid"]
 
 
+@pytest.mark.parametrize("inside", ["7", "7/1"])
+def test_one_speaker_or_chapter_of_librispeech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+    """What lies beside the folder is not read, whether its name is long or ``.``."""
+    for speaker in "78":
+        record(tmp_path / "train-clean-100" / speaker / "1" / f"{speaker}-1-0000.flac")
+        (tmp_path / "train-clean-100" / speaker / "1" / f"{speaker}-1.trans.txt").write_text(f"{speaker}-1-0000 A\n")
+    folder = tmp_path / "train-clean-100" / inside
+    monkeypatch.chdir(folder)
+    for given in (folder, Path(".")):
+        found = detection.detect_layout(given)
+        assert {name: [item.id for item in items] for name, items in found.sets.items()} == {"": ["7-1-0000"]}
+
+
 def test_kaldi_data(tmp_path: Path) -> None:
     """Sets by folder, segments, speakers, and audio relative to a folder above, as corpora on disk have it."""
     record(tmp_path / "audio" / "long.wav", "ABC ABC ABC")
