@@ -46,7 +46,7 @@ def opened(browser: Any, address: str, faults: bool = False, wait: bool = True, 
     errors: list[str] = []
     try:
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
         page.goto(address)
@@ -63,7 +63,7 @@ def upload(page: Any, *files: dict[str, Any] | Path) -> None:
     page.set_input_files("#files", list(files))
 
 
-def wait_true(page: Any, expression: str, timeout_s: float = 30.0) -> None:
+def wait_true(page: Any, expression: str, timeout_s: float = 120.0) -> None:
     """Evaluate a JavaScript expression until it is true.
 
     ``page.wait_for_function`` evaluates texts from inside the page when it asks again, which the

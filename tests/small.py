@@ -26,12 +26,13 @@ def make_recognizer(
     lookahead=0,
     blank=3.0,
     adapt_s=0.0,
+    centred=False,
     tokenizer=TOKENIZER,
     **decoding,
 ):
     """A small network with random weights and sharp outputs: hard to follow by chance, and quick."""
     tree = {
-        "features": {"mel_bins": 16, "hop_s": 0.0075, "adapt_s": adapt_s},
+        "features": {"mel_bins": 16, "hop_s": 0.0075, "adapt_s": adapt_s, "centred": centred},
         "model": {
             "cell": cell, "bidirectional": bidirectional, "layers": 2, "hidden": 12, "channels": 3,
             "upsampling": upsampling, "subsampling": subsampling, "lookahead": lookahead,

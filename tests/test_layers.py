@@ -26,6 +26,7 @@ data: manifest_lines manifest_table
 data: batch_maker labels crew_child crew batch_plan batches sharded_batches feeding
 data: findings preflight shard_check
 data: voices synth
+models: framing
 models: weight_shapes bundled onnx_files device mel scan subsample tensors description cells inference acoustic features
 models: onnx_backend torch_backend model_directory averaging storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from asr.config import loader
 from asr.config.ranges import Count, OneOf, Positive, Range, ShareBelowOne, check_ranges, expect
@@ -24,6 +24,13 @@ from asr.config.training_sections import (
     TrainConfig,
     check_patience,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+_Lengths = TypeVar("_Lengths", int, "npt.NDArray[np.int64]", "Tensor")
 
 CELLS = ("rnn", "rnn_relu", "gru", "lstm", "min_gru", "ssm")
 # Cells without recurrent weights: their gates see the input only.
@@ -95,6 +102,9 @@ class FeatureConfig:
     preemphasis: ShareBelowOne = 0.0
     """Share of the sample before that is taken off each sample within a window; the first sample loses this share of
     itself. Other runtimes use 0.97 (docs/export.md). 0 leaves it out."""
+    centred: bool = False
+    """Centre each window on its hop and reflect the recording at both ends, as sherpa-onnx does (Kaldi's
+    ``snip_edges=False``). By default window ``t`` begins at hop ``t``, and nothing is reflected."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "features")
@@ -113,6 +123,11 @@ class FeatureConfig:
             f"features: expected 0 <= low_hz < high_hz <= {self.sample_rate_hz / 2:g} (half the sample rate), "
             f"got low_hz={self.low_hz:g}, high_hz={self.high_hz:g}",
         )
+        expect(
+            not self.centred or 2 * self.hop_samples <= self.window_samples,
+            "features.centred: expected hop_s of at most half of window_s, got "
+            f"hop_s={self.hop_s:g}, window_s={self.window_s:g}",
+        )
 
     @property
     def window_samples(self) -> int:
@@ -121,6 +136,11 @@ class FeatureConfig:
     @property
     def hop_samples(self) -> int:
         return round(self.hop_s * self.sample_rate_hz)
+
+    @property
+    def lead_samples(self) -> int:
+        """How far the first window begins before the recording."""
+        return self.window_samples // 2 - self.hop_samples // 2 if self.centred else 0
 
 
 @dataclass(frozen=True)
@@ -217,8 +237,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return loader.read_yaml(Config, path, overrides)
 
 
-def count_frames(samples: int, config: FeatureConfig) -> int:
-    """Whole windows in ``samples`` samples: 0 when shorter than one window."""
+def count_frames(samples: _Lengths, config: FeatureConfig) -> _Lengths:
+    """Frames of recordings of ``samples`` samples, a number or an array of integers.
+
+    A recording that does not reach the end of the first window has none. Of centred frames there is one for each hop
+    of which at least half is there, as in Kaldi.
+    """
+    hop, window = config.hop_samples, config.window_samples
+    begun = hop // 2 if config.centred else hop - window
+    return (samples >= window - config.lead_samples) * ((samples + begun) // hop)
+
+
+def whole_windows(samples: int, config: FeatureConfig) -> int:
+    """Windows that fit into ``samples`` samples of ``asr.models.framing``: 0 when shorter than one window."""
     return max(0, 1 + (samples - config.window_samples) // config.hop_samples)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.config.sections import Config
+from asr.config.sections import Config, count_frames
 from asr.data import distort, manifest
 from asr.data.batch_maker import (
     ORDER_STREAM,
@@ -143,7 +143,7 @@ class Dataset:
         """Whether each utterance of such a length can be used: what ``misfit`` says, of many at once."""
         features = self.config.features
         samples = np.rint(durations_s * features.sample_rate_hz).astype(np.int64)
-        given = np.maximum(0, 1 + (samples - features.window_samples) // features.hop_samples)
+        given = count_frames(samples, features)
         model = self.config.model
         frames = model.upsampling * -(-given // model.subsampling)
         fits: np.ndarray = (frames > 0) & (needed_frames <= frames)

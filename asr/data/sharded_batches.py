@@ -101,8 +101,9 @@ class ShardedDataset:
 
     def _usable(self, durations_s: np.ndarray) -> np.ndarray:
         """Whether utterances of such lengths can be trained on, whatever their texts."""
-        rate_hz, window = self.config.features.sample_rate_hz, self.config.features.window_samples
-        usable: np.ndarray = (durations_s <= self.config.data.max_utterance_s) & (durations_s * rate_hz >= window)
+        features = self.config.features
+        least_s = (features.window_samples - features.lead_samples) / features.sample_rate_hz
+        usable: np.ndarray = (durations_s <= self.config.data.max_utterance_s) & (durations_s >= least_s)
         return usable
 
     def _count_unusable(self) -> tuple[int, str]:

@@ -125,6 +125,7 @@ def frames_metadata(config: Config) -> dict[str, Any]:
             "sample_rate_hz": features.sample_rate_hz,
             "window_samples": features.window_samples,
             "hop_samples": features.hop_samples,
+            **({"lead_samples": features.lead_samples} if features.centred else {}),
         },
         "asr.frames": {
             "subsampling": config.model.subsampling,

@@ -52,10 +52,9 @@ class AcousticParts:
     def log_mel(self, samples: str) -> str:
         """``(B, S)`` -> normalised log-mel frames ``(B, T, D)``, the mean of the training data taken off."""
         builder, config = self.builder, self.model.config.features
-        basis = fourier_basis(config.window_samples, config.preemphasis)
-        bins = len(basis) // 2
+        bins = fft_size(config.window_samples) // 2 + 1
         with builder.scope("features"):
-            spectrum = builder.op("Conv", builder.unsqueeze(samples, 1), builder.floats(basis[:, None]),
+            spectrum = builder.op("Conv", builder.unsqueeze(samples, 1), builder.unsqueeze(self.fourier_basis(), 1),
                                   strides=[config.hop_samples])  # fmt: skip
             halves = builder.node("Split", spectrum, builder.constant([bins, bins]), outputs=2, axis=1)
             squares = [builder.op("Mul", half, half) for half in halves]
@@ -65,6 +64,37 @@ class AcousticParts:
                 "Max", builder.op("MatMul", power, builder.floats(bank)), builder.floats(config.floor)
             )
             return self.standardised(builder.op("Log", energies))
+
+    def fourier_basis(self) -> str:
+        """The windowed discrete Fourier transform of one frame as a matrix ``(2 F, window)``: real parts, then
+        imaginary ones. Its length is the next power of two; pre-emphasis is part of it.
+
+        It is worked out in the graph from one period in float64, since it would be most of what an int8 graph has
+        beside its weights. The runtime does so once, when it loads the graph.
+        """
+        builder, config = self.builder, self.model.config.features
+        window, size = config.window_samples, fft_size(config.window_samples)
+        rows, columns = (builder.unsqueeze(self._numbers(count), axis)
+                         for count, axis in ((size // 2 + 1, 1), (window, 0)))  # fmt: skip
+        turns = builder.op("Mul", rows, columns)
+        whole = builder.op("Mul", builder.op("Div", turns, builder.constant(size)), builder.constant(size))
+        place = builder.op("Sub", turns, whole)
+        period = 2 * np.pi / size * np.arange(size)
+        waves = [builder.op("Gather", builder.constant(wave, np.float64), place)
+                 for wave in (np.cos(period), -np.sin(period))]  # fmt: skip
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi / window * np.arange(window))
+        basis = builder.op("Mul", builder.concat(waves, 0), builder.constant(hann, np.float64))
+        if config.preemphasis:
+            # Each sample is taken off the next one of the window, and of the first one a share of itself.
+            own = builder.constant([1 - config.preemphasis] + [1] * (window - 1), np.float64)
+            following = builder.op("Pad", builder.slice(basis, 1, END, 1), builder.constant([0, 0, 0, 1]))
+            share = builder.constant(config.preemphasis, np.float64)
+            basis = builder.op("Sub", builder.op("Mul", basis, own), builder.op("Mul", following, share))
+        return builder.op("Cast", basis, to=builder.onnx.TensorProto.FLOAT)
+
+    def _numbers(self, count: int) -> str:
+        """``0 .. count - 1``, int64."""
+        return self.builder.op("Range", *(self.builder.constant(value) for value in (0, count, 1)))
 
     def standardised(self, log_energies: str) -> str:
         """Natural logarithms of mel energies ``(…, D)`` with the mean and deviation of the training data taken off."""
@@ -77,15 +107,50 @@ class AcousticParts:
         """Features ``(B, T, D)`` with T of at least 1, and the frames ``(B)`` of each row."""
         builder, config = self.builder, self.model.config.features
         window, hop = config.window_samples, config.hop_samples
-        short = builder.op("Max", builder.op("Sub", builder.constant([window]), builder.size(samples, 1)),
-                           builder.constant([0]))  # fmt: skip
-        padded = builder.op("Pad", samples, builder.concat([builder.constant([0, 0, 0]), short], 0))
-        features = self.log_mel(padded)
+        if config.centred:
+            features = self.log_mel(self.reflected(samples, lengths))
+            frames = self._centred_frames(lengths)
+        else:
+            short = builder.op("Max", builder.op("Sub", builder.constant([window]), builder.size(samples, 1)),
+                               builder.constant([0]))  # fmt: skip
+            padded = builder.op("Pad", samples, builder.concat([builder.constant([0, 0, 0]), short], 0))
+            features = self.log_mel(padded)
+            # Of a negative number the quotient is rounded towards zero, which is what "no frame" needs.
+            begun = builder.op("Add", lengths, builder.constant(hop - window))
+            frames = builder.op("Max", builder.op("Div", begun, builder.constant(hop)), builder.constant(0))
         if config.adapt_s:
             features, _ = self.adapted(features, "")
-        # Of a negative number the quotient is rounded towards zero, which is what "no frame" needs.
-        frames = builder.op("Div", builder.op("Add", lengths, builder.constant(hop - window)), builder.constant(hop))
-        return features, builder.op("Max", frames, builder.constant(0))
+        return features, frames
+
+    def _centred_frames(self, lengths: str) -> str:
+        """``count_frames`` of recordings of ``lengths`` samples, int64 of any shape."""
+        builder, config = self.builder, self.model.config.features
+        begun = builder.op("Add", lengths, builder.constant(config.hop_samples // 2))
+        frames = builder.op("Div", begun, builder.constant(config.hop_samples))
+        least = builder.constant(config.window_samples - config.lead_samples)
+        return builder.op("Where", builder.op("Less", lengths, least), builder.constant(0), frames)
+
+    def reflected(self, samples: str, lengths: str) -> str:
+        """Rows ``(B, S)`` of which each is reflected at its start and behind its own length, as
+        ``asr.models.framing``; at least one window."""
+        builder, config = self.builder, self.model.config.features
+        size = builder.size(samples, 1)
+        with builder.scope("reflected"):
+            windows = builder.op("Max", self._centred_frames(size), builder.constant([1]))
+            begin = -config.lead_samples
+            end = builder.op("Add", builder.op("Mul", windows, builder.constant([config.hop_samples])),
+                             builder.constant([begin + config.window_samples - config.hop_samples]))  # fmt: skip
+            index = builder.op("Range", builder.constant(begin), builder.squeeze(end, 0), builder.constant(1))
+            mirrored = builder.op("Sub", builder.constant(-1), index)
+            index = builder.op("Where", builder.op("Less", index, builder.constant(0)), mirrored, index)
+            own = builder.unsqueeze(lengths, 1)
+            behind = builder.op("Sub", builder.op("Sub", builder.op("Mul", own, builder.constant(2)),
+                                                  builder.constant(1)), index)  # fmt: skip
+            index = builder.op("Where", builder.op("Less", index, own), index, behind)
+            # What lies beyond the reflection belongs to no frame of the row.
+            index = builder.op("Min", builder.op("Max", index, builder.constant(0)),
+                               builder.op("Sub", size, builder.constant(1)))  # fmt: skip
+            return builder.op("GatherElements", samples, index, axis=1)
 
     def adapted(self, features: str, level: str) -> tuple[str, str]:
         """Features ``(B, T, D)`` less the recording's own mean so far, and the sums ``(B, D + 1)`` behind them."""
@@ -227,15 +292,6 @@ class AcousticParts:
             return builder.op("LogSoftmax", y, axis=-1)
 
 
-def fourier_basis(window: int, preemphasis: float = 0.0) -> np.ndarray:
-    """The windowed discrete Fourier transform of one frame as a matrix ``(2 F, window)`` float32: real parts, then
-    imaginary ones. Its length is the next power of two; pre-emphasis is part of it."""
-    size = 1 << (window - 1).bit_length()
-    angles = 2 * np.pi / size * np.outer(np.arange(size // 2 + 1), np.arange(window))
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi / window * np.arange(window))
-    basis = np.concatenate([np.cos(angles), -np.sin(angles)]) * hann
-    emphasised = basis.copy()
-    emphasised[:, :-1] -= preemphasis * basis[:, 1:]
-    emphasised[:, 0] -= preemphasis * basis[:, 0]
-    found: np.ndarray = emphasised.astype(np.float32)
-    return found
+def fft_size(window: int) -> int:
+    """The length of the Fourier transform of a window of so many samples."""
+    return 1 << (window - 1).bit_length()

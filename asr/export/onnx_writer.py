@@ -23,11 +23,12 @@ VARINT, FIXED32, LENGTH = 0, 5, 2
 class TensorProto:
     """Types of tensors, as ONNX numbers them."""
 
-    FLOAT, INT8, INT32, INT64, BOOL, FLOAT16 = 1, 3, 6, 7, 9, 10
+    FLOAT, INT8, INT32, INT64, BOOL, FLOAT16, DOUBLE = 1, 3, 6, 7, 9, 10, 11
 
 
 _TYPES = {
     "float32": TensorProto.FLOAT,
+    "float64": TensorProto.DOUBLE,
     "int8": TensorProto.INT8,
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,

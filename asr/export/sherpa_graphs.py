@@ -16,7 +16,7 @@ import numpy as np
 from asr.config.sections import Config, FeatureConfig
 from asr.errors import ModelError
 from asr.export.acoustic_graphs import first_wait
-from asr.export.acoustic_parts import AcousticParts, AcousticWeights
+from asr.export.acoustic_parts import AcousticParts, AcousticWeights, fft_size
 from asr.export.cell_graphs import state_parts
 from asr.export.graph_builder import END, GraphBuilder, GraphEnd
 from asr.export.onnx_writer import ModelBytes
@@ -30,7 +30,8 @@ OMNILINGUAL_S = 0.02
 HOP_S, LABEL_S = 0.01, 0.04
 """What it takes a frame of features and one of log-probabilities to last, for streams."""
 NEMO_FEATURES = {"sample_rate_hz": RATE_HZ, "window_s": 0.025, "hop_s": HOP_S, "mel_bins": 80, "low_hz": 0.0,
-                 "high_hz": 8000.0, "floor": 1.1920929e-07, "adapt_s": 0.0, "preemphasis": 0.97}  # fmt: skip
+                 "high_hz": 8000.0, "floor": 1.1920929e-07, "adapt_s": 0.0, "preemphasis": 0.97,
+                 "centred": True}  # fmt: skip
 """The features that the runtime computes for a streaming NeMo model, as options of ``features``."""
 CERTAIN_BLANK = -30.0
 """Logarithm of the other tokens' probability where blank is certain."""
@@ -50,26 +51,26 @@ def check_omnilingual(config: Config, name: object) -> None:
 
 def nemo_obstacles(config: Config) -> list[str]:
     """Options of a model that keep it from streaming in sherpa-onnx, with the values that it would need."""
-    found = [f"features.{key}={getattr(config.features, key):g} (expected {value:g})"
-             for key, value in NEMO_FEATURES.items()
-             if not math.isclose(getattr(config.features, key), value, rel_tol=1e-3)]  # fmt: skip
-    if not math.isclose(config.output_frame_s, LABEL_S):
-        found.append(
-            f"{1000 * config.output_frame_s:g} ms a label (expected 40: hop_s=0.01, subsampling=4, upsampling=1)"
-        )
-    return found
+    return _obstacles(config, list(NEMO_FEATURES))
 
 
 def lstm_obstacles(config: Config) -> list[str]:
     """As ``nemo_obstacles``, for streams with hot words: their features are converted, so that few options matter."""
-    features = config.features
-    found = [f"features.{key}={getattr(features, key):g} (expected {value:g})"
-             for key, value in NEMO_FEATURES.items() if key in ("sample_rate_hz", "window_s", "hop_s", "adapt_s")
-             and not math.isclose(getattr(features, key), value)]  # fmt: skip
+    return _obstacles(config, ["sample_rate_hz", "window_s", "hop_s", "adapt_s", "centred"])
+
+
+def _obstacles(config: Config, keys: Sequence[str]) -> list[str]:
+    found = []
+    for key in keys:
+        value, expected = getattr(config.features, key), NEMO_FEATURES[key]
+        if isinstance(expected, bool):
+            if value != expected:
+                found.append(f"features.{key}={str(value).lower()} (expected {str(expected).lower()})")
+        elif not math.isclose(value, expected, rel_tol=1e-3):
+            found.append(f"features.{key}={value:g} (expected {expected:g})")
     if not math.isclose(config.output_frame_s, LABEL_S):
-        found.append(
-            f"{1000 * config.output_frame_s:g} ms a label (expected 40: hop_s=0.01, subsampling=4, upsampling=1)"
-        )
+        label = f"{1000 * config.output_frame_s:g} ms a label"
+        found.append(f"{label} (expected 40: hop_s=0.01, subsampling=4, upsampling=1)")
     return found
 
 
@@ -82,7 +83,7 @@ def training_level(model: AcousticWeights) -> float:
     """
     features = model.config.features
     mean, std = np.asarray(model.stats.mean), np.asarray(model.stats.std)
-    size = 1 << (features.window_samples - 1).bit_length()
+    size = fft_size(features.window_samples)
     bank = mel_filterbank(features, size).astype(np.float64)
     areas = np.maximum(bank.sum(axis=0), 1e-9)
     reach = np.sqrt(3) * std
@@ -321,7 +322,7 @@ def kaldi_to_ours(config: FeatureConfig) -> np.ndarray:
     The energy of a band is spread over the frequencies under its triangle, pre-emphasis and level of the window are
     changed to ours, and our triangles collect it again.
     """
-    size = 1 << (config.window_samples - 1).bit_length()
+    size = fft_size(config.window_samples)
     bank = kaldi_filterbank(size, config.sample_rate_hz)
     cover = bank.sum(axis=1, keepdims=True)
     frequencies, known = np.arange(size // 2 + 1), np.flatnonzero(cover[:, 0] > 1e-6)

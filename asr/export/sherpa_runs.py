@@ -61,21 +61,20 @@ def centred_log_mel(samples: np.ndarray, *, kaldi: bool) -> np.ndarray:
     each window; Kaldi's also lose their mean, and have Povey's window and triangles on the HTK scale.
     """
     from asr.config.sections import FeatureConfig
+    from asr.models.framing import framed
     from asr.models.mel import mel_filterbank
 
-    count = (len(samples) + _HOP // 2) // _HOP
-    before = (_WINDOW - _HOP) // 2
-    after = max(0, (count - 1) * _HOP + _WINDOW - before - len(samples))
-    padded = np.pad(samples.astype(np.float64), (before, after), mode="symmetric")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP][:count]
+    options: dict[str, Any] = dict(NEMO_FEATURES)
+    config = FeatureConfig(**options)
+    padded = framed(samples.astype(np.float32), config).astype(np.float64)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
     if kaldi:
         frames = frames - frames.mean(axis=1, keepdims=True)
     frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     n = np.arange(_WINDOW)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi / (_WINDOW - 1 if kaldi else _WINDOW) * n)
     power = np.abs(np.fft.rfft(frames * (hann**0.85 if kaldi else hann), 512)) ** 2
-    options: dict[str, Any] = dict(NEMO_FEATURES)
-    bank = kaldi_filterbank(512, RATE_HZ) if kaldi else mel_filterbank(FeatureConfig(**options), 512)
+    bank = kaldi_filterbank(512, RATE_HZ) if kaldi else mel_filterbank(config, 512)
     found: np.ndarray = np.log(np.maximum(power @ bank, np.finfo(np.float32).eps)).astype(np.float32)
     return found
 

@@ -1,7 +1,8 @@
 """Log-mel filterbank features, one code path offline and streamed.
 
-Framing is uncentred: frame ``t`` covers samples ``t * hop .. t * hop + window - 1`` and nothing is padded, so the
-frames of a recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor (never
+By default frame ``t`` covers samples ``t * hop .. t * hop + window - 1`` and nothing is padded. With
+``features.centred`` it begins ``lead_samples`` earlier, and the recording is reflected at its ends. The frames of a
+recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor (never
 one relative to the clip's maximum) and normalisation uses one mean and standard deviation per mel bin, measured on the
 training data, for the same reason. By option the mean follows the recording as it is read. This removes much of a
 microphone's colour and level, and it does not depend on later samples.
@@ -75,46 +76,61 @@ class LogMel(nn.Module):
             ``(B, T, D)`` float32 features, zero (the training mean) past each utterance's end, and ``(B,)`` int64
             frame counts; an utterance shorter than one window has 0 frames.
         """
-        features, frames = self._normalised(samples, lengths, change)
+        frames = self.count(lengths)
+        if self.config.centred:
+            samples = self._reflected(samples, lengths)
+        features = self._normalised(samples, change)
         if self.adapts:
             features, _ = self._adapted(features, None)
         valid = torch.arange(features.shape[1], device=samples.device) < frames[:, None]
         return features.masked_fill(~valid[..., None], 0.0), frames
 
     def count(self, lengths: Tensor) -> Tensor:
-        """Frames of recordings of ``lengths`` samples, any integer shape; 0 for one shorter than a window."""
-        return ((lengths - self.config.window_samples) // self.config.hop_samples + 1).clamp(min=0)
+        """Frames of recordings of ``lengths`` samples, any integer shape: ``count_frames``."""
+        return count_frames(lengths, self.config)
 
     def following(self, samples: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features of whole frames that go on from earlier ones.
 
         Args:
-            samples: ``(B, S)`` float32, from the first sample of the next frame to the last of the last one.
+            samples: ``(B, S)`` float32, from the first sample of the next frame to the last of the last one, as
+                ``asr.models.framing`` gives them.
             level: what the previous call returned, ``None`` at the start.
 
         Returns:
             ``(B, T, D)`` float32 and what the recordings have been like so far, ``(B, D + 1)``, empty where
             ``config.adapt_s`` is 0.
         """
-        lengths = torch.full((samples.shape[0],), samples.shape[1], device=samples.device)
-        features, _ = self._normalised(samples, lengths)
+        features = self._normalised(samples)
         return self._adapted(features, level) if self.adapts else (features, samples.new_zeros(len(samples), 0))
 
-    def _normalised(
-        self, samples: Tensor, lengths: Tensor, change: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """``forward`` with the mean of the training data, past the utterances' ends too."""
+    def _reflected(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        """Rows ``(B, S)`` of which each is reflected at its start and behind its own length, as
+        ``asr.models.framing``."""
+        config = self.config
+        frames = count_frames(samples.shape[1], config)
+        if not frames:
+            return samples[:, :0]
+        begin = -config.lead_samples
+        end = begin + (frames - 1) * config.hop_samples + config.window_samples
+        index = torch.arange(begin, end, device=samples.device)
+        index = torch.where(index < 0, -1 - index, index)
+        behind = 2 * lengths[:, None] - 1 - index
+        # What lies beyond the reflection belongs to no frame of the row.
+        return samples.gather(1, torch.where(index < lengths[:, None], index, behind).clamp(0, samples.shape[1] - 1))
+
+    def _normalised(self, samples: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Features of all whole windows of ``samples (B, S)``, with the mean of the training data."""
         hop, window = self.config.hop_samples, self.config.window_samples
-        frames = self.count(lengths)
-        total = count_frames(samples.shape[1], self.config)
-        if total == 0:
-            return samples.new_zeros(samples.shape[0], 0, self.config.mel_bins), frames
+        if samples.shape[1] < window:
+            return samples.new_zeros(samples.shape[0], 0, self.config.mel_bins)
         windows = samples.unfold(1, window, hop)
         blocks = [self._log_energies(block) for block in torch.split(windows, BLOCK_FRAMES, dim=1)]
         features = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
         if change is not None:
             features = change(features)
-        return (features - self.mean) * self.inverse_std, frames
+        normalised: Tensor = (features - self.mean) * self.inverse_std
+        return normalised
 
     def _adapted(self, features: Tensor, level: Tensor | None) -> tuple[Tensor, Tensor]:
         """Take the recording's mean so far, the frame itself included, off normalised features ``(B, T, D)``.
@@ -145,7 +161,7 @@ class LogMel(nn.Module):
         """Features of the next block of streams advanced together.
 
         Args:
-            samples: ``(B, S)`` float32, any ``S`` from 0.
+            samples: ``(B, S)`` float32, any ``S`` from 0, as ``asr.models.framing`` gives them.
             state: what the previous call returned, ``None`` at the start.
 
         Returns:

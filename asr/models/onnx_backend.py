@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asr.config import cpus
-from asr.config.sections import Config, count_frames
+from asr.config.sections import Config, whole_windows
 from asr.errors import ConfigError, ModelError
+from asr.models.framing import framed
 from asr.models.inference import Counts, Fetch, Latency, Posteriors
 from asr.models.onnx_files import require_onnxruntime
 
@@ -136,7 +137,8 @@ class OnnxBackend:
         """The rows ``(T, V)`` of a recording by the streaming graph: at once, or in blocks where others may wait."""
         features = self.config.features
         hop, overlap = features.hop_samples, features.window_samples - features.hop_samples
-        frames = count_frames(len(samples), features)
+        samples = framed(samples, features)
+        frames = whole_windows(len(samples), features)
         size = max(1, round(BLOCK_S / features.hop_s)) if self._before else max(1, frames)
         found: list[Posteriors] = []
         state = None

@@ -29,9 +29,9 @@ FLOAT32, INT64 = 1, 7
 """Types of tensors, as ONNX counts them."""
 OPERATORS = frozenset(
     "Add Cast Concat ConstantOfShape Conv DequantizeLinear Div DynamicQuantizeLinear Exp Expand GRU Gather "
-    "GreaterOrEqual Identity LSTM LayerNormalization Less Log LogSoftmax MatMul MatMulInteger Max Min Mul Pad RNN "
-    "Range Relu Reshape ReverseSequence Scan Shape Sigmoid Slice Softplus Split Squeeze Sub Transpose "
-    "Unsqueeze Where".split()
+    "GatherElements GreaterOrEqual Identity LSTM LayerNormalization Less Log LogSoftmax MatMul MatMulInteger Max "
+    "Min Mul Pad RNN Range Relu Reshape ReverseSequence Scan Shape Sigmoid Slice Softplus Split Squeeze Sub "
+    "Transpose Unsqueeze Where".split()
 )
 """Operators of the standard domain that ``asr export`` writes."""
 MOST_WAITING = 16

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from asr.audio.samples import Samples
-from asr.config.sections import Config, count_frames
+from asr.config.sections import Config, whole_windows
 from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.posteriors import BLANK
+from asr.models.framing import FramedSamples
 from asr.models.inference import AcousticBackend, Counts, Posteriors
 
 LONG_S = 60.0
@@ -145,13 +146,14 @@ def _rows(group: list[Piece], log_probs: LogProbs) -> list[Posteriors]:
 def _carried(blocks: Iterable[Samples], backend: AcousticBackend, config: Config) -> Iterator[Posteriors]:
     features = config.features
     size = round(LONGEST_S * features.sample_rate_hz)
+    framing = FramedSamples(features)
     rest = np.zeros(0, np.float32)
     state: Any = None
 
     def run(samples: Samples, last: bool) -> Posteriors:
         nonlocal rest, state
         rest = np.concatenate([rest, samples])
-        frames = count_frames(len(rest), features)
+        frames = whole_windows(len(rest), features)
         taken = rest[: (frames - 1) * features.hop_samples + features.window_samples] if frames else rest[:0]
         rest = rest[frames * features.hop_samples :]
         (rows,), (state,) = backend.stream(taken[None], [state], last=last, exact=False)
@@ -159,8 +161,8 @@ def _carried(blocks: Iterable[Samples], backend: AcousticBackend, config: Config
 
     for block in blocks:
         for at in range(0, len(block), size):
-            yield run(block[at : at + size], last=False)
-    yield run(np.zeros(0, np.float32), last=True)
+            yield run(framing.accept(block[at : at + size]), last=False)
+    yield run(framing.finish(), last=True)
 
 
 def utterances(

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import soxr
 
 from asr.audio.samples import as_mono
-from asr.config.sections import Config, count_frames
+from asr.config.sections import Config, whole_windows
 from asr.errors import AudioError
+from asr.models.framing import FramedSamples
 
 PASS_FRAMES = 2048
 """Frames of features that one pass through the network takes at most: what a long block needs is bounded."""
@@ -27,6 +28,7 @@ class WaitingSamples:
         self._config, self._rate_hz, self._source = config, rate_hz, source
         model_hz = config.features.sample_rate_hz
         self._resampler = None if rate_hz == model_hz else soxr.ResampleStream(rate_hz, model_hz, 1, "float32", "HQ")
+        self._framing = FramedSamples(config.features)
         self._samples = np.zeros(0, np.float32)
         self._taken_frames = 0
         self.received = 0
@@ -45,18 +47,21 @@ class WaitingSamples:
         self.received += len(block)
         if self._resampler is not None:
             block = self._resampler.resample_chunk(block)
-        self._samples = np.concatenate([self._samples, block])
+        self._samples = np.concatenate([self._samples, self._framing.accept(block)])
 
     def close(self) -> None:
-        """No more samples will come: get the resampler's last ones."""
-        if not self.closed and self._resampler is not None:
-            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            self._samples = np.concatenate([self._samples, rest])
+        """No more samples will come: get the resampler's last ones, and what is reflected behind them."""
+        if not self.closed:
+            rest = np.zeros(0, np.float32)
+            if self._resampler is not None:
+                rest = self._resampler.resample_chunk(rest, last=True)
+            rest = self._framing.accept(rest)
+            self._samples = np.concatenate([self._samples, rest, self._framing.finish()])
         self.closed = True
 
     def ready(self) -> int:
         """Frames of features for the next pass: all at the end; else so many that none waits for a later one."""
-        frames = count_frames(len(self._samples), self._config.features)
+        frames = whole_windows(len(self._samples), self._config.features)
         if not self.closed:
             # An output frame sees the features up to the first of its own; what comes behind that can wait.
             factor = self._config.model.subsampling
@@ -66,7 +71,7 @@ class WaitingSamples:
 
     def is_last(self, frames: int) -> bool:
         """Whether nothing comes behind the next ``frames`` frames."""
-        return self.closed and count_frames(len(self._samples), self._config.features) == frames
+        return self.closed and whole_windows(len(self._samples), self._config.features) == frames
 
     def take(self, frames: int) -> npt.NDArray[np.float32]:
         """The samples that the next ``frames`` frames are made of; those that no later one needs are dropped."""

@@ -221,6 +221,7 @@ FREE = {
     "augment.reverb_dir",
     "augment.noise_dir",
     "augment.babble_dir",
+    "features.centred",
     "model.bidirectional",
     "model.residual",
     "model.locked_dropout",

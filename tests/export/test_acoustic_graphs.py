@@ -38,6 +38,8 @@ def test_offline_graph_of_every_cell_equals_torch(cell, bidirectional):
         ({}, {"residual": True, "bidirectional": True, "subsampling": 2, "upsampling": 3}),
         ({"adapt_s": 1.0}, {}),
         ({"preemphasis": 0.97, "low_hz": 0, "hop_s": 0.01}, {}),
+        ({"centred": True, "preemphasis": 0.97, "hop_s": 0.01}, {"bidirectional": True}),
+        ({"centred": True, "adapt_s": 1.0}, {}),
         ({"sample_rate_hz": 8000, "high_hz": 4000}, {"layers": 1}),
     ],
     ids=str,
@@ -62,9 +64,10 @@ def test_from_features_on_the_difference_is_smaller(bidirectional):
         np.testing.assert_allclose(found[row, :count], expected[row, :count], atol=FEATURES)
 
 
-@pytest.mark.parametrize("samples", [1, 399, 400, 519, 520])
-def test_recordings_of_no_frame_and_of_one_give_what_torch_counts(samples):
-    small = SmallModel(bidirectional=True)
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("samples", [1, 259, 260, 399, 400, 519, 520])
+def test_recordings_of_no_frame_and_of_one_give_what_torch_counts(samples, centred):
+    small = SmallModel(bidirectional=True, features={"centred": centred})
     waveform = noise(samples / 16000)[None]
     expected, counts = small.torch_log_probs(waveform, [samples])
     found, frames = session(offline_graph(small.weights)).run(

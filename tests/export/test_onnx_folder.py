@@ -71,7 +71,7 @@ def test_graphs_compute_with_the_numbers_that_the_directory_stores(storage, tmp_
     for row, count in enumerate(counts):
         np.testing.assert_allclose(found[row, :count], expected[row, :count], atol=1e-4)
     size = os.path.getsize(tmp_path / "out" / "offline.onnx")
-    assert abs(size - os.path.getsize(folder / "model.safetensors")) < 900_000  # the features' Fourier basis
+    assert abs(size - os.path.getsize(folder / "model.safetensors")) < 60_000
 
 
 def test_metadata_hold_what_a_lone_graph_needs(model, tmp_path):
@@ -94,7 +94,8 @@ def test_all_graphs_pass_the_check_of_foreign_files(model, tmp_path):
 
 def test_the_command_exports_and_says_the_sizes(model, tmp_path, capsys):
     assert run_command(["export", str(model), str(tmp_path / "out"), "--to", "onnx"]) == 0
-    assert "offline.onnx: 0.9 MB" in capsys.readouterr().out
+    size = os.path.getsize(tmp_path / "out" / "offline.onnx")
+    assert f"offline.onnx: {size / 1e6:.1f} MB" in capsys.readouterr().out
     assert run_command(["export", str(model), "--to", "onnx"]) == 2
     assert "expected a model and the folder to write" in capsys.readouterr().err
 

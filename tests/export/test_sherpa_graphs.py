@@ -16,6 +16,7 @@ from asr.errors import ModelError
 from asr.export import sherpa_graphs
 from asr.export.sherpa_graphs import NEMO_FEATURES, kaldi_to_ours, lstm_graphs, nemo_graph, omnilingual_graph
 from asr.models.features import LogMel, measure_stats
+from asr.models.framing import framed
 from asr.models.inference import Latency
 
 sherpa_onnx = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
@@ -59,14 +60,9 @@ def saved(model, folder, name):
     return str(path)
 
 
-def centred(waveform):
-    """A recording as the runtime frames it: half a window less half a hop in front, reflected."""
-    return np.concatenate([waveform[:120][::-1], waveform])
-
-
 def torch_tokens(small, waveform, latency=None):
     """Symbols and seconds of greedy decoding of a stream."""
-    samples = torch.from_numpy(centred(waveform))[None]
+    samples = torch.from_numpy(framed(waveform, small.config.features))[None]
     with torch.inference_mode():
         features, _ = small.log_mel.following(samples)
         log_probs = small.network.stream(features, latency=latency, last=True)[0]
@@ -199,12 +195,12 @@ def test_hot_words_act_in_the_transducer(tokens, tmp_path):
 
 
 def test_converted_kaldi_features_are_near_ours():
-    config = loader.from_dict(FeatureConfig, {"low_hz": 20.0})
+    config = loader.from_dict(FeatureConfig, {"centred": True})
     waveform = sound(2.0) + np.random.default_rng(1).normal(0, 1e-3, 32000).astype(np.float32)
     samples = torch.from_numpy(waveform)[None]
     log_mel = kaldi.fbank(samples, num_mel_bins=80, dither=0.0, snip_edges=False, high_freq=-400.0)
     converted = (log_mel.exp() @ torch.from_numpy(kaldi_to_ours(config)).float()).clamp(min=1e-8).log()
-    ours, _ = LogMel(config)(torch.from_numpy(centred(waveform))[None], torch.tensor([len(waveform) + 120]))
+    ours, _ = LogMel(config)(samples, torch.tensor([len(waveform)]))
     difference = (converted[: ours.shape[1]] - ours[0]).abs()
     assert float(difference.median()) < 0.35
     assert float(ours.std()) > 2
@@ -215,6 +211,7 @@ def test_converted_kaldi_features_are_near_ours():
     [
         ({"hop_s": 0.0075}, {}, r"features.hop_s=0.0075 \(expected 0.01\)"),
         ({"preemphasis": 0.0}, {}, r"features.preemphasis=0 \(expected 0.97\)"),
+        ({"centred": False}, {}, r"features.centred=false \(expected true\)"),
         ({}, {"subsampling": 2}, "20 ms a label"),
         ({}, {"upsampling": 2}, "20 ms a label"),
     ],

@@ -67,7 +67,11 @@ def run(code, *arguments):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("options", [{"bidirectional": True}, {"lookahead": 2}, {"upsampling": 2, "subsampling": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"bidirectional": True}, {"lookahead": 2}, {"upsampling": 2, "subsampling": 2}, {"centred": True}],
+    ids=str,
+)
 def test_batches_of_recordings_give_what_torch_gives(tmp_path, cell, options):
     torch = make_recognizer(tmp_path, cell, **options)
     onnx = without_torch(save(torch, tmp_path / "model"))
@@ -98,7 +102,9 @@ def fed(live, samples, sizes):
     cell=st.sampled_from(CELLS),
     sizes=st.lists(st.integers(1, 20000), min_size=1, max_size=4),
     seconds=st.floats(0.03, 2.0),
-    options=st.sampled_from([{}, {"lookahead": 3}, {"upsampling": 2}, {"subsampling": 2, "adapt_s": 0.5}]),
+    options=st.sampled_from(
+        [{}, {"lookahead": 3}, {"upsampling": 2}, {"subsampling": 2, "adapt_s": 0.5}, {"centred": True}]
+    ),
 )
 def test_streams_give_what_torch_gives_for_any_blocks(tmp_path_factory, cell, sizes, seconds, options):
     folder = tmp_path_factory.mktemp("model")

@@ -110,10 +110,10 @@ def test_pieces_of_a_long_recording_say_what_the_whole_says(tmp_path, upsampling
     torch.testing.assert_close(np.exp(rows), np.exp(whole[0]), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("lookahead", [0, 3])
+@pytest.mark.parametrize("options", [{}, {"lookahead": 3}, {"centred": True}], ids=str)
 @pytest.mark.parametrize("rate", [16000, 8000])
-def test_a_unidirectional_model_says_exactly_the_whole(tmp_path, rate, lookahead):
-    recognizer = make_recognizer(tmp_path, lookahead=lookahead)
+def test_a_unidirectional_model_says_exactly_the_whole(tmp_path, rate, options):
+    recognizer = make_recognizer(tmp_path, **options)
     samples = sound(30.0, rate, seed=6)
     whole, _ = recognizer.log_probs([read.load_audio(samples, RATE, source_rate_hz=rate)])
     parts, heard = recognizer.whole_posteriors(Recording(samples, rate_hz=rate))

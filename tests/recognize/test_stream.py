@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from small import TOKENIZER, make_recognizer, sound
 
 from asr.audio import read
+from asr.config.sections import count_frames
 from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, DecodeError
 from asr.models.inference import Latency
@@ -65,17 +66,18 @@ def test_blocks_of_one_sample_give_the_whole(tmp_path, cell):
     factors=st.sampled_from([(4, 1), (2, 1), (4, 2)]),
     lookahead=st.sampled_from([0, 1, 4]),
     adapt_s=st.sampled_from([0.0, 0.5]),
+    centred=st.booleans(),
 )
 def test_any_blocks_at_any_rate_give_the_whole(
-    tmp_path_factory, cell, sizes, rate, seconds, beam, factors, lookahead, adapt_s
+    tmp_path_factory, cell, sizes, rate, seconds, beam, factors, lookahead, adapt_s, centred
 ):
     options = {"subsampling": factors[0], "upsampling": factors[1], "lookahead": lookahead, "adapt_s": adapt_s}
-    options["beam"] = beam
+    options |= {"centred": centred, "beam": beam}
     recognizer = make_recognizer(tmp_path_factory.getbasetemp(), cell, **options)
     samples = sound(seconds, rate, seed=int(seconds * 1000))
     resampled = read.load_audio(samples, 16000, source_rate_hz=rate)
     live = Stream(recognizer, sample_rate_hz=rate)
-    if len(resampled) < 400:
+    if count_frames(len(resampled), recognizer.model.config.features) == 0:
         for at in range(0, len(samples), 100):
             live.accept(samples[at : at + 100])
         assert live.finish().text == ""

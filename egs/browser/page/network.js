@@ -1,6 +1,13 @@
 // The streaming graph of `asr export MODEL OUT --to onnx`: samples in, rows of log-probabilities out.
 // docs/export.md says what its inputs, outputs and states are, and how blocks and the end are fed.
 
+function joined(first, second) {
+  const all = new Float32Array(first.length + second.length);
+  all.set(first);
+  all.set(second, first.length);
+  return all;
+}
+
 export class Network {
   // `ort`: onnxruntime-web. `session`: of the streaming graph. `model`: model.json, which prepare.py writes.
   constructor(ort, session, model) {
@@ -12,6 +19,8 @@ export class Network {
 
   start() {
     this.samples = new Float32Array(0);
+    this.received = 0; // samples of the recording
+    this.held = new Float32Array(0); // its last ones, for reflection (`framed`)
     this.fed = 0; // frames of features that have come
     this.taken = 0; // frames after subsampling that the graph has had
     this.given = 0; // rows that it has given
@@ -20,14 +29,7 @@ export class Network {
 
   // The rows that are complete with these samples (Float32Array at the model's rate).
   async accept(block) {
-    const { hop_samples: hop, window_samples: window } = this.model.features;
-    const joined = new Float32Array(this.samples.length + block.length);
-    joined.set(this.samples);
-    joined.set(block, this.samples.length);
-    this.samples = joined;
-    const { subsampling: factor } = this.model.frames;
-    const had = this.taken ? 1 + factor * (this.taken - 1) : 0;
-    this.fed = had + Math.max(0, 1 + Math.floor((joined.length - window) / hop));
+    this.add(this.framed(block));
     const rows = [];
     for (let size = this.next(); size; size = this.next()) rows.push(...(await this.call(size, -1)));
     return rows;
@@ -35,6 +37,7 @@ export class Network {
 
   // All rows that are left. Call start() before the next stream.
   async finish() {
+    this.add(this.ending());
     const { subsampling: factor, upsampling } = this.model.frames;
     const due = upsampling * Math.ceil(this.fed / factor);
     let left = Math.ceil(this.fed / factor) - this.taken;
@@ -46,6 +49,39 @@ export class Network {
       left = 0;
     }
     return rows;
+  }
+
+  // Take the samples that windows are cut from.
+  add(samples) {
+    const { hop_samples: hop, window_samples: window } = this.model.features;
+    const { subsampling: factor } = this.model.frames;
+    this.samples = joined(this.samples, samples);
+    const had = this.taken ? 1 + factor * (this.taken - 1) : 0;
+    this.fed = had + Math.max(0, 1 + Math.floor((this.samples.length - window) / hop));
+  }
+
+  // Where windows are centred (`lead_samples`), the recording is reflected at both ends: here in front.
+  framed(block) {
+    const { window_samples: window, lead_samples: lead } = this.model.features;
+    if (lead === undefined) return block;
+    const begins = this.received < lead;
+    const all = joined(this.held, block);
+    this.received += block.length;
+    if (this.received < lead) {
+      this.held = all;
+      return new Float32Array(0);
+    }
+    this.held = all.slice(-Math.ceil(window / 2));
+    return begins ? joined(all.slice(0, lead).reverse(), all) : block;
+  }
+
+  // What is reflected behind the last sample: one window for each hop of which at least half is there.
+  ending() {
+    const { hop_samples: hop, window_samples: window, lead_samples: lead } = this.model.features;
+    if (lead === undefined || this.received < window - lead) return new Float32Array(0);
+    const frames = Math.floor((this.received + Math.floor(hop / 2)) / hop);
+    const missing = (frames - 1) * hop + window - lead - this.received;
+    return this.held.slice(this.held.length - missing).reverse();
   }
 
   // Frames after subsampling of the next call; 0 where it must wait for more samples.
