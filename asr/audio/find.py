@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.audio import pyav
-from asr.cloud.addresses import without_secrets
+from asr.audio.archive_index import MemberPath, is_archive, leads_out, read_index
+from asr.cloud.addresses import is_url, without_secrets
 from asr.errors import AudioError, CloudError
 from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES
 
@@ -72,7 +73,7 @@ def find_remote_audio(url: str, problems: list[str]) -> list[RemoteFile]:
             if name.endswith(films):
                 problems.append(f"{shown}: left out: films and other formats need PyAV: pip install av")
             elif name.endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
-                if _leads_out(file.path):
+                if leads_out(file.path):
                     problems.append(f"{shown}: left out: expected a path below the folder; rename the object")
                 else:
                     found.append(file)
@@ -81,10 +82,44 @@ def find_remote_audio(url: str, problems: list[str]) -> list[RemoteFile]:
     return sorted(found, key=lambda file: file.path)
 
 
-def _leads_out(path: str) -> bool:
-    """Whether a path of a service is no place below a folder of this machine: ``../a``, ``/a``, ``C:a``."""
-    parts = path.replace("\\", "/").split("/")
-    return ".." in parts or not parts[0] or "\0" in path or bool(os.path.splitdrive(path)[0])
+def find_archived_audio(archive: str, below: str = "", problems: list[str] | None = None) -> list[MemberPath]:
+    """Recordings in an archive, in its order, or those in its folder ``below``; see ``find_audio_files``.
+
+    ``problems`` gets what is wrong with the archive and its members. Raises ``AudioError`` where it cannot be read.
+    """
+    index = read_index(archive)
+    films = () if pyav.pyav_is_installed() else FILM_SUFFIXES
+    told, found = list(index.problems), []
+    for name in index.members:
+        inside = name.startswith(f"{below}/") if below else True
+        if not inside or any(part.startswith(".") for part in name.split("/")):
+            continue
+        if name.lower().endswith(films):
+            shown = without_secrets(index.path(name))
+            told.append(f"{shown}: left out: films and other formats need PyAV: pip install av")
+        elif name.lower().endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
+            found.append(index.path(name))
+    if problems is not None:
+        problems += told
+    return found
+
+
+def find_archives(folder: str) -> list[str]:
+    """Archives below a folder of this machine or at a URL, sorted. Raises ``AudioError``."""
+    if not is_url(folder):
+        return sorted(
+            os.path.join(parent, name)
+            for parent, _, names in os.walk(folder)
+            if not any(part.startswith(".") for part in os.path.relpath(parent, folder).split(os.sep) if part != ".")
+            for name in names
+            if is_archive(name) and not name.startswith(".")
+        )
+    from asr.cloud.inputs import list_inputs
+
+    try:
+        return sorted(file.url for file in list_inputs(folder) if is_archive(file.path) and not leads_out(file.path))
+    except CloudError as error:
+        raise AudioError(str(error)) from error
 
 
 def _is_special(path: Path) -> bool:

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import soundfile
 
 from asr.audio import pyav
+from asr.audio.archive_index import MemberPath, find_member
+from asr.audio.archive_members import is_streamed, open_member
 from asr.audio.headers import Reader, argument, check_header, check_rate, mpeg_sync, truncated
 from asr.audio.pipes import in_memory
 from asr.audio.samples import Array, Samples, as_columns, mono_block, scaled
@@ -120,9 +122,13 @@ def open_file(source: Any, name: str, max_duration_s: float | None = None) -> It
 def rewindable(source: Any, max_duration_s: float | None = None) -> Any:
     """A pipe, whether path or file object, as a file in memory under its own name; anything else as it is.
 
+    A member of a compressed tar file is a file of its own too, since reading it again would read all before it.
+
     What reads a recording more than once begins with this. Raises ``AudioError`` as ``load_audio``.
     """
-    if is_url(source):
+    if is_streamed(source):
+        return open_member(source)
+    if is_url(source) or isinstance(source, MemberPath):
         return source
     if isinstance(source, str | os.PathLike):
         try:
@@ -194,6 +200,8 @@ def _binary(source: Any, name: str, max_duration_s: float | None) -> Iterator[Re
 
 
 def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    if isinstance(path, MemberPath):
+        return open_member(path)
     if is_url(path):
         return _open_url(str(path))
     try:
@@ -203,6 +211,8 @@ def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
     except FileNotFoundError as error:
         raise AudioError(f"{name}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        if isinstance(error, NotADirectoryError) and (member := find_member(os.fspath(path))) is not None:
+            return open_member(member)
         raise AudioError(f"{name}: cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a device or socket"
     raise AudioError(f"{name}: expected an audio file, got {kind}")
@@ -211,6 +221,8 @@ def _open_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
 def _open_url(url: str) -> BinaryIO:
     from asr.cloud.input_cache import open_cached  # what it needs is imported when a URL comes
 
+    if (member := find_member(url)) is not None:
+        return open_member(member)
     try:
         return open_cached(url)
     except CloudError as error:

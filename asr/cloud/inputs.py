@@ -51,6 +51,8 @@ class InputFile(io.BufferedReader):
     def __init__(self, reader: RangeReader) -> None:
         super().__init__(reader, 1 << 16)
         self.version = reader.version
+        self.parts = reader.parts
+        """Whether the service sends parts of the object, so that reading a part of it costs no more than that."""
 
     @property
     def size(self) -> int:

@@ -89,6 +89,11 @@ class RangeReader(io.RawIOBase):
         """Bytes of the object."""
         return self.version.size
 
+    @property
+    def parts(self) -> bool:
+        """Whether the service sends parts of the object; a short object shows nothing, and so it counts."""
+        return self.size <= FIRST_BYTES or len(self._starts) > 1
+
     def readable(self) -> bool:
         return True
 

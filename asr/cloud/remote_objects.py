@@ -200,6 +200,27 @@ class _SftpObject(RemoteObject):
         return _checked(start, end, data, before)
 
 
+class ObjectSlice(RemoteObject):
+    """``size`` bytes of an object from ``at``, of one version of it, as an object of their own."""
+
+    def __init__(self, whole: RemoteObject, at: int, size: int, version: Version) -> None:
+        super().__init__(whole.location)
+        self._whole, self._at, self._of = whole, at, version
+        self._own = Version(size, version.tag)
+
+    def version(self) -> Version:
+        """Size of the slice, and the tag that it must be of."""
+        return self._own
+
+    def part(self, start: int, end: int, expected: Version | None = None) -> ObjectPart:
+        """As of any object. Raises ``ChangedError`` where the whole is another by now."""
+        end = min(end, self._own.size)
+        if start >= end:
+            return ObjectPart(start, b"", self._own)
+        found = self._whole.part(self._at + start, self._at + end, self._of)
+        return ObjectPart(start, found.data, self._own)
+
+
 def remote_object(location: Location) -> RemoteObject:
     """The object at a place; whether there is one is seen when it is asked."""
     kinds: dict[str, type[RemoteObject]] = {"s3": _S3Object, "s3a": _S3Object}

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
-from typing import Self
 
 from tqdm import tqdm
 
+from asr.audio.archive_index import DAMAGED, checked_headers
 from asr.corpora.download import BLOCK, ArchiveError
-
-DAMAGED = (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    OverflowError,
-    RuntimeError,  # an encrypted zip file
-    NotImplementedError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-"""What the standard library raises for archives that cannot be read."""
-
 
 def unpack_archive(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> Path:
     """Unpack a tar archive (any compression tarfile reads) or a zip file into the folder ``target``, all or nothing.
@@ -79,7 +61,8 @@ def _merge(source: Path, target: Path) -> None:
 
 
 def _unpack_tar(archive: Path, staging: Path, max_bytes: int, max_members: int) -> None:
-    with tarfile.open(archive, tarinfo=_checked_headers(archive, max_members)) as tar:
+    headers = checked_headers(lambda text: ArchiveError(f"{archive}: {text}"), max_members)
+    with tarfile.open(archive, tarinfo=headers) as tar:
         members = []
         seen: set[str] = set()
         size = 0
@@ -93,44 +76,6 @@ def _unpack_tar(archive: Path, staging: Path, max_bytes: int, max_members: int) 
         staging.mkdir(parents=True)
         for member in tqdm(members, desc=f"unpacking {archive.name}", disable=None, leave=False):
             tar.extract(member, staging, filter="data")
-
-
-LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-MAX_HEADER = 1 << 18
-"""Bytes that the name, or the other properties, of a member of a tar archive may take; so may those of all together."""
-
-
-def _checked_headers(archive: Path, max_members: int) -> type[tarfile.TarInfo]:
-    """A ``TarInfo`` that refuses headers whose stated size is huge, since tarfile would read them whole.
-
-    Sparse files are refused as well: their table is read whole, and no corpus has any.
-    """
-
-    class Header(tarfile.TarInfo):
-        shared = 0
-        extended = 0
-
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-            header = super().frombuf(buf, encoding, errors)
-            if header.type == tarfile.GNUTYPE_SPARSE:
-                raise ArchiveError(f"{archive}: member {header.name!r} is a sparse file; expected plain files")
-            if header.type == tarfile.XGLTYPE:
-                cls.shared += abs(header.size) + tarfile.BLOCKSIZE
-            cls.extended += header.type in (*LONG_NAMES, tarfile.XGLTYPE)
-            if max(cls.shared, header.size if header.type in LONG_NAMES else 0) > MAX_HEADER:
-                raise ArchiveError(f"{archive}: a header of {header.size} bytes, expected at most {MAX_HEADER}")
-            # A member has one for its name, one for what it links to and one for all else.
-            if cls.extended > 3 * max_members + 3:
-                raise ArchiveError(f"{archive}: more headers than {max_members} members have")
-            return header
-
-        def _refuse_sparse(self, *_: object) -> None:
-            raise ArchiveError(f"{archive}: member {self.name!r} is a sparse file; expected plain files")
-
-        _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
-
-    return Header
 
 
 def _unpack_zip(archive: Path, staging: Path, max_bytes: int, max_members: int) -> None:
