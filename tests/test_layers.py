@@ -21,6 +21,7 @@ text: normalisation language_tables written_out number_words written_tags prose 
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
 data: distort manifest source_shares splice sample_cache remote_files remote_shards shard_members shard_index shard_set
+data: archived_utterances
 data: shard_writer
 data: manifest_lines manifest_table
 data: batch_maker labels crew_child crew batch_plan batches sharded_batches feeding

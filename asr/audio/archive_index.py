@@ -1,4 +1,4 @@
-"""What lies where in an archive (zip, tar, compressed tar) on this machine or at a URL. Nothing is unpacked to the disk.
+"""What lies where in an archive (zip, tar, compressed tar) on this machine or at a URL, which is not unpacked.
 
 A member is called by a path through its archive: ``calls.zip/2026/a.wav``. A zip file has a list of its members. A tar
 file has none: it is read once from its beginning to its end. Sizes are bounded (zip bombs), and so are headers.
@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 from asr.cloud.addresses import is_url, join_url, url_name, without_secrets
 from asr.cloud.remote_objects import Version
@@ -35,10 +35,10 @@ DAMAGED = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 """What the standard library raises for archives that cannot be read."""
-LARGEST_UNPACKED = 4 << 30
+MOST_UNPACKED = 4 << 30
 """Bytes of a member that is compressed."""
 _MOST_GROWTH = 200
-"""How many times its own size a compressed archive may unpack to, beside ``LARGEST_UNPACKED``."""
+"""How many times its own size a compressed archive may unpack to, beside ``MOST_UNPACKED``."""
 MOST_MEMBERS = 10_000_000
 LARGEST_TEXT = 1 << 20
 """Bytes of a member with texts (.json, .txt)."""
@@ -77,7 +77,7 @@ class MemberPath(str):
     def __new__(cls, text: str, member: ArchiveMember) -> Self:
         made = super().__new__(cls, text)
         made.member = member
-        return made
+        return cast(BinaryIO, made)
 
     def __getnewargs__(self) -> Any:
         return str(self), self.member
@@ -275,8 +275,8 @@ def _read_zip(index: ArchiveIndex, file: BinaryIO, version: Version) -> None:
             _leave_out(index, name, "it is encrypted; unpack the archive with its password")
         elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             _leave_out(index, name, f"expected no compression or deflate, got method {entry.compress_type}; unpack it")
-        elif entry.compress_type == zipfile.ZIP_DEFLATED and entry.file_size > LARGEST_UNPACKED:
-            _leave_out(index, name, f"expected at most {LARGEST_UNPACKED >> 30} GB unpacked; unpack the archive")
+        elif entry.compress_type == zipfile.ZIP_DEFLATED and entry.file_size > MOST_UNPACKED:
+            _leave_out(index, name, f"expected at most {MOST_UNPACKED >> 30} GB unpacked; unpack the archive")
         else:
             kind = STORED if entry.compress_type == zipfile.ZIP_STORED else DEFLATED
             place = entry.header_offset, entry.compress_size, entry.file_size
@@ -284,7 +284,7 @@ def _read_zip(index: ArchiveIndex, file: BinaryIO, version: Version) -> None:
 
 
 def _check_growth(archive: str, unpacked: int, size: int) -> None:
-    if unpacked > _MOST_GROWTH * size + LARGEST_UNPACKED:
+    if unpacked > _MOST_GROWTH * size + MOST_UNPACKED:
         raise AudioError(
             f"{without_secrets(archive)}: expected at most {_MOST_GROWTH} times its size unpacked, got more (a zip "
             "bomb?); unpack it yourself if you trust it"
@@ -295,8 +295,10 @@ def decompressed(archive: str, file: BinaryIO) -> BinaryIO | None:
     """The bytes of a compressed tar file; None for one without compression."""
     name = (url_name(archive) if is_url(archive) else archive).lower()
     opener = next((each for suffix, each in _OPENERS.items() if name.endswith(suffix)), None)
-    opened: BinaryIO | None = opener and opener(filename=file) if opener is not gzip.GzipFile else opener(fileobj=file)
-    return opened
+    if opener is None:
+        return None
+    made: Any = opener(fileobj=file) if opener is gzip.GzipFile else opener(file)
+    return made
 
 
 def tar_headers(archive: str, file: BinaryIO) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.TarFile]]:
@@ -347,16 +349,21 @@ def _read_tar(index: ArchiveIndex, raw: BinaryIO, version: Version) -> None:
                 _leave_out(index, member.name, "expected a path below a folder")
             elif not header.isfile():
                 _leave_out(index, member.name, "expected a file, got a link or a device")
-            elif stream is not None and header.size > LARGEST_UNPACKED:
-                _leave_out(index, member.name, f"expected at most {LARGEST_UNPACKED >> 30} GB; unpack the archive")
+            elif stream is not None and header.size > MOST_UNPACKED:
+                _leave_out(index, member.name, f"expected at most {MOST_UNPACKED >> 30} GB; unpack the archive")
             else:
                 waiting = member
                 if member.name.endswith((".json", ".txt")) and header.size <= LARGEST_TEXT:
                     index.texts[member.name] = _content(tar, header)
         if waiting is not None:
             _add(index, waiting)
+            waiting = None
         if stream is not None:
             _read_rest(index.archive, stream, version)
+    except AudioError:  # about what follows
+        if waiting is not None:
+            _add(index, waiting)
+        raise
     finally:
         if stream is not None:
             stream.close()

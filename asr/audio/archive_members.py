@@ -6,6 +6,7 @@ it stopped, so members that are opened in their order cost one reading.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import tarfile
@@ -79,8 +80,7 @@ def copy_member(path: MemberPath, folder: str) -> MemberPath:
     with open_member(path) as file, open(descriptor, "wb") as target:
         while block := file.read(_BLOCK):
             target.write(block)
-    values = (getattr(member, name) for name in ArchiveMember.__slots__ if name != "copy")
-    return MemberPath(str(path), ArchiveMember(*values, copy=copy))
+    return MemberPath(str(path), dataclasses.replace(member, copy=copy))
 
 
 def _named(file: Any, shown: str) -> BinaryIO:
@@ -133,7 +133,7 @@ class FilePart(io.FileIO):
             view = view[count:]
         return bytes(data[: len(data) - len(view)])
 
-    read = io.RawIOBase.read
+    read = io.RawIOBase.read  # type: ignore[assignment]  # FileIO's own would read the file
 
 
 def _from_zip(member: ArchiveMember, shown: str) -> BinaryIO:
@@ -178,8 +178,11 @@ def _inflated(file: BinaryIO, member: ArchiveMember, shown: str) -> Iterator[byt
         checksum = zlib.crc32(block, checksum)
         yield block
     if size != member.size or checksum != member.crc:
-        raise AudioError(f"{shown}: damaged in the archive: expected {member.size} bytes with the checksum of the list "
-                         f"of members, got {'more' if size > member.size else size}; copy the archive again")  # fmt: skip
+        got = "more" if size > member.size else f"{size} bytes with another"
+        raise AudioError(
+            f"{shown}: damaged in the archive: expected {member.size} bytes and the listed checksum, got {got}; "
+            "copy the archive again"
+        )
 
 
 def _unpacked(blocks: Iterator[bytes], size: int, shown: str) -> BinaryIO:

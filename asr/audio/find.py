@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr.audio import pyav
-from asr.audio.archive_index import MemberPath, is_archive, leads_out, read_index
-from asr.cloud.addresses import is_url, without_secrets
+from asr.audio.archive_index import ARCHIVE_SUFFIXES, OTHER_ARCHIVES, MemberPath, is_archive, leads_out, read_index
+from asr.cloud.addresses import is_url, url_name, without_secrets
 from asr.errors import AudioError, CloudError
 from asr.files import AUDIO_SUFFIXES, FILM_SUFFIXES
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
 
 if TYPE_CHECKING:
     from asr.cloud.inputs import RemoteFile
@@ -102,6 +105,36 @@ def find_archived_audio(archive: str, below: str = "", problems: list[str] | Non
     if problems is not None:
         problems += told
     return found
+
+
+def input_archives(name: str) -> list[str] | None:
+    """The archives that ``name`` stands for: one, or those of a range (``a/{000..099}.tar``); None for other inputs.
+
+    Raises ``AudioError`` for a range that is none, and for archives that are not read.
+    """
+    last = (url_name(name) if is_url(name) else name).lower()
+    if last.endswith(OTHER_ARCHIVES) and not last.endswith(ARCHIVE_SUFFIXES) and not os.path.isdir(name):
+        raise AudioError(
+            f"{without_secrets(name)}: expected a recording, a folder, a manifest or an archive "
+            f"({', '.join(ARCHIVE_SUFFIXES)}), got another kind of archive; unpack it and name the folder"
+        )
+    return expand_ranges(name) if is_archive(name) else None
+
+
+def expand_ranges(pattern: str) -> list[str]:
+    """What ``a/{000..099}.tar`` stands for; a name without a range stands for itself. Raises ``AudioError``."""
+    found = _RANGE.search(pattern)
+    if found is None or (not is_url(pattern) and os.path.exists(pattern)):
+        return [pattern]
+    first, last = found[1], found[2]
+    if not 0 <= int(last) - int(first) < 10_000_000:
+        raise AudioError(
+            f"{without_secrets(pattern)}: expected a range from the smaller number to the larger, of at most ten "
+            f"million, got {found[0]}"
+        )
+    width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+    names = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
+    return [each for name in names for each in expand_ranges(pattern[: found.start()] + name + pattern[found.end() :])]
 
 
 def find_archives(folder: str) -> list[str]:

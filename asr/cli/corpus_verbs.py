@@ -76,7 +76,9 @@ def _add_check(commands: Any) -> None:
         "warnings), 1 errors found, 2 the check could not run.",
     )
     check.add_argument(
-        "manifest", metavar="MANIFEST|CONF", help="JSONL manifest (a path or URL), shards, or a training's YAML file"
+        "manifest",
+        metavar="MANIFEST|CONF",
+        help="JSONL manifest, shards or an archive with texts (a path or URL), or a training's YAML file",
     )
     check.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with CONF, such as data.sources.own.share=0.2"
@@ -135,7 +137,12 @@ def _add_label(commands: Any) -> None:
         description="Adapts a model to a speaker or microphone without transcripts: asr label, then asr train "
         "with train.init.",
     )
-    label.add_argument("inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest, here or at a URL")
+    label.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE",
+        help="audio file, folder, manifest or archive (zip, tar, tar.gz), here or at a URL",
+    )
     label.add_argument("--output", type=local_path, required=True, metavar="OUT.jsonl", help="manifest to write")
     label.add_argument("--speaker", default="", help="who speaks, for the manifest")
     label.add_argument("--resume", action="store_true", help="continue an interrupted run")

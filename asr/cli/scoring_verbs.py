@@ -30,7 +30,11 @@ def add_scoring_commands(commands: Any) -> None:
 
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="transcribe a manifest and score it: WER, CER, SER")
-    evaluate.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest with audio and text, here or at a URL")
+    evaluate.add_argument(
+        "manifest",
+        metavar="MANIFEST",
+        help="JSONL manifest with audio and text, or an archive with both, here or at a URL",
+    )
     shared.add_cache(evaluate)
     evaluate.add_argument("--json", type=local_path, metavar="OUT", help="write the whole report, utterances included")
     evaluate.add_argument(

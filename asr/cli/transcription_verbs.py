@@ -27,7 +27,10 @@ def _add_transcribe(commands: Any) -> None:
         "transcribe", help="transcribe files, folders or standard input to text or subtitles"
     )
     transcribe.add_argument(
-        "inputs", nargs="+", metavar="FILE", help="audio file, folder or manifest, here or at a URL, or -"
+        "inputs",
+        nargs="+",
+        metavar="FILE",
+        help="audio file, folder, manifest or archive (zip, tar, tar.gz), here or at a URL, or -",
     )
     transcribe.add_argument(
         "--jobs",

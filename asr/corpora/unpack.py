@@ -14,6 +14,7 @@ from tqdm import tqdm
 from asr.audio.archive_index import DAMAGED, checked_headers
 from asr.corpora.download import BLOCK, ArchiveError
 
+
 def unpack_archive(archive: Path, target: Path, *, max_bytes: int, max_members: int) -> Path:
     """Unpack a tar archive (any compression tarfile reads) or a zip file into the folder ``target``, all or nothing.
 

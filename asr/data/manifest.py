@@ -22,8 +22,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from asr.audio.archive_index import find_member, split_archive
+from asr.audio.archive_members import open_member
 from asr.cloud.addresses import is_url, join_url, parent_url, shown_place, without_secrets
-from asr.errors import CloudError, ManifestError
+from asr.errors import AudioError, CloudError, ManifestError
 from asr.files import atomic
 
 SLACK_S = 0.05
@@ -144,10 +146,15 @@ def read_manifest(path: str | Path, root: str | Path | None = None) -> list[Utte
     Raises ``ManifestError`` naming file and line: unreadable file, malformed JSON, unknown or missing key, wrong
     type or value, duplicate id, audio outside ``root``, no utterance at all.
     """
+    return unique_utterances(path, scan_manifest(path, root))
+
+
+def unique_utterances(path: str | Path, scanned: Iterable[tuple[int, Utterance | ManifestError]]) -> list[Utterance]:
+    """The utterances of ``path`` as they were scanned. Raises ``ManifestError`` as ``read_manifest``."""
     utterances: list[Utterance] = []
     seen: dict[str, int] = {}
     shown = without_secrets(str(path))
-    for number, utterance in scan_manifest(path, root):
+    for number, utterance in scanned:
         if isinstance(utterance, ManifestError):
             raise utterance
         first = seen.setdefault(utterance.id, number)
@@ -187,9 +194,12 @@ def read_each_manifest(paths: Sequence[str | Path]) -> list[list[Utterance]]:
 def scan_manifest(path: str | Path, root: str | Path | None = None) -> Iterator[tuple[int, Utterance | ManifestError]]:
     """Every line of a manifest that is not blank: its number from 1 and its utterance, or what is wrong with it.
 
-    As ``read_manifest``, but a bad line does not hide the lines behind it, and an id may come twice.
+    As ``read_manifest``, but a bad line does not hide the lines behind it, and an id may come twice. A manifest in an
+    archive (``calls.zip/all.jsonl``) names members of that archive only.
     Raises ``ManifestError`` for a file that cannot be read at all.
     """
+    if root is None and (inside_archive := split_archive(str(path))) is not None:
+        root = inside_archive[0]
     folder = parent_url(str(path)) if is_url(path) else os.path.dirname(os.path.abspath(path))
     inside = None if root is None else str(root) if is_url(root) else os.path.realpath(root)
     shown = without_secrets(str(path))
@@ -303,12 +313,15 @@ def _is_channel(value: Any) -> bool:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line)."""
-    if is_url(path):
-        yield from _remote_lines(str(path))
-        return
     try:
-        with open(path, "rb") as file:
+        member = find_member(str(path))
+        if is_url(path) and member is None:
+            yield from _remote_lines(str(path))
+            return
+        with open(path, "rb") if member is None else open_member(member) as file:
             yield from enumerate(file, start=1)
+    except AudioError as error:
+        raise ManifestError(f"cannot read the manifest: {error}") from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot read the manifest: {error}") from error
 

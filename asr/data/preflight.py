@@ -21,6 +21,7 @@ from asr.audio.levels import SILENT_PEAK, Meter, measure_levels
 from asr.cloud.addresses import is_url, real_place, without_secrets
 from asr.config import cpus
 from asr.config.sections import Config, output_frames
+from asr.data.archived_utterances import scan_utterances
 from asr.data.findings import CheckedUtterance, CheckReport, Finding
 from asr.data.manifest import SLACK_S, Utterance, scan_manifest
 from asr.data.shard_set import ShardSet, is_shards
@@ -56,7 +57,7 @@ def check_manifest(
     settings = config or Config()
     report = CheckReport(without_secrets(str(path)), configured=config is not None)
     check_entries(
-        report, scan_manifest(path, root), settings, lambda entries: _tokenizer(path, entries, settings), workers
+        report, scan_utterances(path, root), settings, lambda entries: _tokenizer(path, entries, settings), workers
     )
     return report
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-import re
 import threading
 import unicodedata
 from collections import Counter
@@ -18,19 +17,19 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from asr.audio.find import expand_ranges
 from asr.cloud.addresses import is_url, real_place
 from asr.config.sections import TextConfig
 from asr.data.manifest import Statistics, Utterance
 from asr.data.remote_shards import ask_for_shards, listed_shards
 from asr.data.shard_index import find_index
 from asr.data.shard_members import ShardError, ShardIndex, ShardSums, read_shard_texts
-from asr.errors import CloudError, TextError
+from asr.errors import AudioError, CloudError, TextError
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
 _SUFFIX = ".tar"
 _SHOWN = 5
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HASHES_AT_ONCE = 20_000_000
 _RECENT_ROWS = 500_000
 _LEARNT_TEXTS = 1_000_000
@@ -81,19 +80,10 @@ def _remote_paths(pattern: str) -> list[str]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    found = _RANGE.search(pattern)
-    if found is None:
-        return [pattern]
-    first, last = found[1], found[2]
-    if int(last) < int(first):
-        raise ShardError(f"{pattern}: expected a range from the smaller number to the larger, got {found[0]}")
-    if int(last) - int(first) >= 10_000_000:
-        raise ShardError(f"{pattern}: expected a range of at most ten million shards, got {found[0]}")
-    width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-    numbers = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
-    return [
-        path for number in numbers for path in _expanded(pattern[: found.start()] + number + pattern[found.end() :])
-    ]
+    try:
+        return expand_ranges(pattern)
+    except AudioError as error:
+        raise ShardError(str(error)) from error
 
 
 @dataclass(frozen=True)

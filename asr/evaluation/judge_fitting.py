@@ -15,6 +15,7 @@ from tqdm import tqdm
 from asr.audio import find
 from asr.audio.samples import Samples
 from asr.data import distort, manifest
+from asr.data.archived_utterances import read_utterances
 from asr.decode.judgement import EVIDENCE, FrameSums, Judge, fit_weights, frame_sums
 from asr.errors import AudioError, ManifestError
 from asr.evaluation.calibration import FOLDS
@@ -110,7 +111,7 @@ def fit_judge(
 
     Raises ``ManifestError`` or ``AudioError`` where there is too little of either.
     """
-    utterances = manifest.read_manifest(path, root)
+    utterances = read_utterances(path, root)
     rng = np.random.default_rng(1)
     if len(utterances) > MOST_UTTERANCES:
         utterances = [utterances[i] for i in sorted(rng.choice(len(utterances), MOST_UTTERANCES, replace=False))]

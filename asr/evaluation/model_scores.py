@@ -19,7 +19,7 @@ from asr.audio import read
 from asr.audio.noise import noise_level
 from asr.cloud.addresses import shown_place, without_secrets
 from asr.config import cpus
-from asr.data import manifest
+from asr.data.archived_utterances import read_utterances
 from asr.data.manifest import Utterance
 from asr.errors import AudioError, ConfigError, ManifestError
 from asr.evaluation.evaluation_file import EVALUATION_FORMAT, UtteranceDetails
@@ -90,7 +90,7 @@ def evaluate_model(
     noise: bool = False,
     transcribe: TranscribeMany | None = None,
 ) -> Evaluation:
-    """Transcribe every utterance of the manifest ``path`` and score it against its text.
+    """Transcribe every utterance of the manifest, or archives with texts, ``path`` and score it against its text.
 
     References go through the model's text normalisation, as in training; a character the model does not know stays
     and counts as an error. ``noise``: measure the noise of each recording, for which it is read once more.
@@ -98,10 +98,12 @@ def evaluate_model(
     Raises ``ManifestError`` for malformed alternatives in a reference, before any work, and when nothing could be
     transcribed.
     """
-    utterances = manifest.read_manifest(path, root)
+    unread: dict[str, str] = {}
+    utterances = read_utterances(path, root, unread)
     items = [Recording.of(u) for u in utterances]
     references = _references(utterances, recognizer, rules)
     result = _scored(path, utterances, references, (transcribe or recognizer.transcribe_many)(items), rules)
+    result.failures.update(unread)
     return _with_setting(result, path, utterances, recognizer, streamed=False, noise=noise)
 
 
@@ -123,11 +125,13 @@ def evaluate_stream(
     """
     if not 0 < block_s < math.inf:
         raise ConfigError(f"block_s: expected a number above 0, got {block_s}")
-    utterances = manifest.read_manifest(path, root)
+    unread: dict[str, str] = {}
+    utterances = read_utterances(path, root, unread)
     batch = StreamBatch(recognizer, chunk_s=chunk_s, right_s=right_s)
     batch.open()  # a wrong option is refused before any work is done
     references = _references(utterances, recognizer, rules)
     result = _scored(path, utterances, references, _streamed(utterances, batch, block_s), rules)
+    result.failures.update(unread)
     return _with_setting(result, path, utterances, recognizer, streamed=True, noise=noise)
 
 
@@ -175,6 +179,7 @@ def _scored(
     hypotheses: dict[str, str] = {}
     details: dict[str, UtteranceDetails] = {}
     failures: dict[str, str] = {}
+    places = {u.id: u.audio for u in utterances}
     audio_s = 0.0
     started = time.perf_counter()
     for item, result in tqdm(results, total=len(utterances), desc="evaluating", disable=None, leave=False):
@@ -182,7 +187,7 @@ def _scored(
             failures[item.name] = str(result)
         else:
             hypotheses[item.name] = result.spoken_text
-            details[item.name] = _details(item, result)
+            details[item.name] = _details(dataclasses.replace(item, source=places[item.name]), result)
             audio_s += result.duration_s
     seconds = time.perf_counter() - started
     if not hypotheses:

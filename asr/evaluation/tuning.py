@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from asr.data import manifest
+from asr.data.archived_utterances import read_utterances
 from asr.errors import ConfigError, ManifestError
 from asr.models.inference import Counts, Posteriors
 from asr.recognize.decoder import Decoder
@@ -199,7 +199,7 @@ def held_out(
 
     Raises ``ManifestError`` when no utterance could be read.
     """
-    utterances = manifest.read_manifest(path, root)
+    utterances = read_utterances(path, root)
     references = {u.id: recognizer.model.tokenizer.reference(u.text) for u in utterances}
     batches = []
     bar = tqdm(recognizer.posteriors(utterances), total=len(utterances), desc="posteriors", disable=None, leave=False)

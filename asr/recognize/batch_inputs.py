@@ -1,4 +1,4 @@
-"""What is to be transcribed: the recordings behind file names, folders, manifests and standard input."""
+"""What is to be transcribed: the recordings behind file names, folders, manifests, archives and standard input."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from asr.audio import find, pipes, read, sound_files
+from asr.audio.archive_index import find_member, read_index, split_archive
 from asr.audio.headers import HEAD_BYTES, STDIN_NAME, known
 from asr.cloud.addresses import is_url, url_name, without_secrets
 from asr.data import manifest
@@ -21,7 +22,6 @@ from asr.recognize import output_folder
 from asr.recognize.recording import Recording
 
 STDIN = "-"
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ def find_jobs(
     raw_rate_hz: int | None = None,
     max_duration_s: float | None = None,
 ) -> tuple[list[Job], list[str]]:
-    """The recordings behind file names, folders (searched in depth), manifests (``.jsonl``) and ``-`` (standard input).
+    """The recordings behind file names, folders (searched in depth), manifests (``.jsonl``), archives (zip, tar,
+    compressed tar, a range of them) and ``-`` (standard input).
 
-    Files, folders and manifests may be at URLs (see ``asr.cloud``).
+    All but the last may be at URLs (see ``asr.cloud``). A path may lead through an archive to a recording, a folder or
+    a manifest in it (``calls.zip/2026``). A folder without recordings stands for the archives in it.
     ``split_channels`` makes a job of each channel. Standard input that begins as an audio file does is one; else it
     holds raw samples (16 bits, signed, little-endian, mono) at ``raw_rate_hz``. Pipes are read at once, no further than
     ``max_duration_s``. Returns the jobs in order and a message for each input that holds none.
@@ -79,23 +81,22 @@ def find_jobs(
 def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, failures: list[str]) -> list[Job]:
     if name == STDIN:
         return [Job(_standard_input(raw_rate_hz, max_duration_s), Path("stdin"), "stdin")]
-    if (url_name(name) if is_url(name) else name).lower().endswith(_ARCHIVES):
-        raise AudioError(
-            f"{without_secrets(name)}: expected a recording, a folder or a manifest, got an archive; unpack it and "
-            "name the folder"
-        )
+    if (archives := find.input_archives(name)) is not None:
+        return _in_archives(archives, failures)
+    if (inside := split_archive(name)) is not None and (jobs := _inside_archive(name, *inside, failures)) is not None:
+        return jobs
     if is_url(name):
         return _jobs_at_url(name, failures)
     if os.path.isdir(name):
         count = len(failures)
         found = find.find_audio_files(name, failures)
+        if not found and (archives := find.find_archives(name)):
+            return _in_archives(archives, failures, name)
         if not found and len(failures) == count:
             raise AudioError(f"{name}: no audio file in this folder")
         return [_in_folder(path, path.relative_to(name)) for path in found]
     if name.endswith(".jsonl"):
-        # Ids may hold anything; as names of files they must stay inside the folder.
-        utterances = manifest.read_manifest(name)
-        return [Job(Recording.of(u), Path(_file_name(u.id)), u.id, place) for place, u in enumerate(utterances)]
+        return _in_manifest(name)
     # A pipe can be read once, and only by this process.
     base = Path(name).name
     return [Job(Recording(sound_files.rewindable(name, max_duration_s), name), Path(base), base)]
@@ -106,16 +107,67 @@ def _in_folder(path: Path, relative: Path) -> Job:
     return Job(Recording(path, str(path)), relative, name, zlib.crc32(os.fsencode(name)))
 
 
+def _in_archives(archives: Sequence[str], failures: list[str], folder: str = "") -> list[Job]:
+    """The recordings of archives; ``folder``: was named in their place, so that names begin below it."""
+    jobs: list[Job] = []
+    for archive in archives:
+        try:
+            jobs += _in_archive(archive, failures, folder=folder)
+        except AsrError as error:
+            failures.append(str(error))
+    return jobs
+
+
+def _in_archive(archive: str, failures: list[str], *, folder: str = "", below: str = "") -> list[Job]:
+    """The recordings of an archive, or of its folder ``below``."""
+    count = len(failures)
+    found = find.find_archived_audio(archive, below, failures)
+    if not found and len(failures) == count:
+        raise AudioError(f"{without_secrets(archive)}: no audio file in this archive{f' below {below}' * bool(below)}")
+    index = read_index(archive)
+    before = f"{archive[len(folder) :].lstrip('/')}/" if folder else ""
+    cut = len(below) + 1 if below else 0
+    jobs = []
+    for path in found:
+        name, id = path.member.name, index.utterance_id(path.member.name)
+        shown = before + name[cut:]
+        item = Recording(path, without_secrets(path))
+        jobs.append(Job(item, Path(shown), shown if id == name else id, zlib.crc32(os.fsencode(shown))))
+    return jobs
+
+
+def _inside_archive(name: str, archive: str, inside: str, failures: list[str]) -> list[Job] | None:
+    """What ``name``, a path through an archive, stands for: a manifest, a recording, a folder; None for no archive."""
+    inside = inside.rstrip("/")
+    if inside.endswith(".jsonl"):
+        return _in_manifest(name)
+    try:
+        path = find_member(name)
+    except AudioError:  # no such member: the name of a folder
+        return _in_archive(archive, failures, below=inside)
+    if path is None:
+        return None
+    base = PurePosixPath(inside).name
+    return [Job(Recording(path, without_secrets(path)), Path(base), base)]
+
+
+def _in_manifest(name: str) -> list[Job]:
+    # Ids may hold anything; as names of files they must stay inside the folder.
+    utterances = manifest.read_manifest(name)
+    return [Job(Recording.of(u), Path(_file_name(u.id)), u.id, place) for place, u in enumerate(utterances)]
+
+
 def _jobs_at_url(url: str, failures: list[str]) -> list[Job]:
     from asr.cloud.inputs import is_folder  # what it needs is imported when a URL comes
 
     if url_name(url).endswith(".jsonl"):
-        utterances = manifest.read_manifest(url)
-        return [Job(Recording.of(u), Path(_file_name(u.id)), u.id, place) for place, u in enumerate(utterances)]
+        return _in_manifest(url)
     if url_name(url).lower().endswith(AUDIO_SUFFIXES + FILM_SUFFIXES) or not is_folder(url):
         return [Job(Recording(url, without_secrets(url)), Path(url_name(url)), url_name(url))]
     count = len(failures)
     found = find.find_remote_audio(url, failures)
+    if not found and (archives := find.find_archives(url)):
+        return _in_archives(archives, failures, url)
     if not found and len(failures) == count:
         raise AudioError(f"{without_secrets(url)}: no audio file in this folder")
     return [

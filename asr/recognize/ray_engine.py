@@ -16,6 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asr.audio.archive_index import MemberPath
+from asr.audio.archive_members import is_streamed
+from asr.cloud.addresses import is_url
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.recognize import long_audio, ray_cluster, ray_stages, recognizer
 from asr.recognize.options import PLACES
@@ -142,7 +145,7 @@ class RayEngine:
         context.execution_no_progress_timeout_s = STALL_S
         context.target_max_block_size = round(block_s * self.recognizer.sample_rate_hz * 4)
         rows = 1 if alone else max(1, min(BLOCK_ROWS, -(-len(waiting) // (BLOCKS_PER_ACTOR * room.actors))))
-        tables = [ray_stages.work_table(part) for part in _cut(waiting.items(), rows)]
+        tables = [ray_stages.work_table(part) for part in _cut(waiting.items(), rows, together=not alone)]
         actors = min(room.actors, len(tables))
         with ray.data.DataContext.current(context):
             # from_arrow would start tasks that wait for processors which the actors of the round before may still hold.
@@ -170,7 +173,7 @@ class RayEngine:
     def _paths(self, work: Sequence[NamedRecording]) -> list[str]:
         """Files that every machine should see: the model's, and some of the recordings."""
         chosen = random.Random(0).sample(range(len(work)), min(SAMPLE_PATHS, len(work)))
-        paths = [str(work[index].recording.source) for index in sorted(chosen)]
+        paths = [_file_of(work[index].recording.source) for index in sorted(chosen)]
         paths += [str(one.model.path) for one in (self.recognizer, *self.recognizer.also)]
         paths += [value for name in PLACES if isinstance(value := self.options.get(name), str)]
         return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
@@ -192,8 +195,13 @@ def _placed(named: NamedRecording) -> NamedRecording:
             "file first"
         )
     text = os.fspath(source)
-    if "://" in text:
+    if is_url(text):
         return named
+    if isinstance(source, MemberPath):
+        member = dataclasses.replace(source.member, archive=os.path.abspath(source.member.archive))
+        return named._replace(
+            recording=dataclasses.replace(named.recording, source=MemberPath(os.path.abspath(text), member))
+        )
     return named._replace(recording=dataclasses.replace(named.recording, source=os.path.abspath(text)))
 
 
@@ -211,7 +219,20 @@ def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     return {name: absolute(value) if name in named else value for name, value in options.items()}
 
 
-def _cut(items: Iterable[tuple[int, NamedRecording]], size: int) -> Iterator[list[tuple[int, NamedRecording]]]:
-    iterator = iter(items)
-    while part := list(itertools.islice(iterator, size)):
-        yield part
+def _cut(
+    items: Iterable[tuple[int, NamedRecording]], size: int, *, together: bool = True
+) -> Iterator[list[tuple[int, NamedRecording]]]:
+    """Parts of ``size`` recordings; ``together``: those of a compressed archive, which one task reads in their order,
+    are one part."""
+
+    def streamed(item: tuple[int, NamedRecording]) -> str:
+        source: Any = item[1].recording.source if together else None
+        return source.member.archive if is_streamed(source) else ""
+
+    for archive, group in itertools.groupby(items, streamed):
+        while part := list(group if archive else itertools.islice(group, size)):
+            yield part
+
+
+def _file_of(source: Any) -> str:
+    return source.member.archive if isinstance(source, MemberPath) else str(source)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from asr.audio.archive_members import is_streamed
 from asr.audio.samples import Samples
 from asr.cloud.addresses import is_url
 from asr.config import cpus
@@ -82,18 +83,21 @@ def read_recordings(
         def read(source: Any) -> tuple[ReadRecording, float]:
             recording = Recording.of(source, rate_hz)
             path = isinstance(recording.source, str | os.PathLike)
+            streamed, held_s = is_streamed(recording.source), 0.0
             # An open file may be there several times, and has one position.
             alone = contextlib.nullcontext() if path or isinstance(recording.source, np.ndarray) else files
             with alone:
                 try:
                     recording = reader.rewindable(recording)
+                    if streamed:  # it is a file of ours now, which waits as the samples do
+                        held_s = recording.source.seek(0, os.SEEK_END) / 4 / reader.features.sample_rate_hz
                     if processes is not None and _has_path(recording):
                         samples = processes.read(recording)
                     else:
                         samples = reader.samples(recording, plan.longest_s)
                 except AudioError as error:
-                    return (recording, error), 0.0
-            return (recording, samples), len(samples) / reader.features.sample_rate_hz
+                    return (recording, error), held_s
+            return (recording, samples), held_s + len(samples) / reader.features.sample_rate_hz
 
         if not isinstance(sources, Sequence) or len(sources) < 2:
             yield from (read(source)[0] for source in sources)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from asr.corpora.unpack import DAMAGED
+from asr.audio.archive_index import DAMAGED
 from asr.errors import ConfigError, ModelError, OutputError
 from asr.files import PART, read_limited, read_object, write_json, write_text
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from asr.audio.archive_index import DAMAGED
 from asr.corpora import detection, layouts
 from asr.corpora.layouts import Clip
-from asr.corpora.unpack import DAMAGED
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, ManifestError, OutputError

@@ -285,12 +285,14 @@ def _recordings(inputs: Sequence[str], failures: list[str]) -> dict[Place, Utter
 
 
 def _utterance(job: batch_inputs.Job, failures: list[str]) -> Utterance | None:
-    name = str(job.item.source)
+    name = job.item.source if isinstance(job.item.source, str) else str(job.item.source)
     if batch_inputs.encodable(name) != name:
         failures.append(f"{name!r}: expected a file name in UTF-8, which a manifest can hold")
         return None
     try:
-        return Utterance(str(job.output.with_suffix("")), name, "", 1.0)
+        # An utterance of a shard has an id of its own.
+        id = job.id if job.id != job.output.as_posix() else str(job.output.with_suffix(""))
+        return Utterance(id, name, "", 1.0)
     except ManifestError as error:
         failures.append(f"{name!r}: {error}")
         return None

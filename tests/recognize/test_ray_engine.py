@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from archives import make_archive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mortal_actors import (
@@ -201,6 +202,26 @@ def test_label_and_evaluate_give_the_same_on_ray(cluster, speech, model_dir, rec
     assert second.report == first.report
 
 
+def test_recordings_of_archives_are_read_by_tasks(
+    cluster, speech, expected, model_dir, tmp_path, monkeypatch, rows_of_one
+):
+    monkeypatch.setattr(ray_engine, "RayRecognizer", QuickRecognizer)
+    monkeypatch.chdir(tmp_path)
+    files = {path.name: path.read_bytes() for path in sorted(speech.iterdir())}
+    for kind in ("zip", "tar", "tar.gz"):
+        (tmp_path / f"calls.{kind}").write_bytes(make_archive(kind, {f"{kind}/{name}": d for name, d in files.items()}))
+    jobs, problems = batch_inputs.find_jobs(["calls.zip", "calls.tar", "calls.tar.gz"])
+    assert problems == []
+    cut = list(ray_engine._cut(enumerate(NamedRecording(job.id, job.item) for job in jobs), 1))
+    assert [len(part) for part in cut] == [1] * (2 * COUNT) + [COUNT]  # a compressed archive is one task's
+    engine = RayEngine({"model": str(model_dir), "device": "cpu"}, actors=1)
+    found = {item.name: result for item, result in engine.transcribe_many([job.item for job in jobs])}
+    for kind in ("zip", "tar", "tar.gz"):
+        for name in files:
+            result = found[f"calls.{kind}/{kind}/{name}"]
+            assert str(result) == expected[name] if name in expected else isinstance(result, AudioError)
+
+
 def test_inputs_that_a_machine_does_not_see_are_named_with_it(cluster, speech, model_dir, monkeypatch):
     def blind(paths):
         return {"version": "0.1.0", "missing": [path for path in paths if path.endswith("01.wav")]}
@@ -266,6 +287,6 @@ def test_no_cluster_at_the_address():
 @settings(max_examples=30)
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
 def test_blocks_hold_every_recording_in_order(items, size):
-    parts = list(ray_engine._cut(enumerate(items), size))
+    parts = list(ray_engine._cut(enumerate(items), size, together=False))
     assert [pair for part in parts for pair in part] == list(enumerate(items))
     assert all(0 < len(part) <= size for part in parts)

@@ -298,9 +298,9 @@ def test_a_transcript_of_another_query_is_not_taken_for_this_one(tmp_path):
     assert not folder.done(second, Path("get.txt"), "txt")
 
 
-@pytest.mark.parametrize("name", ["calls.tar", "https://h/calls.ZIP?sig=secret", "s3://b/calls.tar.gz"])
-def test_an_archive_is_refused_by_name_before_it_is_fetched(name):
+@pytest.mark.parametrize("name", ["calls.rar", "https://h/calls.7z?sig=secret", "s3://b/calls.tar.zst"])
+def test_a_kind_of_archive_that_is_not_read_is_refused_by_name_before_it_is_fetched(name):
     jobs, failures = find_jobs([name])
     assert not jobs
-    assert "got an archive; unpack it" in failures[0]
+    assert "got another kind of archive; unpack it" in failures[0]
     assert "secret" not in failures[0]
