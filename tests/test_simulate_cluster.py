@@ -138,3 +138,13 @@ def test_measuring_writes_costs_of_each_kind(tmp_path, model_dir, bursts, write_
     found = json.loads(output.read_text())
     assert all(value > 0 for kind in ("decode", "network", "search") for value in found[kind])
     assert found["bytes_per_s"] == pytest.approx(32000, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "option", ["--machines 0", "--recording-s 0", "--slow x", "--slow 2,1", "--slow 0.1,0.5", "--gigabytes 0"]
+)
+def test_impossible_clusters_are_refused_with_what_is_expected(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        simulate_cluster.main(["run", *option.split()])
+    assert ended.value.code == 2
+    assert f"argument {option.split()[0]}: expected" in capsys.readouterr().err

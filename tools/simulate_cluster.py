@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster_model import ENGINES, Bucket, Costs, Machines, Simulated, Training, TranscriptionModel, Work
 
+from asr.config.arguments import number, numbers, whole
+
 if TYPE_CHECKING:
     from asr.recognize.ray_stages import RayResult
 
@@ -47,18 +49,18 @@ def main(arguments: list[str] | None = None) -> int:
     measuring.add_argument("--output", type=Path, default=MEASURED)
     measuring.set_defaults(run=lambda args: measure(args.files, args.model, args.output))
     running = commands.add_parser("run")
-    running.add_argument("--hours", type=float, default=100_000.0)
-    running.add_argument("--machines", type=int, default=10)
-    running.add_argument("--processors", type=int, default=16, help="of a machine")
-    running.add_argument("--gpus", type=int, default=0, help="of a machine; 0: processors recognise")
+    running.add_argument("--hours", type=number(0, above=True), default=100_000.0)
+    running.add_argument("--machines", type=whole(1, 100_000), default=10)
+    running.add_argument("--processors", type=whole(1, 1024), default=16, help="of a machine")
+    running.add_argument("--gpus", type=whole(0, 64), default=0, help="of a machine; 0: processors recognise")
     running.add_argument("--engine", choices=ENGINES, default="ray")
-    running.add_argument("--slow", default="", metavar="SHARE,FACTOR", help="of machines, such as 0.05,2")
-    running.add_argument("--failures", type=float, help="of a machine in a day")
-    running.add_argument("--latency-ms", type=float, help="of the bucket")
-    running.add_argument("--requests", type=float, help="that the bucket answers in a second")
-    running.add_argument("--gigabytes", type=float, help="that the bucket sends in a second")
-    running.add_argument("--recording-s", type=float, help="length of a recording")
-    running.add_argument("--seed", type=int, default=0)
+    running.add_argument("--slow", type=_slow_machines, metavar="SHARE,FACTOR", help="of machines, such as 0.05,2")
+    running.add_argument("--failures", type=number(0), help="of a machine in a day")
+    running.add_argument("--latency-ms", type=number(0), help="of the bucket")
+    running.add_argument("--requests", type=number(0, above=True), help="that the bucket answers in a second")
+    running.add_argument("--gigabytes", type=number(0, above=True), help="that the bucket sends in a second")
+    running.add_argument("--recording-s", type=number(0.1, 86400), help="length of a recording")
+    running.add_argument("--seed", type=whole(0), default=0)
     running.set_defaults(run=run)
     commands.add_parser("tables").set_defaults(run=lambda args: print(tables()))
     args = parser.parse_args(arguments)
@@ -161,9 +163,17 @@ def simulate(
     return TranscriptionModel(work, costs, shape, Bucket(**bucket), engine, seed).run()
 
 
+def _slow_machines(text: str) -> tuple[float, float]:
+    """A type for argparse: a share of the machines and how many times as slow they are."""
+    values = numbers(text)
+    if len(values) != 2 or not 0 <= values[0] <= 1 or values[1] < 1:
+        raise argparse.ArgumentTypeError(f"expected SHARE,FACTOR with 0 to 1 and 1 or more, got {text!r}")
+    return values[0], values[1]
+
+
 def run(args: argparse.Namespace) -> None:
     """Print one scenario."""
-    slow = [float(value) for value in args.slow.split(",")] if args.slow else [None, None]
+    slow = args.slow or (None, None)
     changes = {
         "slow_share": slow[0], "slow_factor": slow[1], "failures_per_machine_day": args.failures,
         "latency_s": None if args.latency_ms is None else args.latency_ms / 1000, "requests_per_s": args.requests,

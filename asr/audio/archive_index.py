@@ -77,7 +77,7 @@ class MemberPath(str):
     def __new__(cls, text: str, member: ArchiveMember) -> Self:
         made = super().__new__(cls, text)
         made.member = member
-        return cast(BinaryIO, made)
+        return made
 
     def __getnewargs__(self) -> Any:
         return str(self), self.member
@@ -265,7 +265,7 @@ def _read_zip(index: ArchiveIndex, file: BinaryIO, version: Version) -> None:
         end = entry.header_offset
     for entry in entries:
         name, mode = entry.filename, entry.external_attr >> 16
-        if entry.is_dir():
+        if name.endswith("/"):  # a folder
             continue
         if leads_out(name):
             _leave_out(index, name, "expected a path below a folder")
@@ -298,7 +298,7 @@ def decompressed(archive: str, file: BinaryIO) -> BinaryIO | None:
     if opener is None:
         return None
     made: Any = opener(fileobj=file) if opener is gzip.GzipFile else opener(file)
-    return made
+    return cast(BinaryIO, made)
 
 
 def tar_headers(archive: str, file: BinaryIO) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.TarFile]]:

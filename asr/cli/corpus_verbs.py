@@ -78,7 +78,7 @@ def _add_check(commands: Any) -> None:
     check.add_argument(
         "manifest",
         metavar="MANIFEST|CONF",
-        help="JSONL manifest, shards or an archive with texts (a path or URL), or a training's YAML file",
+        help="JSONL manifest, shards, archive with texts (path or URL), or a training's YAML file",
     )
     check.add_argument(
         "overrides", nargs="*", metavar="key=value", help="with CONF, such as data.sources.own.share=0.2"
@@ -141,7 +141,7 @@ def _add_label(commands: Any) -> None:
         "inputs",
         nargs="+",
         metavar="FILE",
-        help="audio file, folder, manifest or archive (zip, tar, tar.gz), here or at a URL",
+        help="audio file, folder, manifest or archive, here or at a URL",
     )
     label.add_argument("--output", type=local_path, required=True, metavar="OUT.jsonl", help="manifest to write")
     label.add_argument("--speaker", default="", help="who speaks, for the manifest")

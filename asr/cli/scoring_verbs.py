@@ -33,7 +33,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "manifest",
         metavar="MANIFEST",
-        help="JSONL manifest with audio and text, or an archive with both, here or at a URL",
+        help="JSONL manifest, or archive with texts, here or at a URL",
     )
     shared.add_cache(evaluate)
     evaluate.add_argument("--json", type=local_path, metavar="OUT", help="write the whole report, utterances included")

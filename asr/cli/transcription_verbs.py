@@ -30,7 +30,7 @@ def _add_transcribe(commands: Any) -> None:
         "inputs",
         nargs="+",
         metavar="FILE",
-        help="audio file, folder, manifest or archive (zip, tar, tar.gz), here or at a URL, or -",
+        help="audio file, folder, manifest or archive (zip, tar), here or at a URL, or -",
     )
     transcribe.add_argument(
         "--jobs",

@@ -7,23 +7,27 @@ import json
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from asr.config.ranks import processes
-from asr.errors import AudioError, ConfigError, OutputError
+from asr.errors import AsrError, AudioError, ConfigError, OutputError
 from asr.recognize import batch, ray_engine, recognizer
 from asr.recognize.batch import Outcome
 from asr.recognize.batch_inputs import Job, find_jobs, message
-from asr.recognize.ray_stages import ERROR, LINE, NamedRecording, RayResult, pickle_error, result_line
+from asr.recognize.pipeline import Result
+from asr.recognize.ray_stages import ERROR, LINE, NamedRecording, RayResult, fault_of_ours, pickle_error, result_line
 from asr.recognize.recognizer import Recognizer
+from asr.recognize.recording import Recording
 from asr.recognize.result_parts import Parts
 from asr.recognize.run_identity import describe_run
 
 ENGINES = ("local", "ray")
+MOST_ALONE = 1000
+"""Recordings that are recognised each alone after a fault, until the one at fault is found."""
 MOST_DOUBTS = 100
 """Doubts that are kept for messages; the parts have ``reliable`` for each recording."""
 
@@ -154,7 +158,11 @@ def _runner(
 
     def run(work: Sequence[NamedRecording]) -> Iterator[RayResult]:
         items = [named.recording for named in work]
-        with contextlib.closing(batch.local_results(source, items, jobs or 1, readers, progress=False)) as results:
+        found = _surviving(
+            items, lambda part: batch.local_results(source, part, jobs or 1, readers, progress=False),
+            lambda one: next(iter(model.transcribe_many([one]))),
+        )  # fmt: skip
+        with contextlib.closing(found) as results:
             for index, (recording, result) in enumerate(results):
                 if isinstance(result, AudioError):
                     yield RayResult(index, ERROR, pickle_error(result), 0.0, "")
@@ -163,6 +171,37 @@ def _runner(
                 yield RayResult(index, LINE, line, result.duration_s, result.doubt)
 
     return run, model
+
+
+def _surviving(
+    items: Sequence[Recording],
+    together: Callable[[Sequence[Recording]], Generator[Result, None, None]],
+    alone: Callable[[Recording], Result],
+) -> Generator[Result, None, None]:
+    """Results of all items in order, through ``together``; where a fault of ours ends that, some each ``alone``.
+
+    The one at fault is then a failure with the reason, and ``together`` goes on behind it.
+    """
+    done = 0
+    while done < len(items):
+        try:
+            with contextlib.closing(together(items[done:])) as results:
+                for result in results:
+                    yield result
+                    done += 1
+            return
+        except AsrError:
+            raise
+        except Exception:  # which recording of the batch it is of is not known
+            for item in items[done : done + MOST_ALONE]:
+                done += 1
+                try:
+                    yield alone(item)
+                except AsrError:
+                    raise
+                except Exception as error:
+                    yield item, fault_of_ours(item.name, pickle_error(error))
+                    break
 
 
 def _transcribe(

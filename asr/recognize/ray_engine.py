@@ -24,7 +24,15 @@ from asr.recognize import long_audio, ray_cluster, ray_stages, recognizer
 from asr.recognize.options import PLACES
 from asr.recognize.pipeline import Result
 from asr.recognize.ray_cluster import Capacity
-from asr.recognize.ray_stages import ERROR, BlockReader, NamedRecording, RayRecognizer, RayResult
+from asr.recognize.ray_stages import (
+    ERROR,
+    BlockReader,
+    NamedRecording,
+    RayRecognizer,
+    RayResult,
+    fault_of_ours,
+    is_fault,
+)
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 
@@ -102,11 +110,14 @@ class RayEngine:
         reason = ""
         for attempt in range(ROUNDS):
             before = len(waiting)
+            alone = attempt > 0 and before <= ALONE
             try:
-                for result in self._round(waiting, room, lines, alone=attempt > 0 and len(waiting) <= ALONE):
-                    if waiting.pop(result.number, None) is None:
+                for result in self._round(waiting, room, lines, alone=alone):
+                    if is_fault(result) and not alone and attempt < ROUNDS - 1:
+                        continue  # another one of its batch may be at fault: each is sent again
+                    if (named := waiting.pop(result.number, None)) is None:
                         continue  # the task ran twice
-                    yield _checked(result)
+                    yield _listed(result, named)
             except ExecutionTimeoutError as error:
                 raise AsrError(
                     f"Ray gave no result for {STALL_S / 3600:g} hours: machines are gone, or have no room (ray status "
@@ -179,11 +190,9 @@ class RayEngine:
         return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
 
 
-def _checked(result: RayResult) -> RayResult:
-    """The result. Raises the error of an actor or task that is not the recording's: a fault of this package."""
-    if result.kind == ERROR and not isinstance(error := pickle.loads(result.body), AudioError):
-        raise error
-    return result
+def _listed(result: RayResult, named: NamedRecording) -> RayResult:
+    """The result; a fault of this package as a failure of the recording."""
+    return result._replace(body=pickle.dumps(fault_of_ours(named.id, result.body))) if is_fault(result) else result
 
 
 def _placed(named: NamedRecording) -> NamedRecording:

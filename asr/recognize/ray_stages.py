@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pickle
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,7 +82,7 @@ class BlockReader:
     def _read(self, named: NamedRecording) -> tuple[bytes, bytes]:
         try:
             return self.reader.samples(named.recording, self.longest_s).astype(np.float32, copy=False).tobytes(), b""
-        except Exception as error:  # also a fault of ours: the driver raises it, and the others' results are kept
+        except Exception as error:  # also a fault of ours: the others' results are kept
             return b"", pickle_error(error)
 
 
@@ -124,7 +125,7 @@ class RayRecognizer:
             results = self._recognizer.transcribe_readings(readings, float("inf"), float("inf"))
             for index, id, (recording, result) in zip(indices, names, results, strict=True):
                 found.append(self._result(index, id, recording, result))
-        except Exception as error:  # a fault of ours: the driver raises it
+        except Exception as error:  # a fault of ours: the driver sends these again, each alone
             done = {result.number for result in found}
             lost = [index for index in indices if index not in done]
             found += [RayResult(index, ERROR, pickle_error(error), 0.0, "") for index in lost]
@@ -168,13 +169,30 @@ def result_line(id: str, recording: Recording, result: Transcript) -> bytes:
     return json.dumps(tree, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
+class FaultError(Exception):
+    """A fault of this package, by its kind, text and place: such errors cannot always be pickled."""
+
+
 def pickle_error(error: Exception) -> bytes:
-    """An error as bytes; one that cannot be pickled as a ``RuntimeError`` with its text."""
-    try:
-        pickle.loads(data := pickle.dumps(error))
-    except Exception:
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
-    return data
+    """An error as bytes; one that is not of the recording as a ``FaultError``."""
+    if not isinstance(error, AudioError):
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+        error = FaultError(f"{type(error).__name__}: {error}{place}")
+    return pickle.dumps(error)
+
+
+def is_fault(result: RayResult) -> bool:
+    """Whether a result is a ``FaultError``."""
+    return result.kind == ERROR and isinstance(pickle.loads(result.body), FaultError)
+
+
+def fault_of_ours(id: str, fault: bytes) -> AudioError:
+    """The failure of a recording, for a pickled ``FaultError``."""
+    return AudioError(
+        f"{id}: a fault of this program ended its recognition: {pickle.loads(fault)}; the other recordings are done; "
+        "please report it"
+    )
 
 
 def work_table(work: Sequence[tuple[int, NamedRecording]]) -> pa.Table:

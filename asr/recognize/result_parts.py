@@ -68,6 +68,7 @@ class Parts:
             raise ConfigError(f"parts: expected one of {', '.join(PART_FORMATS)}, got {format!r}")
         self.format = format
         self._part_recordings, self._part_s = part_recordings, part_s
+        self._shared = shared
         self._lines: dict[str, bytes] = {}
         self._bytes, self._since = 0, time.monotonic()
         self._place = open_place(folder, shared=shared)
@@ -76,7 +77,8 @@ class Parts:
         try:
             if force and not shared:
                 self._clear()
-            self._check_run({"parts": format, **run}, resume=resume or shared)
+            self._run: dict[str, Any] = json.loads(json.dumps({"parts": format, **run}))
+            self._check_run(resume=resume, shared=shared)
             self.done: set[str] = self._read_ids(mend=not shared)
             """Ids that have a result."""
         except BaseException:
@@ -113,6 +115,8 @@ class Parts:
         """Write what is waiting as a part. Raises ``OutputError``."""
         if not self._lines:
             return
+        if self._shared:  # at a URL another process may have begun at the same moment
+            self._compare_run()
         self._write_part(self._lines)
         self._lines, self._bytes = {}, 0
 
@@ -140,27 +144,37 @@ class Parts:
         for name in [*self.names(), RUN]:
             self._place.remove(name)
 
-    def _check_run(self, run: Mapping[str, Any], *, resume: bool) -> None:
-        run = json.loads(json.dumps(run))
+    def _check_run(self, *, resume: bool, shared: bool) -> None:
         names = self._place.names()
         there = any(map(_is_part, names))
         if there and RUN not in names:
             raise OutputError(
                 f"{self.folder}: expected a folder of this command, got parts without {RUN}; choose another folder"
             )
-        if there and not resume:
+        if there and not resume and not shared:
             raise OutputError(
                 f"{self.folder}: expected a new folder, got one with results; go on with --resume, replace them with "
                 "--force, or choose another folder"
             )
-        if there and (known := self._known_run()) != run:
+        if not there and not (shared and RUN in names):
+            text = json.dumps(self._run, indent=2, ensure_ascii=False) + "\n"
+            if shared:
+                self._place.create(RUN, text.encode("utf-8", "backslashreplace"))
+            else:
+                self.write_file(RUN, text)
+        if there or shared:
+            self._compare_run()
+
+    def _compare_run(self) -> None:
+        """Raise ``ConfigError`` where the folder is one of other models or options."""
+        known, run = self._known_run(), self._run
+        if known != run:
             changed = sorted(key for key in run.keys() | known.keys() if run.get(key) != known.get(key))
             raise ConfigError(
                 f"{self._place.shown(RUN)}: expected results of the same models and options, got other "
-                f"{', '.join(changed)}; choose another folder, or replace the results with --force"
+                f"{', '.join(changed)}; give all processes the same, choose another folder, or replace the results "
+                "with --force"
             )
-        if not there:
-            self.write_file(RUN, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
     def _known_run(self) -> dict[str, Any]:
         try:

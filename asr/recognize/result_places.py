@@ -30,6 +30,9 @@ class ResultPlace(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Replace a file, whole or not at all."""
 
+    def create(self, name: str, data: bytes) -> None:
+        """Write a file that is not there; where another process was first, its file stays. At a URL it may not."""
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
 
@@ -83,6 +86,19 @@ class LocalFolder:
                 "make room, and go on with --resume"
             ) from error
 
+    def create(self, name: str, data: bytes) -> None:
+        new = self._path / f".{name}.{os.getpid()}"
+        try:
+            new.write_bytes(data)
+            with contextlib.suppress(FileExistsError):
+                os.link(new, self._path / name)
+        except OSError:  # a file system without links
+            if not os.path.exists(self._path / name):
+                self.write(name, data)
+        finally:
+            with contextlib.suppress(OSError):
+                new.unlink()
+
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path / name)
@@ -116,6 +132,9 @@ class RemoteFolder:
 
     def write(self, name: str, data: bytes) -> None:
         write_whole(join_url(self._url, name), data)
+
+    def create(self, name: str, data: bytes) -> None:
+        self.write(name, data)
 
     def remove(self, name: str) -> None:
         remove_object(join_url(self._url, name))

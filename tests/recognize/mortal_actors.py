@@ -74,6 +74,23 @@ class StillbornRecognizer(QuickRecognizer):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class FaultyChecksums(Checksums):
+    """Has a fault with one recording, in the middle of a block."""
+
+    def transcribe_readings(self, readings, *_):
+        for reading in super().transcribe_readings(readings):
+            if reading[0].name.endswith(f"{LATE:02}.wav"):
+                raise ZeroDivisionError("a fault")
+            yield reading
+
+
+class FaultyRecognizer(QuickRecognizer):
+    """Loads no model, and has such a fault."""
+
+    def _load(self, **options):
+        return FaultyChecksums()
+
+
 class GatedRecognizer(QuickRecognizer):
     """Waits with the later recordings until the gate is open."""
 

@@ -12,6 +12,7 @@ from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import ConfigError
 from asr.recognize import archive, batch_inputs
+from asr.recognize.recognizer import Recognizer
 from asr.recognize.result_parts import read_results
 
 COUNT = 9
@@ -145,3 +146,20 @@ def test_ray_under_torchrun_is_refused(speech, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match="engine ray: expected one process, got several"):
         archive.transcribe_archive([str(speech)], tmp_path / "out", engine="ray")
+
+
+def test_a_fault_of_ours_fails_one_recording_alone_with_its_place(speech, expected, model_dir, tmp_path, monkeypatch):
+    decode = Recognizer._decode
+
+    def faulty(self, waveforms, names, *rest):
+        if any(name.endswith("3.wav") for name in names):
+            raise ZeroDivisionError("a fault")
+        return decode(self, waveforms, names, *rest)
+
+    monkeypatch.setattr(Recognizer, "_decode", faulty)
+    archive.transcribe_archive([str(speech)], tmp_path / "out", model=str(model_dir), device="cpu")
+    assert texts(tmp_path / "out") == {id: text for id, text in expected.items() if id != "deep/3.wav"}
+    failures = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    (reason,) = (failure["error"] for failure in failures if failure["id"] == "deep/3.wav")
+    assert "a fault of this program" in reason
+    assert "ZeroDivisionError: a fault (test_archive.py, line" in reason

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mortal_actors import (
     LATE,
     DoomedRecognizer,
+    FaultyRecognizer,
     GatedRecognizer,
     MortalRecognizer,
     QuickRecognizer,
@@ -136,6 +137,15 @@ def test_a_recording_that_kills_every_actor_fails_alone(
     assert texts(tmp_path / "out") == {id: text for id, text in expected.items() if id != f"{LATE:02}.wav"}
     assert sorted(failure["id"] for failure in failures(tmp_path / "out")) == ["00.wav", f"{LATE:02}.wav"]
     assert any("died, 3 times (out of memory?)" in failure for failure in outcome.failures)
+
+
+def test_a_fault_of_ours_fails_one_recording_alone(cluster, speech, expected, model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_engine, "RayRecognizer", FaultyRecognizer)
+    archived(speech, model_dir, tmp_path / "out")
+    assert texts(tmp_path / "out") == {id: text for id, text in expected.items() if id != f"{LATE:02}.wav"}
+    reasons = {failure["id"]: failure["error"] for failure in failures(tmp_path / "out")}
+    assert reasons.keys() == {"00.wav", f"{LATE:02}.wav"}
+    assert "a fault of this program ended its recognition: ZeroDivisionError: a fault" in reasons[f"{LATE:02}.wav"]
 
 
 def test_actors_that_cannot_load_the_model_end_the_work_with_advice(

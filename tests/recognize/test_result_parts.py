@@ -188,3 +188,26 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file/out: cannot make the output folder"):
         Parts(tmp_path / "file" / "out", RUN)
+
+
+@pytest.mark.parametrize("place", ["folder", "url"])
+def test_processes_with_other_models_do_not_share_a_folder(place, tmp_path):
+    folder = tmp_path / "out" if place == "folder" else f"memory://{tmp_path.name}"
+    first = Parts(folder, {"models": ["a"]}, shared=True)
+    with pytest.raises(ConfigError, match=r"run\.json: expected results of the same models .* got other models"):
+        Parts(folder, {"models": ["b"]}, shared=True)
+    with Parts(folder, {"models": ["a"]}, shared=True) as second:
+        second.add("x", b'{"id": "x"}\n')
+    with first:
+        first.add("y", b'{"id": "y"}\n')
+    assert {result["id"] for result in read_results(folder)} == {"x", "y"}
+
+
+def test_two_processes_that_begin_at_the_same_moment_at_a_url_do_not_mix_models(tmp_path):
+    url = f"memory://{tmp_path.name}"
+    first = Parts(url, {"models": ["a"]}, shared=True)
+    first.write_file("run.json", json.dumps({"parts": "jsonl", "models": ["b"]}))  # as another that saw none either
+    first.add("x", b'{"id": "x"}\n')
+    with pytest.raises(ConfigError, match="got other models"):
+        first.flush()
+    assert first.names() == []
