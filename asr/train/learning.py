@@ -42,7 +42,7 @@ from asr.train.search_weights import decode_rows
 from asr.train.text_check import text_fit
 
 LEAST_CORRECTIONS = 5
-"""With fewer, no paired test can show a gain at 5 %: 4 utterances all better happen by chance once in 16 times."""
+"""Fewer say too little: with 4, all get better by chance once in 16 times."""
 LONGEST_CORRECTION_S = 30.0
 WORKING = ".learning"
 """What the name of the working folder ends in, beside the output."""
@@ -174,8 +174,8 @@ def _too_few(report: LearningReport, read: int) -> str:
     if report.used < LEAST_CORRECTIONS:
         first = next((f"; the first left out, {id}: {reason}" for id, reason in report.left_out.items()), "")
         return (
-            f"expected at least {LEAST_CORRECTIONS} corrections that can be used, got {report.used}: with fewer no "
-            f"test can tell a gain from chance; correct more{first}"
+            f"expected at least {LEAST_CORRECTIONS} corrections that can be used, got {report.used}: fewer say too "
+            f"little about what helps; correct more{first}"
         )
     return ""
 

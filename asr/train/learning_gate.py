@@ -12,7 +12,7 @@ from asr.scoring.score_report import Report
 from asr.train.adaptation import Lesson
 from asr.train.cross_validation import BestSetting, best_of_p_value, token_loss
 from asr.train.learning_report import LearningReport
-from asr.train.search_weights import best_share, score_rows, score_weights
+from asr.train.search_weights import rank_shares, score_rows, score_weights
 
 SIGNIFICANT = 0.05
 
@@ -30,15 +30,15 @@ def judge_learning(
     report.lm_weight_before = search.options.lm_weight
     report.gain, report.p_value = choice.gain, choice.p_value
     shown = []
-    for rows, tuned in ([(choice.log_probs, True)] if choice.gain > 0 else []) + [(start, False)]:
+    for rows, tuned in ([(choice.log_probs, choice)] if choice.gain > 0 else []) + [(start, None)]:
         found = score_weights(search.options, search.tokenizer, rows, references)
-        chosen, after = best_share(found)
-        report.rate, report.epochs = (choice.rate, choice.epochs) if tuned else (0.0, 0)
-        report.lm_weight, report.errors_after = chosen.options.lm_weight, after.errors
         report.p_errors = best_of_p_value(np.array([_fewer(before, one) for _, one in found]))
-        if _shows_gain(before, after, choice if tuned else None):
-            return chosen
-        shown.append(f"{after.errors} {'with' if tuned else 'without'} tuning")
+        report.rate, report.epochs = (tuned.rate, tuned.epochs) if tuned else (0.0, 0)
+        for chosen, after in rank_shares(found):
+            report.lm_weight, report.errors_after = chosen.options.lm_weight, after.errors
+            if _shows_gain(before, after, tuned):
+                return chosen
+        shown.append(f"at least {min(one.errors for _, one in found)} {'with' if tuned else 'without'} tuning")
     report.refusal = (
         f"cross-validation shows no gain: sentences that were held out have {before.errors} word errors in "
         f"{before.words} words before, and {', '.join(shown)}; tuning makes their texts "
@@ -49,10 +49,10 @@ def judge_learning(
 
 
 def _shows_gain(before: Report, after: Report, tuned: BestSetting | None) -> bool:
-    """Whether there are fewer errors; of tuned weights, which made the texts likelier, also whether there are as many,
-    or more by chance while the texts became significantly likelier."""
-    if after.errors < before.errors or tuned is None:
-        return after.errors < before.errors
+    """Whether there are fewer word errors, or as many and fewer character errors. Of tuned weights, which made the
+    texts likelier, as many are enough, and more by chance where the texts became significantly likelier."""
+    if tuned is None or after.errors < before.errors:
+        return (after.errors, after.char_errors) < (before.errors, before.char_errors)
     return after.errors == before.errors or (tuned.p_value < SIGNIFICANT and not _more_errors(before, after))
 
 

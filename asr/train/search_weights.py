@@ -20,9 +20,9 @@ from asr.text.tokenizer import Tokenizer
 
 WEIGHT_SHARES = (0.75, 1.0, 0.5)
 """Of the start's weight. The first made fewest errors on the development speakers; another one has to beat it."""
-FEWER = 2
-"""Errors by which another share must be better than the first. Of ten sentences, fewer are chance: which share was best
-on half of a speaker's sentences said nothing about the other half (docs/learning.md)."""
+PREFERENCE = 1.5
+"""Errors that each other share starts behind the first, so that it has to make two fewer. Of ten sentences, fewer are
+chance: which share was best on half of a speaker's sentences said nothing about the other half (docs/learning.md)."""
 
 
 def decode_rows(search: Decoder, rows: Sequence[Tensor]) -> list[str]:
@@ -37,13 +37,6 @@ def decode_rows(search: Decoder, rows: Sequence[Tensor]) -> list[str]:
 def score_rows(search: Decoder, rows: Sequence[Tensor], references: Mapping[str, str]) -> Report:
     """Errors of log-probabilities, each ``(T, V)``, against texts by id in the same order."""
     return score(references, dict(zip(references, decode_rows(search, rows), strict=True)))
-
-
-def choose_weight(
-    options: Decoding, tokenizer: Tokenizer, rows: Sequence[Tensor], references: Mapping[str, str]
-) -> tuple[Decoder, Report]:
-    """The search with the best share of ``lm_weight``, and its errors; see ``score_weights`` and ``best_share``."""
-    return best_share(score_weights(options, tokenizer, rows, references))
 
 
 def score_weights(
@@ -64,12 +57,15 @@ def score_weights(
     return found
 
 
-def best_share(found: Sequence[tuple[Decoder, Report]]) -> tuple[Decoder, Report]:
-    """The first of the searches, or one with fewer errors by ``FEWER``, fewest of all."""
-    first, *others = found
-    return min(
-        [first, *(one for one in others if one[1].errors <= first[1].errors - FEWER)], key=lambda one: one[1].errors
-    )
+def rank_shares(found: Sequence[tuple[Decoder, Report]]) -> list[tuple[Decoder, Report]]:
+    """The searches of ``score_weights`` with their errors, the best first: the first share is preferred."""
+    first = found[0][0]
+
+    def cost(one: tuple[Decoder, Report]) -> tuple[float, int]:
+        search, report = one
+        return report.errors + (0.0 if search is first else PREFERENCE), report.char_errors
+
+    return sorted(found, key=cost)
 
 
 def with_share(options: Decoding, share: float) -> Decoding:

@@ -20,7 +20,7 @@ from asr.train.cross_validation import BestSetting, plan_grid
 from asr.train.learning_gate import judge_learning
 from asr.train.learning_report import LearningReport
 from asr.train.learnt_model import write_model
-from asr.train.search_weights import choose_weight
+from asr.train.search_weights import rank_shares, score_weights
 
 ARPA = """\\data\\
 ngram 1=5
@@ -55,20 +55,21 @@ def options(tmp_path: Path) -> Decoding:
 def test_a_share_with_two_errors_less_than_the_first_is_chosen(options):
     references = {"a": "AC", "b": "AC", "c": "AB"}
     rows = [rows_of(text, 0.67) for text in references.values()]
-    search, report = choose_weight(options, TOKENIZER, rows, references)
+    search, report = rank_shares(score_weights(options, TOKENIZER, rows, references))[0]
     assert search.options.lm_weight == 0.5 * 0.5
     assert report.errors == 0
 
 
 def test_one_error_less_is_no_reason_to_leave_the_first_share(options):
     references = {"a": "AC", "b": "AB"}
-    search, report = choose_weight(options, TOKENIZER, [rows_of("AC", 0.67), rows_of("AB", 0.67)], references)
+    rows = [rows_of(text, 0.67) for text in references.values()]
+    search, report = rank_shares(score_weights(options, TOKENIZER, rows, references))[0]
     assert (search.options.lm_weight, report.errors) == (0.75 * 0.5, 1)
 
 
 def test_greedy_decoding_has_no_weight_to_choose():
-    search, report = choose_weight(Decoding(), TOKENIZER, [rows_of("AC", 0.67)], {"a": "AC"})
-    assert (search.options, report.errors) == (Decoding(), 0)
+    (found,) = score_weights(Decoding(), TOKENIZER, [rows_of("AC", 0.67)], {"a": "AC"})
+    assert (found[0].options, found[1].errors) == (Decoding(), 0)
 
 
 def test_the_new_model_directory_has_the_weight_and_the_language_model(options, tmp_path):
@@ -95,9 +96,9 @@ def judged(options: Decoding, start: list[torch.Tensor], tuned: list[torch.Tenso
 UNSURE, SURE, WRONG = rows_of("AC", 0.67), rows_of("AC", 0.99), rows_of("AB", 0.99)
 
 
-@pytest.mark.parametrize(("count", "learnt"), [(2, True), (1, False)])
-def test_a_better_weight_alone_is_learnt_where_tuning_shows_no_gain(options, count, learnt):
-    found, report = judged(options, [UNSURE] * count, [UNSURE] * count, (-0.1,) * count, 1.0)
+@pytest.mark.parametrize(("row", "learnt"), [(UNSURE, True), (SURE, False), (WRONG, False)])
+def test_a_better_weight_alone_is_learnt_where_tuning_shows_no_gain(options, row, learnt):
+    found, report = judged(options, [row], [row], (-0.1,), 1.0)
     assert (report.refusal == "", report.epochs) == (learnt, 0)
     assert not learnt or (found.options.lm_weight, report.errors_after) == (0.5 * 0.5, 0)
 
