@@ -21,7 +21,7 @@ from asr.config.training_sections import AugmentConfig, DataConfig
 from asr.data import manifest
 from asr.data.batches import Dataset
 from asr.data.crew import ProcessCrew
-from asr.data.feeding import Feeder
+from asr.data.feeding import Feeder, Plan
 from asr.data.manifest import Utterance
 from asr.data.sample_cache import SampleCache
 from asr.text import tokenizer_files
@@ -39,12 +39,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     command.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     command.add_argument("--threads", type=int, default=0, help="compare with so many threads, as it was before")
-    command.add_argument("--repeat", type=int, default=3, help="epochs each; the settings take turns")
+    command.add_argument("--repeat", type=int, default=3, help="turns of each setting, after one that is not timed")
+    command.add_argument("--epochs", type=int, default=3, help="epochs of a turn, each begun while the last one ends")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each format and distortion. Nothing is cached: every epoch decodes."""
-    print("audio seconds per CPU second (and per second), median of", args.repeat, "epochs")
+    print(f"audio seconds per CPU second (and per second), median of {args.repeat} turns of {args.epochs} epochs")
     with tempfile.TemporaryDirectory() as folder:
         for form in args.formats:
             utterances = convert(args.manifest, args.minutes, Path(folder), form)
@@ -68,55 +69,66 @@ def convert(path: str, minutes: float, folder: Path, form: str) -> list[Utteranc
 
 
 def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.Namespace) -> str:
-    """One epoch of each setting after the other, ``--repeat`` times."""
+    """One turn of each setting after the other, ``--repeat`` times."""
     config = Config(augment=augment, data=DataConfig(cache_s=0.0, batch_s=45.0))
     tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in utterances], config.text)
-    settings: dict[str, Callable[[int], float]] = {}
-    feeders = {count: make_feeder(utterances, tokenizer, config, count) for count in args.workers}
-    for count, feeder in feeders.items():
-        settings[f"{count} workers" if count else "one thread"] = functools.partial(epoch_of_feeder, feeder)
+    settings: dict[str, Callable[[range], float]] = {}
+    feeders: dict[int, Feeder] = {}
+    for count in args.workers:
+        feeders[count], plan = make_feeder(utterances, tokenizer, config, count, args.epochs)
+        settings[f"{count} workers" if count else "one thread"] = functools.partial(fed, feeders[count], plan)
     if args.threads:
         data = feeders[args.workers[0]].train
         settings[f"{args.threads} threads"] = functools.partial(threaded, data, threads=args.threads)
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
     try:
-        for epoch in range(args.repeat + 1):
-            for name, epoch_of in settings.items():
+        for turn in range(args.repeat + 1):
+            for name, epochs_of in settings.items():
                 before = used_s(feeders), time.perf_counter()
-                audio_s = epoch_of(epoch)
+                audio_s = epochs_of(range(turn * args.epochs, (turn + 1) * args.epochs))
                 after = used_s(feeders), time.perf_counter()
-                if epoch:  # the first one starts the processes
+                if turn:  # the first one starts the processes
                     figures[name].append((audio_s / (after[0] - before[0]), audio_s / (after[1] - before[1])))
     finally:
         for feeder in feeders.values():
             feeder.close()
-    parts = []
-    for name, values in figures.items():
-        cpu, wall = (statistics.median(column) for column in zip(*values, strict=True))
-        parts.append(f"{name} {cpu:.0f} ({wall:.0f})")
-    return "; ".join(parts)
+    medians = {name: [statistics.median(column) for column in zip(*v, strict=True)] for name, v in figures.items()}
+    parts = [f"{name} {cpu:.0f} ({wall:.0f})" for name, (cpu, wall) in medians.items()]
+    last = f"{max(args.workers)} workers"
+    rivals = [name for name in medians if name != last] if last in medians else []
+    ratios = [f"{medians[last][1] / medians[name][1]:.2f} x {name}" for name in rivals]
+    return "; ".join(parts) + (f"; {last} by the clock: {', '.join(ratios)}" if ratios else "")
 
 
-def make_feeder(utterances: list[Utterance], tokenizer: Tokenizer, config: Config, count: int) -> Feeder:
-    """A feeder of ``count`` processes, or of one thread."""
+def make_feeder(
+    utterances: list[Utterance], tokenizer: Tokenizer, config: Config, count: int, epochs: int = 1
+) -> tuple[Feeder, Callable[[int], Plan]]:
+    """A feeder of ``count`` processes, or of one thread, and the plans of its epochs. An epoch is begun while the one
+    before it ends, but for every ``epochs``-th."""
     cache = SampleCache(config.features.sample_rate_hz, config.data.cache_s, shared=count > 0)
     sets = [
         Dataset(part, tokenizer, config, training=True, warn=print, cache=cache)
         for part in (utterances, utterances[:1])
     ]
-    return Feeder(config, sets[0], sets[1], count, torch.device("cpu"))
+    plan = functools.lru_cache(2)(sets[0].plan)
+
+    def following(epoch: int) -> Plan | None:
+        return plan(epoch) if epoch % epochs else None
+
+    return Feeder(config, sets[0], sets[1], count, torch.device("cpu"), following=following), plan
 
 
-def epoch_of_feeder(feeder: Feeder, epoch: int) -> float:
-    """Audio seconds of an epoch that a crew makes."""
-    batches = feeder.batches(feeder.train.plan(epoch), epoch)
+def fed(feeder: Feeder, plan: Callable[[int], Plan], epochs: range) -> float:
+    """Audio seconds of epochs that a crew makes."""
+    batches = (batch for epoch in epochs for batch in feeder.batches(plan(epoch), epoch))
     return sum(batch.total_samples / 16000 for batch in batches if batch is not None)
 
 
-def threaded(data: Dataset, epoch: int, threads: int) -> float:
-    """Audio seconds of an epoch that threads of one process make."""
+def threaded(data: Dataset, epochs: range, threads: int) -> float:
+    """Audio seconds of epochs that threads of one process make."""
     with ThreadPoolExecutor(threads) as pool:
-        batches = pool.map(lambda part: data.batch(part, epoch), data.plan(epoch))
+        parts = ((part, epoch) for epoch in epochs for part in data.plan(epoch))
+        batches = pool.map(lambda each: data.batch(*each), parts)
         return sum(batch.total_samples / 16000 for batch in batches if batch is not None)
 
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _START = (
     "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -31,13 +31,21 @@ class ChildProcess:
         module, function: what it runs, with the descriptor of its end of the connection and the id of this process.
         descriptors: further open files that it inherits.
         deaf: whether it ignores SIGINT and SIGTERM, also while it imports.
+        defaults: environment variables that it gets where the user has not set them.
         threads: that OpenMP and the libraries for linear algebra use in it; usually the processes are the parallelism.
 
     Raises ``OSError`` where no process can be started. POSIX only.
     """
 
     def __init__(
-        self, module: str, function: str, descriptors: Sequence[int] = (), threads: int = 1, *, deaf: bool = False
+        self,
+        module: str,
+        function: str,
+        descriptors: Sequence[int] = (),
+        threads: int = 1,
+        *,
+        deaf: bool = False,
+        defaults: Mapping[str, str] | None = None,
     ) -> None:
         self.connection, other = multiprocessing.connection.Pipe()
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -48,7 +56,7 @@ class ChildProcess:
                 [sys.executable, "-c", (_DEAF if deaf else "") + _START, *arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno(), *descriptors],
-                env=os.environ | dict.fromkeys(names, str(threads)),
+                env={**(defaults or {}), **os.environ, **dict.fromkeys(names, str(threads))},
                 process_group=0,  # the terminal's Ctrl-C is for the parent, which ends its processes
             )
 

@@ -249,9 +249,13 @@ class Dataset:
 
     def received(self, made: MadeBatch) -> Batch | None:
         """The batch, after its warnings have been given."""
+        self.give_warnings(made)
+        return batch_tensors(made)
+
+    def give_warnings(self, made: MadeBatch) -> None:
+        """Name what was left out of a batch."""
         for message in made.warnings:
             self.warn(message)
-        return batch_tensors(made)
 
     def batches(
         self, plan: Iterable[Sequence[Example]], epoch: int, crew: Crew | None = None

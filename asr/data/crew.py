@@ -29,6 +29,11 @@ AUTO = "auto"
 MOST_WORKERS = 16
 SMALL_H = 10.0
 """Hours of speech below which a CPU trains with one thread for loading."""
+LENT_SLOTS = 2
+"""Slots whose batches may be in use: that of a training step and the one taken for the next."""
+
+_KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+"""glibc keeps waveforms that are done with: asking the system for each anew took 5 to 10 % of the time."""
 
 
 def choose_workers(setting: int | str, hours: float, *, gpu: bool) -> int:
@@ -96,21 +101,24 @@ class _Worker(ChildProcess):
 
     def __init__(self, setup: CrewSetup) -> None:
         self.orders: dict[int, BatchOrder] = {}
-        super().__init__("asr.data.crew_child", "serve_crew", [setup.slots, setup.cache.descriptor], deaf=True)
+        shared = [setup.slots, setup.cache.descriptor]
+        super().__init__("asr.data.crew_child", "serve_crew", shared, deaf=True, defaults=_KEEP_FREED)
         self.connection.send(setup)
 
 
 class ProcessCrew:
     """``count`` processes, which lay batches out in ``slots`` pieces of shared memory of ``slot_bytes`` each.
 
-    ``setup`` is given the descriptor of that memory. Raises ``ConfigError`` where there is not enough memory.
+    ``setup`` is given the descriptor of that memory. A batch is used where it was laid out, and its slot is free when
+    nothing refers to its memory any more. While ``LENT_SLOTS`` batches are in use so, further ones are copied. So there
+    must be ``LENT_SLOTS`` more slots than orders at a time. Raises ``ConfigError`` where there is not enough memory.
     """
 
     def __init__(self, count: int, slots: int, slot_bytes: int, setup: Callable[[int], CrewSetup]) -> None:
         self._slot_bytes = slot_bytes
         self._memory = _slot_memory(slots, slot_bytes)
-        self._bytes = self._memory.array(0, slots * slot_bytes, np.uint8)
         self._free = deque(range(slots))
+        self._lent: set[int] = set()
         self._slots: dict[int, int] = {}
         self._done: dict[int, MadeBatch | TrainingError] = {}
         self._abandoned: set[int] = set()
@@ -144,13 +152,25 @@ class ProcessCrew:
                 self._receive()
             made = self._done.pop(number)
             slot = self._slots.pop(number)
-            self._free.append(slot)
+            if isinstance(made, MadeBatch) and made.layout is not None and not len(made.memory):
+                made.memory = self._lend(slot, made.layout.size)
+            else:
+                self._free.append(slot)
             if isinstance(made, TrainingError):
                 raise made
-            if made.layout is not None and not len(made.memory):
-                start = slot * self._slot_bytes
-                made.memory = self._bytes[start : start + made.layout.size].copy()  # the slot is used again
             return made
+
+    def _lend(self, slot: int, size: int) -> np.ndarray:
+        """The first ``size`` bytes of a slot, which is free again when the array is gone; or a copy of them."""
+        memory = self._memory.array(slot * self._slot_bytes, size, np.uint8)
+        if len(self._lent) >= LENT_SLOTS:
+            memory = memory.copy()
+            self._free.append(slot)
+            return memory
+        self._lent.add(slot)
+        # Every view, of numpy or torch, refers to this array. No lock: this may be called anywhere, in any thread.
+        weakref.finalize(memory, _give_back, slot, self._free, self._lent).atexit = False
+        return memory
 
     def cancel(self, number: int) -> None:
         with self._lock:
@@ -190,6 +210,11 @@ class ProcessCrew:
             self._free.append(self._slots.pop(number))
         else:
             self._done[number] = made
+
+
+def _give_back(slot: int, free: deque[int], lent: set[int]) -> None:
+    free.append(slot)  # first, so that whoever sees it no longer lent finds it free
+    lent.discard(slot)
 
 
 def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:

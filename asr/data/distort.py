@@ -49,6 +49,25 @@ def change_speed(samples: np.ndarray, sample_rate_hz: int, speed: float) -> np.n
     return resample(samples, round(sample_rate_hz * speed), sample_rate_hz, quality="LQ")
 
 
+class _Streams:
+    """The generators of ``rng.spawn(n)``, each made when it is first asked for: most are not, and each takes 10 us."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._make = type(rng.bit_generator)
+        seed = rng.bit_generator.seed_seq
+        assert isinstance(seed, np.random.SeedSequence)
+        self._seed = seed
+        self._made: dict[int, np.random.Generator] = {}
+
+    def __getitem__(self, number: int) -> np.random.Generator:
+        if number not in self._made:
+            seed = self._seed
+            key = (*seed.spawn_key, seed.n_children_spawned + number)
+            child = np.random.SeedSequence(seed.entropy, spawn_key=key, pool_size=seed.pool_size)
+            self._made[number] = np.random.Generator(self._make(child))
+        return self._made[number]
+
+
 class Distorter:
     """Room, line and level, drawn for each waveform. Raises ``ConfigError`` for a folder without audio."""
 
@@ -69,7 +88,7 @@ class Distorter:
         config = self.config
         # All chances are drawn first, so that switching one distortion on leaves the others as they were.
         chance = rng.random(9)
-        streams = rng.spawn(10)
+        streams = _Streams(rng)
         if chance[5] < config.trim_prob:
             samples = trim(samples, self.rate_hz)
         elif config.silence_s:

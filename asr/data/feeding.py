@@ -4,6 +4,7 @@ the next batch copied there while the current one is trained on."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import queue
 import threading
@@ -19,7 +20,7 @@ from asr.config.sections import Config
 from asr.data.batch_maker import BatchOrder, MadeBatch
 from asr.data.batch_plan import Example
 from asr.data.batches import Batch, Dataset, batch_tensors
-from asr.data.crew import BatchStream, Crew, ProcessCrew, ThreadCrew
+from asr.data.crew import LENT_SLOTS, BatchStream, Crew, ProcessCrew, ThreadCrew
 from asr.data.crew_child import CrewSetup
 from asr.data.sharded_batches import ShardedDataset
 from asr.errors import ConfigError
@@ -78,7 +79,7 @@ class Feeder:
         if workers:
             self._fit_cache()
             slot_bytes = max(self._slot_bytes(train), self._slot_bytes(valid))
-            self._slots = (self._depth + self._side_depth, slot_bytes)
+            self._slots = (self._depth + self._side_depth + LENT_SLOTS, slot_bytes)
             self.crew = ProcessCrew(workers, *self._slots, self._setup)
 
     def _setup(self, slots: int) -> CrewSetup:
@@ -214,8 +215,8 @@ class Feeder:
         with contextlib.closing(made), contextlib.closing(ready):
             for each, there in ready:
                 self._look_at_cache()
-                batch = data.received(each)
-                yield there() if there is not None and batch is not None else batch
+                data.give_warnings(each)
+                yield batch_tensors(each) if there is None else there()
 
     def _uploaded(
         self, made: Generator[MadeBatch, None, None]
@@ -224,7 +225,8 @@ class Feeder:
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         with contextlib.closing(made):
             for each in made:
-                yield each, (_upload(each, self.device, side) if each.layout is not None else None)
+                there = _upload(each, self.device, side) if each.layout is not None else None
+                yield MadeBatch(warnings=each.warnings), there
 
     def _look_at_cache(self) -> None:
         cache = self.train.cache
@@ -241,7 +243,7 @@ def _upload(made: MadeBatch, device: torch.device, side: torch.cuda.Stream) -> C
     assert made.layout is not None
     pinned = torch.empty(made.layout.size, dtype=torch.uint8, pin_memory=True)
     pinned.copy_(torch.from_numpy(made.memory[: made.layout.size]))
-    here = batch_tensors(made)
+    here = batch_tensors(dataclasses.replace(made, memory=pinned.numpy()))  # so that its slot is free at once
     assert here is not None
     with torch.cuda.stream(side):
         there = pinned.to(device, non_blocking=True)

@@ -149,9 +149,13 @@ class ShardedDataset:
 
     def received(self, made: MadeBatch) -> Batch | None:
         """The batch, after its warnings have been given."""
+        self.give_warnings(made)
+        return batch_tensors(made)
+
+    def give_warnings(self, made: MadeBatch) -> None:
+        """Name what was left out of a batch."""
         for message in made.warnings:
             self.warn(message)
-        return batch_tensors(made)
 
     def plan(self, epoch: int) -> ShardPlan:
         """This process's batches of an epoch. Each holds ``data.batch_s`` padded seconds over the processes."""

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -296,6 +297,36 @@ for batch in feeder.batches(feeder.train.plan(0), 0):
     print(*(worker.process.pid for worker in feeder.crew.workers), flush=True)
     time.sleep(600)
 """
+
+
+def test_a_batch_in_use_keeps_its_slot_and_a_dropped_one_gives_it_back(feeder):
+    each = feeder(2, data={"batch_s": 1.0, "prefetch": 2})
+    reference = feeder(0, data={"batch_s": 1.0})
+    plan = each.train.plan(0)
+    kept = list(itertools.islice(each.batches(plan, 0), 2))
+    assert len(each.crew._lent) == 2
+    for epoch in (1, 2):  # their slots would be written many times
+        list(each.batches(each.train.plan(epoch), epoch))
+    expected = list(reference.batches(plan, 0))
+    assert all(map(same, kept, expected))
+    kept.clear()
+    assert not each.crew._lent
+
+
+def test_more_batches_than_slots_may_be_kept(feeder):
+    each = feeder(2, data={"batch_s": 1.0, "prefetch": 2})
+    reference = feeder(0, data={"batch_s": 1.0})
+    kept = [batch for epoch in range(3) for batch in each.batches(each.train.plan(epoch), epoch)]
+    expected = [batch for epoch in range(3) for batch in reference.batches(reference.train.plan(epoch), epoch)]
+    assert all(map(same, kept, expected))
+
+
+def test_a_batch_outlives_the_workers(feeder):
+    each = feeder(1, data={"batch_s": 1.0})
+    plan = each.train.plan(0)
+    batch = next(each.batches(plan, 0))
+    each.close()
+    assert same(batch, feeder(0, data={"batch_s": 1.0}).train.batch(plan[0], 0))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

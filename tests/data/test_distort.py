@@ -13,6 +13,7 @@ from asr.audio.read import load_audio
 from asr.audio.samples import resample
 from asr.config.sections import FeatureConfig
 from asr.config.training_sections import AugmentConfig
+from asr.data import distort
 from asr.data.distort import (
     Distorter,
     add_noise,
@@ -482,3 +483,17 @@ def test_new_distortions_leave_the_draws_of_the_old_ones():
     for seed in range(10):
         before = Distorter(old, RATE_HZ)(samples, rng(seed))
         np.testing.assert_array_equal(Distorter(new, RATE_HZ)(samples, rng(seed)), before)
+
+
+def test_generators_made_when_needed_are_those_of_spawn():
+    lazy = distort._Streams(np.random.default_rng([1, 2, 3]))
+    eager = np.random.default_rng([1, 2, 3]).spawn(10)
+    for number in (7, 0, 9):
+        assert lazy[number].random(5).tolist() == eager[number].random(5).tolist()
+    assert lazy[0] is lazy[0]
+
+
+def test_generators_of_a_generator_that_has_spawned_are_new_ones():
+    parent, twin = np.random.default_rng(4).spawn(1)[0], np.random.default_rng(4).spawn(1)[0]
+    parent.spawn(3), twin.spawn(3)
+    assert distort._Streams(parent)[1].random() == twin.spawn(2)[1].random()
