@@ -4,9 +4,9 @@
 
 WORK gets synthetic recordings, the results of an undisturbed run, and ``kills.jsonl`` with a line for each kill. The
 command goes on from there if it is started again. Ray runs as two machines of one processor each, on this one. A kill
-comes at a random moment between the start of the first actor and the end of the work. One that comes after the end is
-tried again, earlier. Exits with 1 if a result is missing, there twice or other than in the undisturbed run, or if the
-command fails.
+comes when a random number of parts of the results is there, and a random moment after: from the start of the first
+actor to the last part. One that comes after the end is tried again, earlier. Exits with 1 if a result is missing, there
+twice or other than in the undisturbed run, or if the command fails.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def run_trials(trial: Trial, args: argparse.Namespace) -> int:
     had = Counter(one["kind"] for one in known)
     todo = [kind for number in range(args.times) for kind in args.kinds if number >= had[kind]]
     for kind in tqdm(todo, desc="killing", disable=None):
-        until = 0.9  # of the undisturbed run
-        while (result := trial.run(kind, rng.uniform(0, until))) is None:
-            until *= 0.7  # it had ended before
+        parts, moment_s = rng.randrange(PARTS), rng.uniform(0, trial.part_s)
+        while (result := trial.run(kind, parts, moment_s)) is None:
+            parts, moment_s = max(0, parts - 1), moment_s * 0.7  # it had ended before
         known.append(result)
         with report.open("a") as file:
             file.write(json.dumps(result) + "\n")
@@ -136,31 +137,30 @@ class Trial:
         self.cluster, self.speech, self.work, self.model = cluster, speech, work, model
         self.part_recordings = part_recordings
         self.expected: dict[str, str] = {}
-        self.seconds = 0.0
-        """Of the undisturbed run, from the start of its first actor."""
+        self.part_s = 0.0
+        """Between two parts of the undisturbed run."""
 
     def undisturbed(self) -> dict[str, str]:
         """Texts by id."""
         out = self.work / "undisturbed"
         shutil.rmtree(out, ignore_errors=True)
         driver = self._start(out)
-        self._await_actor(driver)
+        self._await(driver, lambda: self._parts(out) > 0)
         begun = time.monotonic()
         if driver.wait() != 0:
             raise SystemExit(f"the undisturbed run failed: see {self.work / 'driver.log'}")
-        self.seconds = time.monotonic() - begun
+        self.part_s = (time.monotonic() - begun) / PARTS
         return {result["id"]: result["text"] for result in read_results(out)}
 
-    def run(self, kind: str, share: float) -> dict[str, Any] | None:
-        """What was wrong after a kill at this share of the undisturbed run; None where the work had ended before."""
+    def run(self, kind: str, wanted: int, moment_s: float) -> dict[str, Any] | None:
+        """What was wrong after a kill when so many parts were there, and a moment later; None for a kill that came
+        after the work."""
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         driver = self._start(out)
-        self._await_actor(driver)
-        wait_s = share * self.seconds
-        ends = time.monotonic() + wait_s
-        while time.monotonic() < ends and driver.poll() is None:
-            time.sleep(0.02)
+        self._await(driver, lambda: bool(self.cluster.actors()) and self._parts(out) >= wanted)
+        ends = time.monotonic() + moment_s
+        self._await(driver, lambda: time.monotonic() >= ends)
         if driver.poll() is not None:
             return None
         actors = self.cluster.actors()
@@ -174,17 +174,20 @@ class Trial:
             self.cluster.kill_machine()
         else:
             driver.kill()
-        parts = len(list(out.glob("part-*")))
+        parts = self._parts(out)
         status = driver.wait()
         if kind == "driver":
             status = self._start(out, "--resume").wait()
         if kind == "node":
             self.cluster.replace_machine()
-        return {"kind": kind, "after_s": round(wait_s, 2), "parts_then": parts, "status": status} | self._compare(out)
+        return {"kind": kind, "parts_then": parts, "status": status} | self._compare(out)
 
-    def _await_actor(self, driver: subprocess.Popen[bytes]) -> None:
-        while not self.cluster.actors() and driver.poll() is None:
-            time.sleep(0.1)
+    def _await(self, driver: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+        while driver.poll() is None and not condition():
+            time.sleep(0.05)
+
+    def _parts(self, out: Path) -> int:
+        return len(list(out.glob("part-*")))
 
     def _compare(self, out: Path) -> dict[str, int]:
         found = list(read_results(out))
