@@ -105,11 +105,21 @@ def _service(scheme: str) -> Any:
                 options["client_kwargs"] = {"trust_env": True, "timeout": _http_timeout()}
             elif name == "memory":
                 options = {}
-            service = fsspec.filesystem(name, **options)
+            if name == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
+                service = _google_emulator(options)
+            else:
+                service = fsspec.filesystem(name, **options)
             if name in ("s3", "gs"):
                 service.retries = 1
             _made[(name,)] = service
         return _made[(name,)]
+
+
+def _google_emulator(options: dict[str, Any]) -> Any:
+    """The service of an emulator, as Google's own libraries do: without credentials, and without gRPC."""
+    from gcsfs.core import GCSFileSystem
+
+    return GCSFileSystem(token="anon", **options)
 
 
 def _s3_settings() -> dict[str, Any]:

@@ -167,7 +167,7 @@ def reason(error: BaseException, url: str) -> str:
     """Why a request failed, without secrets."""
     scheme = {"https": "http", "s3a": "s3", "gcs": "gs"}.get(scheme_of(url), scheme_of(url))
     advice = f"; {_CREDENTIALS[scheme]}" if scheme in _CREDENTIALS else ""
-    text = clean_text(str(error)).strip()
+    text = " ".join(clean_text(str(error)).split())
     status = status_of(error)
     if isinstance(error, ChangedError):
         return "the object changed while it was read; read it again when its writer is done"
