@@ -20,9 +20,11 @@ exit status is 1 where some recordings failed, and 2 where nothing is left.
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -41,6 +43,7 @@ from asr.train.second_opinions import LabelSpeller, Opinion, compare_opinions
 SAMPLE_RATE_HZ = 16000
 SPELLING = TextConfig(alphabet="ABCDEFGHIJKLMNOPQRSTUVWXYZ'")
 """The letters of the models of this recipe."""
+NUMERALS = re.compile(r"[0-9%$£€]")
 Whisper = Callable[[np.ndarray], str]
 """Text of samples ``(S,)`` at 16 kHz."""
 
@@ -62,14 +65,27 @@ def load_whisper(folder: Path, threads: int) -> Whisper:
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{folder}: faster-whisper cannot load this model: {error}") from error
 
+    silenced = [-1, *numeral_tokens(model.hf_tokenizer)]  # -1: what Whisper leaves out by default
+
     def text(samples: np.ndarray) -> str:
         # Without the text before: an error would be passed on from one utterance to the next.
         segments, _ = model.transcribe(
-            samples, language="en", beam_size=5, temperature=0.0, condition_on_previous_text=False
+            samples,
+            language="en",
+            beam_size=5,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            suppress_tokens=silenced,
         )
         return " ".join(segment.text.strip() for segment in segments)
 
     return text
+
+
+def numeral_tokens(tokenizer: Any) -> list[int]:
+    """Tokens with digits or signs of currencies and shares. Without them Whisper writes numbers in words, as they were
+    said: 315 may be THREE FIFTEEN or THREE HUNDRED AND FIFTEEN."""
+    return sorted(id for token, id in tokenizer.get_vocab().items() if NUMERALS.search(token) and "<|" not in token)
 
 
 def recordings(place: str, problems: list[str]) -> list[Utterance]:
