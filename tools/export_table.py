@@ -4,7 +4,8 @@
 
 Exports each model (once), transcribes the manifest by torch, ONNX, int8 ONNX and sherpa-onnx, each on one thread, and
 prints errors, the utterances that differ from torch, size, processor seconds of a fresh process that transcribes one
-short recording, and processor seconds per second of audio. Streams come in blocks of 0.1 s.
+short recording, and processor seconds per second of audio. Streams come in blocks of 0.1 s. A line for each model
+compares its streams by torch, ONNX and int8 in turns, utterance by utterance: a busy machine slows all alike then.
 """
 
 import argparse
@@ -165,6 +166,25 @@ def main():
         add_model(name, Table(name, utterances, waveforms), args)
 
 
+def in_turns(engines, waveforms, rounds=3):
+    """Processor seconds per second of audio of streams by each engine: medians over rounds of a tenth of the recordings
+    each, decoded by one engine after the other."""
+    print("streams in turns, s per s:", end=" ")
+    found = {route: [] for route in engines}
+    for first in range(rounds):
+        part = waveforms[first::10]
+        spent = dict.fromkeys(engines, 0.0)
+        for waveform in part:
+            for route, engine in engines.items():
+                began = time.process_time()
+                streamed_text(engine, waveform)
+                spent[route] += time.process_time() - began
+        seconds = sum(len(w) for w in part) / 16000
+        for route, total in spent.items():
+            found[route].append(total / seconds)
+    print(", ".join(f"{route} {sorted(times)[rounds // 2]:.4f}" for route, times in found.items()), flush=True)
+
+
 def add_model(name, table, args):
     """The rows of one model."""
     folders = {kind: args.work / f"{Path(name).name}-{kind}" for kind in ("onnx", "int8", "sherpa", "sherpa-int8")}
@@ -174,12 +194,15 @@ def add_model(name, table, args):
             export(name, folder, int8=kind.endswith("int8"))
     weights = model_file(locate_model(name), "model.safetensors")
     plain = table.engine("torch", name, [megabytes(weights)] * 2, cold_start(START, name, args.sample), args.kinds)
+    engines = {"torch": plain}
     for kind in ("onnx", "int8"):
         folder = folders[kind]
         sizes = [megabytes(folder / graph) for graph in ("offline.onnx", "streaming.onnx")]
         found = table.engine(kind, folder, sizes, cold_start(START, folder, args.sample), args.kinds)
+        engines[kind] = found
         pairs = ((found.log_probs([w])[0], plain.log_probs([w])[0]) for w in table.waveforms)
         print("largest difference", max(float(np.abs(a - b).max()) for a, b in pairs))
+    in_turns(engines, table.waveforms)
     level = training_level(acoustic_weights(read_description(name)))
     table.add("torch at one level, greedy", "level", lambda w: plain.transcribe(at_level(w, level)).text)
     for kind in ("sherpa", "sherpa-int8"):

@@ -96,6 +96,8 @@ def whole_folder(folder: Path, *, force: bool, source: Path) -> Iterator[Path]:
     if force and os.path.lexists(folder) and not is_export(folder) and not _is_empty(folder):
         raise OutputError(f"{folder}: expected a new output or an earlier export, which --force replaces, got "
                           "something else; choose another name")  # fmt: skip
+    if not force and is_export(folder):
+        raise OutputError(f"{folder}: there is an earlier export; replace it with --force, or choose another name")
     check_output(folder, ours=(lambda path: force and is_export(path)))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

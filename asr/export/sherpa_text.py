@@ -38,13 +38,18 @@ Android (Kotlin):
 ```kotlin
 val recognizer = OfflineRecognizer(assetManager, OfflineRecognizerConfig(modelConfig = OfflineModelConfig(
     omnilingual = OfflineOmnilingualAsrCtcModelConfig(model = "omnilingual.onnx"), tokens = "tokens.txt")))
+val stream = recognizer.createStream()
+stream.acceptWaveform(samples, 16000)
+recognizer.decode(stream)
+val text = recognizer.getResult(stream).text
 ```
 
-WebAssembly (`wasm/vad-asr` of sherpa-onnx): put `omnilingual.onnx` and `tokens.txt` into its `assets`, and
+WebAssembly (`wasm/vad-asr` of sherpa-onnx): put `omnilingual.onnx` and `tokens.txt` into its `assets`, beside its
+`silero_vad.onnx`, and write in `app-vad-asr.js`
 
 ```js
 const modelConfig = {{omnilingual: {{model: './omnilingual.onnx'}}, tokens: './tokens.txt'}};
-const recognizer = new OfflineRecognizer({{modelConfig}}, Module);
+recognizer = new OfflineRecognizer({{modelConfig}}, Module);
 ```
 
 The runtime brings each recording to the same level. It counts frames of 20 ms{stretch}.
@@ -75,14 +80,23 @@ Android (Kotlin):
 ```kotlin
 val recognizer = OnlineRecognizer(assetManager, OnlineRecognizerConfig(modelConfig = OnlineModelConfig(
     neMoCtc = OnlineNeMoCtcModelConfig(model = "nemo_ctc.onnx"), tokens = "tokens.txt")))
+val stream = recognizer.createStream()
+stream.acceptWaveform(samples, 16000)  // or block by block, as they come
+stream.acceptWaveform(FloatArray({tail_samples}), 16000)
+stream.inputFinished()
+while (recognizer.isReady(stream)) recognizer.decode(stream)
+val text = recognizer.getResult(stream).text
 ```
 
-WebAssembly (`wasm/asr` of sherpa-onnx): put `nemo_ctc.onnx` (as `nemo-ctc.onnx`) and `tokens.txt` into its `assets`,
-and set
+WebAssembly (`wasm/asr` of sherpa-onnx): put `nemo_ctc.onnx` and `tokens.txt` into its `assets`, and write in
+`app-asr.js`
 
 ```js
-const modelConfig = {{nemoCtc: {{model: './nemo-ctc.onnx'}}, tokens: './tokens.txt'}};
+const modelConfig = {{nemoCtc: {{model: './nemo_ctc.onnx'}}, tokens: './tokens.txt'}};
+recognizer = createOnlineRecognizer(Module, {{modelConfig, enableEndpoint: 1}});
 ```
+
+An utterance that an endpoint ends needs no silence fed: the pause before the endpoint is long enough.
 """
 
 _HOTWORDS = """
@@ -122,6 +136,7 @@ def readme_text(names: Sequence[str], card: Mapping[str, Any], facts: Mapping[st
         test = "There is no test recording. `asr export --verify .` (of recurrent-asr) checks the files.\n"
     purpose = card.get("purpose", "a speech recogniser; what it is for was not written down").rstrip(".") + "."
     name, licence = card.get("name", "A speech recogniser"), card.get("licence", "not stated: ask who trained it")
+    facts = {**facts, "tail_samples": round(facts["tail_s"] * 16000)}
     text = _HEAD.format(name=name, purpose=purpose[:1].upper() + purpose[1:], licence=licence, files=rows, test=test)
     text += _OFFLINE.format(**facts)
     if "nemo_ctc.onnx" in names:

@@ -135,7 +135,7 @@ def test_a_failed_export_leaves_the_earlier_one(model, tmp_path, monkeypatch):
 
 def test_only_an_earlier_export_is_replaced_and_only_with_force(model, tmp_path):
     export_onnx(model, tmp_path / "out")
-    with pytest.raises(OutputError, match="out: expected a new output"):
+    with pytest.raises(OutputError, match="out: there is an earlier export; replace it with --force"):
         export_onnx(model, tmp_path / "out")
     (tmp_path / "out" / "lm" / "lexicon.txt").write_text("changed")
     export_onnx(model, tmp_path / "out", force=True)
