@@ -13,6 +13,7 @@ import gzip
 import json
 import lzma
 import os
+import posixpath
 import stat
 import tarfile
 import zipfile
@@ -42,6 +43,8 @@ _MOST_GROWTH = 200
 MOST_MEMBERS = 10_000_000
 LARGEST_TEXT = 1 << 20
 """Bytes of a member with texts (.json, .txt)."""
+MOST_TEXTS = 512 << 20
+"""Bytes of all texts in a tar file, which stay in memory."""
 _BLOCK = 1 << 20
 _OPENERS: dict[str, Any] = {
     ".gz": gzip.GzipFile, ".tgz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".tbz2": bz2.BZ2File, ".xz": lzma.LZMAFile,
@@ -180,7 +183,7 @@ def find_member(path: str) -> MemberPath | None:
     found = split_archive(path)
     if found is None:
         return None
-    archive, name = found
+    archive, name = found[0], plain_name(found[1])
     if is_url(archive) and not _is_object(archive):  # a folder of a bucket may be called so
         return None
     index = read_index(archive)
@@ -251,13 +254,19 @@ def leads_out(path: str) -> bool:
     return ".." in parts or not parts[0] or "\0" in path or drive or bool(os.path.splitdrive(path)[0])
 
 
+def plain_name(name: str) -> str:
+    """The name without ``./`` and ``//``: ``tar -C FOLDER .`` writes ``./a.wav``."""
+    return posixpath.normpath(name)
+
+
 def _read_zip(index: ArchiveIndex, file: BinaryIO, version: Version) -> None:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         end = archive.start_dir
     _check_growth(index.archive, sum(entry.file_size for entry in entries), version.size)
     for entry in sorted(entries, key=lambda entry: entry.header_offset, reverse=True):
-        if entry.header_offset + 30 + len(entry.filename.encode()) + entry.compress_size > end + 1:
+        # The length of the name behind the header is not added: it depends on the name's encoding.
+        if entry.header_offset + 30 + entry.compress_size > end:
             raise AudioError(
                 f"{without_secrets(index.archive)}: expected members one behind the other, got {entry.filename!r} "
                 "that reaches into the next (damaged, or a zip bomb); make the archive again"
@@ -275,12 +284,15 @@ def _read_zip(index: ArchiveIndex, file: BinaryIO, version: Version) -> None:
             _leave_out(index, name, "it is encrypted; unpack the archive with its password")
         elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             _leave_out(index, name, f"expected no compression or deflate, got method {entry.compress_type}; unpack it")
+        elif entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
+            sizes = f"expected {entry.file_size} bytes, got {entry.compress_size}"
+            _leave_out(index, name, f"damaged: {sizes}; copy the archive again")
         elif entry.compress_type == zipfile.ZIP_DEFLATED and entry.file_size > MOST_UNPACKED:
             _leave_out(index, name, f"expected at most {MOST_UNPACKED >> 30} GB unpacked; unpack the archive")
         else:
             kind = STORED if entry.compress_type == zipfile.ZIP_STORED else DEFLATED
             place = entry.header_offset, entry.compress_size, entry.file_size
-            _add(index, ArchiveMember(index.archive, name, *place, kind, version, entry.CRC))
+            _add(index, ArchiveMember(index.archive, plain_name(name), *place, kind, version, entry.CRC))
 
 
 def _check_growth(archive: str, unpacked: int, size: int) -> None:
@@ -332,6 +344,7 @@ def _read_tar(index: ArchiveIndex, raw: BinaryIO, version: Version) -> None:
     stream = decompressed(index.archive, raw)
     file = stream or raw
     waiting: ArchiveMember | None = None  # it counts when the bytes behind it are there
+    text_bytes = 0
     try:
         for number, header, tar in tar_headers(index.archive, file):
             if waiting is not None:
@@ -344,9 +357,10 @@ def _read_tar(index: ArchiveIndex, raw: BinaryIO, version: Version) -> None:
             if header.size < 0:
                 raise AudioError(f"{without_secrets(index.archive)}: member {header.name!r} has {header.size} bytes")
             place = (number if stream is not None else header.offset_data, header.size, header.size)
-            member = ArchiveMember(index.archive, header.name, *place, STORED if stream is None else STREAMED, version)
-            if leads_out(member.name):
-                _leave_out(index, member.name, "expected a path below a folder")
+            name, kind = plain_name(header.name), STORED if stream is None else STREAMED
+            member = ArchiveMember(index.archive, name, *place, kind, version)
+            if leads_out(header.name):
+                _leave_out(index, header.name, "expected a path below a folder")
             elif not header.isfile():
                 _leave_out(index, member.name, "expected a file, got a link or a device")
             elif stream is not None and header.size > MOST_UNPACKED:
@@ -354,6 +368,12 @@ def _read_tar(index: ArchiveIndex, raw: BinaryIO, version: Version) -> None:
             else:
                 waiting = member
                 if member.name.endswith((".json", ".txt")) and header.size <= LARGEST_TEXT:
+                    text_bytes += header.size
+                    if text_bytes > MOST_TEXTS:
+                        raise AudioError(
+                            f"{without_secrets(index.archive)}: expected at most {MOST_TEXTS >> 20} MB of texts "
+                            "(.json, .txt) in an archive, got more; make several archives of it"
+                        )
                     index.texts[member.name] = _content(tar, header)
         if waiting is not None:
             _add(index, waiting)

@@ -7,6 +7,7 @@ it stopped, so members that are opened in their order cost one reading.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import tarfile
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from asr.audio.archive_index import (
@@ -27,9 +28,11 @@ from asr.audio.archive_index import (
     decompressed,
     member_path,
     open_archive,
+    plain_name,
     tar_headers,
 )
 from asr.cloud.addresses import is_url, without_secrets
+from asr.cloud.remote_objects import Version
 from asr.errors import AudioError, CloudError
 
 IN_MEMORY = 16 << 20
@@ -43,6 +46,9 @@ _SLACK = 512
 _KEPT = 64
 """Members that were passed on the way to another one and are kept; threads open members nearly in their order."""
 _KEPT_BYTES = 256 << 20
+_KEPT_TAKEN_BYTES = 64 << 20
+"""Of members that were opened: channels and parts of a recording are often opened one behind the other. Two large ones,
+in temporary files, are kept."""
 _STREAMS = 4
 """Compressed archives that a process keeps open."""
 
@@ -57,7 +63,7 @@ def open_member(path: MemberPath) -> BinaryIO:
         if member.copy:
             return _named(io.FileIO(member.copy), shown)
         if member.kind == STREAMED:
-            return _stream_of(member.archive).take(member, shown)
+            return _stream_of(member).take(member, shown)
         return _from_zip(member, shown) if member.crc is not None else _part(member, member.at, member.size, shown)
     except CloudError as error:
         raise AudioError(str(error)) from error
@@ -103,9 +109,12 @@ def _part(member: ArchiveMember, at: int, size: int, shown: str) -> BinaryIO:
 
 
 class FilePart(io.FileIO):
-    """``size`` bytes of a file from ``at``, as a raw file."""
+    """``size`` bytes of a file from ``at``, as a raw file with a place of its own.
 
-    def __init__(self, path: str, at: int, size: int) -> None:
+    ``path``: or the number of an open file, which this one closes.
+    """
+
+    def __init__(self, path: str | int, at: int, size: int) -> None:
         super().__init__(path)
         self._at, self._size, self._place = at, size, 0
 
@@ -150,15 +159,42 @@ def _from_zip(member: ArchiveMember, shown: str) -> BinaryIO:
         whole = start + member.stored <= span
         if member.kind == DEFLATED and whole:
             file.seek(start)
-            return _unpacked(_inflated(file, member, shown), member.size, shown)
+            return _file_of(_unpacked(_inflated(file, member, shown), member.size), shown)
         if whole and is_url(member.archive) and member.size <= _AT_ONCE:
             file.seek(start)
-            return _unpacked(iter((file.read(member.size),)), member.size, shown)
+            content = file.read(member.size)
+            _check_sum((content,), member, shown)
+            return _file_of(content, shown)
+    if member.kind != DEFLATED and not is_url(member.archive):
+        _check_stored(member, member.at + start, shown)
     part = _part(member, member.at + start, member.stored, shown)
     if member.kind != DEFLATED:
         return part
     with part:
-        return _unpacked(_inflated(part, member, shown), member.size, shown)
+        return _file_of(_unpacked(_inflated(part, member, shown), member.size), shown)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _check_stored(member: ArchiveMember, at: int, shown: str) -> None:
+    """Compare the bytes of a member that is not compressed with the listed checksum, once."""
+    with _part(member, at, member.stored, shown) as file:
+        _check_sum(iter(lambda: file.read(_BLOCK), b""), member, shown)
+
+
+def _check_sum(blocks: Iterable[bytes], member: ArchiveMember, shown: str) -> None:
+    size, checksum = 0, 0
+    for block in blocks:
+        size, checksum = size + len(block), zlib.crc32(block, checksum)
+    _check_content(size, checksum, member, shown)
+
+
+def _check_content(size: int, checksum: int, member: ArchiveMember, shown: str) -> None:
+    if size != member.size or checksum != member.crc:
+        got = "more" if size > member.size else f"{size} bytes and another checksum"
+        raise AudioError(
+            f"{shown}: damaged in the archive: expected {member.size} bytes and the listed checksum, got {got}; "
+            "copy the archive again"
+        )
 
 
 def _inflated(file: BinaryIO, member: ArchiveMember, shown: str) -> Iterator[bytes]:
@@ -177,47 +213,70 @@ def _inflated(file: BinaryIO, member: ArchiveMember, shown: str) -> Iterator[byt
             break
         checksum = zlib.crc32(block, checksum)
         yield block
-    if size != member.size or checksum != member.crc:
-        got = "more" if size > member.size else f"{size} bytes with another"
-        raise AudioError(
-            f"{shown}: damaged in the archive: expected {member.size} bytes and the listed checksum, got {got}; "
-            "copy the archive again"
-        )
+    _check_content(size, checksum, member, shown)
 
 
-def _unpacked(blocks: Iterator[bytes], size: int, shown: str) -> BinaryIO:
+def _unpacked(blocks: Iterator[bytes], size: int) -> bytes | FilePart:
     """Content in memory or, where it is large, in a temporary file that goes when it is closed."""
     if size <= IN_MEMORY:
-        memory = io.BytesIO(b"".join(blocks))
-        memory.name = shown
-        return memory
+        return b"".join(blocks)
     with tempfile.TemporaryFile() as file:
         for block in blocks:
             file.write(block)
         file.flush()
-        copy = io.FileIO(os.dup(file.fileno()), "rb")
-    copy.seek(0)
-    return _named(copy, shown)
+        return FilePart(os.dup(file.fileno()), 0, size)
 
 
-_streams: OrderedDict[str, ArchiveStream] = OrderedDict()
+def _file_of(content: bytes | FilePart, shown: str) -> BinaryIO:
+    """Content as a file with a name for messages."""
+    if isinstance(content, FilePart):
+        return _named(content, shown)
+    memory = io.BytesIO(content)
+    memory.name = shown
+    return memory
+
+
+_streams: OrderedDict[tuple[str, Version], ArchiveStream] = OrderedDict()
 _streams_lock = threading.Lock()
 
 
-def _stream_of(archive: str) -> ArchiveStream:
-    """The one stream of this process through an archive."""
+def _stream_of(member: ArchiveMember) -> ArchiveStream:
+    """The one stream of this process through an archive as it was listed."""
+    key = member.archive, member.version
     with _streams_lock:
-        stream = _streams.pop(archive, None) or ArchiveStream(archive)
-        _streams[archive] = stream
+        stream = _streams.pop(key, None) or ArchiveStream(member.archive)
+        _streams[key] = stream
         if len(_streams) > _STREAMS:
             _streams.popitem(last=False)  # who reads it has it still
         return stream
 
 
+class _Kept:
+    """The last contents by their numbers: at most ``_KEPT``, of at most ``most`` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+        self._contents: OrderedDict[int, bytes | FilePart] = OrderedDict()
+
+    def put(self, number: int, content: bytes | FilePart) -> None:
+        self._contents[number] = content
+        self._bytes += self._counted(content)
+        while len(self._contents) > _KEPT or self._bytes > self._most:
+            self.pop(next(iter(self._contents)))
+
+    def pop(self, number: int) -> bytes | FilePart | None:
+        content = self._contents.pop(number, None)
+        self._bytes -= 0 if content is None else self._counted(content)
+        return content
+
+    def _counted(self, content: bytes | FilePart) -> int:
+        return len(content) if isinstance(content, bytes) else self._most // 2
+
+
 class ArchiveStream:
     """Reads a compressed tar file from its beginning to its end; for any number of threads, one at a time.
 
-    Members that were passed are kept for a while. For one that was dropped the archive is read again.
+    Members that were passed or opened are kept for a while. For one that was dropped the archive is read again.
     """
 
     def __init__(self, archive: str) -> None:
@@ -227,23 +286,26 @@ class ArchiveStream:
         self._close: Callable[[], object] = lambda: None
         self._next = -1
         """Number of the member that comes next; -1 before the archive is opened."""
-        self._kept: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._passed, self._taken = _Kept(_KEPT_BYTES), _Kept(_KEPT_TAKEN_BYTES)
 
     def take(self, member: ArchiveMember, shown: str) -> BinaryIO:
         """A member as a file of the caller's own. Raises ``AudioError`` and the errors of ``DAMAGED``."""
         with self._lock:
-            if member.at in self._kept:
-                memory = io.BytesIO(self._kept.pop(member.at)[1])
-                memory.name = shown
-                return memory
+            content = self._passed.pop(member.at)
+            if content is None:
+                content = self._taken.pop(member.at)
             try:
-                if not 0 <= self._next <= member.at:
-                    self._open(member)
-                return self._forward(member, shown)
+                if content is None:
+                    if not 0 <= self._next <= member.at:
+                        self._open(member)
+                    content = self._forward(member, shown)
             except BaseException:
                 self._close()
                 self._next = -1
                 raise
+            own = content if isinstance(content, bytes) else FilePart(os.dup(content.fileno()), 0, member.size)
+            self._taken.put(member.at, content)
+            return _file_of(own, shown)
 
     def _open(self, member: ArchiveMember) -> None:
         self._close()
@@ -260,24 +322,18 @@ class ArchiveStream:
             raw.close()
 
         self._close, self._next = close, 0
-        self._kept.clear()
 
-    def _forward(self, member: ArchiveMember, shown: str) -> BinaryIO:
+    def _forward(self, member: ArchiveMember, shown: str) -> bytes | FilePart:
         for number, header, tar in self._headers:
             self._next = number + 1
             if number < member.at:
                 if header.isfile() and header.size <= IN_MEMORY:
-                    self._keep(number, b"".join(_blocks(tar, header)))
+                    self._passed.put(number, b"".join(_blocks(tar, header)))
                 continue
-            if (header.name, header.size) != (member.name, member.size):
+            if (plain_name(header.name), header.size) != (member.name, member.size):
                 raise AudioError(f"{shown}: expected this member in the archive, got {header.name!r}; start again")
-            return _unpacked(_blocks(tar, header), member.size, shown)
+            return _unpacked(_blocks(tar, header), member.size)
         raise AudioError(f"{shown}: no longer in the archive; start again")
-
-    def _keep(self, number: int, content: bytes) -> None:
-        self._kept[number] = len(content), content
-        while len(self._kept) > _KEPT or sum(size for size, _ in self._kept.values()) > _KEPT_BYTES:
-            self._kept.popitem(last=False)
 
 
 def _blocks(tar: tarfile.TarFile, header: tarfile.TarInfo) -> Iterator[bytes]:

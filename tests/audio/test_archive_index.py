@@ -15,6 +15,7 @@ from archives import KINDS, add_member, make_archive
 
 from asr.audio import archive_index
 from asr.audio.archive_index import find_member, is_archive, read_index, split_archive
+from asr.audio.archive_members import open_member
 from asr.errors import AudioError
 
 FILES = {"a.wav": b"first" * 100, "deep/b c.wav": os.urandom(30_000), "deep/empty.wav": b"", "ünï.wav": b"last"}
@@ -69,6 +70,23 @@ def test_names_that_lead_out_are_left_out_by_name(kind, put):
     assert list(index.members) == ["good.wav"]
     for name in list(files)[:4]:
         assert any(repr(name) in problem for problem in index.problems)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_from_the_packed_folder_itself_lose_their_dot(kind, put):
+    files = {"./a.wav": b"1", "./deep//b.wav": b"2", "././c.wav": b"3"}  # as of tar -C FOLDER .
+    index = read_index(put(f"x.{kind}", make_archive(kind, files)))
+    assert (list(index.members), index.problems) == (["a.wav", "deep/b.wav", "c.wav"], [])
+    for name, data in zip(index.members, files.values(), strict=True):
+        with open_member(index.path(name)) as file:
+            assert file.read() == data
+
+
+def test_names_in_an_old_encoding_are_no_zip_bomb(put):
+    data = make_archive("stored.zip", {"M@rz@@@1.wav": b"1", "M@rz@@@2.wav": b"2"})
+    data = data.replace(b"M@rz@@@", "Märzöüß".encode("cp437"))
+    index = read_index(put("x.zip", data))
+    assert (list(index.members), index.problems) == (["Märzöüß1.wav", "Märzöüß2.wav"], [])
 
 
 def test_links_and_devices_are_left_out_by_name(put):
@@ -168,6 +186,23 @@ def test_members_of_a_zip_file_that_lie_over_each_other_are_refused(put):
     struct.pack_into("<I", data, directory + 42, 0)  # the second header is said to be the first
     with pytest.raises(AudioError, match="reaches into the next"):
         read_index(put("x.zip", bytes(data)))
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_texts_that_would_fill_the_memory_are_refused(kind, put, monkeypatch):
+    monkeypatch.setattr(archive_index, "MOST_TEXTS", 100_000)
+    files = {f"{number}.json": bytes(30_000) for number in range(10)}
+    index = read_index(put(f"x.{kind}", make_archive(kind, files)))
+    assert "MB of texts (.json, .txt) in an archive, got more" in index.problems[0]
+    assert sum(map(len, index.texts.values())) <= 100_000
+
+
+def test_a_stored_member_of_two_sizes_is_left_out(put):
+    data = bytearray(make_archive("stored.zip", {"a.wav": bytes(100), "b.wav": b"2"}))
+    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 20, 99)  # its size in the archive
+    index = read_index(put("x.zip", bytes(data)))
+    assert list(index.members) == ["b.wav"]
+    assert "'a.wav' was left out: damaged: expected 100 bytes, got 99" in index.problems[0]
 
 
 def test_an_encrypted_member_is_left_out_by_name(put):

@@ -113,7 +113,33 @@ def test_passed_members_are_kept_within_bounds(tmp_path, monkeypatch):
     stream = ArchiveStream(index.archive)
     last = list(FILES)[-1]
     stream.take(index.members[last], last)
-    assert len(stream._kept) == 3
+    assert len(stream._passed._contents) == 3
+
+
+@pytest.mark.parametrize("in_memory", [0, 16 << 20])
+def test_a_recording_that_is_opened_twice_in_a_row_does_not_begin_the_archive_anew(in_memory, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_members, "IN_MEMORY", in_memory)
+    (tmp_path / "x.tar.gz").write_bytes(archived("tar.gz"))
+    index = read_index(str(tmp_path / "x.tar.gz"))
+    opened = []
+    whole = archive_members.open_archive
+    monkeypatch.setattr(archive_members, "open_archive", lambda archive: opened.append(archive) or whole(archive))
+    for name in FILES:
+        with open_member(index.path(name)) as left, open_member(index.path(name)) as right:  # two channels
+            assert left.read(9) == FILES[name][:9]
+            assert right.read() == FILES[name]
+            assert left.read() == FILES[name][9:]
+    assert len(opened) == 1
+
+
+def test_members_of_a_replaced_archive_are_those_of_the_new_one(tmp_path):
+    path = tmp_path / "x.tar.gz"
+    for letter in (b"a", b"b"):
+        path.write_bytes(make_archive("tar.gz", {"1.bin": letter, "2.bin": letter, "3.bin": letter}))
+        os.utime(path, ns=(letter[0], letter[0]))
+        index = read_index(str(path))
+        with open_member(index.path("2.bin")) as second, open_member(index.path("1.bin")) as first:
+            assert first.read() + second.read() == letter * 2
 
 
 @pytest.mark.parametrize("kind", ["zip", "stored.zip", "tar"])
@@ -161,8 +187,9 @@ def test_a_server_without_ranges_sends_a_compressed_archive(web):
         assert file.read() == FILES["large.bin"]
 
 
-def test_a_member_whose_bytes_are_damaged_fails_alone(tmp_path):
-    data = bytearray(archived("zip"))
+@pytest.mark.parametrize("kind", ["zip", "stored.zip"])
+def test_a_member_whose_bytes_are_damaged_fails_alone(kind, tmp_path):
+    data = bytearray(archived(kind))
     at = data.index(b"large.bin") + 200
     data[at : at + 50] = bytes(50)
     (tmp_path / "x.zip").write_bytes(data)
