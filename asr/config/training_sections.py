@@ -71,6 +71,8 @@ class AugmentConfig:
     """Round trip through 8-bit mu-law (G.711)."""
     opus_prob: Share = 0.0
     """Round trip through Opus at 8 to 32 kbit/s, as calls and voice messages are sent."""
+    gsm_prob: Share = 0.0
+    """Round trip through the codec of GSM telephones (06.10 full rate), which samples at 8 kHz."""
     packet_loss_prob: Share = 0.0
     """Packets of 20 ms are lost on the way. Silence stands for them, or the packet before, ever softer."""
     packet_loss_rate: tuple[Share, Share] = (0.01, 0.1)

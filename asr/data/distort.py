@@ -32,6 +32,7 @@ TELEPHONE_HZ = (300.0, 3400.0)
 OPUS_HZ = (8000, 12000, 16000, 24000, 48000)
 OPUS_BITS = (8e3, 32e3)
 """Bits per second that calls and voice messages are sent with."""
+GSM_HZ = 8000
 PACKET_S = 0.02
 LOST_IN_A_ROW = 2.0
 """Mean number of packets that are lost together."""
@@ -87,7 +88,7 @@ class Distorter:
         """
         config = self.config
         # All chances are drawn first, so that switching one distortion on leaves the others as they were.
-        chance = rng.random(9)
+        chance = rng.random(10)
         streams = _Streams(rng)
         if chance[5] < config.trim_prob:
             samples = trim(samples, self.rate_hz)
@@ -109,6 +110,8 @@ class Distorter:
         if chance[6] < config.opus_prob:
             low, high = np.log(OPUS_BITS)
             samples = opus(samples, self.rate_hz, float(np.exp(streams[7].uniform(low, high))))
+        if chance[9] < config.gsm_prob:
+            samples = gsm(samples, self.rate_hz)
         if chance[8] < config.packet_loss_prob:
             samples = lose_packets(samples, self.rate_hz, streams[9].uniform(*config.packet_loss_rate), streams[9])
         if chance[4] < config.clip_prob:
@@ -264,6 +267,16 @@ def opus(samples: np.ndarray, sample_rate_hz: int, bits_per_second: float) -> np
     soundfile.write(container, sent, rate, format="OGG", subtype="OPUS", compression_level=level)
     container.seek(0)
     heard = resample(soundfile.read(container, dtype="float32")[0], rate, sample_rate_hz)
+    return np.pad(heard[: len(samples)], (0, max(0, len(samples) - len(heard))))
+
+
+def gsm(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """``samples`` ``(S,)`` through the full-rate codec of GSM (GSM 06.10: 8 kHz, 13 kbit/s) and back."""
+    container = io.BytesIO()
+    sent = resample(np.clip(samples, -1, 1), sample_rate_hz, GSM_HZ)
+    soundfile.write(container, sent, GSM_HZ, format="WAV", subtype="GSM610")
+    container.seek(0)
+    heard = resample(soundfile.read(container, dtype="float32")[0], GSM_HZ, sample_rate_hz)
     return np.pad(heard[: len(samples)], (0, max(0, len(samples) - len(heard))))
 
 

@@ -156,6 +156,7 @@ RANGES = {
     "augment.codec_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.splice_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.opus_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
+    "augment.gsm_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.clip_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.trim_prob": ([-0.1, 1.1, math.nan], [0.0, 1.0]),
     "augment.gain_db": ([-1.0, 61.0, math.nan], [0.0, 20.0]),

@@ -25,6 +25,7 @@ from asr.data.distort import (
     draw_colour,
     draw_masks,
     draw_speeds,
+    gsm,
     limit_band,
     lose_packets,
     mu_law,
@@ -133,6 +134,7 @@ EVERYTHING = AugmentConfig(
     telephone_prob=1.0,
     codec_prob=1.0,
     opus_prob=1.0,
+    gsm_prob=1.0,
     packet_loss_prob=1.0,
     clip_prob=1.0,
     gain_db=10.0,
@@ -171,12 +173,22 @@ def test_distortions_follow_the_seed_and_stay_finite():
 @pytest.mark.parametrize("length", [1, 2, 399, 16001])
 def test_silence_and_the_shortest_sounds_survive_everything(length):
     distort = Distorter(EVERYTHING, RATE_HZ)
-    assert np.abs(distort(np.zeros(length, dtype=np.float32), rng())).max() < 1e-4  # Opus rounds
+    assert np.abs(distort(np.zeros(length, dtype=np.float32), rng())).max() < 2e-3  # GSM has a hum of 5e-4
     assert np.isfinite(distort(np.full(length, 0.5, dtype=np.float32), rng())).all()
 
 
 @pytest.mark.parametrize(
-    "name", ["reverb_prob", "noise_prob", "telephone_prob", "codec_prob", "opus_prob", "clip_prob", "babble_prob"]
+    "name",
+    [
+        "reverb_prob",
+        "noise_prob",
+        "telephone_prob",
+        "codec_prob",
+        "opus_prob",
+        "gsm_prob",
+        "clip_prob",
+        "babble_prob",
+    ],
 )
 def test_a_probability_is_the_share_that_changes(name):
     samples = speech_like(0.1)
@@ -205,6 +217,20 @@ def test_opus_keeps_speech_and_its_place_and_loses_more_at_fewer_bits(rate_hz):
     levels = [np.square(x[: len(x) // size * size].reshape(-1, size)).mean(axis=1) for x in (samples, good)]
     assert np.corrcoef(*np.log(np.array(levels) + 1e-6))[0, 1] > 0.9
     assert np.abs(poor - samples).mean() > np.abs(good - samples).mean()
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_gsm_keeps_speech_in_its_place_and_nothing_above_4_khz(rate_hz):
+    samples = resample(speech_like(1.0), RATE_HZ, rate_hz)
+    heard = gsm(samples, rate_hz)
+    assert len(heard) == len(samples)
+    assert heard.dtype == np.float32
+    size = rate_hz // 50
+    levels = [np.square(x[: len(x) // size * size].reshape(-1, size)).mean(axis=1) for x in (samples, heard)]
+    assert np.corrcoef(*np.log(np.array(levels) + 1e-6))[0, 1] > 0.9
+    back = [resample(x, rate_hz, RATE_HZ) for x in (samples, heard)]
+    assert power_db(back[1], 4300, 8000) < power_db(back[1], 300, 3400) - 40
+    assert not np.allclose(*back, atol=1e-3)
 
 
 def test_trimming_leaves_the_sound_and_no_silence_around_it():
