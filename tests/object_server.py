@@ -182,12 +182,17 @@ def serving(objects: Objects, port: int = 0) -> Iterator[Objects]:
 
 
 def random_errors(share: float, seed: int = 0) -> Callable[[Request], int]:
-    """A fault for this share of the requests: 500, 503, or a cut connection."""
+    """A fault for this share of the requests: 500, 503, or a cut connection; never for one request four times in a row,
+    so that no test fails by chance."""
     rng, lock = random.Random(seed), threading.Lock()
+    failed: dict[tuple[str, str], int] = {}
 
     def fault(request: Request) -> int:
+        key = request.path, request.span
         with lock:
-            return rng.choice((500, 503, CUT)) if rng.random() < share else 0
+            status = rng.choice((500, 503, CUT)) if rng.random() < share and failed.get(key, 0) < 3 else 0
+            failed[key] = failed.get(key, 0) + 1 if status else 0
+            return status
 
     return fault
 

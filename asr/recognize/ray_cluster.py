@@ -20,7 +20,7 @@ from asr.recognize import ray_stages
 
 CONNECT_S = 10.0
 """Seconds to wait for the head of a cluster."""
-CHECK_S = 120.0
+CHECK_S = 600.0
 """Seconds to wait for the check of a machine: its first process of Python has to start."""
 READER_CPUS = 0.1
 """Part of a processor that Ray sets aside for a task that reads: a network needs far longer for the same audio."""

@@ -99,7 +99,7 @@ def alive(pid):
         return False
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
@@ -341,7 +341,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, number):
         assert len(children) == 2
         assert all(map(alive, children))
         parent.send_signal(number)
-        parent.wait(30)
+        parent.wait(120)
         assert wait_for(lambda: not any(map(alive, children)))
 
 

@@ -203,7 +203,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
-    return any(condition() or time.sleep(0.1) for _ in range(300))
+    return any(condition() or time.sleep(0.1) for _ in range(1200))
 
 
 @linux
