@@ -93,6 +93,13 @@ def test_corrections_travel_with_the_new_model_as_sentences_to_rehearse(learnt):
     assert all(len(one.tokens) == 11 for one in stored)
 
 
+def test_half_of_the_stored_sentences_are_rehearsed_and_the_others_checked_by_the_next_learning(learnt, tmp_path):
+    corrections = write_set(tmp_path / "in", make_texts(8, 4), PITCH)
+    report = learn(learnt[0], [corrections], tmp_path / "out", LearnOptions(dry_run=True, grid=Grid((4e-3,), (1,), 2)))
+    assert report.rehearsal == 5
+    assert report.rehearsal_words == (0 if report.refusal else 15)
+
+
 def test_shuffled_texts_are_refused_and_nothing_is_written(tones, tmp_path):
     texts = make_texts(10, 2)
     report = learn(tones, [write_set(tmp_path / "in", texts[3:] + texts[:3], PITCH, texts)], tmp_path / "out", OPTIONS)
