@@ -386,7 +386,7 @@ def test_the_run_directory_holds_what_the_design_says(trained):
     folder = Path(trained.train.output)
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "tokens.txt", "stats.json", "model.safetensors", "card.json", "log.jsonl",
-        "checkpoint.safetensors", "checkpoint.previous.safetensors",
+        "checkpoint.safetensors", "checkpoint.previous.safetensors", "rehearsal.safetensors",
     }  # fmt: skip
     assert load_config(folder / "config.yaml") == trained
 
