@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ CONNECT_S = 10.0
 """Seconds to wait for the head of a cluster."""
 CHECK_S = 600.0
 """Seconds to wait for the check of a machine: its first process of Python has to start."""
+GONE_S = 60.0
+"""Seconds in which the head of a cluster notices that a machine died."""
 READER_CPUS = 0.1
 """Part of a processor that Ray sets aside for a task that reads: a network needs far longer for the same audio."""
 
@@ -164,25 +167,39 @@ def capacity(device: str, memory_bytes: int, actors: int | None) -> Capacity:
     return Capacity(room if actors is None else min(actors, room), gpu)
 
 
+def _has_gone(id: str) -> bool:
+    """Whether a machine that gave no answer leaves the cluster: the head notices that a moment later."""
+    ends = time.monotonic() + GONE_S
+    while any(node["NodeID"] == id for node in alive_nodes()):
+        if time.monotonic() >= ends:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 def check_nodes(paths: Sequence[str]) -> None:
     """Require that every machine has this version of the package and sees ``paths``, which this one sees.
 
-    Raises ``ConfigError`` naming the machine.
+    A machine that dies meanwhile is left out. Raises ``ConfigError`` naming the machine.
     """
     import ray
+    from ray.exceptions import RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     inspect = ray.remote(num_cpus=0, max_retries=2)(ray_stages.inspect_node)
     asked = {}
     for node in alive_nodes():
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[node["NodeManagerAddress"] + f" ({node['NodeID'][:8]})"] = inspect.options(
-            scheduling_strategy=here
-        ).remote(list(paths))
-    for name, reference in asked.items():
+        asked[node["NodeID"]] = (
+            f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})",
+            inspect.options(scheduling_strategy=here).remote(list(paths)),
+        )
+    for id, (name, reference) in asked.items():
         try:
             found = ray.get(reference, timeout=CHECK_S)
         except Exception as error:
+            if not isinstance(error, RayTaskError) and _has_gone(id):
+                continue  # it died meanwhile, and is no machine of the cluster any more
             reason = " ".join(str(error).split())[-300:]
             raise ConfigError(
                 f"machine {name} of the cluster cannot run this package: {reason}; install version {asr.__version__} "

@@ -241,6 +241,21 @@ def test_inputs_that_a_machine_does_not_see_are_named_with_it(cluster, speech, m
         ray_cluster.check_nodes([str(speech / "01.wav")])
 
 
+def test_a_machine_that_dies_during_the_check_is_left_out(cluster, monkeypatch):
+    real, gone = ray_cluster.alive_nodes, [{"NodeID": "ab" * 28, "NodeManagerAddress": "gone", "Alive": True}]
+    monkeypatch.setattr(ray_cluster, "alive_nodes", lambda: real() + [gone.pop()] if gone else real())
+    ray_cluster.check_nodes([])
+    assert not gone
+
+
+def test_a_machine_that_stays_and_cannot_run_the_check_is_named(cluster, monkeypatch):
+    real, sick = ray_cluster.alive_nodes, {"NodeID": "ab" * 28, "NodeManagerAddress": "sick", "Alive": True}
+    monkeypatch.setattr(ray_cluster, "GONE_S", 0.0)
+    monkeypatch.setattr(ray_cluster, "alive_nodes", lambda: [*real(), sick])
+    with pytest.raises(ConfigError, match=r"machine sick .* of the cluster cannot run this package"):
+        ray_cluster.check_nodes([])
+
+
 def test_a_cluster_without_the_memory_of_a_model_is_refused(cluster, model_dir):
     with pytest.raises(ConfigError, match=r"needs about 10000\.0 GB of memory, and no machine of the cluster has that"):
         ray_cluster.capacity("cpu", 10**13, None)
