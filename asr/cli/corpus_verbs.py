@@ -271,6 +271,7 @@ def _check_configuration(args: argparse.Namespace) -> int:
     paths = [*data.manifests, *([data.valid] if data.valid else [])]
     if not paths:
         raise AsrError(f"{args.manifest}: expected data.train or data.sources, got neither")
+    source_shares.refuse_shards(data.sources)
     reports = [shard_check.check_set(path, settings, args.root, args.workers) for path in paths]
     for report in reports:
         printing.show(report.summary())

@@ -222,7 +222,7 @@ def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:
     advice = "lower data.batch_s, data.prefetch or data.workers (0: one thread, which needs no shared memory)"
     if free is not None and size > free:
         raise ConfigError(
-            f"data.workers: {slots} batches of {slot_bytes / 1e6:.0f} MB need {size / 1e6:.0f} MB of shared memory, "
+            f"data.workers: {slots} batches of {slot_bytes / 1e6:.3g} MB need {size / 1e6:.0f} MB of shared memory, "
             f"{free / 1e6:.0f} MB are free; {advice}"
         )
     try:
@@ -230,7 +230,7 @@ def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:
         memory.take(0, size)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"data.workers: no shared memory for {slots} batches of {slot_bytes / 1e6:.0f} MB: {error}; {advice}"
+            f"data.workers: no shared memory for {slots} batches of {slot_bytes / 1e6:.3g} MB: {error}; {advice}"
         ) from error
     return memory
 

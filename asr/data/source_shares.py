@@ -19,6 +19,7 @@ import numpy as np
 
 from asr.config.training_sections import SourceConfig
 from asr.data.manifest import Utterance, read_each_manifest
+from asr.data.shard_set import is_shards
 from asr.errors import ConfigError
 
 STREAM = 7
@@ -28,8 +29,22 @@ Tagged: TypeAlias = tuple[list[Utterance], list[str]]
 """Utterances, and the name of the source of each."""
 
 
+def refuse_shards(sources: Mapping[str, SourceConfig]) -> None:
+    """Raise ``ConfigError`` for a source whose path names shards."""
+    for name, source in sources.items():
+        if is_shards(source.path):
+            raise ConfigError(
+                f"data.sources.{name}.path: expected a manifest, got shards ({source.path}), which take no shares; "
+                "name all shards in data.train and data.more, or use the manifest that they were made of"
+            )
+
+
 def read_sources(sources: Mapping[str, SourceConfig]) -> Tagged:
-    """The utterances of all sources. Raises ``ManifestError`` as ``asr.data.manifest.read_each_manifest`` does."""
+    """The utterances of all sources.
+
+    Raises ``ManifestError`` as ``asr.data.manifest.read_each_manifest`` does, and ``ConfigError`` for shards.
+    """
+    refuse_shards(sources)
     sets = read_each_manifest([source.path for source in sources.values()])
     names = [name for name, found in zip(sources, sets, strict=True) for _ in found]
     return [utterance for found in sets for utterance in found], names
@@ -117,9 +132,9 @@ class SourceMix:
             if source.speaker_cap_s and seconds > most * (1 + 1e-9):
                 fitting = most / epoch_s
                 raise ConfigError(
-                    f"data.sources.{name}.share: {shares[name]:.1%} of an epoch of {epoch_s / 3600:.2f} h (a pass over "
-                    f"{largest}) are {seconds / 3600:.2f} h, but {len(self._groups[name])} speakers give at most "
-                    f"{most / 3600:.2f} h with speaker_cap_s={source.speaker_cap_s:g}; expected a share of at most "
+                    f"data.sources.{name}.share: {shares[name]:.1%} of an epoch of {_length(epoch_s)} (a pass over "
+                    f"{largest}) are {_length(seconds)}, but {len(self._groups[name])} speakers give at most "
+                    f"{_length(most)} with speaker_cap_s={source.speaker_cap_s:g}; expected a share of at most "
                     f"{fitting:.1%}, or a higher cap"
                 )
         return needed
@@ -161,18 +176,23 @@ class SourceMix:
             needed, largest = self.seconds(at), self.largest(at)
             total = sum(needed.values())
             where = f"from {at:g} of the training on: " if at else ""
-            lines.append(f"{where}an epoch has {total / 3600:.2f} h, one pass over {largest}")
+            lines.append(f"{where}an epoch has {_length(total)}, one pass over {largest}")
             for name, seconds in needed.items():
                 source = self.sources[name]
                 given = "" if abs(seconds / total - source.share) < 5e-4 else f" (share {source.share:g})"
                 until = f", until {source.until:g} of the training" if source.until < 1 else ""
                 cap = f", at most {source.speaker_cap_s:g} s a speaker" if source.speaker_cap_s else ""
-                hours = sum(float(group.durations_s.sum()) for group in self._groups[name]) / 3600
+                whole_s = sum(float(group.durations_s.sum()) for group in self._groups[name])
                 lines.append(
-                    f"  {name}: {seconds / total:.1%} of the speech{given}: {seconds / 3600:.2f} h an epoch of "
-                    f"{hours:.2f} h{cap}{until}"
+                    f"  {name}: {seconds / total:.1%} of the speech{given}: {_length(seconds)} an epoch of "
+                    f"{_length(whole_s)}{cap}{until}"
                 )
         return "\n".join(lines)
+
+
+def _length(seconds: float) -> str:
+    """A length for people, in hours where it has some."""
+    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds:.0f} s"
 
 
 def _groups(name: str, source: SourceConfig, positions: Sequence[int], utterances: Sequence[Utterance]) -> list[_Group]:

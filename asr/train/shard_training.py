@@ -9,6 +9,7 @@ from typing import TypeVar
 from asr.config.sections import Config
 from asr.data.shard_set import ShardSet, is_shards
 from asr.data.sharded_batches import ShardedDataset
+from asr.data.source_shares import refuse_shards
 from asr.errors import ConfigError, TrainingError
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
@@ -22,11 +23,7 @@ def read_shards(config: Config, world: World) -> ShardSet:
 
     Raises ``ConfigError`` for manifests beside shards and for ``data.sources``, ``ShardError`` as ``ShardSet``.
     """
-    if config.data.sources:
-        raise ConfigError(
-            "data.sources: expected manifests, got shards, which take no shares; name the shards in data.train and "
-            "data.more"
-        )
+    refuse_shards(config.data.sources)
     if others := [path for path in config.data.manifests if not is_shards(path)]:
         raise ConfigError(
             f"data.train, data.more: expected shards only, or manifests only, got {others[0]} beside shards; "

@@ -1,6 +1,7 @@
 """Training from shards: the same weights whatever loads them and wherever a run was killed, and faults are named."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import where
 from corpus import make_config, make_corpus, start, train_process, train_rank
 from shards import make_shards, read_tar, write_tar
 
+from asr.cli import main
 from asr.errors import ConfigError, ManifestError
 from asr.models.description import load_card
 from asr.models.tensors import load_metadata, load_tensors
@@ -118,8 +120,17 @@ def test_shards_beside_manifests_and_sources_of_shards_are_refused(corpus, tmp_p
         acoustic_task.train_acoustic(dataclasses.replace(config, data=more))
     shares = make_config(corpus, data={"train": "", "sources": {"one": {"path": str(corpus / "shards"), "share": 1.0}}},
                          train={"output": str(tmp_path / "other")})  # fmt: skip
-    with pytest.raises(ConfigError, match="take no shares"):
+    with pytest.raises(
+        ConfigError, match=r"data\.sources\.one\.path: expected a manifest, got shards .*take no shares"
+    ):
         acoustic_task.train_acoustic(shares)
+
+
+def test_a_check_of_sources_of_shards_says_what_training_says(corpus, tmp_path, capsys):
+    config = {"data": {"valid": str(corpus / "valid.jsonl"), "sources": {"one": {"path": str(corpus / "shards")}}}}
+    (tmp_path / "conf.yaml").write_text(json.dumps(config))  # which is YAML
+    assert main(["check", str(tmp_path / "conf.yaml"), "data.sources.one.share=1"]) == 2
+    assert "data.sources.one.path: expected a manifest, got shards" in capsys.readouterr().err
 
 
 def test_a_changed_set_is_noticed_on_resume(corpus, tmp_path, capsys):
