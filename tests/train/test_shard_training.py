@@ -129,7 +129,7 @@ def test_shards_beside_manifests_and_sources_of_shards_are_refused(corpus, tmp_p
 def test_a_check_of_sources_of_shards_says_what_training_says(corpus, tmp_path, capsys):
     config = {"data": {"valid": str(corpus / "valid.jsonl"), "sources": {"one": {"path": str(corpus / "shards")}}}}
     (tmp_path / "conf.yaml").write_text(json.dumps(config))  # which is YAML
-    assert main(["check", str(tmp_path / "conf.yaml"), "data.sources.one.share=1"]) == 2
+    assert main.run_command(["check", str(tmp_path / "conf.yaml"), "data.sources.one.share=1"]) == 2
     assert "data.sources.one.path: expected a manifest, got shards" in capsys.readouterr().err
 
 
