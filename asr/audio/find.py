@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from asr.cloud.inputs import RemoteFile
 
 
-def find_audio_files(folder: str | os.PathLike[str], problems: list[str] | None = None) -> list[Path]:
+def find_audio_files(
+    folder: str | os.PathLike[str], problems: list[str] | None = None, archives: list[str] | None = None
+) -> list[Path]:
     """Audio files below ``folder``, sorted; hidden files and folders, and ``lost+found``, are left out.
 
     They are told by their endings, in any case: ``AUDIO_SUFFIXES`` and, with PyAV, ``media.SUFFIXES``. What has such an
     ending and is no regular file (a pipe would be waited for) is left out.
 
     ``problems`` gets a message for each of these, for each film that needs PyAV, and for each folder below ``folder``
-    that cannot be listed. Raises ``AudioError`` if ``folder`` or, without ``problems``, a folder below it cannot be
-    listed.
+    that cannot be listed. ``archives`` gets the paths of archives. Raises ``AudioError`` if ``folder`` or, without
+    ``problems``, a folder below it cannot be listed.
     """
     told: list[str] = []
 
@@ -48,6 +50,8 @@ def find_audio_files(folder: str | os.PathLike[str], problems: list[str] | None 
                 continue
             if name.lower().endswith(films):
                 told.append(f"{path}: left out: films and other formats than libsndfile's need PyAV: pip install av")
+            elif archives is not None and is_archive(name):
+                archives.append(str(path))
             elif not name.lower().endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
                 continue
             elif _is_special(path):
@@ -59,11 +63,11 @@ def find_audio_files(folder: str | os.PathLike[str], problems: list[str] | None 
     return sorted(found)
 
 
-def find_remote_audio(url: str, problems: list[str]) -> list[RemoteFile]:
+def find_remote_audio(url: str, problems: list[str], archives: list[str]) -> list[RemoteFile]:
     """Audio files below the folder ``url``, sorted by their paths; see ``find_audio_files``.
 
     ``problems`` gets a message for each film that needs PyAV, and for each name that would lead out of a folder.
-    Raises ``AudioError`` if the folder cannot be listed.
+    ``archives`` gets the URLs of archives. Raises ``AudioError`` if the folder cannot be listed.
     """
     from asr.cloud.inputs import list_inputs
 
@@ -75,9 +79,11 @@ def find_remote_audio(url: str, problems: list[str]) -> list[RemoteFile]:
             shown = without_secrets(file.url)
             if name.endswith(films):
                 problems.append(f"{shown}: left out: films and other formats need PyAV: pip install av")
-            elif name.endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
+            elif name.endswith(AUDIO_SUFFIXES + FILM_SUFFIXES + ARCHIVE_SUFFIXES):
                 if leads_out(file.path):
                     problems.append(f"{shown}: left out: expected a path below the folder; rename the object")
+                elif name.endswith(ARCHIVE_SUFFIXES):
+                    archives.append(file.url)
                 else:
                     found.append(file)
     except CloudError as error:
@@ -85,10 +91,13 @@ def find_remote_audio(url: str, problems: list[str]) -> list[RemoteFile]:
     return sorted(found, key=lambda file: file.path)
 
 
-def find_archived_audio(archive: str, below: str = "", problems: list[str] | None = None) -> list[MemberPath]:
+def find_archived_audio(
+    archive: str, below: str = "", problems: list[str] | None = None, archives: list[str] | None = None
+) -> list[MemberPath]:
     """Recordings in an archive, in its order, or those in its folder ``below``; see ``find_audio_files``.
 
-    ``problems`` gets what is wrong with the archive and its members. Raises ``AudioError`` where it cannot be read.
+    ``problems`` gets what is wrong with the archive and its members, ``archives`` the paths of archives in it. Raises
+    ``AudioError`` where it cannot be read.
     """
     index = read_index(archive)
     films = () if pyav.pyav_is_installed() else FILM_SUFFIXES
@@ -100,6 +109,8 @@ def find_archived_audio(archive: str, below: str = "", problems: list[str] | Non
         if name.lower().endswith(films):
             shown = without_secrets(index.path(name))
             told.append(f"{shown}: left out: films and other formats need PyAV: pip install av")
+        elif archives is not None and name.lower().endswith(ARCHIVE_SUFFIXES):
+            archives.append(index.path(name))
         elif name.lower().endswith(AUDIO_SUFFIXES + FILM_SUFFIXES):
             found.append(index.path(name))
     if problems is not None:

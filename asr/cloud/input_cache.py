@@ -174,7 +174,7 @@ class InputCache:
     def _evict(self, most: int) -> int:
         """Remove the least recently used copies until ``most`` bytes are left; returns how many are left.
 
-        A part counts as the whole object that it will be.
+        A part counts as the whole object that it will be. Where the parts alone are more than ``most``, no copy goes.
         """
         copies, coming = [], 0
         for folder in self.folder.iterdir():
@@ -185,11 +185,11 @@ class InputCache:
                         copies.append((about.st_mtime, about.st_size, entry.path))
                     elif about.st_mtime < time.time() - _ABANDONED_S:
                         os.unlink(entry.path)
-                    else:
+                    elif not _removed(entry.path):
                         coming += int(entry.name.split(".")[1])
         total = coming + sum(size for _, size, _ in copies)
         for _, size, path in sorted(copies):
-            if total <= most:
+            if total <= most or coming > most:
                 break
             with contextlib.suppress(OSError):
                 os.unlink(path)  # who has it open reads on
@@ -231,6 +231,16 @@ def _own(part: Path) -> IO[bytes]:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
                 return file
         file.close()
+
+
+def _removed(part: str) -> bool:
+    """Remove a part whose process has ended; whether that was so."""
+    if fcntl is not None:
+        with open(part, "rb") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(part)  # before another process can lock it
+            return True
+    return False
 
 
 def _lock(file: IO[str] | IO[bytes]) -> None:

@@ -28,6 +28,8 @@ from asr.recognize.run_identity import describe_run
 ENGINES = ("local", "ray")
 MOST_ALONE = 1000
 """Recordings that are recognised each alone after a fault, until the one at fault is found."""
+MOST_FAULTS = 20
+"""Recordings in a row that end by a fault of ours. Then nothing works, and the run ends."""
 MOST_DOUBTS = 100
 """Doubts that are kept for messages; the parts have ``reliable`` for each recording."""
 
@@ -180,15 +182,16 @@ def _surviving(
 ) -> Generator[Result, None, None]:
     """Results of all items in order, through ``together``; where a fault of ours ends that, some each ``alone``.
 
-    The one at fault is then a failure with the reason, and ``together`` goes on behind it.
+    The one at fault is then a failure with the reason, and ``together`` goes on behind it. Raises ``AsrError`` after
+    ``MOST_FAULTS`` of them in a row.
     """
-    done = 0
+    done = faults = 0
     while done < len(items):
         try:
             with contextlib.closing(together(items[done:])) as results:
                 for result in results:
                     yield result
-                    done += 1
+                    done, faults = done + 1, 0
             return
         except AsrError:
             raise
@@ -196,12 +199,20 @@ def _surviving(
             for item in items[done : done + MOST_ALONE]:
                 done += 1
                 try:
-                    yield alone(item)
+                    result = alone(item)
                 except AsrError:
                     raise
                 except Exception as error:
-                    yield item, fault_of_ours(item.name, pickle_error(error))
+                    faults += 1
+                    fault = fault_of_ours(item.name, pickle_error(error))
+                    if faults == MOST_FAULTS:
+                        raise AsrError(
+                            f"{faults} recordings in a row failed; the last, {fault}; with --resume the work goes on"
+                        ) from error
+                    yield item, fault
                     break
+                yield result
+                faults = 0
 
 
 def _transcribe(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,11 +90,13 @@ def _jobs(name: str, raw_rate_hz: int | None, max_duration_s: float | None, fail
         return _jobs_at_url(name, failures)
     if os.path.isdir(name):
         count = len(failures)
-        found = find.find_audio_files(name, failures)
-        if not found and (archives := find.find_archives(name)):
-            return _in_archives(archives, failures, name)
+        beside: list[str] = []
+        found = find.find_audio_files(name, failures, beside)
+        if not found and beside:
+            return _in_archives(sorted(beside), failures, name)
         if not found and len(failures) == count:
             raise AudioError(f"{name}: no audio file in this folder")
+        _warn_of_archives(name, beside, "name them as inputs")
         return [_in_folder(path, path.relative_to(name)) for path in found]
     if name.endswith(".jsonl"):
         return _in_manifest(name)
@@ -121,9 +124,13 @@ def _in_archives(archives: Sequence[str], failures: list[str], folder: str = "")
 def _in_archive(archive: str, failures: list[str], *, folder: str = "", below: str = "") -> list[Job]:
     """The recordings of an archive, or of its folder ``below``."""
     count = len(failures)
-    found = find.find_archived_audio(archive, below, failures)
+    nested: list[str] = []
+    found = find.find_archived_audio(archive, below, failures, nested)
     if not found and len(failures) == count:
-        raise AudioError(f"{without_secrets(archive)}: no audio file in this archive{f' below {below}' * bool(below)}")
+        more = "; it holds archives: unpack it, and name its folder" if nested else ""
+        place = f" below {below}" if below else ""
+        raise AudioError(f"{without_secrets(archive)}: no audio file in this archive{place}{more}")
+    _warn_of_archives(archive, nested, "unpack it, and name them as inputs")
     index = read_index(archive)
     before = f"{archive[len(folder) :].lstrip('/')}/" if folder else ""
     cut = len(below) + 1 if below else 0
@@ -134,6 +141,18 @@ def _in_archive(archive: str, failures: list[str], *, folder: str = "", below: s
         item = Recording(path, without_secrets(path))
         jobs.append(Job(item, Path(shown), shown if id == name else id, zlib.crc32(os.fsencode(shown))))
     return jobs
+
+
+def _warn_of_archives(place: str, archives: Sequence[str], advice: str) -> None:
+    """Say which archives beside recordings are left out. They may be what the recordings were unpacked from."""
+    if archives:
+        count = "an archive" if len(archives) == 1 else f"{len(archives)} archives"
+        first = without_secrets(min(archives))
+        print(
+            f"warning: {without_secrets(place)}: {count} beside the recordings left out ({first}); to read them too, "
+            f"{advice}",
+            file=sys.stderr,
+        )
 
 
 def _inside_archive(name: str, archive: str, inside: str, failures: list[str]) -> list[Job] | None:
@@ -165,11 +184,13 @@ def _jobs_at_url(url: str, failures: list[str]) -> list[Job]:
     if url_name(url).lower().endswith(AUDIO_SUFFIXES + FILM_SUFFIXES) or not is_folder(url):
         return [Job(Recording(url, without_secrets(url)), Path(url_name(url)), url_name(url))]
     count = len(failures)
-    found = find.find_remote_audio(url, failures)
-    if not found and (archives := find.find_archives(url)):
-        return _in_archives(archives, failures, url)
+    archives: list[str] = []
+    found = find.find_remote_audio(url, failures, archives)
+    if not found and archives:
+        return _in_archives(sorted(archives), failures, url)
     if not found and len(failures) == count:
         raise AudioError(f"{without_secrets(url)}: no audio file in this folder")
+    _warn_of_archives(url, archives, "name them as inputs")
     return [
         Job(Recording(file.url, without_secrets(file.url)), Path(file.path), file.path, zlib.crc32(file.path.encode()))
         for file in found

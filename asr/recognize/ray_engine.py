@@ -109,11 +109,12 @@ class RayEngine:
 
         reason = ""
         for attempt in range(ROUNDS):
-            before = len(waiting)
+            before, fault = len(waiting), b""
             alone = attempt > 0 and before <= ALONE
             try:
                 for result in self._round(waiting, room, lines, alone=alone):
                     if is_fault(result) and not alone and attempt < ROUNDS - 1:
+                        fault = result.body
                         continue  # another one of its batch may be at fault: each is sent again
                     if (named := waiting.pop(result.number, None)) is None:
                         continue  # the task ran twice
@@ -134,6 +135,11 @@ class RayEngine:
                     ) from error
             if not waiting:
                 return
+            if fault and len(waiting) == before > ALONE:
+                raise AsrError(
+                    f"a fault of this program ended the recognition of all {before} recordings: {pickle.loads(fault)}; "
+                    "please report it; with --resume the work goes on"
+                )
         for index, named in waiting.items():
             died = AudioError(
                 f"{named.id}: the process that transcribed it died, {ROUNDS} times (out of memory?)"

@@ -258,6 +258,30 @@ def test_a_killed_fetch_is_taken_over(web, cache):
     assert not list(cache.glob("*/*.part"))
 
 
+def test_a_killed_fetch_leaves_room_for_others(web, cache):
+    web.files = {"1": MEGABYTE * 3}
+    part = cache / "00" / "00.9000000.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"begun")
+    (cache / "bytes").write_text("9000000")
+    assert read(f"{web.url}/1") == MEGABYTE * 3
+    assert kept(cache) == len(MEGABYTE) * 3
+    assert not part.exists()
+
+
+def test_copies_stay_where_other_processes_fetch_more_than_the_limit(web, cache):
+    web.files = {"0": MEGABYTE, "1": MEGABYTE[1:]}
+    read(f"{web.url}/0")
+    part = cache / "00" / "00.20000000.part"
+    part.parent.mkdir(exist_ok=True)
+    (cache / "bytes").write_text("21000000")
+    with part.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert read(f"{web.url}/1") == MEGABYTE[1:]
+    read(f"{web.url}/0")
+    assert full_reads(web, "0") == 1
+
+
 def test_the_limit_is_a_number_of_gigabytes(monkeypatch):
     assert cache_limit() == 10_000_000
     monkeypatch.delenv("ASR_CACHE_GB")

@@ -10,9 +10,10 @@ import pytest
 from asr.cli.main import run_command
 from asr.data import manifest
 from asr.data.manifest import Utterance
-from asr.errors import ConfigError
+from asr.errors import AsrError, AudioError, ConfigError
 from asr.recognize import archive, batch_inputs
 from asr.recognize.recognizer import Recognizer
+from asr.recognize.recording import Recording
 from asr.recognize.result_parts import read_results
 
 COUNT = 9
@@ -115,6 +116,28 @@ def test_force_is_refused_for_one_of_several_processes(speech, tmp_path, monkeyp
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match=r"force: expected one process, got 2 \(WORLD_SIZE\)"):
         archive.transcribe_archive([str(speech)], tmp_path / "out", model="no such model", force=True)
+
+
+def faulty(recordings):
+    """Results of recordings in order; the code fails at those whose name is ``bad``."""
+    for recording in recordings:
+        if recording.name == "bad":
+            raise ZeroDivisionError("a fault")
+        yield recording, recording.name
+
+
+def test_many_faults_in_a_row_end_the_run():
+    items = [Recording(None, "good"), *(Recording(None, "bad") for _ in range(100))]
+    done = []
+    with pytest.raises(AsrError, match=r"20 recordings in a row failed; the last, .*ZeroDivisionError: a fault"):
+        done.extend(archive._surviving(items, faulty, lambda one: next(faulty([one]))))
+    assert len(done) == 1 + 19
+
+
+def test_faults_with_results_between_them_do_not_end_the_run():
+    items = [Recording(None, name) for name in ("bad", "good") * 50]
+    results = [result for _, result in archive._surviving(items, faulty, lambda one: next(faulty([one])))]
+    assert [isinstance(result, AudioError) for result in results] == [True, False] * 50
 
 
 def test_channels_have_ids_of_their_own(tmp_path, bursts, write_wav, model_dir):

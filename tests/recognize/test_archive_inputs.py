@@ -136,6 +136,21 @@ def test_a_folder_of_archives_and_a_range_stand_for_them(put, sounds, tmp_path):
     assert ([job.id for job in jobs], failures) == (expected, [])
 
 
+def test_archives_beside_recordings_are_told(put, sounds, web, tmp_path, capsys):
+    put("a.zip", sounds)
+    put("b.tar", {"0.flac": sounds["day 0/0.flac"], "deep/old.zip": b"1"})
+    (tmp_path / "c.flac").write_bytes(sounds["day 0/0.flac"])
+    web.files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for place in (str(tmp_path), f"{web.url}/"):
+        jobs, failures = find_jobs([place])
+        assert ([job.id for job in jobs], failures) == (["c.flac"], [])
+        assert "2 archives beside the recordings left out" in capsys.readouterr().err
+    find_jobs([str(tmp_path / "b.tar")])
+    assert "old.zip); to read them too, unpack it" in capsys.readouterr().err
+    _, failures = find_jobs([put("d.zip", {"deep/old.zip": b"1"})])
+    assert "no audio file in this archive; it holds archives: unpack it" in failures[0]
+
+
 def test_a_range_with_missing_archives_names_them_and_reads_the_others(put, sounds, tmp_path):
     put("00.zip", sounds)
     jobs, failures = find_jobs([str(tmp_path / "{00..02}.zip")])
