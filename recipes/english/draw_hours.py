@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for utterance in draw(manifest.read_manifest(path), share * args.hours * 3600, rng)
     ]
     rng.shuffle(drawn)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     manifest.write_manifest(args.out, drawn)
     print(f"{args.out}: {len(drawn)} utterances, {sum(u.duration_s for u in drawn) / 3600:.2f} h")
     return 0
