@@ -12,7 +12,7 @@ import pytest
 from asr.decode.kernel_builder import can_build
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.timeout(1800)  # building compiles the search, and pip downloads: minutes where others work too
+pytestmark = pytest.mark.timeout(3600)  # building compiles the search, and pip downloads: minutes where others work too
 AN4_ERRORS = [62, 31]
 """Words of AN4's test set that the bundled model `an4` gets wrong with torch, greedily and as it decodes."""
 EVALUATE = """
