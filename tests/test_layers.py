@@ -40,8 +40,8 @@ lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generat
 lm: lm_texts ngram_training added_words lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs staged_graphs lm_graph stored_weights
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
-recognize: rescoring options option_sources decoder phrase_lists readable engine waiting_samples stream stream_batch
-recognize: pipeline phrase_answers recognizer
+recognize: rescoring options option_sources decoder phrase_lists readable_model readable engine waiting_samples
+recognize: stream stream_batch pipeline phrase_answers recognizer
 recognize: gradual batch_inputs fetched_chunks batch run_identity result_places result_parts ray_stages ray_cluster
 recognize: ray_engine archive
 export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification export_description

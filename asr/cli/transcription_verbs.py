@@ -257,14 +257,14 @@ def _stream(args: argparse.Namespace) -> int:
     if args.input is None:
         raise AsrError("expected FILE, - (standard input) or mic; name one")
     from asr.decode.endpoint import Endpoint
-    from asr.recognize.readable import missing
+    from asr.recognize.readable_model import missing_tagger
     from asr.recognize.recognizer import load
     from asr.recognize.stream import Stream
 
     shared.announce(args)
     recognizer = load(args.model, device=args.device, **shared.decoding_options(args))
     if args.written and recognizer.readable is None:
-        raise AsrError(missing(recognizer.model.path))
+        raise AsrError(missing_tagger(recognizer.model.path))
     if args.input == "mic":
         rate_hz = 16000 if args.rate is None else args.rate
         blocks = sources.microphone_blocks(args.microphone, rate_hz, args.block_s)

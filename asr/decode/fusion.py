@@ -144,10 +144,9 @@ class Fusion:
 
     def _keep(self, rows: Rows, targets: npt.NDArray[np.int64], state: Any) -> None:
         """Add the new states; those whose rows are no longer in use are dropped now and then."""
-
-        from asr.decode import kernel
-
         if rows.states > 2 * rows.owners.size:
+            from asr.decode import kernel
+
             live = np.flatnonzero(rows.owners != kernel.NONE)
             live = live[~np.isin(live, targets)]
             rows.state = self.model.select(rows.state, rows.places[live])

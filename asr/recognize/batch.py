@@ -27,10 +27,11 @@ from asr.config.ranks import processes
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.files import write_json
 from asr.models import bundled
-from asr.recognize import output_folder, readable, recognizer
+from asr.recognize import output_folder, recognizer
 from asr.recognize.batch_inputs import Job, encodable, find_jobs, message
 from asr.recognize.fetched_chunks import FetchedChunks
 from asr.recognize.pipeline import Result
+from asr.recognize.readable_model import missing_tagger
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.transcript import Transcript, ctm_name
@@ -178,7 +179,7 @@ def _check_written(engine: Recognizer | dict[str, Any], format: str) -> None:
         )
     path = engine.model.path if isinstance(engine, Recognizer) else bundled.locate_model(engine.get("model"))
     if bundled.readable_folder(path) is None:
-        raise ConfigError(readable.missing(path))
+        raise ConfigError(missing_tagger(path))
 
 
 def _check_names(jobs: Sequence[Job]) -> None:

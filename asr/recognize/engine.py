@@ -23,7 +23,8 @@ from asr.recognize.decoder import Decoder
 from asr.recognize.loading import GraphModel
 from asr.recognize.option_sources import confidences
 from asr.recognize.options import Decoding, load_chunks, load_options
-from asr.recognize.readable import load_readable, with_written
+from asr.recognize.readable import with_written
+from asr.recognize.readable_model import load_readable
 from asr.recognize.vocabulary import Vocabulary
 from asr.text.tokenizer import Tokenizer
 from asr.text.user_words import as_written

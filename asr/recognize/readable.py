@@ -1,8 +1,9 @@
 """Readable text: case, punctuation and digits for words as they were spoken, while they arrive.
 
-A tagger (``asr.lm.tagger``) gives each word its case and mark; rules write numbers (``asr.text.number_words``). A word
-is decided when the tagger has seen ``lookahead`` more words and, beside a number, the rules ``CONTEXT`` more. What is
-decided never changes, and a text that arrives in pieces becomes what the whole becomes.
+A tagger (``asr.recognize.readable_model``) gives each word its case and mark; rules write numbers
+(``asr.text.number_words``). A word is decided when the tagger has seen ``lookahead`` more words and, beside a number,
+the rules ``CONTEXT`` more. What is decided never changes, and a text that arrives in pieces becomes what the whole
+becomes: a pass over one word and one over many round alike but for the last digits of a logit.
 """
 
 from __future__ import annotations
@@ -10,22 +11,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from asr.errors import ModelError
-from asr.lm.tagger_description import (
-    END,
-    UNKNOWN,
-    TaggerDescription,
-    read_tagger_description,
-    suffix_bucket,
-    tagger_shapes,
-)
-from asr.models.bundled import READABLE
-from asr.models.tensors import load_arrays
+from asr.recognize.readable_model import Floats, ReadableModel
 from asr.text.number_words import CONTEXT, is_number_word, write_numbers
 from asr.text.written_tags import END_MARKS, TAG_CASES, TAG_MARKS
 from asr.transcript import Transcript, Word
@@ -35,83 +24,17 @@ NO_MARK = 0.5
 most often followed by none, and an uncertain tagger would set too few."""
 LONGEST_NUMBER = 40
 """Words that are awaited until a number ends; a longer one stays in words."""
+READ_AT_ONCE = 500
+"""Words of a text that the tagger reads in one pass; more would take memory, and are no faster."""
 WRITTEN_TITLES = {"mister": "Mr.", "missus": "Mrs.", "missis": "Mrs.", "doctor": "Dr."}
 """Written so before a name."""
 ALWAYS_CAPITAL = frozenset(("i", "i'm", "i'll", "i've", "i'd"))
 
-Floats = npt.NDArray[np.float32]
-
-
-def missing(model: Path) -> str:
-    """A message for a model without a tagger: what to do."""
-    return (
-        f"{model}: expected a folder {READABLE}/ for written text, got none; make one with "
-        f"asr train-readable TEXT {model / READABLE}, or copy that of another model of the language"
-    )
-
-
-@dataclass(frozen=True)
-class ReadableModel:
-    """A loaded tagger; its weights are float32 arrays, and nothing in it changes while it is used."""
-
-    description: TaggerDescription
-    ids: dict[str, int]
-    words: Floats
-    suffixes: Floats
-    layers: tuple[tuple[Floats, Floats, Floats], ...]
-    """Of each LSTM layer: input weights ``(4 H, I)``, recurrent weights ``(4 H, H)``, bias ``(4 H,)``."""
-    output: tuple[Floats, Floats]
-
-    def step(self, word: str | None, state: list[tuple[Floats, Floats]]) -> tuple[Floats, list[tuple[Floats, Floats]]]:
-        """Logits ``(9,)`` of cases, then marks, after one more word (None: the text's end); states of the layers."""
-        if word is None:
-            x = np.concatenate([self.words[END], self.suffixes[0]])
-        else:
-            x = np.concatenate([self.words[self.ids.get(word, UNKNOWN)], self.suffixes[suffix_bucket(word)]])
-        following = []
-        for (inputs, recurrent, bias), (h, c) in zip(self.layers, state, strict=True):
-            take, keep, new, give = np.split(inputs @ x + recurrent @ h + bias, 4)
-            c = _sigmoid(keep) * c + _sigmoid(take) * np.tanh(new)
-            x = _sigmoid(give) * np.tanh(c)
-            following.append((x, c))
-        return self.output[0] @ x + self.output[1], following
-
-    def start(self) -> list[tuple[Floats, Floats]]:
-        """The states of the layers before the first word."""
-        return [(np.zeros(r.shape[1], np.float32), np.zeros(r.shape[1], np.float32)) for _, r, _ in self.layers]
-
-
-def _sigmoid(x: Floats) -> Floats:
-    result: Floats = 0.5 + 0.5 * np.tanh(0.5 * x)  # no overflow, unlike 1 / (1 + exp(-x))
-    return result
-
 
 def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max())
-    result: Floats = powers / powers.sum()
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return result
-
-
-def load_readable(folder: Path) -> ReadableModel:
-    """Read a tagger's folder. Raises ``ModelError`` naming the file that is missing, damaged or does not fit."""
-    description = read_tagger_description(folder)
-    weights = folder / "model.safetensors"
-    arrays = load_arrays(weights, tagger_shapes(description))
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ModelError(f"{weights}: {name} holds values that are not finite; get the file again")
-    layers = []
-    for at in range(description.network.layers):
-        part = {key: arrays[f"cells.{at}.{key}_l0"] for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-        layers.append((part["weight_ih"], part["weight_hh"], part["bias_ih"] + part["bias_hh"]))
-    return ReadableModel(
-        description,
-        description.ids(),
-        arrays["words.weight"],
-        arrays["suffixes.weight"],
-        tuple(layers),
-        (arrays["output.weight"], arrays["output.bias"]),
-    )
 
 
 @dataclass(frozen=True)
@@ -146,6 +69,8 @@ class ReadableWriter:
         """Words with tags that are not decided, behind ``_before``."""
         self._before: list[_Tagged] = []
         """The last two words that are decided."""
+        self._at_end = False
+        """Whether the tagger has read the text's end."""
         self._end = 0.0
         """The probability that a sentence ends behind the last tagged word, where none does by its mark."""
         self._starts = True
@@ -161,16 +86,23 @@ class ReadableWriter:
 
     def accept(self, words: Sequence[str]) -> None:
         """Take the next words as they were spoken, in any case."""
-        for word in words:
-            self.accepted.append(word)
-            self._step(word.lower())
+        for at in range(0, len(words), READ_AT_ONCE):
+            part = words[at : at + READ_AT_ONCE]
+            self._read(part, [word.lower() for word in part])
 
     def finish(self) -> list[WrittenPiece]:
         """Decide the rest: the pieces of the whole text."""
-        for _ in range(self.model.description.lookahead if self.accepted else 0):
-            self._step(None)
+        if self.accepted and not self._at_end:
+            self._read((), self.model.text_end)
+            self._at_end = True
         self._decide(last=True)
         return self.pieces
+
+    def take_text(self, words: Sequence[str], logits: Floats) -> None:
+        """Take a whole text that the tagger has read to its end: logits ``(words + lookahead, 9)``."""
+        self._take(words, logits[: len(words)])
+        self._take((), logits[len(words) :])
+        self._at_end = True
 
     def text(self) -> str:
         """The pieces, with spaces between."""
@@ -183,21 +115,31 @@ class ReadableWriter:
             rest[0] = _capital(rest[0])
         return " ".join([piece.text for piece in self.pieces] + rest)
 
-    def _step(self, word: str | None) -> None:
-        logits, self._state = self.model.step(word, self._state)
-        self._seen += 1
-        at = self._seen - 1 - self.model.description.lookahead
-        if at < 0 or at >= len(self.accepted):
-            return
-        case, mark = self._tag(logits)
-        spoken = self.accepted[at]
-        self._pending.append(_Tagged(spoken, spoken.lower(), case, mark))
-        if word is not None:
-            self._decide()
+    def _read(self, words: Sequence[str], read: Sequence[str | None]) -> None:
+        logits, states = self.model.run([read], [self._state])
+        self._state = states[0]
+        self._take(words, logits[0])
 
-    def _tag(self, logits: Floats) -> tuple[str, str]:
-        """The case and mark of the next word."""
-        cases, marks = _softmax(logits[: len(TAG_CASES)]), _softmax(logits[len(TAG_CASES) :])
+    def _take(self, words: Sequence[str], logits: Floats) -> None:
+        """Accept words, and tag those of the text that logits ``(steps, 9)`` are of.
+
+        There is a step for each word, or for each ``None`` behind the text.
+        """
+        self.accepted += words
+        cases, marks = _softmax(logits[:, : len(TAG_CASES)]), _softmax(logits[:, len(TAG_CASES) :])
+        for of_case, of_mark in zip(cases, marks, strict=True):
+            self._seen += 1
+            at = self._seen - 1 - self.model.description.lookahead
+            if at < 0:
+                continue
+            case, mark = self._tag(of_case, of_mark)
+            spoken = self.accepted[at]
+            self._pending.append(_Tagged(spoken, spoken.lower(), case, mark))
+            if words:
+                self._decide()
+
+    def _tag(self, cases: Floats, marks: Floats) -> tuple[str, str]:
+        """The case and mark of the next word from their probabilities, which are changed."""
         # A capital may be that of a sentence's first word or that of a name. Where no sentence was ended before this
         # word, the first reason does not hold, and its probability is taken off.
         cases[TAG_CASES.index("capital")] -= self._end
@@ -296,15 +238,49 @@ def with_written(
 
     Without a model ``written`` stays None. ``writer``: one that has accepted all of the words already.
     """
-    if transcript.spoken:  # the words have the spelling of a text or list
-        return dataclasses.replace(transcript, written=transcript.text, written_words=transcript.words)
-    if model is None:
-        return transcript
-    words = transcript.words
     if writer is None:
-        writer = ReadableWriter(model)
-        writer.accept([word.text for word in words])
-    written = written_words(writer.finish(), words)
+        return all_with_written([transcript], model)[0]
+    if transcript.spoken:
+        return _as_listed(transcript)
+    return _with_pieces(transcript, writer)
+
+
+def all_with_written(transcripts: Sequence[Transcript], model: ReadableModel | None) -> list[Transcript]:
+    """``with_written`` of several transcripts, which the tagger reads side by side: that is faster."""
+    made = [_as_listed(one) if one.spoken else one for one in transcripts]
+    rows = [row for row, one in enumerate(transcripts) if not one.spoken]
+    if model is None or not rows:
+        return made
+    for row, writer in zip(rows, write_texts(model, [[w.text for w in made[row].words] for row in rows]), strict=True):
+        made[row] = _with_pieces(made[row], writer)
+    return made
+
+
+def write_texts(model: ReadableModel, texts: Sequence[Sequence[str]]) -> list[ReadableWriter]:
+    """Writers that have accepted the words of whole texts."""
+    writers = [ReadableWriter(model) for _ in texts]
+    beside = []
+    for writer, words in zip(writers, texts, strict=True):
+        if len(words) > READ_AT_ONCE:
+            writer.accept(words)
+        elif words:
+            beside.append((writer, words))
+    if not beside:
+        return writers
+    read = [[*(word.lower() for word in words), *model.text_end] for _, words in beside]
+    logits, _ = model.run(read, [model.start()] * len(read))
+    for (writer, words), rows in zip(beside, logits, strict=True):
+        writer.take_text(words, rows)
+    return writers
+
+
+def _as_listed(transcript: Transcript) -> Transcript:
+    """The words have the spelling of a text or list."""
+    return dataclasses.replace(transcript, written=transcript.text, written_words=transcript.words)
+
+
+def _with_pieces(transcript: Transcript, writer: ReadableWriter) -> Transcript:
+    written = written_words(writer.finish(), transcript.words)
     return dataclasses.replace(transcript, written=writer.text(), written_words=tuple(written))
 
 

@@ -30,7 +30,7 @@ from asr.recognize.loading import load_any
 from asr.recognize.option_sources import choose
 from asr.recognize.options import Decoding, DecodingOptions
 from asr.recognize.pipeline import Pipeline, Result, cut_batches
-from asr.recognize.readable import with_written
+from asr.recognize.readable import all_with_written, with_written
 from asr.recognize.readers import ReadingPlan, ReadRecording, read_recordings
 from asr.recognize.recording import Heard, Recording, RecordingReader, source_name
 from asr.recognize.stream import Stream
@@ -355,14 +355,13 @@ class Recognizer(Engine):
             found = phrase_answers.answer((self, *self.also), waveforms, (log_probs, frames))
         else:
             found = self.decoder.lists(log_probs, frames, self.depth)
-        return [
-            with_written(
-                self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name, sums=sums), self.readable
-            )
+        made = [
+            self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name, sums=sums)
             for hypotheses, waveform, name, sums in zip(
                 found, waveforms, names, self.sums(log_probs, frames), strict=True
             )
         ]
+        return all_with_written(made, self.readable)
 
     def phrase_scores(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
         """The score of each of ``decoder.phrases`` for each waveform, by all models and at all speeds.

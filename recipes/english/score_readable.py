@@ -24,7 +24,8 @@ from pathlib import Path
 
 from asr.errors import AsrError
 from asr.lm.lm_texts import TextReading, stream_sentences
-from asr.recognize.readable import WRITTEN_TITLES, ReadableModel, ReadableWriter, WrittenPiece, load_readable
+from asr.recognize.readable import WRITTEN_TITLES, ReadableWriter, WrittenPiece
+from asr.recognize.readable_model import ReadableModel, load_readable
 from asr.text.number_words import DIGITS
 from asr.text.written_tags import END_MARKS, TAG_MARKS, TaggedWord, tag_words
 from asr.train.readable_task import sentence_groups

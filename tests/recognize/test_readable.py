@@ -22,11 +22,12 @@ from asr.config.language import NetworkConfig
 from asr.decode.endpoint import Endpoint
 from asr.errors import ConfigError, ModelError
 from asr.lm.tagger import Tagger
-from asr.lm.tagger_description import TaggerDescription
+from asr.lm.tagger_description import TaggerDescription, suffix_bucket
 from asr.models import bundled, model_directory
 from asr.recognize import readable
 from asr.recognize.batch import transcribe_files
-from asr.recognize.readable import ReadableWriter, load_readable, with_written
+from asr.recognize.readable import ReadableWriter, all_with_written, with_written
+from asr.recognize.readable_model import load_readable
 from asr.scoring.wer import read_transcripts
 from asr.text.number_words import NUMERIC
 from asr.transcript import Transcript, Word
@@ -63,12 +64,22 @@ class Fixed:
     def start(self):
         return []
 
-    def step(self, word, state):
-        logits = np.full(9, -50.0, np.float32)
-        late = ([None] * self.description.lookahead + state)[-self.description.lookahead]
-        case, mark = self.tags.get(late, (0, 0))
-        logits[[case, 4 + mark]] = 50
-        return logits, [*state, word]
+    @property
+    def text_end(self):
+        return [None] * self.description.lookahead
+
+    def run(self, texts, states):
+        found = [self.read(words, list(state)) for words, state in zip(texts, states, strict=True)]
+        return [logits for logits, _ in found], [state for _, state in found]
+
+    def read(self, words, state):
+        logits = np.full((len(words), 9), -50.0, np.float32)
+        for row, word in zip(logits, words, strict=True):
+            late = ([None] * self.description.lookahead + state)[-self.description.lookahead]
+            case, mark = self.tags.get(late, (0, 0))
+            row[[case, 4 + mark]] = 50
+            state.append(word)
+        return logits, state
 
 
 def wrote(text, lookahead=1, **tags):
@@ -105,8 +116,8 @@ def test_letters_are_in_capitals():
 def test_a_mark_at_least_half_as_likely_as_none_is_written():
     writer = ReadableWriter(Fixed())
     for comma, expected in ((0.3, ""), (0.36, ",")):
-        logits = np.log(np.array([1, 1e-9, 1e-9, 1e-9, 1 - comma, comma, 1e-9, 1e-9, 1e-9], np.float32))
-        assert writer._tag(logits)[1] == expected
+        cases, marks = np.array([1, 0, 0, 0], np.float32), np.array([1 - comma, comma, 0, 0, 0], np.float32)
+        assert writer._tag(cases, marks)[1] == expected
 
 
 def test_a_title_before_a_name_is_abbreviated():
@@ -133,9 +144,9 @@ def test_a_capital_that_a_sentence_end_explains_needs_the_end():
     writer = ReadableWriter(Fixed())
     writer.accept(["yes"])
     writer._end = 0.45
-    logits = np.log(np.array([0.45, 0.55, 1e-9, 1e-9, 1, 1e-9, 1e-9, 1e-9, 1e-9], np.float32))
-    assert writer._tag(logits)[0] == "lower"
-    assert writer._tag(logits)[0] == "capital"
+    cases, marks = np.array([0.45, 0.55, 0, 0], np.float32), np.array([1, 0, 0, 0, 0], np.float32)
+    assert writer._tag(cases.copy(), marks.copy())[0] == "lower"
+    assert writer._tag(cases, marks)[0] == "capital"
 
 
 def test_a_number_without_end_stays_in_words_and_is_not_awaited():
@@ -190,13 +201,45 @@ def test_steps_give_what_the_network_gives_at_once(tmp_path):
     weights = folder / "model.safetensors"
     model_directory.load_weights(network, safetensors.torch.load_file(weights), weights)
     ids = torch.tensor([[2, 3, 0, 5, 1]])
-    buckets = torch.tensor([[readable.suffix_bucket(word) for word in ("a", "b", "unknown", "d")] + [0]])
+    buckets = torch.tensor([[suffix_bucket(word) for word in ("a", "b", "unknown", "d")] + [0]])
     expected = network(ids, buckets)[0].detach().numpy()
     state, found = model.start(), []
-    for word in ("a", "b", "unknown", "d", None):
-        logits, state = model.step(word, state)
+    for words in (["a"], ["b", "unknown"], ["d", None]):
+        [logits], [state] = model.run([words], [state])
         found.append(logits)
-    np.testing.assert_allclose(np.stack(found), expected, atol=2e-4)
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=2e-4)
+
+
+TEXTS = [["a"], ["b", "c", "unknown", "d"], [], ["d", "a", "b"], ["c", "c", "b", "a", "d", None]]
+
+
+def test_texts_read_side_by_side_have_the_logits_of_each_alone(tagger):
+    together, _ = tagger.run(TEXTS, [tagger.start()] * len(TEXTS))
+    for words, logits in zip(TEXTS, together, strict=True):
+        [alone], _ = tagger.run([words], [tagger.start()])
+        np.testing.assert_allclose(logits, alone, atol=1e-5)
+
+
+def test_texts_read_side_by_side_have_the_states_of_each_alone(tagger):
+    _, together = tagger.run(TEXTS, [tagger.start()] * len(TEXTS))
+    for words, state in zip(TEXTS, together, strict=True):
+        _, [alone] = tagger.run([words], [tagger.start()])
+        np.testing.assert_allclose(state, alone, atol=1e-5)
+
+
+@given(st.lists(st.lists(VOCABULARY, max_size=30), max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_texts_written_side_by_side_are_what_each_is_alone(tagger, texts):
+    made = [Transcript(" ".join(t), tuple(Word(w, 0, 1, 0.9) for w in t), 1.0) for t in texts]
+    assert all_with_written(made, tagger) == [with_written(one, tagger) for one in made]
+
+
+def test_a_text_longer_than_one_pass_is_what_its_pieces_give(tagger, monkeypatch):
+    words = [word for _ in range(8) for word in ("a", "b", "twenty", "d", "c")]
+    made = Transcript(" ".join(words), tuple(Word(w, 0, 1, 0.9) for w in words), 1.0)
+    at_once = with_written(made, tagger)
+    monkeypatch.setattr(readable, "READ_AT_ONCE", 7)
+    assert with_written(made, tagger) == at_once
 
 
 def test_written_words_have_the_times_of_what_was_said():

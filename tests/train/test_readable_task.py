@@ -8,7 +8,8 @@ import pytest
 from asr.cli.main import run_command
 from asr.errors import TrainingError
 from asr.models.tensors import load_tensors
-from asr.recognize.readable import ReadableWriter, load_readable
+from asr.recognize.readable import ReadableWriter
+from asr.recognize.readable_model import load_readable
 from asr.train.readable_task import read_tagged
 
 NAMES = ("London", "Peter", "McDonald", "Anna")
