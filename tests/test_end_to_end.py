@@ -131,21 +131,33 @@ def test_corpus_of_no_utterances_is_refused(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_wer_on_new_speakers_is_below_two_percent(evaluation: tuple[dict[str, Any], str], tones: Path) -> None:
+def test_wer_on_new_speakers_is_below_two_percent(evaluation: tuple[dict[str, Any], str]) -> None:
     report, printed = evaluation
     assert report["wer"] < 0.02
-    assert report["cer"] <= report["wer"] <= report["ser"]
     assert report["failures"] == {}
+    assert printed.startswith(f"WER {100 * report['wer']:.2f} % ({report['errors']}/{report['words']};")
+
+
+def test_the_rates_of_an_evaluation_are_its_counts(evaluation: tuple[dict[str, Any], str]) -> None:
+    report, _ = evaluation
     assert report["errors"] == report["substitutions"] + report["deletions"] + report["insertions"]
     assert report["wer"] == report["errors"] / report["words"]
+    wrong = sum(u["hypothesis"] != u["reference"] for u in report["utterances"])
+    assert report["ser"] == wrong / len(report["utterances"])
+
+
+def test_the_rates_of_an_evaluation_are_in_order(evaluation: tuple[dict[str, Any], str]) -> None:
+    report, _ = evaluation
+    assert report["cer"] <= report["wer"] <= report["ser"]
     low, high = report["ci95"]
     assert 0 <= low <= report["wer"] <= high < 0.1
+
+
+def test_an_evaluation_has_the_references_of_the_manifest(evaluation: tuple[dict[str, Any], str], tones: Path) -> None:
+    report, _ = evaluation
     references = {u.id: u.text for u in manifest.read_manifest(tones / "test.jsonl")}
-    assert report["words"] == sum(len(text.split()) for text in references.values())
     assert {u["id"]: u["reference"] for u in report["utterances"]} == references
-    wrong = sum(u["hypothesis"] != u["reference"] for u in report["utterances"])
-    assert report["ser"] == wrong / len(references)
-    assert printed.startswith(f"WER {100 * report['wer']:.2f} % ({report['errors']}/{report['words']};")
+    assert report["words"] == sum(len(text.split()) for text in references.values())
 
 
 def test_score_agrees_with_evaluate(evaluation: tuple[dict[str, Any], str], tones: Path) -> None:

@@ -35,13 +35,13 @@ decode: built_kernels compiled kernel_parts compilation
 decode: posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram
 decode: arpa ngram_file ngram_cache pools fusion phrase_bigram
 decode: mixtures mixture_cache greedy_search alignment kenlm_binary lexicon phrase_search phrase_kernel phrase_graph
-decode: beam warming kernel_builder
+decode: search_memory beam warming kernel_builder
 lm: ngram_counts kneser_ney lmplz recurrent onnx_lm lm_directory pruning generation
 lm: lm_texts ngram_training added_words lm_conversion perplexities tagger_description tagger
 export: onnx_writer graph_builder cell_graphs acoustic_parts acoustic_graphs staged_graphs lm_graph stored_weights
 recognize: loading language_models long_audio output_folder recording reader_child readers segmentation vocabulary
-recognize: rescoring options option_sources decoder phrase_lists readable_model readable engine waiting_samples
-recognize: stream stream_batch pipeline phrase_answers recognizer
+recognize: rescoring options option_sources decoder phrase_lists readable_model readable engine known_words
+recognize: waiting_samples stream stream_batch pipeline phrase_answers recognizer
 recognize: gradual batch_inputs fetched_chunks batch run_identity result_places result_parts ray_stages ray_cluster
 recognize: ray_engine archive
 export: int8_graphs onnx_folder sherpa_graphs sherpa_runs sherpa_text sherpa_folder verification export_description
@@ -50,7 +50,7 @@ evaluation: report_statistics report_media report_page report
 train: log curves checkpoint_writer distributed finetune loss_scale losses model_card optimiser process
 train: second_opinions pseudo_labels rehearsal
 train: step_results task shard_training training_features training_warnings weight_average resume schedule steps loop
-train: language_task readable_task acoustic_task
+train: language_task readable_task objective acoustic_task
 train: adaptation text_check cross_validation search_weights corrections learnt_model learning_report
 train: learning_gate learning
 server: problems settings messages samples_in catalogue wire computing_turns live_engine file_engine worker_child

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -36,6 +35,7 @@ from asr.decode.posteriors import (
     next_frames,
     positive_int,
 )
+from asr.decode.search_memory import NO_OUTPUT, as_frames, as_hypotheses, frame_memory, new_output
 from asr.errors import DecodeError
 
 INITIAL_NODES = 4096
@@ -229,7 +229,7 @@ class BeamSearch:
     def _search(self, frames: kernel.Frames, output: kernel.Output, *, begin: bool = False, finish: bool) -> bool:
         """The kernel, which the first frames after ``start`` begin from the empty prefix."""
         begin, self._begun = begin or not self._begun, True
-        work = _work(self._width, frames.log_probs.shape[1], self._fused)
+        work = frame_memory(self._width, frames.log_probs.shape[1], self._fused)
         done: bool = kernel.search(
             self._state, self._words, work, self._thresholds, frames, output, begin, finish, self._lm is not None
         )
@@ -285,54 +285,6 @@ class BeamSearch:
         state = self._state
         entries: npt.NDArray[np.void] = state.beam[state.places[: state.counts[kernel.ENTRIES]]]
         return entries
-
-
-def as_frames(log_probs: npt.NDArray[np.floating], starts: npt.NDArray[np.int64]) -> kernel.Frames:
-    """``(T, V)`` of utterances that begin at ``starts``, the last of which is ``T``, for the kernel."""
-    progress = np.zeros(kernel.STANDS, np.int64)
-    return kernel.Frames(np.ascontiguousarray(log_probs, np.float64), starts, progress)
-
-
-def _work(width: int, columns: int, fused: bool) -> kernel.Work:
-    """Memory for one frame: searches of a thread share it, as nothing in it outlives a frame."""
-    key = width, columns, fused
-    if getattr(_memory, "key", None) != key:
-        _memory.key, _memory.work = key, kernel.new_work(*key)
-    work: kernel.Work = _memory.work
-    return work
-
-
-_memory = threading.local()
-
-
-def new_output(utterances: int, nbest: int, tokens: int) -> kernel.Output:
-    """Memory for the hypotheses of several utterances with so many tokens in all."""
-    return kernel.Output(
-        np.empty((4, tokens)),
-        np.empty((utterances, nbest), np.int64),
-        np.empty((utterances, nbest, 2)),
-        np.zeros(utterances, np.int64),
-    )
-
-
-NO_OUTPUT = new_output(0, 0, 0)
-
-
-def as_hypotheses(output: kernel.Output, length: int) -> list[list[Hypothesis]]:
-    """Hypotheses that the kernel has written, per utterance best first; ``length`` tokens of the room are in use."""
-    tokens, frames, ends = output.tokens[:3, :length].astype(np.int64).tolist()
-    confidences = np.minimum(np.exp(output.tokens[3, :length]), 1).tolist()
-    result, first = [], 0
-    counts, bounds, scores = output.counts.tolist(), output.bounds.tolist(), output.scores.tolist()
-    for count, lasts, values in zip(counts, bounds, scores, strict=True):
-        nbest = []
-        for last, (score, lm_score) in zip(lasts[:count], values[:count], strict=True):
-            part = slice(first, last)
-            found = tuple(tokens[part]), tuple(frames[part]), tuple(ends[part]), tuple(confidences[part])
-            nbest.append(Hypothesis(*found, score, lm_score))
-            first = last
-        result.append(nbest)
-    return result
 
 
 def accept_all(searches: Sequence[BeamSearch], matrices: Sequence[Matrix]) -> None:

@@ -1,7 +1,7 @@
 """The prefix beam search itself: numba kernels over flat arrays, compiled ahead or at first use (``compilation.py``).
 
-All kernels that call one another stay in this one file: numba renews its cache when the file of a kernel changes, but
-does not notice a change in a kernel of another file that it calls.
+The kernels of the search are in this one file, since the compiler makes one function of them: read it as one program.
+When any file that kernels are made of changes, all are compiled anew (``compiled.py``).
 
 **Search** (Graves 2012, chapter 7; Hannun et al. 2014). For each prefix two masses: of its paths that end in ``blank``
 and of those that end in its last ``label``. A frame ``p`` makes of a prefix ``l`` of total mass ``m``

@@ -79,7 +79,8 @@ def build_library(folder: Path) -> None:
 def _examples(kernel: Any, pools: Any, phrase_kernel: Any) -> Iterator[_Example]:
     """Each kernel that Python calls, what it returns (``none``, ``bool``, ``int`` or ``pair``, of a float and an
     integer), and arguments of each kind that it gets."""
-    from asr.decode.beam import BeamSearch, as_frames, new_output
+    from asr.decode.beam import BeamSearch
+    from asr.decode.search_memory import as_frames, new_output
 
     state, words = BeamSearch(beam=2)._state, kernel.NO_WORDS
     output, thresholds = new_output(1, 1, 1), np.zeros(3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import itertools
 import math
 import os
 import sys
@@ -24,7 +23,8 @@ from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.models.inference import Counts, LoadedModel, Posteriors
 from asr.recognize import long_audio, phrase_answers
-from asr.recognize.engine import BATCH_S, Engine, Part, Span, pad_rows
+from asr.recognize.engine import BATCH_S, Engine, Part, pad_rows
+from asr.recognize.known_words import aligned_transcript
 from asr.recognize.language_models import Context
 from asr.recognize.loading import load_any
 from asr.recognize.option_sources import choose
@@ -35,7 +35,7 @@ from asr.recognize.readers import ReadingPlan, ReadRecording, read_recordings
 from asr.recognize.recording import Heard, Recording, RecordingReader, source_name
 from asr.recognize.stream import Stream
 from asr.text.user_words import reading
-from asr.transcript import Transcript, Word
+from asr.transcript import Transcript
 
 # Audio decoded together before it is sorted by length and cut into batches.
 WINDOW_S = 600.0
@@ -183,22 +183,7 @@ class Recognizer(Engine):
             hypothesis = decode.align(matrix, tokens)
         except DecodeError as error:
             raise DecodeError(f"{name or 'audio'}: {error}") from error
-        texts = [word.written for word in said.words]
-        spans = [Span.of(hypothesis, place, text) for place, text in zip(places, texts, strict=True)]
-        middles = [(before.end + after.start) // 2 for before, after in itertools.pairwise(spans)]
-        aligned = Transcript(
-            " ".join(texts),
-            tuple(span.word(self.frame_s, duration_s) for span in spans),
-            duration_s,
-            name,
-            tokens=self._tokens(hypothesis, duration_s),
-            spoken=tuple(" ".join(word.words) for word in said.words),
-            left_out=said.left_out,
-            gaps=said.gaps,
-            mismatch=decode.mismatch(matrix, hypothesis),
-            losses=tuple(decode.losses(matrix, hypothesis, middles)),
-        )
-        return with_written(aligned, None)
+        return aligned_transcript(said, places, hypothesis, matrix, self, duration_s, name)
 
     def transcribe_many(
         self,
@@ -272,15 +257,6 @@ class Recognizer(Engine):
         for batch in cut_batches(waveforms, lambda: self.batch_s * self.sample_rate_hz):
             log_probs, frames = self.log_probs([waveforms[index] for index in batch])
             yield [utterances[index].id for index in batch], log_probs, frames
-
-    def _tokens(self, hypothesis: Hypothesis, duration_s: float) -> tuple[Word, ...]:
-        tokenizer = self.model.tokenizer
-        spoken = zip(hypothesis.tokens, hypothesis.frames, hypothesis.ends, hypothesis.confidences, strict=True)
-        return tuple(
-            Span(tokenizer.symbol(token), start, end, p).word(self.frame_s, duration_s)
-            for token, start, end, p in spoken
-            if token != tokenizer.space_id
-        )
 
     def whole_posteriors(self, item: Recording, together: int | None = None) -> tuple[Iterator[Posteriors], Heard]:
         """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of the samples read so far.

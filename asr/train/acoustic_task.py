@@ -33,7 +33,7 @@ from asr.errors import ConfigError, ModelError, TrainingError
 from asr.models import model_directory
 from asr.models.acoustic import AcousticModel
 from asr.models.description import FeatureStats, load_card
-from asr.models.device import HALF, pick_device, set_precision
+from asr.models.device import pick_device, set_precision
 from asr.models.features import LogMel, measure_padded_stats
 from asr.models.tensors import load_metadata
 from asr.scoring.rules import LITERAL_RULES
@@ -41,7 +41,8 @@ from asr.scoring.wer import NOTHING_YET, rank, score
 from asr.text import tokenizer_files
 from asr.train import distributed, finetune, loop, model_card, rehearsal, shard_training, training_warnings
 from asr.train.distributed import World
-from asr.train.losses import ctc_loss, distillation_loss, uniform_loss
+from asr.train.losses import ctc_loss
+from asr.train.objective import Objective
 from asr.train.process import make_network
 from asr.train.rehearsal import StoredSentence
 from asr.train.resume import CHECKPOINT, Progress
@@ -63,9 +64,8 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
     """Train as ``config`` says; the model directory is ``config.train.output``.
 
     With ``resume``, continue from its checkpoint if there is one. With ``finish``, let the learning rate of that run
-    decay and end it. Under ``torchrun``, this process trains together
-    with the others (see ``asr.train.distributed``). Raises ``ConfigError``, ``ManifestError``,
-    ``TextError`` or ``TrainingError``, each naming what is wrong.
+    decay and end it. Under ``torchrun``, this process trains together with the others (``asr.train.distributed``).
+    Raises ``ConfigError``, ``ManifestError``, ``TextError`` or ``TrainingError``, each naming what is wrong.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -163,6 +163,7 @@ class AcousticTask:
             raise
         self.rate_factors = finetune.rate_factors(self.model, config)
         self.network: nn.Module = self.model
+        self.objective = Objective(config, self.features, self.model, self.teacher)
 
     def _read_train_set(self) -> tuple[Sequence[Utterance] | ShardSet, dict[str, str]]:
         """The training utterances or shards; with ``data.sources`` the source of each by its id; makes the tokenizer.
@@ -353,37 +354,8 @@ class AcousticTask:
         self.feeder.close()
 
     def loss(self, batch: Batch) -> Tensor:
-        """CTC negative log-likelihood of the batch, in nats, with what the configuration adds to it."""
-        batch = self.features.place(batch)
-        with torch.no_grad():
-            whole, frames = self.features.distort(batch)
-            features = torch.cat([self.features.mask(whole, masks) for masks in batch.masks] or [whole])
-        views = len(features) // len(whole)
-        share, smoothing = self.config.model.intermediate_ctc, self.config.optim.label_smoothing
-        half = HALF.get(self.config.train.precision)
-        middle = None
-        with torch.autocast(self.device.type, half, enabled=half is not None):
-            if share:
-                log_probs, middle, lengths = self.model.forward_deep(features, frames.repeat(views))
-            else:
-                log_probs, lengths = self.network(features, frames.repeat(views))
-        # CTC reads the lengths on the CPU: computed there, they need not be waited for.
-        ctc_lengths = self.model.count(self.features.log_mel.count(batch.lengths)).repeat(views)
-        loss = ctc_loss(log_probs, ctc_lengths, batch).sum()
-        if middle is not None:
-            loss = torch.lerp(loss, ctc_loss(middle, ctc_lengths, batch).sum(), share)
-        if self.teacher is not None:
-            with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=half is not None):
-                taught, _ = self.teacher.network(whole, frames)  # it sees what the masks hide from the learner
-            delay = round(self.config.train.teacher_delay_s / self.config.output_frame_s)
-            taught_loss = distillation_loss(log_probs, taught.repeat(views, 1, 1), lengths, delay).sum()
-            loss = torch.lerp(loss, taught_loss, self.config.train.teacher_share)
-        if smoothing:
-            loss = torch.lerp(loss, uniform_loss(log_probs, lengths).sum(), smoothing)
-        if views == 2:
-            swapped = log_probs.detach().roll(len(frames), dims=0)
-            loss = loss + self.config.train.consistency * distillation_loss(log_probs, swapped, lengths, 0).sum()
-        return loss / views
+        """See ``asr.train.objective.Objective``."""
+        return self.objective(batch, self.network)
 
     def audio_s(self, batch: Batch) -> float:
         return batch.total_samples / self.config.features.sample_rate_hz

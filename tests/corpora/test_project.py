@@ -569,29 +569,51 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def test_init_writes_what_trains(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+Begun = tuple[Path, str, str]
+
+
+@pytest.fixture
+def begun(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Begun:
+    """The folder that ``asr init`` writes for recordings of which two cannot be used, and what it prints."""
     (own / "spk3" / "broken.wav").write_bytes(b"RIFF")
     (own / "spk3" / "broken.txt").write_text("A")
     record(own / "spk4" / "short.wav", "A")
     (own / "spk4" / "short.txt").write_text("ABCABCABCABCABCABC")
     out = tmp_path / "out"
     assert main.run_command(["init", str(own), "--output", str(out), "--init", "none"]) == 1
-    printed = capsys.readouterr()
-    assert "10 folders are taken for speakers" in printed.out
-    assert "sets by speaker, 10 of them: nobody is in two" in printed.out
-    assert "audio of 8000 Hz: so are the features" in printed.out
-    assert f"next: asr train {out / 'train.yaml'}" in printed.out
-    assert "spk3-broken: " in printed.err
-    assert "spk4-short: " in printed.err
-    sets = {name: manifest.read_manifest(out / f"{name}.jsonl") for name in ("train", "valid", "test")}
+    return out, *capsys.readouterr()
+
+
+def test_init_says_what_it_found_and_what_is_next(begun: Begun) -> None:
+    out, printed, _ = begun
+    assert "10 folders are taken for speakers" in printed
+    assert "sets by speaker, 10 of them: nobody is in two" in printed
+    assert "audio of 8000 Hz: so are the features" in printed
+    assert f"next: asr train {out / 'train.yaml'}" in printed
+
+
+def test_init_names_recordings_that_cannot_be_used(begun: Begun) -> None:
+    assert "spk3-broken: " in begun[2]
+    assert "spk4-short: " in begun[2]
+
+
+def test_init_gives_each_speaker_to_one_set(begun: Begun) -> None:
+    sets = {name: manifest.read_manifest(begun[0] / f"{name}.jsonl") for name in ("train", "valid", "test")}
     assert {name: len({u.speaker for u in s}) for name, s in sets.items()} == {"train": 8, "valid": 1, "test": 1}
     assert sum(map(len, sets.values())) == 30
+
+
+def test_init_writes_what_trains(begun: Begun) -> None:
     small = ["model.layers=1", "model.hidden=8", "model.channels=2", "train.epochs=1", "train.device=cpu"]
-    assert main.run_command(["train", str(out / "train.yaml"), *small]) == 0
-    assert model_directory.load_model(out / "model").config.features.sample_rate_hz == 8000
-    assert main.run_command(["init", str(own), "--output", str(out)]) == 2
+    assert main.run_command(["train", str(begun[0] / "train.yaml"), *small]) == 0
+    assert model_directory.load_model(begun[0] / "model").config.features.sample_rate_hz == 8000
+
+
+def test_init_replaces_a_project_with_force_only(begun: Begun, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["init", str(own), "--output", str(begun[0])]
+    assert main.run_command(command) == 2
     assert "holds a project already; replace it with --force" in capsys.readouterr().err
-    assert main.run_command(["init", str(own), "--output", str(out), "--force"]) == 1
+    assert main.run_command([*command, "--force"]) == 1
 
 
 def test_texts_that_are_not_understood_are_left_out_and_the_others_shown_before_and_after(

@@ -87,14 +87,33 @@ def test_every_fault_is_found_and_nothing_else(corpus: Corpus, bursts: Bursts, w
     report = corpus.check(CONFIG, workers=workers)
     assert found(report) - {("speaking_rate", "full"), ("speaking_rate", "blink")} == expected
     assert report.utterances == 14
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_faults_have_their_lines_in_order(corpus: Corpus, bursts: Bursts, workers: int) -> None:
+    faulty(corpus, bursts)
+    report = corpus.check(CONFIG, workers=workers)
     assert [finding.line for finding in report.findings] == sorted(finding.line for finding in report.findings)
-    by_kind = {finding.kind: finding for finding in report.findings}
-    assert by_kind["bad_line"].line == 2
-    assert by_kind["duplicate_id"].message == "already the id of line 1"
-    assert "duration_s is 1.5, the audio lasts 1.000 s" in by_kind["wrong_duration"].message
-    assert "'~'" in by_kind["unknown_character"].message
-    assert "line 1, good" in by_kind["conflicting_text"].message
-    assert "noise.wav" in next(f.message for f in report.findings if f.id == "noise")
+    assert next(finding.line for finding in report.findings if finding.kind == "bad_line") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "part"),
+    [
+        ("duplicate_id", "good", "already the id of line 1"),
+        ("wrong_duration", "long", "duration_s is 1.5, the audio lasts 1.000 s"),
+        ("unknown_character", "strange", "'~'"),
+        ("conflicting_text", "liar", "line 1, good"),
+        ("unreadable", "noise", "noise.wav"),
+    ],
+)
+def test_the_message_of_a_fault_says_what_is_wrong(
+    corpus: Corpus, bursts: Bursts, kind: str, name: str, part: str
+) -> None:
+    faulty(corpus, bursts)
+    report = corpus.check(CONFIG, workers=1)
+    (message,) = [f.message for f in report.findings if (f.kind, f.id) == (kind, name)]
+    assert part in message
 
 
 def test_labels_fit_exactly_or_not(corpus: Corpus, bursts: Bursts) -> None:

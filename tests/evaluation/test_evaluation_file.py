@@ -29,7 +29,9 @@ def test_what_is_not_known_stays_unknown():
     assert UtteranceDetails.from_dict(UtteranceDetails().to_dict(), "a") == UtteranceDetails()
 
 
-def test_an_evaluation_is_read_with_its_figures_and_details(recognizer, bursts, write_wav, tmp_path):
+@pytest.fixture
+def evaluated(recognizer, bursts, write_wav, tmp_path):
+    """The path of a manifest, what ``evaluate_model`` finds on it, and that read from its JSON."""
     from asr.data import manifest
     from asr.data.manifest import Utterance
 
@@ -40,16 +42,27 @@ def test_an_evaluation_is_read_with_its_figures_and_details(recognizer, bursts, 
         path, [Utterance(f"u{i}", str(tmp_path / f"{i}.wav"), "A B", 2.0 + i, "ann") for i in range(3)]
     )
     result = evaluate_model(path, recognizer, noise=True)
-    found = parse_evaluation(json.loads(json.dumps(result.to_dict(), allow_nan=False)), "x.json")
+    return path, result, parse_evaluation(json.loads(json.dumps(result.to_dict(), allow_nan=False)), "x.json")
+
+
+def test_an_evaluation_is_read_with_its_figures(evaluated, recognizer):
+    path, result, found = evaluated
     assert found.report == result.report
     assert found.corpora == dict.fromkeys(("u0", "u1", "u2"), "set")
     assert (found.model, found.manifest) == (str(recognizer.model.path), str(path))
-    for name, details in found.details.items():
+
+
+def test_an_evaluation_is_read_with_the_words_of_each_utterance(evaluated, recognizer):
+    for details in evaluated[2].details.values():
         transcript = recognizer.transcribe(details.audio)
         assert [word.text for word in details.words] == transcript.text.split()
-        assert [word.start_s for word in details.words] == pytest.approx(
-            [w.start_s for w in transcript.words], abs=1e-3
-        )
+        starts = [w.start_s for w in transcript.words]
+        assert [word.start_s for word in details.words] == pytest.approx(starts, abs=1e-3)
+
+
+def test_an_evaluation_is_read_with_the_scores_of_each_utterance(evaluated, recognizer):
+    for name, details in evaluated[2].details.items():
+        transcript = recognizer.transcribe(details.audio)
         assert details.confidence == pytest.approx(transcript.confidence, abs=1e-4)
         assert details.acoustic_score == pytest.approx(transcript.acoustic_score, abs=0.01)
         assert details.snr_db is not None, name

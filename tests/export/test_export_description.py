@@ -35,22 +35,42 @@ def described(place, capsys):
             (line.partition(":") for line in capsys.readouterr().out.splitlines())}  # fmt: skip
 
 
-def test_a_folder_of_graphs_says_what_it_is_made_of_and_what_is_in_it(exports, capsys):
-    rows = described(exports / "onnx", capsys)
-    assert rows["export"] == f"{exports / 'onnx'}, for onnxruntime (--to onnx)"
-    assert rows["made of"].startswith("tiny, by asr ")
-    assert rows["made of"].endswith("weights as float32")
-    assert "2 x" in rows["network"]
-    assert "unidirectional (looking" in rows["network"]
-    assert rows["input"].startswith("16000 Hz, ")
+@pytest.fixture
+def graph_rows(exports, capsys):
+    """What ``asr info`` says of a folder of graphs."""
+    return described(exports / "onnx", capsys)
+
+
+def test_a_folder_of_graphs_says_what_it_is_made_of(exports, graph_rows):
+    assert graph_rows["export"] == f"{exports / 'onnx'}, for onnxruntime (--to onnx)"
+    assert graph_rows["made of"].startswith("tiny, by asr ")
+    assert graph_rows["made of"].endswith("weights as float32")
+
+
+def test_a_folder_of_graphs_says_what_network_it_is(graph_rows):
+    assert "2 x" in graph_rows["network"]
+    assert "unidirectional (looking" in graph_rows["network"]
+    assert graph_rows["input"].startswith("16000 Hz, ")
+
+
+def test_a_folder_of_graphs_counts_its_tokens(exports, graph_rows):
     symbols = (exports / "onnx" / "tokens.txt").read_text(encoding="utf-8").split("\n")
-    assert rows["tokens"] == f"{len(symbols) - 1}, blank among them"
-    for kind in ("offline", "streaming"):
-        size = (exports / "onnx" / f"{kind}.onnx").stat().st_size
-        assert rows[f"{kind}.onnx"] == f"{size / 1e6:.1f} MB, {kind} graph"
+    assert graph_rows["tokens"] == f"{len(symbols) - 1}, blank among them"
+
+
+@pytest.mark.parametrize("kind", ["offline", "streaming"])
+def test_a_folder_of_graphs_lists_each_graph_with_its_size(exports, graph_rows, kind):
+    size = (exports / "onnx" / f"{kind}.onnx").stat().st_size
+    assert graph_rows[f"{kind}.onnx"] == f"{size / 1e6:.1f} MB, {kind} graph"
+
+
+def test_the_checksums_of_a_folder_of_graphs_are_compared(exports, graph_rows):
     count = len(json.loads((exports / "onnx" / "export.json").read_text())["files"])
-    assert rows["checksums"] == f"{count} files have those of export.json"
-    assert (rows["licence"], rows["purpose"]) == ("CC0", "letters A to D")
+    assert graph_rows["checksums"] == f"{count} files have those of export.json"
+
+
+def test_a_folder_of_graphs_says_the_licence_and_purpose_of_its_model(graph_rows):
+    assert (graph_rows["licence"], graph_rows["purpose"]) == ("CC0", "letters A to D")
 
 
 def test_a_folder_for_sherpa_names_the_class_for_each_graph_and_the_silence(exports, capsys):

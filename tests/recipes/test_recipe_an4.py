@@ -108,11 +108,18 @@ def check(out: Path, total: int) -> dict[str, list[manifest.Utterance]]:
     return sets
 
 
-def test_archive_to_manifests(
-    prepare: Prepare, original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+Prepared = tuple[Path, dict[str, list[manifest.Utterance]]]
+
+
+@pytest.fixture
+def prepared(prepare: Prepare, original: Path, tmp_path: Path) -> Prepared:
+    """The folder made of an archive, and its sets."""
     assert prepare("--source", pack(original, tmp_path / ARCHIVE), tmp_path / "out") == 0
-    sets = check(tmp_path / "out", 12)
+    return tmp_path / "out", check(tmp_path / "out", 12)
+
+
+def test_archive_to_manifests(prepared: Prepared) -> None:
+    _, sets = prepared
     assert len(sets["valid"]) == 3
     assert [(u.id, u.text) for u in sets["test"]] == [
         (f"an{3 * i + j}-{speaker}-b", text)
@@ -120,14 +127,22 @@ def test_archive_to_manifests(
         for j, text in enumerate(TEXTS)
     ]
     assert {u.text for u in sets["train"]} == set(TEXTS)
-    assert {u.speaker for u in sets["train"] + sets["valid"]} == set(SPEAKERS["train"])
     assert sets["test"][1].duration_s == 4400 / 16000
-    # Manifests and audio lie in one folder and can be moved together.
-    assert '"audio": "raw/an4/wav/' in (tmp_path / "out" / "test.jsonl").read_text()
+
+
+def test_training_and_validation_share_the_speakers_of_the_training_part(prepared: Prepared) -> None:
+    assert {u.speaker for u in prepared[1]["train"] + prepared[1]["valid"]} == set(SPEAKERS["train"])
+
+
+def test_manifests_and_audio_can_be_moved_together(prepared: Prepared) -> None:
+    assert '"audio": "raw/an4/wav/' in (prepared[0] / "test.jsonl").read_text()
+
+
+def test_preparing_prints_a_line_for_each_manifest(prepared: Prepared, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert printed.err == ""
     assert [line.split(":")[0] for line in printed.out.splitlines()] == [
-        str(tmp_path / "out" / f"{name}.jsonl") for name in ("full", "train", "valid", "test")
+        str(prepared[0] / f"{name}.jsonl") for name in ("full", "train", "valid", "test")
     ]
 
 
@@ -281,31 +296,51 @@ def test_held_out_speakers_that_leave_nothing(
     assert f"expected 1 to 3 of 4, got {count}" in capsys.readouterr().err
 
 
-def test_the_real_corpus(asr_data: Callable[[str], Path], tmp_path: Path) -> None:
-    """All 948 + 130 utterances, 773 test words, and the same manifests from archive and folders."""
-    recipe = load_recipe("an4")
-    written = []
-    out = tmp_path / "out"
-    for source, folder in (
-        (asr_data(ARCHIVE), out),
-        (asr_data(ARCHIVE), out),  # again, from what is unpacked
-        (out / "raw", tmp_path / "out2"),
-        (out / "raw" / "an4", tmp_path / "out2"),
-    ):
-        argv = ["--source", str(source), str(folder)]
-        assert run_recipe(str(RECIPE), recipe.read, contents=recipe.contents, argv=argv) == 0
-        written.append({name: manifest.read_manifest(folder / f"{name}.jsonl") for name in ("train", "valid", "test")})
-    assert all(sets == written[0] for sets in written)
-    sets = check(out, 948)
+def prepare_real(source: Path, folder: Path) -> dict[str, list[manifest.Utterance]]:
+    """The sets of the corpus at ``source``."""
+    recipe, argv = load_recipe("an4"), ["--source", str(source), str(folder)]
+    assert run_recipe(str(RECIPE), recipe.read, contents=recipe.contents, argv=argv) == 0
+    return {name: manifest.read_manifest(folder / f"{name}.jsonl") for name in ("train", "valid", "test")}
+
+
+@pytest.fixture(scope="module")
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The folder made of the real archive, and its sets."""
+    archive = request.getfixturevalue("asr_data")(ARCHIVE)
+    out = tmp_path_factory.mktemp("real") / "out"
+    prepare_real(archive, out)
+    return out, check(out, 948)
+
+
+def test_the_real_corpus_has_its_773_test_words(real: Prepared) -> None:
+    _, sets = real
     assert manifest.statistics(sets["test"]).words == 773
     assert len(sets["test"]) == 130
+
+
+def test_the_real_corpus_has_its_84_speakers(real: Prepared) -> None:
+    _, sets = real
     assert len({u.speaker for u in sets["train"] + sets["valid"]}) == 74
     assert len({u.speaker for u in sets["valid"]}) == load_corpus(RECIPE.parent).valid_speakers
     assert len({u.speaker for u in sets["test"]}) == 10
-    letters = set().union(*(u.text for utterances in sets.values() for u in utterances))
-    assert letters <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
-    assert all(u.text == " ".join(u.text.split()) != "" for utterances in sets.values() for u in utterances)
-    # Known ones, from the corpus's own files.
-    texts = {u.id: u.text for utterances in sets.values() for u in utterances}
+
+
+def test_texts_of_the_real_corpus_are_words_of_letters(real: Prepared) -> None:
+    texts = [u.text for utterances in real[1].values() for u in utterances]
+    assert set().union(*texts) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
+    assert all(text == " ".join(text.split()) != "" for text in texts)
+
+
+def test_known_texts_of_the_real_corpus(real: Prepared) -> None:
+    texts = {u.id: u.text for utterances in real[1].values() for u in utterances}
     assert texts["an251-fash-b"] == "YES"
     assert texts["an406-fcaw-b"] == "RUBOUT G M E F THREE NINE"
+
+
+def test_the_real_archive_and_its_folders_give_the_same_manifests(
+    asr_data: Callable[[str], Path], real: Prepared, tmp_path: Path
+) -> None:
+    out, _ = real
+    sets = prepare_real(asr_data(ARCHIVE), out)  # again, from what is unpacked
+    for folder in (out / "raw", out / "raw" / "an4"):
+        assert prepare_real(folder, tmp_path / "out2") == sets

@@ -171,9 +171,8 @@ def test_no_test_set_of_any_recipe_is_in_the_pool(asr_data: Callable[[str], Path
         assert run(name, "--source", root / place, *arguments, tmp_path / name) in (0, 1)
         tested = [u for part in sets for u in manifest.read_manifest(tmp_path / name / f"{part}.jsonl")]
         assert tested
-        for u in tested:
-            assert not {u.id, f"{name}-{u.id}", f"ls251-{u.id}"} & names, u.id
-            assert Path(u.audio).stem not in stems, u.id
-            assert audio_hash(u) not in hashes, u.id
+        known = [u.id for u in tested if {u.id, f"{name}-{u.id}", f"ls251-{u.id}"} & names]
+        known += [u.id for u in tested if Path(u.audio).stem in stems or audio_hash(u) in hashes]
+        assert known == []
     assert not {u.speaker for u in trained} & (load_recipe("english").VALID | {"librispeech-27"})
     assert len({u.speaker for u in manifest.read_manifest(tmp_path / "english" / "valid.jsonl")}) == 48

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -346,21 +346,34 @@ def test_mls(prepare: Prepare, tmp_path: Path) -> None:
     assert set(found) == {"train", "valid", "test"}
 
 
-def test_fsdd(prepare: Prepare, tmp_path: Path) -> None:
+@pytest.fixture
+def fsdd(prepare: Prepare, tmp_path: Path) -> dict[str, list[manifest.Utterance]]:
+    """The sets of two speakers' digits."""
     for speaker in ("george", "lucas"):
         for digit in range(10):
             for index in range(12):
                 sound(tmp_path / "fsdd" / "recordings" / f"{digit}_{speaker}_{index}.wav", 0.2, 8000)
-    found = prepare("fsdd", tmp_path)
-    assert len(found["full"]) == 140
-    assert {u.id.rsplit("_", 1)[1] for u in found["test"]} == set("01234")
-    assert {u.id.rsplit("_", 1)[1] for u in found["valid"]} == set("56789")
-    assert {u.speaker for u in found["leave/george/test"]} == {"george"}
-    assert {u.speaker for u in found["leave/george/train"]} == {"lucas"}
-    strings = found["connected/test"]
+    return prepare("fsdd", tmp_path)
+
+
+def test_fsdd(fsdd: dict[str, list[manifest.Utterance]]) -> None:
+    assert len(fsdd["full"]) == 140
+    assert {u.id.rsplit("_", 1)[1] for u in fsdd["test"]} == set("01234")
+    assert {u.id.rsplit("_", 1)[1] for u in fsdd["valid"]} == set("56789")
+    assert texts(fsdd["full"])["7_lucas_5"] == ("SEVEN", "lucas")
+
+
+def test_fsdd_leaves_each_speaker_out_once(fsdd: dict[str, list[manifest.Utterance]]) -> None:
+    assert {u.speaker for u in fsdd["leave/george/test"]} == {"george"}
+    assert {u.speaker for u in fsdd["leave/george/train"]} == {"lucas"}
+
+
+def test_connected_digits_of_fsdd_are_the_same_each_time(
+    fsdd: dict[str, list[manifest.Utterance]], prepare: Prepare, tmp_path: Path
+) -> None:
+    strings = fsdd["connected/test"]
     assert len(strings) == 2 * load_recipe("fsdd").STRINGS["test"]
     assert all(3 <= len(u.text.split()) <= 7 for u in strings)
-    assert texts(found["full"])["7_lucas_5"] == ("SEVEN", "lucas")
     again = {u.id: Path(u.audio).read_bytes() for u in strings}
     assert {u.id: Path(u.audio).read_bytes() for u in prepare("fsdd", tmp_path)["connected/test"]} == again
 
@@ -432,6 +445,23 @@ REAL = {
 """Recipe: what ASR_DATA calls its source, arguments, and a set to evaluate on."""
 
 
+def succeed(*command: object) -> None:
+    """Run ``asr`` with this command line, which must succeed."""
+    assert main.run_command([str(part) for part in command]) == 0, command
+
+
+def adapt_to_a_list(test: Path, train: Path, conf: Path, small: Sequence[str]) -> None:
+    """The recipe's last steps: two models judge a list of words together, label recordings, and learn from them."""
+    said = {u.text for u in manifest.read_manifest(train)}
+    Path("digits.txt").write_text("\n".join(sorted(said)))
+    judges = ["--model", "exp/fsdd/blstm", "--also", "exp/fsdd/finetune_words", "--phrases", "digits.txt"]
+    succeed("evaluate", test, *judges, "--speeds", "0.9,1,1.1", "--json", "report.json")
+    assert {u["hypothesis"] for u in json.loads(Path("report.json").read_text())["utterances"]} <= said
+    succeed("label", test, *judges, "--output", "data/mine.jsonl", "--least-confidence", "0")
+    adapted = ["train.init=exp/fsdd/finetune_words", "data.train=data/mine.jsonl", "train.output=exp/fsdd/adapted"]
+    succeed("train", conf, *small, *adapted)
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_a_recipe_trains_on_a_handful_of_real_utterances(
     asr_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -459,29 +489,15 @@ def test_a_recipe_trains_on_a_handful_of_real_utterances(
     if name == "fsdd":
         runs.append(("finetune_words", [*small, f"train.init=exp/{name}/blstm"]))
     for config, options in runs:
-        assert (
-            main.run_command(
-                ["train", str(conf / f"{config}.yaml"), *options, *here, f"train.output=exp/{name}/{config}"]
-            )
-            == 0
-        )
-        test = str(data / f"{test_set}.jsonl")
-        assert main.run_command(["evaluate", test, "--model", f"exp/{name}/{config}", "--json", "report.json"]) == 0
+        succeed("train", conf / f"{config}.yaml", *options, *here, f"train.output=exp/{name}/{config}")
+        test = data / f"{test_set}.jsonl"
+        succeed("evaluate", test, "--model", f"exp/{name}/{config}", "--json", "report.json")
         report = json.loads(Path("report.json").read_text())
         assert report["words"] > 0
         assert report["failures"] == {}
     if name == "fsdd":
-        said = {u.text for u in manifest.read_manifest(data / f"{train}.jsonl")}
-        Path("digits.txt").write_text("\n".join(sorted(said)))
-        judges = ["--model", "exp/fsdd/blstm", "--also", "exp/fsdd/finetune_words", "--phrases", "digits.txt"]
-        assert main.run_command(["evaluate", test, *judges, "--speeds", "0.9,1,1.1", "--json", "report.json"]) == 0
-        answers = {u["hypothesis"] for u in json.loads(Path("report.json").read_text())["utterances"]}
-        assert answers <= said
-        command = ["label", test, *judges, "--output", "data/mine.jsonl", "--least-confidence", "0"]
-        assert main.run_command(command) == 0
-        adapted = ["train.init=exp/fsdd/finetune_words", "data.train=data/mine.jsonl", "train.output=exp/fsdd/adapted"]
-        assert main.run_command(["train", str(conf / "finetune_words.yaml"), *small, *adapted]) == 0
-    assert main.run_command(["train-lm", str(conf / "lm.yaml"), "train.epochs=1", "model.hidden=16", *here]) == 0
+        adapt_to_a_list(test, data / f"{train}.jsonl", conf / "finetune_words.yaml", small)
+    succeed("train-lm", conf / "lm.yaml", "train.epochs=1", "model.hidden=16", *here)
     losses = [
         row for row in map(json.loads, Path(f"exp/{name}/blstm/log.jsonl").read_text().splitlines()) if "loss" in row
     ]

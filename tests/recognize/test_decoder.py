@@ -130,25 +130,59 @@ def arpa(path, **words):
     return str(path)
 
 
-def test_a_hot_word_is_written_and_not_what_sounds_like_it(alike, tmp_path):
+@pytest.fixture
+def alike_text(alike):
+    """Gives the text of the matrix with some options of the search."""
     tokenizer, matrix = alike
 
     def text(**options):
         decoder = Decoder(Decoding(beam=16, **options), tokenizer)
         return decoder.text(decoder.decode(*matrix)[0].tokens)
 
+    return text
+
+
+def test_words_that_sound_alike_are_written_as_the_first_of_them(alike):
+    tokenizer, _ = alike
     assert Decoder(Decoding(), tokenizer).text(tokenizer.encode("NEW KATHY")) == "NEW CATHIE"
-    assert text(hotwords={"KATHY": 5.0}) == "NEW KATHY"
+
+
+def test_a_hot_word_is_written_and_not_what_sounds_like_it(alike_text):
+    assert alike_text(hotwords={"KATHY": 5.0}) == "NEW KATHY"
+
+
+@pytest.mark.parametrize(("words", "bonus"), [({"NEW": -1}, 15.0), ({"NEW": -1, "CATHIE": -1}, 5.0)])
+def test_a_hot_word_is_written_beside_a_language_model(alike_text, tmp_path, words, bonus):
+    assert alike_text(lm=arpa(tmp_path / "lm.arpa", **words), hotwords={"KATHY": bonus}) == "NEW KATHY"
+
+
+def test_a_hot_word_is_written_beside_a_lexicon(alike_text, tmp_path):
     (tmp_path / "words").write_text("NEW\n")
-    assert text(lexicon=str(tmp_path / "words"), hotwords={"KATHY": 5.0}) == "NEW KATHY"
-    assert text(lm=arpa(tmp_path / "1.arpa", NEW=-1), hotwords={"KATHY": 15.0}) == "NEW KATHY"
-    assert text(lm=arpa(tmp_path / "2.arpa", NEW=-1, CATHIE=-1), hotwords={"KATHY": 5.0}) == "NEW KATHY"
-    assert text(lm=arpa(tmp_path / "2.arpa", NEW=-1, CATHIE=-1)) == "NEW CATHIE"
-    assert text(lm=arpa(tmp_path / "3.arpa", new=-1, cathie=-5, kathy=-0.2)) == "NEW KATHY"  # in another case
+    assert alike_text(lexicon=str(tmp_path / "words"), hotwords={"KATHY": 5.0}) == "NEW KATHY"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"NEW": -1, "CATHIE": -1}, "NEW CATHIE"),
+        ({"new": -1, "cathie": -5, "kathy": -0.2}, "NEW KATHY"),  # in another case
+    ],
+)
+def test_a_language_model_chooses_among_words_that_sound_alike(alike_text, tmp_path, words, text):
+    assert alike_text(lm=arpa(tmp_path / "lm.arpa", **words)) == text
+
+
+def test_a_lexicon_chooses_among_words_that_sound_alike(alike_text, tmp_path):
     (tmp_path / "words").write_text("new\nkathy\n")
-    assert text(lexicon=str(tmp_path / "words")) == "NEW KATHY"
-    assert text(rescore=arpa(tmp_path / "4.arpa", NEW=-1, CATHIE=-5, KATHY=-0.2)) == "NEW KATHY"
-    # Nothing of a text is open where no n-gram chooses.
+    assert alike_text(lexicon=str(tmp_path / "words")) == "NEW KATHY"
+
+
+def test_a_language_model_that_rescores_chooses_among_words_that_sound_alike(alike_text, tmp_path):
+    assert alike_text(rescore=arpa(tmp_path / "lm.arpa", NEW=-1, CATHIE=-5, KATHY=-0.2)) == "NEW KATHY"
+
+
+def test_no_word_of_a_partial_text_is_open_where_no_ngram_chooses(alike):
+    tokenizer, _ = alike
     tokens = tokenizer.encode("NEW KATHY NEW NEW")
     assert Decoder(Decoding(), tokenizer).vocabulary.partial(tokens, len(tokens)) == (
         "NEW CATHIE NEW NEW",
@@ -422,37 +456,40 @@ def trained(corpus, tmp_path_factory):
     return folder
 
 
-def test_tuning_finds_the_best_of_its_trials_and_the_model_then_decodes_so(trained, corpus, tmp_path, capsys):
-    before, after = tmp_path / "before.json", tmp_path / "after.json"
-    arpa = str(trained.parent / "words.arpa")
-    assert (
-        main.run_command(["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--json", str(before)]) == 0
-    )
-    command = ["tune", str(corpus / "valid.jsonl"), "--model", str(trained), "--lm", arpa]
+def errors_of(model, manifest_path, report, *options):
+    """Word errors by ``asr evaluate``."""
+    command = ["evaluate", str(manifest_path), "--model", str(model), "--json", str(report), *options]
+    assert main.run_command(command) == 0
+    return json.loads(report.read_text())["errors"]
+
+
+def test_tuning_that_only_looks_changes_no_model(trained, corpus, tmp_path):
+    command = ["tune", str(corpus / "valid.jsonl"), "--model", str(trained), "--lm", str(trained.parent / "words.arpa")]
     assert main.run_command([*command, "--dry-run", "--json", str(tmp_path / "trials.json")]) == 0
     assert not (trained / "decoding.yaml").exists()
     report = json.loads((tmp_path / "trials.json").read_text())
     assert report["best"]["errors"] == min(trial["errors"] for trial in report["trials"])
-    assert main.run_command(command) == 0
+
+
+def test_tuning_finds_the_best_of_its_trials_and_the_model_then_decodes_so(trained, corpus, tmp_path, capsys):
+    valid = corpus / "valid.jsonl"
+    before = errors_of(trained, valid, tmp_path / "before.json")
+    capsys.readouterr()
+    arpa = str(trained.parent / "words.arpa")
+    assert main.run_command(["tune", str(valid), "--model", str(trained), "--lm", arpa]) == 0
     lines = capsys.readouterr().out.splitlines()
-    best = next(line for line in lines if line.startswith("best:"))
-    errors = [
-        int(line.rpartition("(")[2].partition("/")[0])
-        for line in lines
-        if line.startswith(("lm_weight", tuning.GREEDY))
-    ]
+    trials = [line for line in lines if line.startswith(("lm_weight", tuning.GREEDY))]
+    errors = [int(line.rpartition("(")[2].partition("/")[0]) for line in trials]
     assert len(errors) > 25
-    assert f"({min(errors)}/" in best
-    assert (
-        main.run_command(["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--json", str(after)]) == 0
-    )
-    assert json.loads(after.read_text())["errors"] == min(errors) <= json.loads(before.read_text())["errors"]
-    again = tmp_path / "again.json"
-    greedy = ["evaluate", str(corpus / "valid.jsonl"), "--model", str(trained), "--beam", "1", "--json", str(again)]
-    assert main.run_command(greedy) == 0
-    assert json.loads(again.read_text())["errors"] == json.loads(before.read_text())["errors"]
+    assert f"({min(errors)}/" in next(line for line in lines if line.startswith("best:"))
+    assert errors_of(trained, valid, tmp_path / "after.json") == min(errors) <= before
+    assert errors_of(trained, valid, tmp_path / "again.json", "--beam", "1") == before
+
+
+def test_tuning_in_python_gives_a_result_for_each_trial(trained, corpus):
     recognizer = asr.load(trained, device="cpu")
-    assert tuning.tune_decoding(corpus / "valid.jsonl", recognizer, recognizer.decoder.options, beams=(4,))[0].words > 0
+    found = tuning.tune_decoding(corpus / "valid.jsonl", recognizer, recognizer.decoder.options, beams=(4,))
+    assert found[0].words > 0
 
 
 def test_several_language_models_on_the_command_line(trained, corpus, tmp_path, capsys):

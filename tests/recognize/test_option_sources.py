@@ -45,6 +45,7 @@ def tuned(tmp_path):
 def test_what_is_given_goes_over_what_is_saved(tuned):
     assert choose(tuned, beam=None, lm=None).lm_weight == 0.8
     assert choose(tuned, beam=1) == Decoding()
+    assert choose(tuned, lm_weight=0.1).beam == 8
     assert choose(tuned / "none", hotwords={"A": 1.0}).beam == options.DEFAULT_BEAM
     assert choose(tuned / "none") == Decoding()
 

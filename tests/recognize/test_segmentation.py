@@ -30,29 +30,54 @@ def aligned(draw):
     return Transcript(" ".join(w.text for w in words), tuple(words), at + draw(st.floats(0, 2)) + 0.1, "x.wav")
 
 
-@given(aligned(), st.floats(0.1, 4), st.floats(4, 20), st.floats(0, 1))
-def test_utterances_are_the_recording(whole, shortest, longest, least):
+CUTS = given(aligned(), st.floats(0.1, 4), st.floats(4, 20), st.floats(0, 1))
+
+
+def cut_all(whole, shortest, longest, least):
+    """A recording cut, and all of its utterances in order."""
     cut = cut_segments(whole, "x.wav", "x", shortest_s=shortest, longest_s=longest, least_confidence=least)
-    utterances = sorted([*cut.kept, *cut.doubtful, *cut.overlong], key=lambda u: u.start_s)
+    return cut, sorted([*cut.kept, *cut.doubtful, *cut.overlong], key=lambda u: u.start_s)
+
+
+@CUTS
+def test_utterances_are_the_text_of_the_recording(whole, shortest, longest, least):
+    _, utterances = cut_all(whole, shortest, longest, least)
     assert " ".join(u.text for u in utterances) == whole.text
     assert len({u.id for u in utterances}) == len(utterances)
+
+
+@CUTS
+def test_utterances_are_the_time_of_the_recording(whole, shortest, longest, least):
+    _, utterances = cut_all(whole, shortest, longest, least)
     if not whole.words:
         assert utterances == []
         return
     assert (utterances[0].start_s, utterances[-1].end_s) == (0, pytest.approx(whole.duration_s, abs=1e-3))
-    words = {w.text: w for w in whole.words}
     for before, after in itertools.pairwise(utterances):
         assert before.end_s == after.start_s
+
+
+@CUTS
+def test_words_lie_inside_their_utterance(whole, shortest, longest, least):
+    _, utterances = cut_all(whole, shortest, longest, least)
+    words = {w.text: w for w in whole.words}
     for u in utterances:
         inside = [words[name] for name in u.text.split()]
         assert u.start_s <= inside[0].start_s + 1e-3
         assert inside[-1].end_s <= u.end_s + 1e-3
+
+
+@CUTS
+def test_utterances_are_sorted_by_length_and_confidence(whole, shortest, longest, least):
+    cut, utterances = cut_all(whole, shortest, longest, least)
+    words = {w.text: w for w in whole.words}
+    for u in utterances:
+        inside = [words[name] for name in u.text.split()]
         if u in cut.overlong:
             assert len(inside) == 1
             continue
         assert u.end_s - u.start_s <= longest + 1e-3
-        sure = np.mean([w.confidence for w in inside]) >= least
-        assert (u in cut.kept) == sure
+        assert (u in cut.kept) == (np.mean([w.confidence for w in inside]) >= least)
 
 
 def test_a_word_longer_than_the_longest_is_left_out():

@@ -83,7 +83,9 @@ def test_many_streams_at_once_give_what_each_gives_alone(loop, services, sample)
     assert len(set(found)) > 3
 
 
-def test_words_phrases_and_alternatives_belong_to_a_stream(loop, services, sample):
+@pytest.fixture(scope="module")
+def beside(loop, services, sample):
+    """The last results of five streams with options of their own, at the same time."""
     options = [
         StreamOptions(model="stream"),
         StreamOptions(model="stream", hot_words={"FOR": 8.0}),
@@ -95,13 +97,28 @@ def test_words_phrases_and_alternatives_belong_to_a_stream(loop, services, sampl
     async def together():
         return await asyncio.gather(*(fed(services, each, blocks(sample)) for each in options))
 
-    plain, hot, listed, closed, several = (last for _, last in loop(together()))
-    assert plain.transcript.text == TEXT
-    assert hot.transcript.text == "ENTER FOR FIVE NINE TWO"
-    assert listed.transcript.text == TEXT
-    assert set(closed.transcript.text.split()) <= {"NINE", "OAKLAND"}
-    assert closed.transcript.text
-    assert plain.alternatives == (plain.transcript,)
+    names = ("plain", "hot", "listed", "closed", "several")
+    return dict(zip(names, (last for _, last in loop(together())), strict=True))
+
+
+def test_hot_words_belong_to_a_stream(beside):
+    assert beside["plain"].transcript.text == TEXT
+    assert beside["hot"].transcript.text == "ENTER FOR FIVE NINE TWO"
+
+
+def test_phrases_belong_to_a_stream(beside):
+    assert beside["listed"].transcript.text == TEXT
+    words = set(beside["closed"].transcript.text.split())
+    assert words
+    assert words <= {"NINE", "OAKLAND"}
+
+
+def test_a_stream_without_alternatives_has_its_transcript_alone(beside):
+    assert beside["plain"].alternatives == (beside["plain"].transcript,)
+
+
+def test_alternatives_belong_to_a_stream_best_first(beside):
+    several = beside["several"]
     assert several.alternatives[0] == several.transcript
     assert [each.text for each in several.alternatives] == [TEXT, "ENTER FOR FIVE NINE TWO"]
     assert list(several.shares) == sorted(several.shares, reverse=True)

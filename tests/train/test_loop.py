@@ -40,7 +40,17 @@ from asr.models import description, model_directory, spec_augment
 from asr.models.features import LogMel
 from asr.models.tensors import load_metadata, load_tensors, save_tensors
 from asr.scoring import wer
-from asr.train import acoustic_task, checkpoint_writer, loop, loss_scale, optimiser, resume, step_results, steps
+from asr.train import (
+    acoustic_task,
+    checkpoint_writer,
+    loop,
+    loss_scale,
+    objective,
+    optimiser,
+    resume,
+    step_results,
+    steps,
+)
 from asr.train import losses as losses_module
 from asr.train.loss_scale import LARGEST_SCALE
 from asr.train.losses import ctc_loss
@@ -518,7 +528,7 @@ def test_the_loss_scale_falls_when_gradients_overflow_and_rises_again(corpus, tm
     config = run_config(corpus, tmp_path, model={"dropout": 0.0}, train={"precision": "fp16"})
     reference = make_run(run_config(corpus, tmp_path / "reference", model={"dropout": 0.0}))
     # The network computes in single precision here: what is tested is the scaling around it.
-    monkeypatch.setattr(acoustic_task, "HALF", {})
+    monkeypatch.setattr(objective, "HALF", {})
     monkeypatch.setattr(loss_scale, "SCALE_UP_STEPS", 3)
     run = make_run(config)
     batches = list(run.task.batches(run.task.plan(0), 0))
@@ -1235,7 +1245,7 @@ def test_a_step_reads_nothing_from_the_device(corpus, tmp_path, monkeypatch, pre
         train={"ema": 0.9, "consistency": 0.2, "precision": precision},
     )
     if precision == "fp16":  # not every CPU computes in it
-        monkeypatch.setattr(acoustic_task, "HALF", {})
+        monkeypatch.setattr(objective, "HALF", {})
     run = make_run(config)
     run.network.train()
     batches = list(run.task.batches(run.task.plan(0), 0))
@@ -1288,26 +1298,45 @@ def spoil(monkeypatch, which, how):
     monkeypatch.setattr(acoustic_task.AcousticTask, "loss", spoilt)
 
 
-@pytest.mark.parametrize("how", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_is_named_and_changes_nothing(corpus, tmp_path, monkeypatch, capsys, how):
+def weights(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+@pytest.fixture(params=["loss", "gradient"])
+def spoilt_run(corpus, tmp_path, monkeypatch, request):
+    """A run whose second step is not finite, behind its first step, and its batches."""
     run = make_run(run_config(corpus, tmp_path, train={"ema": 0.9}))
-    spoil(monkeypatch, {2}, how)
+    spoil(monkeypatch, {2}, request.param)
     batches = list(run.task.batches(run.task.plan(0), 0))
     run.step(batches[0], 10)
-    before = {name: value.clone() for name, value in run.network.state_dict().items()}
-    average = {name: value.clone() for name, value in run.average.network.state_dict().items()}
+    return run, batches
+
+
+def test_a_step_that_is_not_finite_changes_nothing(spoilt_run):
+    run, batches = spoilt_run
+    before, average = weights(run.network), weights(run.average.network)
     run.step(batches[1], 10)
     assert run.progress.bad_steps == 1
     assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
     assert all(torch.equal(value, average[name]) for name, value in run.average.network.state_dict().items())
+
+
+def test_training_goes_on_behind_a_step_that_is_not_finite(spoilt_run):
+    run, batches = spoilt_run
+    before = weights(run.network)
+    run.step(batches[1], 10)
     run.step(batches[2], 10)
-    assert run.progress.bad_steps == 0
-    assert run.progress.step == 3
+    assert (run.progress.bad_steps, run.progress.step) == (0, 3)
     assert any(not torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
     assert all(value.isfinite().all() for value in run.network.state_dict().values())
+
+
+def test_a_step_that_is_not_finite_is_named(spoilt_run, capsys):
+    run, batches = spoilt_run
+    run.step(batches[1], 10)
+    run.step(batches[2], 10)
     (line,) = [line for line in read_log(run.checkpoint.parent) if "skipped" in line]
-    assert line["skipped"] == list(batches[1].ids)
-    assert line["step"] == 2
+    assert (line["skipped"], line["step"]) == (list(batches[1].ids), 2)
     error = capsys.readouterr().err
     assert "not finite" in error
     assert all(name in error for name in batches[1].ids)
@@ -1332,7 +1361,7 @@ def read_later(monkeypatch, lag):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_run_whose_figures_are_read_later_is_the_same_run(corpus, tmp_path, monkeypatch, how, precision):
     """Weights, averages, logs and checkpoints, with steps that are skipped and a loss scale that falls."""
-    monkeypatch.setattr(acoustic_task, "HALF", {})  # the scale, not the precision
+    monkeypatch.setattr(objective, "HALF", {})  # the scale, not the precision
     monkeypatch.setattr(loss_scale, "LARGEST_SCALE", 4.0)
     monkeypatch.setattr(steps, "LARGEST_SCALE", 4.0)
     for name, lag in (("now", 0), ("later", 5)):
