@@ -138,11 +138,14 @@ def test_manifests_and_audio_can_be_moved_together(prepared: Prepared) -> None:
     assert '"audio": "raw/an4/wav/' in (prepared[0] / "test.jsonl").read_text()
 
 
-def test_preparing_prints_a_line_for_each_manifest(prepared: Prepared, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preparing_prints_a_line_for_each_manifest(
+    prepare: Prepare, original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare("--source", original, tmp_path / "out") == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert [line.split(":")[0] for line in printed.out.splitlines()] == [
-        str(prepared[0] / f"{name}.jsonl") for name in ("full", "train", "valid", "test")
+        str(tmp_path / "out" / f"{name}.jsonl") for name in ("full", "train", "valid", "test")
     ]
 
 
