@@ -1102,7 +1102,7 @@ def test_resuming_keeps_the_token_ids_of_the_run(corpus, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_last(corpus, tmp_path, monkeypatch):
-    config = run_config(corpus, tmp_path, train={"checkpoint_every_s": 1e-6})
+    config = run_config(corpus, tmp_path, train={"checkpoint_every_s": 1e-6}, data={"rehearsal_s": 0.0})
     save, calls = safetensors.torch.save_file, []
 
     def full_from_the_fourth_on(*args, **kwargs):
@@ -1134,7 +1134,7 @@ def test_a_stop_whose_checkpoint_cannot_be_written_promises_no_resume(corpus, tm
     monkeypatch.setattr(loop.Run, "step", stopped)
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(ModelError, match=r"checkpoint\.safetensors: cannot write: .*No space left"):
-        acoustic_task.train_acoustic(run_config(corpus, tmp_path))
+        acoustic_task.train_acoustic(run_config(corpus, tmp_path, data={"rehearsal_s": 0.0}))
 
 
 def test_a_checkpoint_that_fails_beside_another_error_is_told(tmp_path, monkeypatch, capsys):
