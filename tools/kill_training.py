@@ -29,7 +29,7 @@ from asr.models.tensors import load_metadata, load_tensors
 
 RATE_HZ = 8000
 UTTERANCES = 60
-EPOCHS = 40
+EPOCHS = 12
 GONE_S = 30.0
 """Seconds in which the processes of a killed training must end."""
 
