@@ -16,7 +16,7 @@ ORDER = """
 errors terminal files transcript subtitles formats plotting
 cloud: addresses retries filesystems remote_objects range_reader inputs input_cache
 config: arguments child_processes cpus ranks loader ranges keys training_sections sections language
-audio: headers pyav archive_index archive_members find samples pipes sound_files read levels noise sources
+audio: headers pyav tar_headers archive_index archive_members find samples pipes sound_files read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison

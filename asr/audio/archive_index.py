@@ -16,15 +16,17 @@ import os
 import posixpath
 import stat
 import tarfile
+import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self, cast
 
+from asr.audio.tar_headers import MOST_MEMBERS, walk_headers
 from asr.cloud.addresses import is_url, join_url, url_name, without_secrets
 from asr.cloud.remote_objects import Version
-from asr.errors import AsrError, AudioError, CloudError
+from asr.errors import AudioError, CloudError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 OTHER_ARCHIVES = (".7z", ".rar", ".tar.zst", ".tzst", ".tar.lz4", ".gz", ".bz2", ".xz", ".zst")
@@ -40,7 +42,8 @@ MOST_UNPACKED = 4 << 30
 """Bytes of a member that is compressed."""
 _MOST_GROWTH = 200
 """How many times its own size a compressed archive may unpack to, beside ``MOST_UNPACKED``."""
-MOST_MEMBERS = 10_000_000
+_MOST_KEPT = 300_000
+"""Members whose places are kept, of all archives together; the archive that was used last is always kept."""
 LARGEST_TEXT = 1 << 20
 """Bytes of a member with texts (.json, .txt)."""
 MOST_TEXTS = 512 << 20
@@ -167,7 +170,7 @@ def open_archive(archive: str) -> BinaryIO:
 def read_index(archive: str) -> ArchiveIndex:
     """What is in an archive. Raises ``AudioError`` where nothing of it can be read."""
     try:
-        return _cached_index(archive, archive_version(archive))
+        return _indices.get(archive, archive_version(archive))
     except CloudError as error:
         raise AudioError(str(error)) from error
     except OSError as error:
@@ -202,8 +205,52 @@ def _is_object(url: str) -> bool:
         raise AudioError(str(error)) from error
 
 
-@functools.lru_cache(maxsize=4)
-def _cached_index(archive: str, version: Version) -> ArchiveIndex:
+class _Indices:
+    """The indices that were used last; for any number of threads, of which one reads an archive."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._turns: dict[tuple[str, Version], threading.Lock] = {}
+        self._kept: OrderedDict[tuple[str, Version], tuple[ArchiveIndex, int]] = OrderedDict()
+        self._size = 0
+
+    def get(self, archive: str, version: Version) -> ArchiveIndex:
+        """The index. Raises as ``_listed``."""
+        key = archive, version
+        with self._lock:
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:
+            try:
+                with self._lock:
+                    found = self._pop(key)
+                if found is None:
+                    index = _listed(archive, version)
+                    found = index, _size(index)
+                with self._lock:
+                    self._kept[key] = found
+                    self._size += found[1]
+                    while self._size > _MOST_KEPT and len(self._kept) > 1:
+                        self._pop(next(iter(self._kept)))
+            finally:
+                with self._lock:
+                    self._turns.pop(key, None)
+        return found[0]
+
+    def _pop(self, key: tuple[str, Version]) -> tuple[ArchiveIndex, int] | None:
+        found = self._kept.pop(key, None)
+        self._size -= 0 if found is None else found[1]
+        return found
+
+
+def _size(index: ArchiveIndex) -> int:
+    """The memory of an index in members, about; a text counts by its bytes."""
+    return 10 + len(index.members) + sum(map(len, index.texts.values())) // 500
+
+
+_indices = _Indices()
+
+
+def _listed(archive: str, version: Version) -> ArchiveIndex:
     index = ArchiveIndex(archive)
     shown = without_secrets(archive)
     name = (url_name(archive) if is_url(archive) else archive).lower()
@@ -313,40 +360,13 @@ def decompressed(archive: str, file: BinaryIO) -> BinaryIO | None:
     return cast(BinaryIO, made)
 
 
-def tar_headers(archive: str, file: BinaryIO) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.TarFile]]:
-    """The headers of a tar file with their numbers, from its beginning; each after the bytes before it were passed.
-
-    Raises ``AudioError`` for headers of impossible size, and the errors of ``DAMAGED``, also for a tar file that is cut
-    short: the last header that came before may be of a member that is not whole.
-    """
-    shown = without_secrets(archive)
-
-    def error(text: str) -> AudioError:
-        return AudioError(f"{shown}: {text}")
-
-    with tarfile.open(fileobj=file, mode="r:", tarinfo=checked_headers(error, MOST_MEMBERS)) as tar:
-        number, last = 0, ""
-        while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # they would fill the memory
-            last = member.name
-            yield number, member, tar
-            number += 1
-        at = tar.offset
-        # A tar file ends with blocks of zeros. Python's reader takes any other end for the end, too.
-        file.seek(at)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            behind = f" behind {last!r}" if last else ""
-            raise AudioError(f"{shown}: cut short or damaged{behind}: the end mark of a tar file is missing; copy it "
-                             "again")  # fmt: skip
-
-
 def _read_tar(index: ArchiveIndex, raw: BinaryIO, version: Version) -> None:
     stream = decompressed(index.archive, raw)
     file = stream or raw
     waiting: ArchiveMember | None = None  # it counts when the bytes behind it are there
     text_bytes = 0
     try:
-        for number, header, tar in tar_headers(index.archive, file):
+        for number, header, tar in walk_headers(index.archive, file):
             if waiting is not None:
                 _add(index, waiting)
                 waiting = None
@@ -399,47 +419,3 @@ def _read_rest(archive: str, stream: BinaryIO, version: Version) -> None:
     """Read what follows the members: there the compression's checksum is."""
     while stream.read(_BLOCK):
         _check_growth(archive, stream.tell(), version.size)
-
-
-LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-MAX_HEADER = 1 << 18
-"""Bytes that the name, or the other properties, of a member of a tar archive may take; so may those of all together."""
-
-
-def checked_headers(error: Any, max_members: int) -> type[tarfile.TarInfo]:
-    """A ``TarInfo`` that refuses headers whose stated size is huge, since tarfile would read them whole.
-
-    Sparse files are refused as well: their table is read whole, and no corpus has any. ``error``: makes the exception
-    of a text.
-    """
-
-    class Header(tarfile.TarInfo):
-        shared = 0
-        extended = 0
-
-        @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-            header = super().frombuf(buf, encoding, errors)
-            if header.type == tarfile.GNUTYPE_SPARSE:
-                raise _raised(error, f"member {header.name!r} is a sparse file; expected plain files")
-            if header.type == tarfile.XGLTYPE:
-                cls.shared += abs(header.size) + tarfile.BLOCKSIZE
-            cls.extended += header.type in (*LONG_NAMES, tarfile.XGLTYPE)
-            if max(cls.shared, header.size if header.type in LONG_NAMES else 0) > MAX_HEADER:
-                raise _raised(error, f"a header of {header.size} bytes, expected at most {MAX_HEADER}")
-            # A member has one for its name, one for what it links to and one for all else.
-            if cls.extended > 3 * max_members + 3:
-                raise _raised(error, f"more headers than {max_members} members have")
-            return header
-
-        def _refuse_sparse(self, *_: object) -> None:
-            raise _raised(error, f"member {self.name!r} is a sparse file; expected plain files")
-
-        _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
-
-    return Header
-
-
-def _raised(error: Any, text: str) -> AsrError:
-    made: AsrError = error(text)
-    return made

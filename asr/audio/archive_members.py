@@ -29,8 +29,8 @@ from asr.audio.archive_index import (
     member_path,
     open_archive,
     plain_name,
-    tar_headers,
 )
+from asr.audio.tar_headers import walk_headers
 from asr.cloud.addresses import is_url, without_secrets
 from asr.cloud.remote_objects import Version
 from asr.errors import AudioError, CloudError
@@ -315,7 +315,7 @@ class ArchiveStream:
         raw = open_archive(self._archive)
         stream = decompressed(self._archive, raw)
         assert stream is not None, self._archive
-        self._headers = tar_headers(self._archive, stream)
+        self._headers = walk_headers(self._archive, stream)
 
         def close() -> None:
             stream.close()

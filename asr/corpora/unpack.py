@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from asr.audio.archive_index import DAMAGED, checked_headers
+from asr.audio.archive_index import DAMAGED
+from asr.audio.tar_headers import checked_headers
 from asr.corpora.download import BLOCK, ArchiveError
 
 

@@ -9,6 +9,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from archives import KINDS, add_member, make_archive
@@ -41,6 +42,27 @@ def test_every_file_is_listed_in_its_order_with_its_size(kind, put):
 def test_an_archive_that_was_replaced_is_listed_anew(put):
     for names in (["a.wav"], ["b.wav", "c.wav"]):
         assert list(read_index(put("x.zip", make_archive("zip", dict.fromkeys(names, b"1")))).members) == names
+
+
+def test_archives_whose_members_come_in_no_order_are_listed_once(put, monkeypatch):
+    paths = [put(f"{number}.tar", make_archive("tar", FILES)) for number in range(12)]
+    opened = []
+    whole = archive_index.open_archive
+    monkeypatch.setattr(archive_index, "open_archive", lambda archive: opened.append(archive) or whole(archive))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(find_member, [f"{path}/a.wav" for _ in range(3) for path in paths]))
+    assert [path.member.archive for path in found] == paths * 3
+    assert sorted(opened) == sorted(paths)
+
+
+def test_lists_of_archives_are_kept_within_bounds(put, monkeypatch):
+    monkeypatch.setattr(archive_index, "_MOST_KEPT", 40)
+    indices = archive_index._Indices()
+    for number in range(5):
+        path = put(f"{number}.tar", make_archive("tar", FILES))
+        index = indices.get(path, archive_index.archive_version(path))
+        assert list(index.members) == list(FILES)
+    assert len(indices._kept) == 2
 
 
 def test_paths_lead_through_an_archive(put, tmp_path):

@@ -148,6 +148,23 @@ def test_a_fault_of_ours_fails_one_recording_alone(cluster, speech, expected, mo
     assert "a fault of this program ended its recognition: ZeroDivisionError: a fault" in reasons[f"{LATE:02}.wav"]
 
 
+def test_a_fault_in_every_recording_ends_the_work_after_one_round(monkeypatch):
+    monkeypatch.setattr(ray_engine, "ALONE", 3)
+    fault = ray_stages.pickle_error(ZeroDivisionError("a fault"))
+    rounds = []
+
+    def one_round(waiting, *_, **options):
+        rounds.append(len(waiting))
+        return [ray_stages.RayResult(number, ray_stages.ERROR, fault, 0.0, "") for number in waiting]
+
+    engine = object.__new__(RayEngine)
+    monkeypatch.setattr(engine, "_round", one_round)
+    work = {number: NamedRecording(str(number), Recording(None, str(number))) for number in range(4)}
+    with pytest.raises(AsrError, match="ended the recognition of all 4 recordings: ZeroDivisionError: a fault"):
+        list(engine._window(work, None, True))
+    assert rounds == [4]
+
+
 def test_actors_that_cannot_load_the_model_end_the_work_with_advice(
     cluster, speech, model_dir, tmp_path, monkeypatch, rows_of_one
 ):
