@@ -120,7 +120,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The application has ended: soon the connection has too."""
         super().on_task_complete(task)
-        self.loop.call_later(LINGER_S, self.transport.abort)
+        if not self.gone.done():
+            last = self.loop.call_later(LINGER_S, self.transport.abort)
+            self.gone.add_done_callback(lambda _: last.cancel())  # else the timer keeps what a client had
 
 
 class Wakeup:
@@ -137,6 +139,7 @@ class Wakeup:
     async def __aexit__(self, *error: object) -> None:
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # it refers to this object: a cycle
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[None]:

@@ -34,6 +34,10 @@ HANG_S = 120.0
 on a machine with twenty times too much to do a probe has taken 50 s."""
 
 
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""glibc has heaps for each thread otherwise, and keeps what streams and files have left in each."""
+
+
 class WorkerProcess:
     """One worker: ``ask`` and ``listen`` while it lives, and it is started again when it ends."""
 
@@ -65,7 +69,9 @@ class WorkerProcess:
         self.life += 1
         self._started = time.monotonic()
         try:
-            child = ChildProcess("asr.server.worker_child", "run_worker", threads=self.setup.threads)
+            child = ChildProcess(
+                "asr.server.worker_child", "run_worker", threads=self.setup.threads, defaults=FEW_ARENAS
+            )
         except OSError as error:
             raise AsrError(f"cannot start a worker process: {error}") from error
         self._child, self._out = child, queue.SimpleQueue()
