@@ -29,7 +29,7 @@ data: findings preflight shard_check
 data: voices synth
 models: framing
 models: weight_shapes bundled onnx_files device mel scan subsample tensors description cells inference acoustic features
-models: onnx_backend torch_backend model_directory averaging storage spec_augment
+models: pace onnx_sessions staged_runs onnx_backend torch_backend model_directory averaging storage spec_augment
 corpora: download text_files layouts speech_gate kaldi_nemo turns unpack tabular detection project recipe
 decode: built_kernels compiled kernel_parts compilation
 decode: posteriors judgement confidence hypothesis kenlm_child endpoint kernel ngram_arrays lexicon_tree ngram

@@ -51,6 +51,11 @@ def warm_up(*, phrases: bool = False) -> Warmth:
     return Warmth(vars(kernel)["search"].stats.cache_path, time.perf_counter() - start, compiled)
 
 
+def warm_pools() -> None:
+    """Compile what a search needs only once its pools are full, behind some minutes of speech."""
+    BeamSearch(beam=2)._make_room()
+
+
 def _search_phrases() -> None:
     """Search a graph of one phrase with one token."""
     column = functools.partial(np.array, dtype=np.int32)

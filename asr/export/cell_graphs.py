@@ -45,16 +45,21 @@ class CellGraph:
         output, after = _operator(builder, self.cell, self.hidden, [self], x, before, direction=direction)
         return builder.squeeze(output, 1), [builder.squeeze(part, 0) for part in after]
 
-    def run_back(self, x: str, lengths: str) -> str:
+    def run_back(self, x: str, lengths: str, state: Sequence[str] = ()) -> tuple[str, list[str]]:
         """Over padded rows ``x (T, B, D)``, each from its last frame, by ``lengths (B)`` int64 of at least 1, to its
-        first -> ``(T, B, H)``."""
+        first -> ``(T, B, H)`` and the states behind. Of cells without an operator the states are right only where no
+        row is padded."""
         builder = self.builder
         if self.cell in CELL_OPERATORS:
             short = builder.op("Cast", lengths, to=builder.onnx.TensorProto.INT32)
-            output, _ = _operator(builder, self.cell, self.hidden, [self], x, [], direction="reverse", lengths=short)
-            return builder.squeeze(output, 1)
-        behind, _ = self.run(builder.op("ReverseSequence", x, lengths, time_axis=0, batch_axis=1), [])
-        return builder.op("ReverseSequence", behind, lengths, time_axis=0, batch_axis=1)
+            before = [builder.unsqueeze(part, 0) for part in state]
+            output, after = _operator(
+                builder, self.cell, self.hidden, [self], x, before, direction="reverse", lengths=short
+            )
+            return builder.squeeze(output, 1), [builder.squeeze(part, 0) for part in after]
+        turned = builder.op("ReverseSequence", x, lengths, time_axis=0, batch_axis=1)
+        behind, after = self.run(turned, state)
+        return builder.op("ReverseSequence", behind, lengths, time_axis=0, batch_axis=1), after
 
     def matrices(self) -> tuple[Weight, Weight, Weight]:
         """``W (1, G H, D)``, ``R (1, G H, H)`` and the biases ``(1, 2 G H)`` in ONNX's order of gates."""
@@ -114,7 +119,7 @@ def bidirectional(forward: CellGraph, backward: CellGraph, x: str, lengths: str)
         rows = builder.transpose(output, 0, 2, 1, 3)
         return builder.op("Reshape", rows, builder.constant([0, 0, 2 * forward.hidden]))
     ahead, _ = forward.run(x, [])
-    return builder.concat([ahead, backward.run_back(x, lengths)], 2)
+    return builder.concat([ahead, backward.run_back(x, lengths)[0]], 2)
 
 
 def scan_nodes(builder: GraphBuilder, decay: str, fresh: str, start: str, *, reverse: bool = False) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr.models.onnx_backend import run_graph
+from asr.models.onnx_sessions import run_graph
 
 _END = 0
 """Token 0 begins and ends each sentence."""

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from asr.config import cpus
 from asr.config.sections import Config, whole_windows
 from asr.errors import ConfigError, ModelError
 from asr.models.framing import framed
 from asr.models.inference import Counts, Fetch, Latency, Posteriors
-from asr.models.onnx_files import require_onnxruntime
+from asr.models.onnx_sessions import run_graph
+from asr.models.pace import Pace
+from asr.models.staged_runs import StagedRuns
 
 _Floats = npt.NDArray[np.float32]
 OpenSession = Callable[[], Any]
 """Opens the ``onnxruntime.InferenceSession`` of a graph; raises ``ModelError`` where there is none."""
 OpenStages = Callable[[], Sequence[Any]]
 """Opens the sessions of ``asr.export.staged_graphs``."""
-BLOCK_S = 8.0
-"""Seconds of a recording in one call of a unidirectional model that others wait for."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,8 @@ class OnnxBackend:
         self._openers: dict[str, OpenSession | None] = {"offline": offline, "streaming": streaming}
         self._sessions: dict[str, Any] = {}
         self._open_stages = stages
-        self._stages: Sequence[Any] = ()
+        self._stages: StagedRuns | None = None
+        self._pace = Pace()
         self._before: Callable[[], None] | None = None
 
     def _session(self, name: str) -> Any:
@@ -118,7 +116,7 @@ class OnnxBackend:
         if unidirectional and (self._before or not self._openers["offline"]) and self._openers["streaming"]:
             return self._begin_streams(padded, lengths)
         if self._before is not None and self._open_stages is not None:
-            log_probs, frames = self._run_stages(padded, lengths)
+            log_probs, frames = self._staged()(padded, lengths)
         else:
             feeds: dict[str, npt.NDArray[Any]] = {"samples": padded, "lengths": lengths}
             log_probs, frames = run_graph(self._session("offline"), ["log_probs", "frames"], feeds)
@@ -139,34 +137,27 @@ class OnnxBackend:
         hop, overlap = features.hop_samples, features.window_samples - features.hop_samples
         samples = framed(samples, features)
         frames = whole_windows(len(samples), features)
-        size = max(1, round(BLOCK_S / features.hop_s)) if self._before else max(1, frames)
         found: list[Posteriors] = []
-        state = None
-        for at in range(0, max(1, frames), size):
+        state, at = None, 0
+        while not found or at < frames:
+            size = frames - at
             if self._before is not None:
                 self._before()
-            more = min(size, frames - at)
-            block = samples[at * hop : (at + more) * hop + overlap] if more else samples[:0]
-            (rows,), (state,) = self.stream(block[None], [state], last=at + size >= frames)
+                size = min(size, max(1, int(self._pace.block_s / features.hop_s)))
+            block = samples[at * hop : (at + size) * hop + overlap] if size else samples[:0]
+            at += size
+            with self._pace.measuring(max(1, size) * features.hop_s):
+                (rows,), (state,) = self.stream(block[None], [state], last=at == frames)
             found.append(rows)
         return np.concatenate(found)
 
-    def _run_stages(self, padded: _Floats, lengths: Counts) -> tuple[Posteriors, Counts]:
-        """Whole recordings of a bidirectional model, with a call before each layer and direction."""
-        assert self._before is not None
-        if not self._stages:
-            assert self._open_stages is not None
-            self._stages = self._open_stages()
-        first, *layers, last = self._stages
-        x, counts = run_graph(first, ["out", "counts"], {"samples": padded, "lengths": lengths})
-        for forward, backward in zip(layers[::2], layers[1::2], strict=True):
-            self._before()
-            (ahead,) = run_graph(forward, ["out"], {"in": x})
-            self._before()
-            (x,) = run_graph(backward, ["out"], {"in": x, "ahead": ahead, "counts": counts})
-        self._before()
-        log_probs, frames = run_graph(last, ["log_probs", "frames"], {"in": x, "counts": counts})
-        return log_probs, frames
+    def _staged(self) -> StagedRuns:
+        if self._stages is None:
+            assert self._open_stages is not None and self._before is not None
+            frame_s = self.config.features.hop_s * self.config.model.subsampling
+            carries = self.config.model.cell in ("lstm", "gru", "rnn", "rnn_relu")  # ONNX operators, which know lengths
+            self._stages = StagedRuns(self._open_stages(), frame_s, self._before, carries=carries)
+        return self._stages
 
     def stream(
         self,
@@ -189,9 +180,9 @@ class OnnxBackend:
         return list(joined), steps.split(states)
 
     def before_layers(self, call: Callable[[], None]) -> None:
-        """See ``AcousticBackend.before_layers``. A unidirectional model runs in blocks then, with a call before each; a
-        bidirectional one in its stages. An exported one has none, and runs as a whole."""
-        self._before = call
+        """See ``AcousticBackend.before_layers``. A model runs in blocks then, with a call before each; a bidirectional one
+        in its stages. An exported one has none, and runs as a whole."""
+        self._before, self._stages = call, None
 
     def free(self) -> None:
         """See ``AcousticBackend.free``: there is nothing to give back."""
@@ -315,46 +306,3 @@ def initial_shapes(session: Any) -> Mapping[str, Sequence[int]]:
     """The shapes of a streaming graph's states before the first call; -1 is the batch."""
     states = json.loads(session.get_modelmeta().custom_metadata_map["asr.states"])
     return {state["name"]: state["shape"] for state in states}
-
-
-def open_session(graph: Path | bytes, *, keeps_memory: bool = True) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU.
-
-    Args:
-        graph: the path of a file, or its bytes.
-        keeps_memory: whether it keeps what its longest call has needed for later calls.
-
-    Raises ``ModelError`` naming the file, and where onnxruntime is not installed.
-    """
-    onnxruntime = require_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cpus.threads(1)
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.enable_cpu_mem_arena = keeps_memory
-    # As OpenMP's threads do here (``cpus.settle``): threads that wait let others work.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class of its own for each kind of fault
-        raise ModelError(f"{_name(graph)}: onnxruntime cannot open this graph: {_reason(error)}") from error
-
-
-def run_graph(session: Any, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    """``session.run``. Raises ``MemoryError`` where there is no memory, else ``ModelError``."""
-    try:
-        found: list[npt.NDArray[Any]] = session.run(outputs, feeds)
-        return found
-    except Exception as error:
-        reason = _reason(error)
-    if re.search(r"bad_alloc|[Ff]ailed to allocate|out of memory", reason):
-        raise MemoryError(reason)
-    raise ModelError(f"onnxruntime cannot run the graph: {reason}")
-
-
-def _name(graph: Any) -> str:
-    return "a graph in memory" if isinstance(graph, bytes) else str(graph)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]

@@ -18,6 +18,7 @@ import numpy as np
 from asr.decode import Hypothesis
 from asr.errors import ConfigError, TooLongError
 from asr.models.inference import Posteriors
+from asr.models.pace import Pace
 from asr.recognize import long_audio
 from asr.recognize.decoder import Decoder
 from asr.recognize.engine import Part
@@ -121,7 +122,7 @@ class _Work:
 
     def long(self, item: Recording, name: str) -> Iterator[Step]:
         recognizer = self.recognizer
-        parts, heard = recognizer.whole_posteriors(item, PIECES)
+        parts, heard = recognizer.whole_posteriors(item, PIECES, Pace())
         found: list[Part] = []
         words: list[Word] = []
         context = Context()

@@ -25,7 +25,8 @@ from asr.lm.onnx_lm import OnnxLM
 from asr.models.bundled import locate_model
 from asr.models.description import load_card, read_description
 from asr.models.inference import AcousticBackend, Latency, LoadedModel
-from asr.models.onnx_backend import OnnxBackend, OpenSession, OpenStages, open_session
+from asr.models.onnx_backend import OnnxBackend, OpenSession, OpenStages
+from asr.models.onnx_sessions import open_session
 from asr.models.onnx_files import KINDS, GraphFile, check_graph
 from asr.text import tokenizer_files
 from asr.text.tokenizer import CharTokenizer, Tokenizer

@@ -8,6 +8,7 @@ posteriors are cut at pauses, and the utterances are decoded in batches.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from asr.decode.endpoint import Endpoint, Endpointer
 from asr.decode.posteriors import BLANK
 from asr.models.framing import FramedSamples
 from asr.models.inference import AcousticBackend, Counts, Posteriors
+from asr.models.pace import Pace
 
 LONG_S = 60.0
 """Recordings beyond it are taken in pieces."""
@@ -113,14 +115,16 @@ def posteriors(
     log_probs: LogProbs,
     *,
     together: int = TOGETHER,
+    pace: Pace | None = None,
 ) -> Iterator[Posteriors]:
     """Natural log-probabilities ``(T, V)`` of a recording, in consecutive parts.
 
     ``log_probs`` gives those of a batch of waveforms, as ``Recognizer.log_probs``; ``together``: pieces of a batch. A
-    unidirectional model, which needs no pieces, carries its state from block to block.
+    unidirectional model, which needs no pieces, carries its state from block to block; with ``pace``, in blocks that
+    are as long as that says.
     """
     if not config.model.bidirectional:
-        yield from _carried(blocks, backend, config)
+        yield from _carried(blocks, backend, config, pace)
         return
     step = config.features.hop_samples * config.model.subsampling
 
@@ -143,9 +147,10 @@ def _rows(group: list[Piece], log_probs: LogProbs) -> list[Posteriors]:
     return [matrix[row, : int(count)] for row, count in enumerate(frames)]
 
 
-def _carried(blocks: Iterable[Samples], backend: AcousticBackend, config: Config) -> Iterator[Posteriors]:
+def _carried(
+    blocks: Iterable[Samples], backend: AcousticBackend, config: Config, pace: Pace | None
+) -> Iterator[Posteriors]:
     features = config.features
-    size = round(LONGEST_S * features.sample_rate_hz)
     framing = FramedSamples(features)
     rest = np.zeros(0, np.float32)
     state: Any = None
@@ -160,8 +165,13 @@ def _carried(blocks: Iterable[Samples], backend: AcousticBackend, config: Config
         return rows
 
     for block in blocks:
-        for at in range(0, len(block), size):
-            yield run(framing.accept(block[at : at + size]), last=False)
+        at = 0
+        while at < len(block):
+            part = block[at : at + round((pace.block_s if pace else LONGEST_S) * features.sample_rate_hz)]
+            with pace.measuring(len(part) / features.sample_rate_hz) if pace else contextlib.nullcontext():
+                rows = run(framing.accept(part), last=False)
+            yield rows
+            at += len(part)
     yield run(framing.finish(), last=True)
 
 

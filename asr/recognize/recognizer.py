@@ -22,6 +22,7 @@ from asr.decode import Hypothesis
 from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, DecodeError, TooLongError
 from asr.models.inference import Counts, LoadedModel, Posteriors
+from asr.models.pace import Pace
 from asr.recognize import long_audio, phrase_answers
 from asr.recognize.engine import BATCH_S, Engine, Part, pad_rows
 from asr.recognize.known_words import aligned_transcript
@@ -258,10 +259,13 @@ class Recognizer(Engine):
             log_probs, frames = self.log_probs([waveforms[index] for index in batch])
             yield [utterances[index].id for index in batch], log_probs, frames
 
-    def whole_posteriors(self, item: Recording, together: int | None = None) -> tuple[Iterator[Posteriors], Heard]:
+    def whole_posteriors(
+        self, item: Recording, together: int | None = None, pace: Pace | None = None
+    ) -> tuple[Iterator[Posteriors], Heard]:
         """Log-probabilities ``(T, V)`` of a recording of any length in parts, and a count of the samples read so far.
 
         ``together``: pieces of a bidirectional model in one pass; by default as many as ``batch_s`` has room for.
+        ``pace``: how long the blocks of a unidirectional model are.
         """
         heard = Heard()
         parts = long_audio.posteriors(
@@ -270,6 +274,7 @@ class Recognizer(Engine):
             self.model.config,
             self.log_probs,
             together=together or max(1, round(long_audio.TOGETHER * self.batch_s / BATCH_S["cpu"])),
+            pace=pace,
         )
         return parts, heard
 

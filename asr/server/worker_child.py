@@ -25,6 +25,7 @@ import numpy as np
 from asr.config.child_processes import end_with
 from asr.config.cpus import sees_gpu
 from asr.decode.endpoint import Endpoint
+from asr.decode.warming import warm_pools
 from asr.errors import AsrError, ConfigError, ModelError
 from asr.models.bundled import model_file
 from asr.recognize.gradual import allow_breaks
@@ -216,6 +217,8 @@ def _loaded(name: str, place: str, setup: WorkerSetup, runtime: str) -> Recogniz
 def _warm(made: Recognizer) -> Recognizer:
     allow_breaks(made)
     made.transcribe(_noise(made, 1))
+    if made.decoder.options.beam > 1:
+        warm_pools()
     with contextlib.suppress(ConfigError):  # it needs whole recordings: each client that opens a stream gets the reason
         stream = made.stream()
         stream.accept(_noise(made, 2))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small import make_recognizer, sound
 
+from asr.export.cell_graphs import CELL_OPERATORS
 from asr.export.staged_graphs import offline_stages
 from asr.export.stored_weights import acoustic_weights
 from asr.models import model_directory
@@ -22,6 +23,12 @@ def saved(folder, *arguments, **options):
     return folder / "model"
 
 
+def take_blocks(monkeypatch, seconds):
+    """All blocks have so many seconds of sound."""
+    monkeypatch.setattr("asr.models.pace.SHORTEST_S", seconds)
+    monkeypatch.setattr("asr.models.pace.LONGEST_S", seconds)
+
+
 def check_same(parts, whole, lengths_s):
     """Require what the whole graph gives for sounds of these lengths; the number of pieces in which ``parts`` ran."""
     calls = []
@@ -35,20 +42,24 @@ def check_same(parts, whole, lengths_s):
     return len(calls)
 
 
+@pytest.mark.parametrize("block_s", [0.2, 100.0])
 @pytest.mark.parametrize(
     ("cell", "options"),
     [(cell, {}) for cell in ("lstm", "gru", "rnn", "min_gru", "ssm")]
     + [("lstm", {"adapt_s": 2.0}), ("gru", {"upsampling": 2, "subsampling": 2})],
 )
-def test_stages_give_what_the_whole_graph_gives(tmp_path, cell, options):
+def test_stages_give_what_the_whole_graph_gives(tmp_path, monkeypatch, cell, options, block_s):
+    take_blocks(monkeypatch, block_s)
     folder = saved(tmp_path, cell, bidirectional=True, **options)
     whole, staged = (load(folder, runtime="onnxruntime") for _ in range(2))
+    once = 2 * staged.model.config.model.layers + 1
     calls = check_same(staged, whole, (0.01, 0.03, 1.3, 0.7))
-    assert calls == 2 * staged.model.config.model.layers + 1
+    assert calls > once if block_s < 1 and cell in CELL_OPERATORS else calls == once
+    assert (check_same(staged, whole, (1.3,)) > once) == (block_s < 1)
 
 
 def test_a_unidirectional_model_runs_in_blocks_instead(tmp_path, monkeypatch):
-    monkeypatch.setattr("asr.models.onnx_backend.BLOCK_S", 0.4)
+    take_blocks(monkeypatch, 0.4)
     folder = saved(tmp_path, lookahead=2)
     with pytest.raises(ValueError, match="bidirectional"):
         next(offline_stages(acoustic_weights(read_description(folder))))
