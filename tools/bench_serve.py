@@ -13,6 +13,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -66,6 +67,12 @@ class Server:
             print(line, end="", file=sys.stderr)
         if not self.port:
             raise SystemExit("the server did not start")
+        threading.Thread(target=self._show_messages, daemon=True).start()
+
+    def _show_messages(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            print(time.strftime("%H:%M:%S"), line, end="", file=sys.stderr, flush=True)
 
     def processes(self) -> list[int]:
         """Ids of the server and its workers."""

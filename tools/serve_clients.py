@@ -81,7 +81,7 @@ async def one_client(port: int, sound: np.ndarray, args: argparse.Namespace, del
         result.refused[str(error.response.status_code)] += 1
         result.refused_after_s.append(time.perf_counter() - began)
     except (WebSocketException, OSError, TimeoutError) as error:
-        result.lost[type(error).__name__] += 1
+        result.lost[f"{type(error).__name__}: {error}"] += 1
     return result
 
 

@@ -153,7 +153,8 @@ class OnnxBackend:
 
     def _staged(self) -> StagedRuns:
         if self._stages is None:
-            assert self._open_stages is not None and self._before is not None
+            assert self._open_stages is not None
+            assert self._before is not None
             frame_s = self.config.features.hop_s * self.config.model.subsampling
             carries = self.config.model.cell in ("lstm", "gru", "rnn", "rnn_relu")  # ONNX operators, which know lengths
             self._stages = StagedRuns(self._open_stages(), frame_s, self._before, carries=carries)
@@ -180,8 +181,8 @@ class OnnxBackend:
         return list(joined), steps.split(states)
 
     def before_layers(self, call: Callable[[], None]) -> None:
-        """See ``AcousticBackend.before_layers``. A model runs in blocks then, with a call before each; a bidirectional one
-        in its stages. An exported one has none, and runs as a whole."""
+        """See ``AcousticBackend.before_layers``. A model runs in blocks then, with a call before each; a bidirectional
+        one in its stages, too. An exported one has none, and runs as a whole."""
         self._before, self._stages = call, None
 
     def free(self) -> None:

@@ -26,8 +26,8 @@ from asr.models.bundled import locate_model
 from asr.models.description import load_card, read_description
 from asr.models.inference import AcousticBackend, Latency, LoadedModel
 from asr.models.onnx_backend import OnnxBackend, OpenSession, OpenStages
-from asr.models.onnx_sessions import open_session
 from asr.models.onnx_files import KINDS, GraphFile, check_graph
+from asr.models.onnx_sessions import open_session
 from asr.text import tokenizer_files
 from asr.text.tokenizer import CharTokenizer, Tokenizer
 from asr.text.word_tokens import WordTokenizer
