@@ -148,6 +148,7 @@ class Teacher:
 
     async def _follow(self) -> None:
         """Serve the model that the folder names."""
+        await self._leave_unusable()
         wanted = self.folder.current()
         if wanted == self.served:
             self._failed_swap = -1
@@ -168,6 +169,19 @@ class Teacher:
         self.catalogue.note_place(self.model, self._place(wanted))
         what = f"model {wanted} of {self.folder.path}" if wanted else "the model as it was at first"
         _tell(f"{self.model}: serving {what}")
+
+    async def _leave_unusable(self) -> None:
+        """Go back to the start where a worker that began again could not load the model that is served, such as one
+        that was deleted: else workers would answer differently."""
+        place = self._place(self.served)
+        if not self.served or all(worker.unusable.get(self.model) != place for worker in self.pool.workers):
+            return
+        gone, self.served = self.served, 0
+        self._failed_swap = gone
+        await swap_everywhere(self.pool, self.model, self.start_place)
+        self.catalogue.note_place(self.model, self.start_place)
+        _tell(f"{self.model}: model {gone} of {self.folder.path} cannot be loaded any more: serving the model as it "
+              "was at first")  # fmt: skip
 
     def _place(self, number: int) -> str:
         return str(self.folder.place(number)) if number else self.start_place

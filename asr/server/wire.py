@@ -136,7 +136,9 @@ class FileReport(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The models are loaded and warm."""
+    """The models are loaded and warm. ``unusable``: why a learnt one is not, by name; the start takes its place."""
+
+    unusable: Mapping[str, str]
 
 
 class Broken(NamedTuple):

@@ -87,20 +87,24 @@ class Worker:
     def serve(self) -> None:
         """Load, say that it is ready, and answer requests until the connection closes."""
         turns = Turns()
+        unusable: dict[str, str] = {}
         try:
             recognizers = self.recognizers = load_models(self.setup)
-            for name, place in self.setup.learnt.items():
-                recognizers.update(learnt_models(self.setup, name, place))
         except AsrError as error:
             self.emit([Broken(error)])
             return
+        for name, place in self.setup.learnt.items():
+            try:
+                recognizers.update(learnt_models(self.setup, name, place))
+            except AsrError as error:  # such as a folder that was deleted
+                unusable[name] = str(error)
         self.live = LiveEngine(recognizers, self.setup.live_model, turns, self.emit)
         self.files = FileEngine(recognizers, self.setup.case, turns, self.emit)
         threading.Thread(target=self._compute, daemon=True, name="live").start()
         costs = {id(made): first_costs(made, name) for name, made in recognizers.items()}
         for name, made in recognizers.items():
             self.emit([report._replace(model=name) for report in costs[id(made)]])
-        self.emit([Ready()])
+        self.emit([Ready(unusable)])
         while True:
             for asked in self.connection.recv():
                 self.dispatch(asked)

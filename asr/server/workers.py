@@ -32,6 +32,8 @@ BEAT_S = 5.0
 HANG_S = 120.0
 """A worker that does not answer a probe for so long is ended, and another one started. Far more than any step takes:
 on a machine with twenty times too much to do a probe has taken 50 s."""
+LOAD_S = 600.0
+"""A worker that has not loaded its models after so long is ended, too."""
 
 
 FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
@@ -49,10 +51,13 @@ class WorkerProcess:
         self.ready = asyncio.Event()
         self.broken: AsrError | None = None
         """Why the models cannot be loaded."""
+        self._has_served = False
         self.life = 0
         """How many processes this worker has had: a stream belongs to one of them."""
         self.places: dict[str, str] = {}
         """The directories that this process serves, or is loading, by name of the model."""
+        self.unusable: dict[str, str] = {}
+        """The directories that this process was to serve and could not load, by name of the model."""
         self._child: ChildProcess | None = None
         self._tickets = itertools.count(1)
         self._waiting: dict[int, asyncio.Queue[Reply]] = {}
@@ -75,7 +80,7 @@ class WorkerProcess:
         except OSError as error:
             raise AsrError(f"cannot start a worker process: {error}") from error
         self._child, self._out = child, queue.SimpleQueue()
-        self.places = {**self.setup.models, **self.setup.learnt}
+        self.places, self.unusable = {**self.setup.models, **self.setup.learnt}, {}
         for target, work in ((self._write, (child, self._out, self.setup)), (self._read, (child,))):
             threading.Thread(target=target, args=work, daemon=True, name=target.__name__).start()
 
@@ -131,11 +136,17 @@ class WorkerProcess:
 
     async def watch(self) -> None:
         """Probe the process for ever, and end one that hangs: then it is started again as after any other end."""
+        loading_s = 0.0
         while not self._stopping:
             await asyncio.sleep(BEAT_S)
             child = self._child
             if child is None or not self.ready.is_set():
+                loading_s = 0.0 if child is None else loading_s + BEAT_S
+                if child is not None and loading_s >= LOAD_S:
+                    self._end_hanging(child, f"had not loaded its models after {LOAD_S:g} s and was ended")
+                    loading_s = 0.0
                 continue
+            loading_s = 0.0
             probe = asyncio.ensure_future(self.ask(Probe()))
             waited_s = 0.0
             while waited_s < HANG_S:  # in short steps, so that a pause of this process itself counts little
@@ -144,11 +155,14 @@ class WorkerProcess:
                     break
                 waited_s += step_s
             else:
-                if child is self._child and not self._stopping:
-                    self._hung = f"did not answer for {HANG_S:g} s and was ended"
-                    child.process.kill()
+                self._end_hanging(child, f"did not answer for {HANG_S:g} s and was ended")
             probe.cancel()
             await asyncio.gather(probe, return_exceptions=True)
+
+    def _end_hanging(self, child: ChildProcess, reason: str) -> None:
+        if child is self._child and not self._stopping:
+            self._hung = reason
+            child.process.kill()
 
     def check(self) -> None:
         """Raise ``WorkerLostError`` where there is no process that answers."""
@@ -191,10 +205,20 @@ class WorkerProcess:
                 self.metrics.audio_s["file"] += message.audio_s
                 self.metrics.longest_piece_s = max(self.metrics.longest_piece_s, message.longest_s)
             elif isinstance(message, Ready):
-                self.ready.set()
+                self._begin(message)
             elif isinstance(message, Broken):
                 self.broken = message.error if isinstance(message.error, AsrError) else AsrError(str(message.error))
-                self.ready.set()
+                self._hung = f"cannot load its models ({self.broken})"
+                if not self._has_served:  # ``WorkerPool.start`` waits for it
+                    self.ready.set()
+
+    def _begin(self, message: Ready) -> None:
+        self.broken, self._has_served = None, True
+        for name, reason in message.unusable.items():
+            self.unusable[name] = self.places[name]
+            self.places[name] = self.setup.models[name]
+            _say(f"worker {self.number}: {reason}; it serves {name} as it was at first")
+        self.ready.set()
 
     def _lost(self, child: ChildProcess) -> None:
         """The process has ended: answer all that wait for it, and start another."""
@@ -221,19 +245,22 @@ class WorkerProcess:
         if self._stopping:
             return
         pause_s = PAUSES_S[min(self._quick_ends, len(PAUSES_S) - 1)]
-        print(
+        _say(
             f"worker {self.number} {how}; its streams and files were answered with an error; starting it again"
-            + (f" in {pause_s:g} s" if pause_s else ""),
-            file=sys.stderr,
-            flush=True,
+            + (f" in {pause_s:g} s" if pause_s else "")
         )
         await asyncio.sleep(pause_s)
         while not self._stopping:
             try:
                 return self.start()
             except AsrError as error:  # such as no memory
-                print(f"worker {self.number}: {error}; trying again in {PAUSES_S[-1]:g} s", file=sys.stderr, flush=True)
+                _say(f"worker {self.number}: {error}; trying again in {PAUSES_S[-1]:g} s")
                 await asyncio.sleep(PAUSES_S[-1])
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # whoever read the messages may have gone
+        print(line, file=sys.stderr, flush=True)
 
 
 class WorkerPool:
@@ -257,11 +284,11 @@ class WorkerPool:
         """Start all; returns when they are ready. Raises ``AsrError`` where models cannot be loaded."""
         for worker in self.workers:
             worker.start()
+        self._watchers = [asyncio.create_task(worker.watch()) for worker in self.workers]
         for worker in self.workers:
             await worker.ready.wait()
             if worker.broken is not None:
                 raise worker.broken
-        self._watchers = [asyncio.create_task(worker.watch()) for worker in self.workers]
 
     def stop(self) -> None:
         """End all."""

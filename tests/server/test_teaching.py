@@ -344,6 +344,7 @@ class FakeWorker:
     def __init__(self, setup: WorkerSetup, *, ready: bool = True) -> None:
         self.setup, self.ready, self.failures = setup, asyncio.Event(), list[Exception]()
         self.places = dict(setup.models)
+        self.unusable: dict[str, str] = {}
         if ready:
             self.ready.set()
 
@@ -399,6 +400,24 @@ def test_a_swap_is_tried_again_where_a_worker_ended_but_not_where_the_model_is_d
         assert (teacher.served, one.places["an4"], other.places["an4"]) == (1, place, place)
 
     asyncio.run(run())
+
+
+def test_all_workers_go_back_to_the_start_where_one_finds_its_learnt_model_deleted(tmp_path, capfd):
+    async def run() -> None:
+        teacher, (one, other) = taught_by_fakes(tmp_path, 2)
+        place = teacher.folder.place(1)
+        place.mkdir()
+        teacher.folder.set_current(1)
+        await teacher._follow()
+        place.rmdir()
+        other.unusable, other.places["an4"] = {"an4": str(place)}, teacher.start_place  # it began again
+        with pytest.raises(ModelError, match=r"asr learn --rollback"):
+            await teacher._follow()
+        assert (teacher.served, one.places["an4"], other.places["an4"]) == (0, teacher.start_place, teacher.start_place)
+
+    asyncio.run(run())
+    assert "model 1 of " in (told := capfd.readouterr().err)
+    assert "cannot be loaded any more: serving the model as it was at first" in told
 
 
 def test_confidences_of_a_learnt_model_are_not_called_fitted(start, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import struct
@@ -213,3 +214,26 @@ def test_an_answer_that_nobody_reads_ends(monkeypatch):
         raw.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert raw.recv(12) == b"HTTP/1.1 200"
         assert ended.wait(20)
+
+
+def test_a_client_that_vanished_leaves_no_connection_behind(monkeypatch):
+    monkeypatch.setattr(web_sockets, "LINGER_S", 3600.0)
+    before = {id(each) for each in gc.get_objects() if isinstance(each, BoundedWebSocket)}
+
+    def left():
+        gc.collect()
+        return [each for each in gc.get_objects() if isinstance(each, BoundedWebSocket) and id(each) not in before]
+
+    services = scripted_services()
+    with served(services) as port:
+        raw = shake_hands(port, "/vosk")
+        raw.sendall(AUDIO)
+        raw.recv(100)
+        assert left()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset instead of an end
+        raw.close()
+        for _ in range(600):
+            if not left():
+                break
+            time.sleep(0.05)
+        assert not left()

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import math
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from asr.server.messages import FileOptions, StreamOptions
 from asr.server.problems import RequestError, WorkerLostError
 from asr.server.services import Services
 from asr.server.settings import Settings
+from asr.server.teaching import swap_everywhere
 from asr.server.wire import WorkerSetup
 from asr.server.worker_child import Worker
 
@@ -68,6 +70,84 @@ def test_a_worker_that_hangs_is_replaced_and_its_streams_get_an_error(loop, serv
     assert before != after
     assert final.transcript.text == "ENTER FOUR FIVE NINE TWO"
     assert "worker 1 did not answer for 3 s and was ended; its streams" in capfd.readouterr().err
+
+
+def test_a_worker_that_hangs_while_it_loads_is_replaced(loop, services, sample, monkeypatch, capfd):
+    monkeypatch.setattr("asr.server.workers.BEAT_S", 0.1)
+    monkeypatch.setattr("asr.server.workers.LOAD_S", 1.0)
+    monkeypatch.setattr("asr.server.workers.PAUSES_S", (0.0,))
+    worker = services.pool.workers[0]
+
+    async def run():
+        await worker.ready.wait()
+        os.kill(worker.pid, signal.SIGKILL)
+        life = worker.life
+        while worker.life == life:
+            await asyncio.sleep(0.01)
+        hanging = worker.pid
+        os.kill(hanging, signal.SIGSTOP)
+        while worker.pid == hanging or worker.pid is None:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr("asr.server.workers.LOAD_S", 600.0)
+        async with await services.live.open(StreamOptions(model="greedy")) as session:
+            await session.feed(sample.tobytes())
+            return await session.finish()
+
+    assert loop(run(), 300).transcript.text == "ENTER FOUR FIVE NINE TWO"
+    assert "worker 1 had not loaded its models after 1 s and was ended" in capfd.readouterr().err
+
+
+def test_a_worker_whose_learnt_model_was_deleted_serves_the_start_and_says_so(
+    loop, greedy_model, sample, tmp_path, capfd
+):
+    import shutil
+
+    learnt = tmp_path / "learnt"
+    shutil.copytree(greedy_model, learnt)
+
+    async def run():
+        services = Services(Settings(models={"greedy": str(greedy_model)}, lag_s=math.inf))
+        await services.start()
+        try:
+            await swap_everywhere(services.pool, "greedy", str(learnt))
+            shutil.rmtree(learnt)
+            worker = services.pool.workers[0]
+            os.kill(worker.pid, signal.SIGKILL)
+            while worker.life == 1:
+                await asyncio.sleep(0.01)
+            async with await services.live.open(StreamOptions()) as session:
+                await session.feed(sample.tobytes())
+                final = await session.finish()
+            return final.transcript.text, worker.life, worker.unusable
+        finally:
+            services.end()
+
+    assert loop(run(), 300) == ("ENTER FOUR FIVE NINE TWO", 2, {"greedy": str(learnt)})
+    assert re.search(r"worker 1: .*learnt.*; it serves greedy as it was at first", capfd.readouterr().err)
+
+
+def test_a_worker_whose_model_was_deleted_says_why_it_cannot_begin(loop, greedy_model, tmp_path, monkeypatch, capfd):
+    import shutil
+
+    monkeypatch.setattr("asr.server.workers.PAUSES_S", (0.0,))
+    mine = tmp_path / "mine"
+    shutil.copytree(greedy_model, mine)
+
+    async def run():
+        services = Services(Settings(models={"mine": str(mine)}))
+        await services.start()
+        try:
+            worker = services.pool.workers[0]
+            shutil.rmtree(mine)
+            os.kill(worker.pid, signal.SIGKILL)
+            while worker.life < 3:
+                await asyncio.sleep(0.01)
+            return worker.ready.is_set()
+        finally:
+            services.end()
+
+    assert not loop(run(), 300)
+    assert re.search(r"worker 1 cannot load its models \(.*mine.*\); .* starting it again", capfd.readouterr().err)
 
 
 def test_a_stream_of_a_worker_that_has_ended_stays_lost(loop, services, sample):
