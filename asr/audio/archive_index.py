@@ -49,10 +49,11 @@ LARGEST_TEXT = 1 << 20
 MOST_TEXTS = 512 << 20
 """Bytes of all texts in a tar file, which stay in memory."""
 _BLOCK = 1 << 20
-_OPENERS: dict[str, Any] = {
-    ".gz": gzip.GzipFile, ".tgz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".tbz2": bz2.BZ2File, ".xz": lzma.LZMAFile,
-    ".txz": lzma.LZMAFile,
+_OPENERS: dict[bytes, Any] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file), b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile
 }  # fmt: skip
+"""What reads a compressed file, by the file's first bytes: ``.tar`` may be compressed, and ``.tgz`` may be not."""
+_ZIP_START = b"PK\3\4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +256,16 @@ def _listed(archive: str, version: Version) -> ArchiveIndex:
     shown = without_secrets(archive)
     name = (url_name(archive) if is_url(archive) else archive).lower()
     with open_archive(archive) as file:
-        if not getattr(file, "parts", True) and name.endswith((".zip", ".tar")):
+        zipped = name.endswith(".zip") or _begins(file, _ZIP_START)
+        stream = None if zipped else decompressed(file)
+        if not getattr(file, "parts", True) and stream is None:
             raise CloudError(f"{shown}: expected a server that sends parts of a file, got the whole; download the "
                              "archive and use the file")  # fmt: skip
         try:
-            if name.endswith(".zip"):
+            if zipped:
                 _read_zip(index, file, version)
             else:
-                _read_tar(index, file, version)
+                _read_tar(index, file, stream, version)
         except CloudError:
             raise
         except AudioError as error:
@@ -350,18 +353,20 @@ def _check_growth(archive: str, unpacked: int, size: int) -> None:
         )
 
 
-def decompressed(archive: str, file: BinaryIO) -> BinaryIO | None:
+def decompressed(file: BinaryIO) -> BinaryIO | None:
     """The bytes of a compressed tar file; None for one without compression."""
-    name = (url_name(archive) if is_url(archive) else archive).lower()
-    opener = next((each for suffix, each in _OPENERS.items() if name.endswith(suffix)), None)
-    if opener is None:
-        return None
-    made: Any = opener(fileobj=file) if opener is gzip.GzipFile else opener(file)
-    return cast(BinaryIO, made)
+    opener = next((each for start, each in _OPENERS.items() if _begins(file, start)), None)
+    return None if opener is None else cast(BinaryIO, opener(file))
 
 
-def _read_tar(index: ArchiveIndex, raw: BinaryIO, version: Version) -> None:
-    stream = decompressed(index.archive, raw)
+def _begins(file: BinaryIO, start: bytes) -> bool:
+    file.seek(0)
+    found = file.read(len(start)) == start
+    file.seek(0)
+    return found
+
+
+def _read_tar(index: ArchiveIndex, raw: BinaryIO, stream: BinaryIO | None, version: Version) -> None:
     file = stream or raw
     waiting: ArchiveMember | None = None  # it counts when the bytes behind it are there
     text_bytes = 0

@@ -313,7 +313,7 @@ class ArchiveStream:
             shown = without_secrets(member_path(self._archive, member.name))
             raise AudioError(f"{shown}: the archive has changed since its members were listed; start again")
         raw = open_archive(self._archive)
-        stream = decompressed(self._archive, raw)
+        stream = decompressed(raw)
         assert stream is not None, self._archive
         self._headers = walk_headers(self._archive, stream)
 

@@ -11,6 +11,8 @@ from asr.errors import AsrError, AudioError
 
 MOST_MEMBERS = 10_000_000
 LONG_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_TAIL = 1 << 20
+"""Bytes behind the end mark that are looked at: tar fills its last record with zeros."""
 MAX_HEADER = 1 << 18
 """Bytes that the name, or the other properties, of a member of a tar archive may take; so may those of all together."""
 
@@ -18,8 +20,8 @@ MAX_HEADER = 1 << 18
 def walk_headers(archive: str, file: BinaryIO) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.TarFile]]:
     """The headers of a tar file with their numbers, from its beginning; each after the bytes before it were passed.
 
-    Raises ``AudioError`` for headers of impossible size, and the errors of ``DAMAGED``, also for a tar file that is cut
-    short: the last header that came before may be of a member that is not whole.
+    Raises ``AudioError`` for headers of impossible size and for bytes behind the end, and the errors of ``DAMAGED``, also
+    for a tar file that is cut short: the last header that came before may be of a member that is not whole.
     """
     shown = without_secrets(archive)
 
@@ -40,6 +42,11 @@ def walk_headers(archive: str, file: BinaryIO) -> Iterator[tuple[int, tarfile.Ta
             behind = f" behind {last!r}" if last else ""
             raise AudioError(f"{shown}: cut short or damaged{behind}: the end mark of a tar file is missing; copy it "
                              "again")  # fmt: skip
+        if file.read(_TAIL).strip(b"\0"):
+            raise AudioError(
+                f"{shown}: expected one tar file, got more bytes behind its end, which are not read (cat a.tar b.tar?); "
+                "give each tar file a name of its own"
+            )
 
 
 def checked_headers(error: Any, max_members: int) -> type[tarfile.TarInfo]:

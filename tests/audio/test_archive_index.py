@@ -170,12 +170,30 @@ def test_a_checksum_of_the_compression_that_is_wrong_is_told(put):
 @pytest.mark.parametrize("content", [b"", b"no archive", bytes(2000)])
 def test_what_is_no_archive_is_named(kind, content, put):
     path = put(f"x.{kind}", content)
-    if kind == "tar" and not content.strip(b"\0"):
+    if kind.startswith("tar") and not content.strip(b"\0"):
         assert not content or read_index(path).members == {}  # a tar file of zeros holds nothing
         if content:
             return
     with pytest.raises(AudioError, match=rf"x\.{kind}: "):
         read_index(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
+@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.tar.bz2"])
+def test_the_content_says_what_an_archive_is(kind, name, put):
+    index = read_index(put(name, make_archive(kind, FILES)))
+    assert (list(index.members), index.problems) == (list(FILES), [])
+    for member, data in FILES.items():
+        with open_member(index.path(member)) as file:
+            assert file.read() == data
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_a_second_tar_file_behind_the_first_is_told(kind, put):
+    data = make_archive(kind, {"a.wav": b"1"}) + make_archive(kind, {"b.wav": b"2"})
+    index = read_index(put(f"x.{kind}", data))
+    assert list(index.members) == ["a.wav"]
+    assert "got more bytes behind its end, which are not read" in index.problems[0]
 
 
 def test_a_missing_archive_is_named(tmp_path):

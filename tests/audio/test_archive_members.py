@@ -180,6 +180,13 @@ def test_a_server_without_ranges_is_refused_for_archives_that_are_read_in_parts(
         read_index(f"{web.url}/x.{kind}")
 
 
+def test_a_server_without_ranges_is_refused_for_a_tar_file_that_is_only_named_compressed(web):
+    web.ranges = False
+    web.files["x.tgz"] = archived("tar")
+    with pytest.raises(AudioError, match="expected a server that sends parts of a file"):
+        read_index(f"{web.url}/x.tgz")
+
+
 def test_a_server_without_ranges_sends_a_compressed_archive(web):
     web.ranges = False
     web.files["x.tgz"] = archived("tar.gz")
