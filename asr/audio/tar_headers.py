@@ -20,7 +20,7 @@ MAX_HEADER = 1 << 18
 def walk_headers(archive: str, file: BinaryIO) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.TarFile]]:
     """The headers of a tar file with their numbers, from its beginning; each after the bytes before it were passed.
 
-    Raises ``AudioError`` for headers of impossible size and for bytes behind the end, and the errors of ``DAMAGED``, also
+    Raises ``AudioError`` for headers of impossible size and bytes behind the end, and the errors of ``DAMAGED``, also
     for a tar file that is cut short: the last header that came before may be of a member that is not whole.
     """
     shown = without_secrets(archive)
@@ -44,7 +44,7 @@ def walk_headers(archive: str, file: BinaryIO) -> Iterator[tuple[int, tarfile.Ta
                              "again")  # fmt: skip
         if file.read(_TAIL).strip(b"\0"):
             raise AudioError(
-                f"{shown}: expected one tar file, got more bytes behind its end, which are not read (cat a.tar b.tar?); "
+                f"{shown}: expected one tar file, got more bytes behind its end, which are not read (another file?); "
                 "give each tar file a name of its own"
             )
 
