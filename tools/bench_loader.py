@@ -79,6 +79,7 @@ def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.
         settings[f"{count} workers" if count else "one thread"] = functools.partial(fed, feeders[count], plan)
     if args.threads:
         data = feeders[args.workers[0]].train
+        assert isinstance(data, Dataset)
         settings[f"{args.threads} threads"] = functools.partial(threaded, data, threads=args.threads)
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
     try:

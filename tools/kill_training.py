@@ -150,7 +150,7 @@ def descendants(pid: int) -> list[int]:
 def same_run(one: Path, other: Path) -> bool:
     """Whether two runs have equal weights, averages, moments and random states, and equal logs but for the times."""
     for name in ("model.safetensors", "checkpoint.safetensors"):
-        first, second = (load_tensors(folder / name) for folder in (one, other))
+        first, second = (load_tensors(folder / name)[0] for folder in (one, other))
         if first.keys() != second.keys() or not all(torch.equal(first[key], second[key]) for key in first):
             return False
     return logged(one) == logged(other)
