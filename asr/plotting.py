@@ -44,7 +44,7 @@ def require() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise PlotError(f"plots need matplotlib ({error}): pip install matplotlib") from error
+        raise PlotError(f"plots need matplotlib ({error}): pip install matplotlib, or the extra plot") from error
 
 
 def save_page(figure: Figure, path: str | Path) -> None:

@@ -142,6 +142,16 @@ class FeatureConfig:
         """How far the first window begins before the recording."""
         return self.window_samples // 2 - self.hop_samples // 2 if self.centred else 0
 
+    @property
+    def least_samples(self) -> int:
+        """Samples of the shortest recording that has a frame."""
+        return self.window_samples - self.lead_samples
+
+    @property
+    def least_s(self) -> float:
+        """Length of the shortest recording that has a frame."""
+        return self.least_samples / self.sample_rate_hz
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -245,7 +255,7 @@ def count_frames(samples: _Lengths, config: FeatureConfig) -> _Lengths:
     """
     hop, window = config.hop_samples, config.window_samples
     begun = hop // 2 if config.centred else hop - window
-    return (samples >= window - config.lead_samples) * ((samples + begun) // hop)
+    return (samples >= config.least_samples) * ((samples + begun) // hop)
 
 
 def whole_windows(samples: int, config: FeatureConfig) -> int:

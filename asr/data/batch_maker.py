@@ -150,7 +150,7 @@ def misfit(duration_s: float, needed_frames: int, config: Config, *, training: b
     """Why audio of this length cannot be used with a label that needs so many frames, or an empty text."""
     frames = output_frames(round(duration_s * config.features.sample_rate_hz), config)
     if frames == 0:
-        return f"its {duration_s:.3f} s are shorter than one window ({config.features.window_s:g} s)"
+        return f"its {duration_s:.3f} s are shorter than one window (expected at least {config.features.least_s:g} s)"
     if needed_frames > frames:
         return (
             f"its label needs {needed_frames} frames (tokens and adjacent repeats), its {duration_s:.2f} s give "

@@ -210,8 +210,9 @@ def _check_fit(report: CheckReport, entry: CheckedUtterance, config: Config) -> 
     samples = duration_s * config.features.sample_rate_hz
     frames = output_frames(round(samples), config)
     if frames == 0:
-        window_s = config.features.window_s
-        report.add("label_misfit", entry, f"{duration_s:.3f} s are shorter than one window ({window_s:g} s)")
+        least_s = config.features.least_s
+        message = f"{duration_s:.3f} s are shorter than one window (expected at least {least_s:g} s)"
+        report.add("label_misfit", entry, message)
         return
     if duration_s > config.data.max_utterance_s:
         limit_s = config.data.max_utterance_s

@@ -101,9 +101,8 @@ class ShardedDataset:
 
     def _usable(self, durations_s: np.ndarray) -> np.ndarray:
         """Whether utterances of such lengths can be trained on, whatever their texts."""
-        features = self.config.features
-        least_s = (features.window_samples - features.lead_samples) / features.sample_rate_hz
-        usable: np.ndarray = (durations_s <= self.config.data.max_utterance_s) & (durations_s >= least_s)
+        least_s, most_s = self.config.features.least_s, self.config.data.max_utterance_s
+        usable: np.ndarray = (least_s <= durations_s) & (durations_s <= most_s)
         return usable
 
     def _count_unusable(self) -> tuple[int, str]:

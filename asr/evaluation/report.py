@@ -270,7 +270,7 @@ class _Media:
     def _pictures(self, sounds: dict[str, Samples]) -> dict[str, PosteriorPicture]:
         if self.engine is None or not sounds:
             return {}
-        least = round(self.engine.model.config.features.window_s * self.engine.sample_rate_hz)
+        least = self.engine.model.config.features.least_samples
         long_enough = {name: samples for name, samples in sounds.items() if len(samples) >= least}
         from asr.recognize.pipeline import cut_batches
 

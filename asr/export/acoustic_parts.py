@@ -127,7 +127,7 @@ class AcousticParts:
         builder, config = self.builder, self.model.config.features
         begun = builder.op("Add", lengths, builder.constant(config.hop_samples // 2))
         frames = builder.op("Div", begun, builder.constant(config.hop_samples))
-        least = builder.constant(config.window_samples - config.lead_samples)
+        least = builder.constant(config.least_samples)
         return builder.op("Where", builder.op("Less", lengths, least), builder.constant(0), frames)
 
     def reflected(self, samples: str, lengths: str) -> str:
@@ -147,10 +147,10 @@ class AcousticParts:
             behind = builder.op("Sub", builder.op("Sub", builder.op("Mul", own, builder.constant(2)),
                                                   builder.constant(1)), index)  # fmt: skip
             index = builder.op("Where", builder.op("Less", index, own), index, behind)
-            # What lies beyond the reflection belongs to no frame of the row.
-            index = builder.op("Min", builder.op("Max", index, builder.constant(0)),
-                               builder.op("Sub", size, builder.constant(1)))  # fmt: skip
-            return builder.op("GatherElements", samples, index, axis=1)
+            # What lies beyond the reflection belongs to no frame of the row; of no samples at all it is the padding.
+            index = builder.op("Min", builder.op("Max", index, builder.constant(0)), size)
+            padded = builder.op("Pad", samples, builder.constant([0, 0, 0, 1]))
+            return builder.op("GatherElements", padded, index, axis=1)
 
     def adapted(self, features: str, level: str) -> tuple[str, str]:
         """Features ``(B, T, D)`` less the recording's own mean so far, and the sums ``(B, D + 1)`` behind them."""

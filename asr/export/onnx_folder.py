@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from asr.export.int8_graphs import DYNAMIC, check_int8, quantized
 from asr.export.lm_graph import language_graph
 from asr.export.onnx_writer import ModelBytes
 from asr.export.stored_weights import WEIGHTS_FILE, acoustic_weights, language_weights
-from asr.files import PART, check_output, file_sha256, read_object, write_json
+from asr.files import PART, check_output, file_sha256, read_limited, read_object, write_json
 from asr.lm import lm_directory
 from asr.models.bundled import READABLE, model_file, model_files, readable_folder
 from asr.models.description import OF_RUNS, Description, read_description
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 EXPORT_FILE = "export.json"
 """What a folder that we exported has, and nobody else's: what is in it, with checksums."""
+CLAIM_FILE = "export-of"
+"""What the temporary folder of an export has, and nobody else's: where the export is to go."""
+MOST_OF_CLAIM = 4096
+"""Bytes of that file: a name of a machine and one of a folder."""
 
 
 def export_onnx(model: str | Path | None, output: str | Path, *, int8: bool = False, force: bool = False) -> list[str]:
@@ -89,7 +94,8 @@ def save_graph(graph: ModelBytes | ModelProto, path: Path) -> None:
 def whole_folder(folder: Path, *, force: bool, source: Path) -> Iterator[Path]:
     """A new folder that takes the place of ``folder`` when the block ends without an error.
 
-    With ``force`` an earlier export is replaced; never anything else. Raises ``OutputError`` and ``ModelError``.
+    With ``force`` an earlier export is replaced; never anything else. What exports to ``folder`` that were killed have
+    left beside it goes when the block has ended. Raises ``OutputError`` and ``ModelError``.
     """
     if folder.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(folder.resolve()):
         raise OutputError(f"{folder}: expected a folder apart from the model's own, {source}")
@@ -101,7 +107,7 @@ def whole_folder(folder: Path, *, force: bool, source: Path) -> Iterator[Path]:
     check_output(folder, ours=(lambda path: force and is_export(path)))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=PART, dir=folder.parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=PART, dir=folder.parent) as temporary, _claimed(temporary, folder):
             made, old = Path(temporary, "made"), Path(temporary, "old")
             made.mkdir()
             yield made
@@ -113,9 +119,56 @@ def whole_folder(folder: Path, *, force: bool, source: Path) -> Iterator[Path]:
                 if os.path.isdir(old):
                     old.rename(folder)
                 raise
+        _remove_abandoned(folder)
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
         raise ModelError(f"{folder}: cannot write the export: {reason}") from error
+
+
+def _claim(folder: Path) -> bytes:
+    """What the temporary folder of an export to ``folder`` says: a lock holds among the processes of one machine."""
+    return os.fsencode(f"{platform.node()} {folder.name}")
+
+
+@contextlib.contextmanager
+def _claimed(temporary: str, folder: Path) -> Iterator[None]:
+    """Mark the temporary folder of an export to ``folder`` as in use; the system ends a lock with its process."""
+    with _locked(temporary) as locked:
+        if locked:  # without a lock nobody could know that the export has ended
+            Path(temporary, CLAIM_FILE).write_bytes(_claim(folder))
+        yield
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary folders of exports to ``folder`` that have ended without removing them."""
+    for left in folder.parent.glob(f"{PART}*"):
+        claim = left / CLAIM_FILE
+        with contextlib.suppress(OSError):
+            if not os.path.isfile(claim) or read_limited(claim, MOST_OF_CLAIM) != _claim(folder):
+                continue
+            with _locked(left) as locked:
+                if locked:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: str | Path) -> Iterator[bool]:
+    """Whether the kernel's lock of ``folder`` is ours within the block. Raises ``OSError`` for no folder."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        locked = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process has it, or the file system has no locks
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)
 
 
 def _is_empty(folder: Path) -> bool:

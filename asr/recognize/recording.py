@@ -124,7 +124,7 @@ class RecordingReader:
         if count_frames(samples, self.features) == 0:
             name = source_name(recording.source) or recording.name or "audio"
             got_s = samples / self.features.sample_rate_hz
-            raise AudioError(f"{name}: expected at least {self.features.window_s:g} s of audio, got {got_s:.4f} s")
+            raise AudioError(f"{name}: expected at least {self.features.least_s:g} s of audio, got {got_s:.4f} s")
 
 
 @dataclass

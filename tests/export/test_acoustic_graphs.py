@@ -48,6 +48,13 @@ def test_offline_graph_of_every_option_equals_torch(features, model):
     assert_offline_equals_torch(SmallModel(features=features, **model))
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_offline_graph_gives_no_frames_for_a_batch_without_samples(centred):
+    small = SmallModel(features={"centred": centred})
+    feeds = {"samples": np.zeros((2, 0), np.float32), "lengths": np.zeros(2, np.int64)}
+    assert session(offline_graph(small.weights)).run(["frames"], feeds)[0].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_from_features_on_the_difference_is_smaller(bidirectional):
     small = SmallModel(bidirectional=bidirectional, lookahead=0 if bidirectional else 2)

@@ -147,6 +147,30 @@ def test_only_an_earlier_export_is_replaced_and_only_with_force(model, tmp_path)
     assert names(tmp_path / "mine") == ["thesis.txt"]
 
 
+def test_what_a_killed_export_has_left_goes_with_the_next_one_to_the_same_place(model, tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from asr.export.onnx_folder import whole_folder\n"
+        "with whole_folder(Path(sys.argv[1]), force=False, source=Path(sys.argv[2])) as made:\n"
+        "    (made / 'offline.onnx').write_text('half of it'); print('begun', flush=True); sys.stdin.read()"
+    )
+    running = []
+    for name in ("out", "out", "other"):
+        arguments = [sys.executable, "-c", code, tmp_path / name, model]
+        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"begun\n"
+        running.append((process, {path.name for path in tmp_path.glob(".asr-part-*")}))
+    (killed, first), (alive, _), (elsewhere, third) = running
+    for process in (killed, elsewhere):
+        process.kill()
+        process.wait()
+    (tmp_path / ".asr-part-mine").mkdir()
+    export_onnx(model, tmp_path / "out")
+    left = {path.name for path in tmp_path.glob(".asr-part-*")}
+    alive.kill()
+    alive.wait()
+    assert left == third - first | {".asr-part-mine"}
+
+
 @pytest.mark.parametrize("output", ["model", "model/out", "."])
 def test_an_export_into_the_model_or_around_it_is_refused(model, tmp_path, output):
     with pytest.raises(OutputError, match="apart from the model's own"):

@@ -103,6 +103,12 @@ def test_counts_of_arrays_and_tensors_are_those_of_numbers(config):
     assert count_frames(torch.tensor(lengths), config).tolist() == numbers
 
 
+@pytest.mark.parametrize("config", [CONFIG, ODD, FeatureConfig()], ids=["sherpa", "odd", "uncentred"])
+def test_the_shortest_recording_has_a_frame_and_a_shorter_one_none(config):
+    assert count_frames(config.least_samples, config) > 0
+    assert count_frames(config.least_samples - 1, config) == 0
+
+
 def test_without_the_option_samples_stay_as_they_are():
     waveform = noise(1000)
     plain = dataclasses.replace(CONFIG, centred=False)
