@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from asr.audio.archive_index import find_member, split_archive
+from asr.audio.archive_index import MemberPath, find_member, is_archive, split_archive
 from asr.audio.archive_members import open_member
 from asr.cloud.addresses import is_url, join_url, parent_url, shown_place, without_secrets
 from asr.errors import AudioError, CloudError, ManifestError
@@ -159,9 +159,11 @@ def unique_utterances(path: str | Path, scanned: Iterable[tuple[int, Utterance |
             raise utterance
         first = seen.setdefault(utterance.id, number)
         if first != number:
-            raise ManifestError(
-                f"{shown}:{number}: id {utterance.id!r} is already used in line {first}; give each utterance its own id"
-            )
+            place, known = f"{shown}:{number}", f"used in line {first}"
+            if isinstance(utterance.audio, MemberPath):  # of an archive, which has no lines
+                other = next(each.audio for each in utterances if each.id == utterance.id)
+                place, known = without_secrets(utterance.audio), f"that of {without_secrets(other)}"
+            raise ManifestError(f"{place}: id {utterance.id!r} is already {known}; give each utterance its own id")
         utterances.append(utterance)
     if not utterances:
         raise ManifestError(f"{shown}: expected one JSON object a line, got no utterance")
@@ -313,6 +315,11 @@ def _is_channel(value: Any) -> bool:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line)."""
+    if is_archive(str(path)):
+        shown = without_secrets(str(path))
+        raise ManifestError(
+            f"{shown}: expected a manifest, got an archive; name a manifest in it ({shown}/all.jsonl), or unpack it"
+        )
     try:
         member = find_member(str(path))
         if is_url(path) and member is None:

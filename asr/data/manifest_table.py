@@ -20,6 +20,7 @@ from typing import Any, overload
 import numpy as np
 from tqdm import tqdm
 
+from asr.audio.archive_index import is_archive
 from asr.config import cpus
 from asr.config.child_processes import ChildProcess, end_processes
 from asr.data.manifest import Statistics, Utterance
@@ -40,9 +41,9 @@ _ALIGNED = 64
 
 
 def is_large(path: str | Path) -> bool:
-    """Whether a manifest is read by columns."""
+    """Whether a manifest is read by columns; an archive, which is none, is not."""
     try:
-        return os.path.getsize(path) >= LARGE_MANIFEST
+        return os.path.getsize(path) >= LARGE_MANIFEST and not is_archive(str(path))
     except OSError:
         return False
 

@@ -282,6 +282,19 @@ def test_a_manifest_in_an_archive_does_not_lead_out_of_it(put, corpus):
         read_utterances(archive)
 
 
+def test_an_id_of_two_archives_names_both_recordings(put, corpus, tmp_path):
+    files = {"a.flac": b"1", "a.json": b'{"id": "one", "text": "A", "duration_s": 1}'}
+    put("0.tar", files)
+    put("1.tar", files)
+    with pytest.raises(ManifestError, match=r"1\.tar/a\.flac: id 'one' is already that of .*0\.tar/a\.flac; give"):
+        read_utterances(tmp_path)
+
+
+def test_an_archive_in_place_of_a_manifest_is_named(put, sounds):
+    with pytest.raises(ManifestError, match=r"x\.zip: expected a manifest, got an archive; name a manifest in it"):
+        read_manifest(put("x.zip", sounds))
+
+
 def test_several_manifests_in_an_archive_are_named_to_choose_from(put):
     archive = put("x.zip", {"a.jsonl": b"{}", "b/c.jsonl": b"{}"})
     with pytest.raises(ManifestError, match=r"got 2: name one of .*x\.zip/a\.jsonl, .*x\.zip/b/c\.jsonl"):
