@@ -40,19 +40,27 @@ def load_initial(config: Config) -> Model | None:
     if not config.train.init:
         return None
     source = model_directory.load_model(config.train.init)
-    differing = []
-    for section in ("features", "model"):
-        ours, theirs = (dataclasses.asdict(getattr(c, section)) for c in (config, source.config))
-        differing += [
-            f"{section}.{key}: {theirs[key]!r} there, {value!r} here"
-            for key, value in ours.items()
-            if value != theirs[key] and f"{section}.{key}" not in FREE
-        ]
+    differing = [
+        difference
+        for section in ("features", "model")
+        for name, difference in _differences(source.config, config, section).items()
+        if name not in FREE
+    ]
     if differing:
         raise ConfigError(
             f"train.init: {config.train.init} is another network ({'; '.join(differing)}); set the same values"
         )
     return source
+
+
+def _differences(there: Config, here: Config, section: str) -> dict[str, str]:
+    """The keys of a section that have other values in the configuration of a trained model, with both values."""
+    theirs, ours = (dataclasses.asdict(getattr(config, section)) for config in (there, here))
+    return {
+        f"{section}.{key}": f"{section}.{key}: {theirs[key]!r} there, {value!r} here"
+        for key, value in ours.items()
+        if value != theirs[key]
+    }
 
 
 def load_teacher(config: Config, tokenizer: Tokenizer) -> Model | None:
@@ -65,8 +73,8 @@ def load_teacher(config: Config, tokenizer: Tokenizer) -> Model | None:
         return None
     teacher = model_directory.load_model(config.train.teacher)
     name = f"train.teacher: {config.train.teacher}"
-    if teacher.config.features != config.features:
-        raise ConfigError(f"{name} has other features; set the same values in the section features")
+    if differing := _differences(teacher.config, config, "features"):
+        raise ConfigError(f"{name} has other features ({'; '.join(differing.values())}); set the same values")
     if teacher.config.output_frame_s != config.output_frame_s:
         raise ConfigError(
             f"{name} gives a frame each {teacher.config.output_frame_s:g} s, expected {config.output_frame_s:g} s"

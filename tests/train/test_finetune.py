@@ -172,7 +172,7 @@ def test_a_learner_follows_its_teacher_frame_by_frame_later(corpus, trained, tmp
 def test_a_teacher_of_another_kind_is_refused(corpus, trained, tmp_path):
     train = {"output": str(tmp_path / "run"), "teacher": str(trained)}
     for change, message in (
-        ({"features": {"mel_bins": 20}}, "has other features"),
+        ({"features": {"mel_bins": 20}}, r"has other features \(features\.mel_bins: .* there, 20 here\)"),
         ({"model": {"subsampling": 4}}, "gives a frame each 0.02 s, expected 0.04 s"),
     ):
         with pytest.raises(ConfigError, match=message):
