@@ -170,10 +170,13 @@ class Parts:
         known, run = self._known_run(), self._run
         if known != run:
             changed = sorted(key for key in run.keys() | known.keys() if run.get(key) != known.get(key))
+            # Of several processes none may use --force: it would remove what the others wrote.
+            advice = "or replace the results with --force"
+            if self._shared:
+                advice = "give all processes the same, or remove the folder"
             raise ConfigError(
                 f"{self._place.shown(RUN)}: expected results of the same models and options, got other "
-                f"{', '.join(changed)}; give all processes the same, choose another folder, or replace the results "
-                "with --force"
+                f"{', '.join(changed)}; choose another folder, {advice}"
             )
 
     def _known_run(self) -> dict[str, Any]:
