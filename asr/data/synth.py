@@ -284,7 +284,7 @@ def synthesise(
         The manifest, and why lines were left out, by their ids.
 
     Raises:
-        AsrError: nothing can be spoken, ``output`` holds speech of other texts or options, or cannot be written.
+        AsrError: no line can be spoken, ``output`` holds speech of other texts or options, or cannot be written.
     """
     jobs = sentences_to_say(texts, times)[:limit][shard[0] - 1 :: shard[1]]
     network = KokoroNetwork(model, threads)
@@ -296,7 +296,11 @@ def synthesise(
     name = MANIFEST if shard[1] == 1 else f"manifest.{shard[0]}-of-{shard[1]}.jsonl"
     try:
         prefix = _settle(output, texts, maker, network.sha256)
-        return output / name, speak_all(jobs, output, output / name, maker, prefix)
+        left = speak_all(jobs, output, output / name, maker, prefix)
+        if left and not (output / name).stat().st_size:
+            _remove_empty(output, output / name, alone=shard[1] == 1)
+            raise AsrError(f"{texts}: none of {len(left)} lines can be spoken; the first: {next(iter(left.values()))}")
+        return output / name, left
     except (OSError, soundfile.SoundFileError) as error:
         raise AsrError(
             f"{output}: cannot write: {error}; make room or choose another folder. The same command goes on where "
@@ -394,6 +398,14 @@ def _settle(output: Path, texts: Path, maker: Synthesiser, model_sha256: str) ->
     output.mkdir(parents=True, exist_ok=True)
     files.write_json(path, settings)
     return prefix
+
+
+def _remove_empty(output: Path, manifest: Path, *, alone: bool) -> None:
+    """Remove a manifest without lines; with the settings where nothing else was spoken, so that the folder can be used
+    for a corrected text. ``alone``: no other process speaks into the folder."""
+    manifest.unlink()
+    if alone and os.listdir(output) == [SETTINGS]:
+        (output / SETTINGS).unlink()
 
 
 def _is_begun(output: Path) -> bool:

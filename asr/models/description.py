@@ -22,8 +22,10 @@ from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
 RATES = ("wer", "cer", "ser")
-OF_RUNS = ("checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard")
-"""What a training needs and a deployment does not."""
+OF_RUNS = (
+    "checkpoint.safetensors", "checkpoint.previous.safetensors", "log.jsonl", "tensorboard", "rehearsal.safetensors",
+)  # fmt: skip
+"""What a training needs and a deployment does not; the last one has features of speech and texts."""
 
 
 @dataclass(frozen=True)

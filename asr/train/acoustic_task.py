@@ -80,10 +80,18 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
     ):
         if world.first and task.resuming:
             model_directory.save_config(folder, config)
+            if not config.data.rehearsal_s:
+                rehearsal.remove_rehearsal(folder)
         elif world.first:
             model_directory.save_model_description(folder, config, task.tokenizer, task.stats)
             finetune.inherit_parts(task.source, folder, task.tokenizer)
-            rehearsal.save_sample(folder, task.recordings(config.data.rehearsal_s))
+            kept = rehearsal.save_sample(folder, task.recordings(config.data.rehearsal_s))
+            if kept:
+                tqdm.write(
+                    f"note: {folder / rehearsal.REHEARSAL_FILE} keeps features and texts of {kept} training sentences "
+                    "for asr learn; data.rehearsal_s=0 keeps none",
+                    file=sys.stderr,
+                )
         progress = loop.fit(task, config, folder, world, finish=finish)
         hours = task.train_data.statistics.hours
         if task.valid_data.utterances and progress.best >= NOTHING_YET:

@@ -166,8 +166,10 @@ def token_loss(log_probs: Tensor, lesson: Lesson) -> float:
     return float(loss) / max(1, len(tokens))
 
 
-def best_of_p_value(gains: _Floats) -> float:
+def best_of_p_value(gains: _Floats, chosen: int | None = None) -> float:
     """Probability that the largest mean of several settings' gains ``(S, n)`` is as large if none gains anything.
+
+    ``chosen``: the largest is compared with the mean of this setting, which need not be the largest of those found.
 
     Then each utterance's gains might as well have the other sign, in all settings together. All ``2^n`` changes of
     signs are tried up to ``EXACT`` utterances, else ``DRAWS`` of them. Since each is compared by the best of the
@@ -179,8 +181,9 @@ def best_of_p_value(gains: _Floats) -> float:
     else:
         draws = np.random.default_rng(0).choice((1.0, -1.0), (DRAWS, count))
         signs = np.concatenate([np.ones((1, count)), draws])
-    best = (signs @ gains.T).max(axis=1)
-    return float((best >= best[0] - 1e-12).mean())
+    sums = signs @ gains.T
+    found = sums[0].max() if chosen is None else sums[0, chosen]
+    return float((sums.max(axis=1) >= found - 1e-12).mean())
 
 
 def write_key(folder: Path, key: dict[str, object]) -> bool:

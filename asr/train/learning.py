@@ -38,7 +38,7 @@ from asr.train.learning_report import LearningReport, Misfit
 from asr.train.model_card import training_checksum
 from asr.train.process import alone
 from asr.train.rehearsal import MOST_SENTENCES, StoredSentence, load_rehearsal
-from asr.train.search_weights import decode_rows
+from asr.train.search_weights import decode_rows, shares_to_try
 from asr.train.text_check import text_fit
 
 LEAST_CORRECTIONS = 5
@@ -255,7 +255,7 @@ def _tune(
     choice = cross_validation.cross_validate(network, lessons, beside, texts, grid, folder)
     search = Decoder(load_options(source.path), source.tokenizer)
     references = {c.utterance.id: c.text for c in corrections}
-    after = judge_learning(report, choice, search, references, [lesson.start for lesson in lessons])
+    after = judge_learning(report, choice, search, references, [x.start for x in lessons], shares_to_try(source.card))
     if _refused(report):
         return report
     tuned = Adaptation(network, Strength(choice.rate), options.seed)

@@ -11,19 +11,23 @@ from asr.recognize.decoder import Decoder
 from asr.scoring.score_report import Report
 from asr.train.adaptation import Lesson
 from asr.train.cross_validation import BestSetting, best_of_p_value, token_loss
-from asr.train.learning_report import LearningReport
-from asr.train.search_weights import rank_shares, score_rows, score_weights
-
-SIGNIFICANT = 0.05
+from asr.train.learning_report import SIGNIFICANT, LearningReport
+from asr.train.search_weights import WEIGHT_SHARES, rank_shares, score_rows, score_weights
 
 
 def judge_learning(
-    report: LearningReport, choice: BestSetting, search: Decoder, references: dict[str, str], start: Sequence[Tensor]
+    report: LearningReport,
+    choice: BestSetting,
+    search: Decoder,
+    references: dict[str, str],
+    start: Sequence[Tensor],
+    shares: Sequence[float] = WEIGHT_SHARES,
 ) -> Decoder:
     """The search that the new model is to have; ``report.refusal`` says why it would be no better.
 
     Two changes are tried on the sentences that were held out: tuned weights with a share of the language models'
     weight, if tuning made the texts likelier, and the start with such a share. The first that shows a gain is taken.
+    ``shares``: see ``score_weights``.
     """
     before = score_rows(search, start, references)
     report.errors_before, report.words = before.errors, before.words
@@ -31,11 +35,12 @@ def judge_learning(
     report.gain, report.p_value = choice.gain, choice.p_value
     shown = []
     for rows, tuned in ([(choice.log_probs, choice)] if choice.gain > 0 else []) + [(start, None)]:
-        found = score_weights(search.options, search.tokenizer, rows, references)
-        report.p_errors = best_of_p_value(np.array([_fewer(before, one) for _, one in found]))
+        found = score_weights(search.options, search.tokenizer, rows, references, shares)
+        fewer = np.array([_fewer(before, one) for _, one in found])
         report.rate, report.epochs = (tuned.rate, tuned.epochs) if tuned else (0.0, 0)
         for chosen, after in rank_shares(found):
             report.lm_weight, report.errors_after = chosen.options.lm_weight, after.errors
+            report.p_errors = best_of_p_value(fewer, [one for _, one in found].index(after))
             if _shows_gain(before, after, tuned):
                 return chosen
         shown.append(f"at least {min(one.errors for _, one in found)} {'with' if tuned else 'without'} tuning")

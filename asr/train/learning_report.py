@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+SIGNIFICANT = 0.05
+"""Probability of chance below which something counts as shown."""
 SHOWN = 12
 """Words and utterances that the report names; the JSON has all."""
 
@@ -24,7 +26,8 @@ class LearningReport:
 
     ``errors_*``: word errors on held-out corrections, decoded as the model directory says. ``rehearsal_*``: on
     ``rehearsal`` stored sentences. ``gain``: nats per token by tuning, which is left out where ``epochs`` is 0.
-    ``p_value``, ``p_errors``: of as large a gain, or as many errors less, by chance.
+    ``p_value``, ``p_errors``: of as large a gain, or as many errors less, by chance. ``proved``: one of them is
+    significant; two are looked at, so it has to be below 0.025 (Bonferroni).
     ``lm_weight``: of the new model's language models. ``recognised``: words of the corrections that the start missed
     and the new model, which has learnt these very sentences, recognises.
     """
@@ -54,9 +57,14 @@ class LearningReport:
     new_words: list[str] = field(default_factory=list)
     recognised: list[str] = field(default_factory=list)
 
+    @property
+    def proved(self) -> bool:
+        """Whether the gain is more than chance would bring."""
+        return min(self.p_value if self.epochs else 1.0, self.p_errors) < SIGNIFICANT / 2
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return asdict(self) | {"proved": self.proved}
 
     def summary(self) -> str:
         """The report in words, some lines."""
@@ -76,7 +84,9 @@ class LearningReport:
             )
         if self.refusal:
             return "\n".join([*lines, f"refused, nothing written: {self.refusal}"])
-        if min(self.p_value if self.epochs else 1.0, self.p_errors) >= 0.05:
+        if self.errors_after > self.errors_before:
+            lines.append("held-out corrections have more errors, which may be chance; their texts became likelier")
+        if not self.proved:
             lines.append("so few sentences do not prove the gain: compare both models before you delete the old one")
         lines.append(_named("now recognises", self.recognised) or "no word of the corrections is newly recognised")
         if self.lm_weight != self.lm_weight_before:

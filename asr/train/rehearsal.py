@@ -2,7 +2,8 @@
 
 ``rehearsal.safetensors`` holds the features of all sentences behind each other ``(N, D)`` float16, their frames
 ``(U,)``, their tokens behind each other, and how many tokens each has. The texts can be read from it, and a voice be
-made out: ``asr train … data.rehearsal_s=0`` and ``asr learn --no-store`` write none.
+made out: ``asr train … data.rehearsal_s=0`` and ``asr learn --no-store`` write none. Exports and copies by
+``asr quantize`` and ``asr average`` have none.
 """
 
 from __future__ import annotations
@@ -43,11 +44,22 @@ def save_rehearsal(folder: Path, sentences: Sequence[StoredSentence]) -> None:
     save_tensors(folder / REHEARSAL_FILE, tensors)
 
 
-def save_sample(folder: Path, sentences: Iterable[StoredSentence]) -> None:
-    """Write at most ``MOST_SENTENCES`` training sentences into a model directory; without any there is no file."""
+def save_sample(folder: Path, sentences: Iterable[StoredSentence]) -> int:
+    """Write at most ``MOST_SENTENCES`` training sentences into a model directory; without any there is no file, also
+    where an earlier start of the training left one. Returns how many were written. Raises ``ModelError``."""
+    remove_rehearsal(folder)
     kept = [one for one in itertools.islice(sentences, MOST_SENTENCES) if one.tokens and len(one.features)]
     if kept:
         save_rehearsal(folder, kept)
+    return len(kept)
+
+
+def remove_rehearsal(folder: Path) -> None:
+    """Remove the sentences of a model directory, if it has any. Raises ``ModelError``."""
+    try:
+        (folder / REHEARSAL_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"{folder / REHEARSAL_FILE}: cannot remove: {error.strerror or error}") from error
 
 
 def load_rehearsal(folder: Path, bins: int, vocabulary: int) -> list[StoredSentence]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -25,6 +26,12 @@ PREFERENCE = 1.5
 chance: which share was best on half of a speaker's sentences said nothing about the other half (docs/learning.md)."""
 
 
+def shares_to_try(card: Mapping[str, Any]) -> tuple[float, ...]:
+    """``WEIGHT_SHARES``; of a model that has learnt before, the weight as it is comes first. Else each further learning
+    would lower it again."""
+    return tuple(sorted(WEIGHT_SHARES, reverse=True)) if card.get("learnt_from") else WEIGHT_SHARES
+
+
 def decode_rows(search: Decoder, rows: Sequence[Tensor]) -> list[str]:
     """The texts of log-probabilities, each ``(T, V)``."""
     found = []
@@ -40,18 +47,23 @@ def score_rows(search: Decoder, rows: Sequence[Tensor], references: Mapping[str,
 
 
 def score_weights(
-    options: Decoding, tokenizer: Tokenizer, rows: Sequence[Tensor], references: Mapping[str, str]
+    options: Decoding,
+    tokenizer: Tokenizer,
+    rows: Sequence[Tensor],
+    references: Mapping[str, str],
+    shares: Sequence[float] = WEIGHT_SHARES,
 ) -> list[tuple[Decoder, Report]]:
-    """For each of ``WEIGHT_SHARES`` the search and its errors; without language models the search of the start alone.
+    """For each of the shares the search and its errors; without language models the search of the start alone.
 
     Args:
         options: of the start.
         tokenizer: of the model.
         rows: log-probabilities ``(T, V)`` of sentences that the new weights were not tuned on.
         references: their texts by id, in the same order.
+        shares: of the start's weight, the preferred one first.
     """
     found: list[tuple[Decoder, Report]] = []
-    for share in WEIGHT_SHARES if options.models else (1.0,):
+    for share in shares if options.models else (1.0,):
         search = Decoder(with_share(options, share), tokenizer)
         found.append((search, score_rows(search, rows, references)))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,9 @@ from asr.data.batches import Dataset
 from asr.data.manifest import Utterance
 from asr.data.manifest_table import ManifestTable
 from asr.data.shard_set import ShardSet
+
+MOST_NAMED = 10
+"""Utterances left out that are named."""
 
 
 def nothing_learnt(wer: float, hours: float) -> str:
@@ -47,8 +51,9 @@ def visible_faults(data: Dataset, path: str, config: Config) -> Iterator[str]:
 
 
 def left_out(data: Dataset, path: str) -> Iterator[str]:
-    """Every utterance that is not used, with its reason, and their count."""
-    for name, reason in data.left_out.items():
+    """The first utterances that are not used, with their reasons, and the count of all."""
+    for name, reason in itertools.islice(data.left_out.items(), MOST_NAMED):
         yield f"{path}: {name}: left out: {reason}"
     if data.left_out:
-        yield f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used"
+        more = "; asr check lists all" if len(data.left_out) > MOST_NAMED else ""
+        yield f"{path}: {len(data.left_out)} utterances left out, {len(data.utterances)} used{more}"

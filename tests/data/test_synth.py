@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +314,26 @@ def test_the_command_speaks_resumes_and_refuses_other_settings(
     (tmp_path / "text").write_text("other\n")
     assert command() == 2
     assert "(text_sha256)" in capsys.readouterr().err
+
+
+def test_a_text_without_a_line_that_can_be_spoken_is_refused_and_the_folder_is_free_for_another(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text("привет\nмир\n")
+    assert command() == 2
+    assert "none of 2 lines can be spoken; the first: line 1: cannot say 'привет'" in capsys.readouterr().err
+    (tmp_path / "text").write_text("good\nмир\n")
+    assert command() == 1
+    assert len(manifest.read_manifest(tmp_path / "out" / "manifest.jsonl")) == 1
+
+
+def test_a_shard_without_a_line_that_can_be_spoken_leaves_the_others_their_settings(
+    command: Callable[..., int], tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("мир\ngood\n")
+    assert command("--shard", "1/2") == 2
+    assert os.listdir(tmp_path / "out") == ["synth.json"]
+    assert command("--shard", "2/2") == 0
 
 
 def test_each_time_has_voices_of_its_own(command: Callable[..., int], tmp_path: Path) -> None:

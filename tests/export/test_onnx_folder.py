@@ -38,6 +38,7 @@ def model(tmp_path):
     (folder / "lm" / "lexicon.txt").write_text("AB\nCD\n")
     (folder / "decoding.yaml").write_text("beam: 4\nlm: lm/lm\nlexicon: lm/lexicon.txt\n")
     (folder / "log.jsonl").write_text("{}\n")
+    (folder / "rehearsal.safetensors").write_bytes(b"speech of users")
     return folder
 
 

@@ -54,12 +54,13 @@ def test_everything_but_the_weights_is_copied_and_they_are_smaller(small: Path) 
     assert read_description(small).card == read_description("an4").card
 
 
-def test_a_runs_checkpoints_and_log_stay_behind(tmp_path: Path) -> None:
+def test_a_runs_checkpoints_log_and_stored_speech_stay_behind(tmp_path: Path) -> None:
     make_model(tmp_path / "run", hidden=128)
-    for name in ("checkpoint.safetensors", "log.jsonl"):
+    left = {"checkpoint.safetensors", "log.jsonl", "rehearsal.safetensors"}
+    for name in left:
         (tmp_path / "run" / name).write_text("{}")
     quantize_model(tmp_path / "run", tmp_path / "small")
-    assert not {"checkpoint.safetensors", "log.jsonl"} & {p.name for p in (tmp_path / "small").iterdir()}
+    assert not left & {p.name for p in (tmp_path / "small").iterdir()}
 
 
 def test_int8_models_are_averaged_in_float32(tmp_path: Path) -> None:

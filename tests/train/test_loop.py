@@ -1447,6 +1447,16 @@ def test_unreadable_files_are_named_and_the_rest_is_trained_on(corpus, tmp_path,
     assert description.load_card(tmp_path / "run")["training_data"]["left_out"] == 3
 
 
+def test_of_many_utterances_left_out_ten_are_named_and_all_counted(corpus, tmp_path, capsys):
+    def change(utterances):
+        return [*utterances, *(dataclasses.replace(u, id=f"gone{u.id}", audio="gone.wav") for u in utterances[:12])]
+
+    acoustic_task.train_acoustic(copy_corpus(corpus, tmp_path, change))
+    error = capsys.readouterr().err
+    assert error.count(": left out: ") == 10
+    assert "12 utterances left out, 24 used; asr check lists all" in error
+
+
 def test_labels_that_cannot_fit_are_named_before_training(corpus, tmp_path, capsys):
     def change(utterances):
         (folder := tmp_path / "wav").mkdir()

@@ -57,6 +57,25 @@ def test_nothing_is_kept_where_that_is_switched_off(corpus, tmp_path):
     assert not (tmp_path / REHEARSAL_FILE).exists()
 
 
+def test_switching_it_off_when_a_run_goes_on_removes_what_was_kept(corpus, tmp_path):
+    parts = {"train": {"output": str(tmp_path), "epochs": 1}}
+    train_acoustic(make_config(corpus, **parts, data={"rehearsal_s": 0.1}))
+    assert (tmp_path / REHEARSAL_FILE).is_file()
+    train_acoustic(make_config(corpus, **parts, data={"rehearsal_s": 0}), resume=True)
+    assert not (tmp_path / REHEARSAL_FILE).exists()
+
+
+def test_switching_it_off_after_a_start_that_died_removes_what_was_kept(corpus, trained, tmp_path):
+    (tmp_path / REHEARSAL_FILE).write_bytes((trained / REHEARSAL_FILE).read_bytes())
+    train_acoustic(make_config(corpus, train={"output": str(tmp_path), "epochs": 1}, data={"rehearsal_s": 0}))
+    assert not (tmp_path / REHEARSAL_FILE).exists()
+
+
+def test_a_training_says_that_it_keeps_sentences(corpus, tmp_path, capsys):
+    train_acoustic(make_config(corpus, train={"output": str(tmp_path), "epochs": 1}, data={"rehearsal_s": 0.1}))
+    assert "keeps features and texts of 1 training sentences" in capsys.readouterr().err
+
+
 def test_a_folder_with_the_sample_alone_can_be_trained_in(corpus, trained, tmp_path):
     """What a run that died before its first checkpoint leaves."""
     for name in ("config.yaml", "tokens.txt", "stats.json", REHEARSAL_FILE):

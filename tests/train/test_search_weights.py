@@ -6,6 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small import make_recognizer
@@ -16,11 +17,11 @@ from asr.models.model_directory import load_model
 from asr.recognize.decoder import Decoder
 from asr.recognize.options import Decoding, load_options, save_options
 from asr.text.tokenizer import CharTokenizer
-from asr.train.cross_validation import BestSetting, plan_grid
+from asr.train.cross_validation import BestSetting, best_of_p_value, plan_grid
 from asr.train.learning_gate import judge_learning
 from asr.train.learning_report import LearningReport
 from asr.train.learnt_model import write_model
-from asr.train.search_weights import rank_shares, score_weights
+from asr.train.search_weights import WEIGHT_SHARES, rank_shares, score_weights, shares_to_try
 
 ARPA = """\\data\\
 ngram 1=5
@@ -126,6 +127,38 @@ def test_more_errors_by_chance_are_borne_only_where_texts_became_significantly_l
 def test_significantly_more_errors_are_refused_however_likely_the_texts_became(options):
     _, report = judged(options, [SURE] * 6, [WRONG] * 6, (0.1,) * 6, 0.01)
     assert "no gain" in report.refusal
+
+
+def test_likelier_texts_with_more_errors_are_learnt_and_the_report_says_so(options):
+    _, report = judged(options, [SURE] * 2, [SURE, WRONG], (0.1, 0.1), 0.01)
+    report.learnt = True
+    assert report.proved
+    assert "have more errors, which may be chance" in report.summary()
+
+
+@pytest.mark.parametrize(("p", "proved"), [(0.02, True), (0.03, False)])
+def test_two_tests_share_the_five_per_cent(p, proved):
+    report = LearningReport("m", 5, learnt=True, epochs=2, p_value=p)
+    assert report.to_dict()["proved"] == proved
+    assert ("do not prove the gain" in report.summary()) != proved
+
+
+def test_the_p_value_of_errors_is_that_of_the_share_that_is_taken():
+    """The third share corrects all five; what is compared with chance is what the first one corrects."""
+    gains = np.array([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
+    assert best_of_p_value(gains) == 1 / 32
+    assert best_of_p_value(gains, 0) > 0.5
+    assert best_of_p_value(gains, 2) == 1 / 32
+
+
+def test_a_model_that_has_learnt_before_keeps_its_weight_where_no_other_is_better_by_two_errors(options):
+    assert shares_to_try({}) == WEIGHT_SHARES
+    assert shares_to_try({"learnt_from": {"used": 10}})[0] == 1.0
+    report, search = LearningReport("m", 2), Decoder(options, TOKENIZER)
+    choice = BestSetting(2e-4, 4, (0.1, 0.1), 0.25, [SURE] * 2)
+    references = {"a": "AC", "b": "AC"}
+    found = judge_learning(report, choice, search, references, [SURE] * 2, shares_to_try({"learnt_from": {"used": 10}}))
+    assert found.options.lm_weight == options.lm_weight
 
 
 @pytest.mark.parametrize("speech_s", [5.0, 40.0, 149.0, 151.0, 449.0, 451.0, 1200.0])
