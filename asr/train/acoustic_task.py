@@ -88,7 +88,7 @@ def train_acoustic(config: Config, *, resume: bool = False, finish: Finish | Non
             kept = rehearsal.save_sample(folder, task.recordings(config.data.rehearsal_s))
             if kept:
                 tqdm.write(
-                    f"note: {folder / rehearsal.REHEARSAL_FILE} keeps features and texts of {kept} training sentences "
+                    f"note: {rehearsal.REHEARSAL_FILE} keeps features and texts of {kept} training sentences "
                     "for asr learn; data.rehearsal_s=0 keeps none",
                     file=sys.stderr,
                 )
