@@ -287,9 +287,12 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """The answer to unknown paths and methods, in the shape of all other errors."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    headers = dict(error.headers or {})
     if error.status_code == 404:
         message += "; docs/serving.md lists the paths"
-    return ErrorAnswer(ApiError(error.status_code, message), dict(error.headers or {}))
+    elif allowed := headers.get("Allow"):
+        message += f"; expected {allowed}"
+    return ErrorAnswer(ApiError(error.status_code, message), headers)
 
 
 async def on_lost_client(request: Request, error: Exception) -> Response | None:

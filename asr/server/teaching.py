@@ -178,10 +178,11 @@ class Teacher:
             return
         gone, self.served = self.served, 0
         self._failed_swap = gone
-        await swap_everywhere(self.pool, self.model, self.start_place)
         self.catalogue.note_place(self.model, self.start_place)
         _tell(f"{self.model}: model {gone} of {self.folder.path} cannot be loaded any more: serving the model as it "
               "was at first")  # fmt: skip
+        with contextlib.suppress(WorkerLostError):  # its next process begins with that model
+            await swap_everywhere(self.pool, self.model, self.start_place)
 
     def _place(self, number: int) -> str:
         return str(self.folder.place(number)) if number else self.start_place

@@ -237,7 +237,8 @@ def _boundary(content_type: str) -> bytes:
 
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
-        raise ApiError(415, f"Content-Type: expected multipart/form-data with a field file, got {content_type[:60]!r}")
+        got = repr(content_type[:60]) if content_type else "none"
+        raise ApiError(415, f"Content-Type: expected multipart/form-data with a field file, got {got}")
     boundary: bytes = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= 200:
         raise ApiError(400, "Content-Type: expected a boundary of multipart/form-data, got none")

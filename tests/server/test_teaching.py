@@ -420,6 +420,23 @@ def test_all_workers_go_back_to_the_start_where_one_finds_its_learnt_model_delet
     assert "cannot be loaded any more: serving the model as it was at first" in told
 
 
+def test_a_deleted_model_is_not_named_any_more_where_a_worker_ends_as_all_go_back(tmp_path, capfd):
+    async def run() -> None:
+        teacher, (one, other) = taught_by_fakes(tmp_path, 2)
+        place = teacher.folder.place(1)
+        place.mkdir()
+        teacher.folder.set_current(1)
+        await teacher._follow()
+        other.unusable, other.places["an4"] = {"an4": str(place)}, teacher.start_place  # it began again
+        one.failures = [WorkerLostError("ended")]
+        await teacher._leave_unusable()
+        assert teacher.served == 0
+        assert one.setup.learnt["an4"] == teacher.start_place  # which its next process loads
+
+    asyncio.run(run())
+    assert "cannot be loaded any more: serving the model as it was at first" in capfd.readouterr().err
+
+
 def test_confidences_of_a_learnt_model_are_not_called_fitted(start, tmp_path):
     shutil.copytree(start, tmp_path / "fitted")
     save_calibration(tmp_path / "fitted", {"greedy": Calibration(1.0, 0.0, 0.0)})

@@ -73,7 +73,7 @@ function listItem(recording) {
   const work = running.get(id);
   const about = {
     done: () => [clock(recording.duration_s), recording.segments.flatMap((s) => s.words.map((w) => w.text)).slice(0, 24).join(" ") || "no speech"].join(" · "),
-    failed: () => recording.error,
+    failed: () => recording.error.replace(`${recording.name}: `, ""), // the row begins with the name
     recording: () => "recording…",
     waiting: () => work?.label ?? "waiting",
   }[state]();
