@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be_listed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
 ) -> None:
-    def refuse(folder: str, problems: list[str]) -> list[Path]:
+    def refuse(folder: str, problems: list[str], archives: list[str]) -> list[Path]:
         raise AudioError(f"{folder}: expected a folder that can be listed: Permission denied")
 
     monkeypatch.setattr("asr.audio.find.find_audio_files", refuse)
