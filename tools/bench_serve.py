@@ -85,11 +85,15 @@ class Server:
         return found
 
     def memory_mb(self) -> float:
-        """Memory of all its processes, what they share counted once."""
+        """Memory of all its processes, what they share counted once.
+
+        Without pages of files: how many of those there are, and how many of them count here, depends on what else the
+        machine runs.
+        """
         total = 0
         for pid in self.processes():
             with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
-                total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+                total += sum(int(line.split()[1]) for line in file if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
         return total / 1024
 
     def cpu_s(self) -> dict[int, float]:
