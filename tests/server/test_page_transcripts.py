@@ -134,7 +134,8 @@ def test_a_text_among_the_files_is_an_error_that_names_it(page, tmp_path):
     (tmp_path / "notes.wav").write_text("no audio")
     upload(page, tmp_path / "notes.wav")
     page.wait_for_selector(".item.failed", timeout=60_000)
-    assert page.inner_text(".item .about").startswith("notes.wav: ")
+    assert page.inner_text(".item.failed .name") == "notes.wav"
+    assert "not audio" in page.inner_text(".item.failed .about")
 
 
 def test_a_correction_becomes_an_utterance_to_train_on(page, tmp_path):
