@@ -152,3 +152,24 @@ def asr_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def quick_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries wait a hundredth of their time."""
+    from asr.cloud import retries
+
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.002)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.02)
+
+
+@pytest.fixture
+def web() -> Iterator[Any]:
+    """A web server without files."""
+    from object_server import Objects, serving
+
+    from asr.cloud import filesystems
+
+    with serving(Objects()) as objects:
+        yield objects
+    filesystems.forget_connections()

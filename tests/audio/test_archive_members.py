@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from archives import KINDS, make_archive
-from object_server import Objects, random_errors, serving
+from object_server import random_errors
 
 from asr.audio import archive_members
 from asr.audio.archive_index import read_index
 from asr.audio.archive_members import ArchiveStream, copy_member, is_streamed, open_member
 from asr.audio.read import load_audio
-from asr.cloud import filesystems, retries
 from asr.errors import AudioError
 
 QUICK = ("zip", "stored.zip", "tar", "tar.gz")
@@ -32,17 +31,7 @@ def archived(kind):
     return make_archive(kind, FILES)
 
 
-@pytest.fixture(autouse=True)
-def quick_waits(monkeypatch):
-    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.002)
-    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.02)
-
-
-@pytest.fixture
-def web():
-    with serving(Objects()) as objects:
-        yield objects
-    filesystems.forget_connections()
+pytestmark = pytest.mark.usefixtures("quick_waits")
 
 
 @pytest.fixture(params=["local", "web"])

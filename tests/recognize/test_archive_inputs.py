@@ -11,10 +11,9 @@ import pytest
 import soundfile
 from archives import KINDS, make_archive
 from cloud_services import s3_environment
-from object_server import Objects, random_errors, serving
+from object_server import random_errors
 
 from asr.cli.main import run_command
-from asr.cloud import filesystems, retries
 from asr.data.archived_utterances import read_utterances, scan_utterances
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.shard_check import check_set
@@ -32,17 +31,7 @@ COUNT = 9
 QUICK = ("zip", "tar", "tar.gz")
 
 
-@pytest.fixture(autouse=True)
-def quick_waits(monkeypatch):
-    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.002)
-    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.02)
-
-
-@pytest.fixture
-def web():
-    with serving(Objects()) as objects:
-        yield objects
-    filesystems.forget_connections()
+pytestmark = pytest.mark.usefixtures("quick_waits")
 
 
 def flac(samples):

@@ -13,7 +13,7 @@ from cloud_services import running_bucket, s3_environment
 from object_server import Objects, random_errors, serving
 
 from asr.cli.main import run_command
-from asr.cloud import filesystems, retries
+from asr.cloud import filesystems
 from asr.cloud.inputs import write_whole
 from asr.recognize.batch import transcribe_files
 from asr.recognize.batch_inputs import find_jobs
@@ -24,17 +24,7 @@ from asr.recognize.recording import Recording
 COUNT = 24
 
 
-@pytest.fixture(autouse=True)
-def quick_waits(monkeypatch):
-    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.002)
-    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.02)
-
-
-@pytest.fixture
-def web():
-    with serving(Objects()) as objects:
-        yield objects
-    filesystems.forget_connections()
+pytestmark = pytest.mark.usefixtures("quick_waits")
 
 
 def flac(samples):
