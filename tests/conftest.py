@@ -164,12 +164,19 @@ def quick_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def web() -> Iterator[Any]:
-    """A web server without files."""
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A web server without files.
+
+    Its port may be that of an earlier test's server: what was remembered of that one's files is forgotten.
+    """
     from object_server import Objects, serving
 
+    from asr.audio import archive_index, archive_members
     from asr.cloud import filesystems
 
+    monkeypatch.setattr(archive_index, "_indices", archive_index._Indices())
+    archive_index._is_object.cache_clear()
+    archive_members._check_stored.cache_clear()
     with serving(Objects()) as objects:
         yield objects
     filesystems.forget_connections()

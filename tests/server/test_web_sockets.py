@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 
 import pytest
 import uvicorn
@@ -218,11 +219,18 @@ def test_an_answer_that_nobody_reads_ends(monkeypatch):
 
 def test_a_client_that_vanished_leaves_no_connection_behind(monkeypatch):
     monkeypatch.setattr(web_sockets, "LINGER_S", 3600.0)
-    before = {id(each) for each in gc.get_objects() if isinstance(each, BoundedWebSocket)}
+    connections = weakref.WeakSet()
+    created = BoundedWebSocket.__init__
+
+    def remembered(connection, *args, **kwargs):
+        created(connection, *args, **kwargs)
+        connections.add(connection)
+
+    monkeypatch.setattr(BoundedWebSocket, "__init__", remembered)
 
     def left():
         gc.collect()
-        return [each for each in gc.get_objects() if isinstance(each, BoundedWebSocket) and id(each) not in before]
+        return list(connections)
 
     services = scripted_services()
     with served(services) as port:
