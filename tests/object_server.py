@@ -60,7 +60,7 @@ class Objects:
 def _handler(objects: Objects) -> type[BaseHTTPRequestHandler]:
     lock = threading.Lock()
     counts: dict[str, int] = {}
-    tags: dict[int, str] = {}
+    tags: dict[bytes, str] = {}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -107,9 +107,7 @@ def _handler(objects: Objects) -> type[BaseHTTPRequestHandler]:
             return self.headers.get("Authorization") == expected
 
         def _file(self, data: bytes, *, cut: bool) -> None:
-            if id(data) not in tags:
-                tags[id(data)] = f'"{hashlib.md5(data).hexdigest()}"'
-            tag = tags[id(data)]
+            tag = tags.get(data) or tags.setdefault(data, f'"{hashlib.md5(data).hexdigest()}"')
             headers = {"ETag": tag} if objects.tags else {}
             if objects.ranges:
                 headers["Accept-Ranges"] = "bytes"
@@ -167,18 +165,24 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(objects: Objects, port: int = 0) -> Iterator[Objects]:
-    """Serve ``objects``, whose ``url`` is set, during the block."""
-    server = _Server(("127.0.0.1", port), _handler(objects))
-    objects.url = f"http://127.0.0.1:{server.server_port}"
+def serving_http(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    """Answer requests during the block; gives the URL."""
+    server = _Server(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield objects
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(objects: Objects, port: int = 0) -> Iterator[Objects]:
+    """Serve ``objects``, whose ``url`` is set, during the block."""
+    with serving_http(_handler(objects), port) as objects.url:
+        yield objects
 
 
 def random_errors(share: float, seed: int = 0) -> Callable[[Request], int]:

@@ -21,6 +21,7 @@ text: normalisation language_tables written_out number_words written_tags prose 
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
 data: distort manifest splice sample_cache remote_files remote_shards shard_members shard_index shard_set source_shares
+data: shard_shares
 data: archived_utterances
 data: shard_writer
 data: manifest_lines manifest_table

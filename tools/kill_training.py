@@ -4,7 +4,8 @@
 
 WORK gets synthetic recordings. For each number of loader processes one training runs undisturbed. Another is killed
 with SIGKILL so many times, in the middle of its epochs, and resumed each time. Exits with 1 if a process outlives its
-training, or if weights or losses differ from those of the undisturbed run.
+training, or if weights or losses differ from those of the undisturbed run. WORK/kills.jsonl counts the kills: the same
+command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from asr.models.tensors import load_metadata, load_tensors
 
 RATE_HZ = 8000
 UTTERANCES = 60
-EPOCHS = 12
+EPOCHS = 30
+KILLS = "kills.jsonl"
 GONE_S = 30.0
 """Seconds in which the processes of a killed training must end."""
 
@@ -48,16 +50,28 @@ def main(arguments: list[str] | None = None) -> int:
     for workers in args.workers:
         whole, killed = (args.work / f"{name}{workers}" for name in ("whole", "killed"))
         train(configuration, whole, workers).wait()
-        moments = [kill(configuration, killed, workers, rng) for _ in range(args.times)]
+        moments = counted(args.work, workers)
+        while len(moments) < args.times:
+            moments.append(kill(configuration, killed, workers, rng))
+            with (args.work / KILLS).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"workers": workers, "moment": moments[-1]}) + "\n")
         status = train(configuration, killed, workers).wait()
         left = sum(outlived for _, outlived in moments)
         same = status == 0 and same_run(whole, killed)
         steps = ", ".join(str(step) for step, _ in moments)
-        print(f"{workers} workers: {args.times} kills after steps {steps}: {left} processes left, same run: {same}")
+        print(f"{workers} workers: {len(moments)} kills after steps {steps}: {left} processes left, same run: {same}")
         sys.stdout.flush()
         if left or not same:
             faults.append(workers)
     return 1 if faults else 0
+
+
+def counted(work: Path, workers: int) -> list[tuple[int, int]]:
+    """The kills that an earlier command has done with so many workers, as ``kill`` returns them."""
+    if not os.path.exists(work / KILLS):
+        return []
+    lines = map(json.loads, (work / KILLS).read_text(encoding="utf-8").splitlines())
+    return [(line["moment"][0], line["moment"][1]) for line in lines if line["workers"] == workers]
 
 
 def write_corpus(work: Path) -> Path:

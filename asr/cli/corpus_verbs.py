@@ -262,7 +262,7 @@ def _check(args: argparse.Namespace) -> int:
 def _check_configuration(args: argparse.Namespace) -> int:
     """Every manifest that a configuration names, and what its sources come to."""
     from asr.config import sections
-    from asr.data import findings, shard_check, source_shares
+    from asr.data import findings, shard_check, shard_set, shard_shares
 
     if args.config or args.plot:
         raise AsrError("expected no --config and no --plot beside a configuration; --plot draws one manifest")
@@ -271,15 +271,14 @@ def _check_configuration(args: argparse.Namespace) -> int:
     paths = [*data.manifests, *([data.valid] if data.valid else [])]
     if not paths:
         raise AsrError(f"{args.manifest}: expected data.train or data.sources, got neither")
-    source_shares.refuse_shards(data.sources)
+    shard_set.refuse_mixture(data)
     reports = [shard_check.check_set(path, settings, args.root, args.workers) for path in paths]
     for report in reports:
         printing.show(report.summary())
     if args.json:
         files.write_json(args.json, {"manifests": [report.to_dict() for report in reports]})
     if data.sources:
-        mixed = source_shares.SourceMix(data.sources, *source_shares.read_sources(data.sources), settings.train.seed)
-        printing.show(mixed.describe())
+        printing.show(shard_shares.describe_sources(settings))
     return SOME_FAILED if any(report.count(findings.ERROR) for report in reports) else OK
 
 

@@ -110,7 +110,7 @@ class SourceConfig:
     """One of several sources of training data (see ``asr.data.source_shares``)."""
 
     path: str = ""
-    """Manifest of the source."""
+    """Manifest or shards of the source; either all sources are shards or none is."""
     share: Share = 1.0
     """Share of the training speech, relative to the shares of the other sources; 0 leaves the source out."""
     speaker_cap_s: Annotated[float, Range(0)] = 0.0
@@ -160,7 +160,8 @@ class DataConfig:
         check_ranges(self, "data")
         for name, source in self.sources.items():
             check_ranges(source, f"data.sources.{name}")
-            expect(bool(source.path), f"data.sources.{name}.path: expected the path of a manifest, got nothing")
+            where = f"data.sources.{name}.path"
+            expect(bool(source.path), f"{where}: expected the path of a manifest or of shards, got nothing")
         expect(
             not self.sources or not (self.train or self.more),
             "data.sources: expected either data.sources or data.train (with data.more), got both; remove one "

@@ -35,7 +35,7 @@ def read_utterances(
     and the others are used.
     """
     scanned = scan_utterances(path, root)
-    if problems is not None and _archives(str(path)) is not None:
+    if problems is not None and named_archives(str(path)) is not None:
         found = list(scanned)
         problems.update(str(item).partition(": ")[::2] for _, item in found if isinstance(item, ManifestError))
         scanned = ((number, item) for number, item in found if not isinstance(item, ManifestError))
@@ -52,7 +52,7 @@ def scan_utterances(
 
     Raises ``ManifestError`` for a manifest that cannot be read at all, and for a folder without archives.
     """
-    archives = _archives(str(path))
+    archives = named_archives(str(path))
     if archives is None:
         yield from scan_manifest(path, root)
         return
@@ -67,8 +67,8 @@ def scan_utterances(
             yield number, error if isinstance(error, ManifestError) else ManifestError(str(error))
 
 
-def _archives(path: str) -> list[str] | None:
-    """The archives that ``path`` stands for; None for a manifest."""
+def named_archives(path: str) -> list[str] | None:
+    """The archives that ``path`` stands for; None for a manifest. Raises ``ManifestError``."""
     try:
         if (found := find.input_archives(path)) is not None:
             return found

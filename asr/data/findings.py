@@ -15,6 +15,8 @@ from asr.audio.levels import Meter
 from asr.data.manifest import Utterance
 
 ERROR, WARNING = "error", "warning"
+NO_UTTERANCES = "members that are no utterances"
+"""The title of ``bad_line`` in archives and shards, which have no lines."""
 FAULT_KINDS = {
     "bad_line": (ERROR, "malformed lines"),
     "duplicate_id": (ERROR, "duplicate ids"),
@@ -47,7 +49,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: its kind (of ``FAULT_KINDS``), its utterance, and its line of the manifest."""
+    """One fault: its kind (of ``FAULT_KINDS``), its utterance, and its line of the manifest.
+
+    In an archive, and in each shard, the line is the place of the utterance, from 1; 0 for none.
+    """
 
     kind: str
     id: str
@@ -87,6 +92,8 @@ class CheckReport:
     series: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in TITLES})
     configured: bool = True
     """Whether a configuration was given."""
+    unit: str = "line"
+    """What ``Finding.line`` counts: lines, or utterances of an archive or a shard."""
 
     def severity(self, kind: str) -> str:
         """That of ``FAULT_KINDS``; what would not fit the default model is a warning where no configuration was
@@ -114,11 +121,16 @@ class CheckReport:
             found = [finding for finding in self.findings if finding.kind == kind]
             if found:
                 whose = "" if self.configured or kind not in OF_A_MODEL else " (of the default model: no --config)"
+                title = NO_UTTERANCES if kind == "bad_line" and self.unit != "line" else title
                 lines.append(f"{self.severity(kind)}: {title}{whose}: {len(found)}")
-                lines += [f"  line {f.line}, {f.id}: {f.message}" for f in found[:FIRST]]
+                lines += [f"  {self._place(each)}: {each.message}" for each in found[:FIRST]]
                 lines += [f"  and {len(found) - FIRST} more"] if len(found) > FIRST else []
         lines.append(f"{self.count(ERROR)} errors, {self.count(WARNING)} warnings")
         return "\n".join(lines)
+
+    def _place(self, finding: Finding) -> str:
+        place = f"{self.unit} {finding.line}" if finding.line else ""
+        return ", ".join(filter(None, (place, finding.id)))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON: ``counts`` by kind, ``findings`` in full, quantiles of every series."""

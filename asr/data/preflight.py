@@ -21,7 +21,7 @@ from asr.audio.levels import SILENT_PEAK, Meter, measure_levels
 from asr.cloud.addresses import is_url, real_place, without_secrets
 from asr.config import cpus
 from asr.config.sections import Config, output_frames
-from asr.data.archived_utterances import scan_utterances
+from asr.data.archived_utterances import named_archives, scan_utterances
 from asr.data.findings import CheckedUtterance, CheckReport, Finding
 from asr.data.manifest import SLACK_S, Utterance, scan_manifest
 from asr.data.shard_set import ShardSet, is_shards
@@ -44,7 +44,7 @@ URL_WORKERS = 16
 def check_manifest(
     path: str | Path, config: Config | None = None, root: str | Path | None = None, workers: int = 0
 ) -> CheckReport:
-    """Look for everything of ``FAULT_KINDS`` in the manifest ``path``; ``root`` as in ``manifest.read``.
+    """Look for everything of ``FAULT_KINDS`` in a manifest or archives (``path``); ``root`` as in ``manifest.read``.
 
     ``config`` (None: the default one, see ``OF_A_MODEL``) gives text rules, features, subsampling, speeds and the
     longest utterance. The alphabet is ``text.alphabet`` or, as in training, the characters of the training manifests
@@ -55,7 +55,8 @@ def check_manifest(
     alphabet cannot be had.
     """
     settings = config or Config()
-    report = CheckReport(without_secrets(str(path)), configured=config is not None)
+    unit = "line" if named_archives(str(path)) is None else "utterance"
+    report = CheckReport(without_secrets(str(path)), configured=config is not None, unit=unit)
     check_entries(
         report, scan_utterances(path, root), settings, lambda entries: _tokenizer(path, entries, settings), workers
     )
@@ -93,9 +94,10 @@ def check_entries(
             continue
         entries.append(CheckedUtterance(line, item))
         if lines.setdefault(item.id, line) != line:
-            report.add("duplicate_id", entries[-1], f"already the id of line {lines[item.id]}")
+            report.add("duplicate_id", entries[-1], f"already the id of {report.unit} {lines[item.id]}")
     if not entries and not report.findings:
-        raise ManifestError(f"{report.manifest}: expected one JSON object a line, got no utterance")
+        expected = "one JSON object a line" if report.unit == "line" else "recordings with texts"
+        raise ManifestError(f"{report.manifest}: expected {expected}, got no utterance")
     report.utterances = len(entries)
     _spell(report, entries, config, tokenizer(entries))
     files: dict[tuple[str, int | None], list[Meter]] = {}
@@ -256,7 +258,7 @@ def _check_duplicates(
         if first is entry:
             continue
         words, others = (normalisation.normalise(e.utterance.text, config.text) for e in (entry, first))
-        where = f"the same samples as line {first.line}, {first.utterance.id}"
+        where = f"the same samples as {report.unit} {first.line}, {first.utterance.id}"
         if words == others:
             report.add("duplicate_audio", entry, where)
         else:

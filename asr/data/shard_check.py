@@ -38,7 +38,7 @@ def check_shards(pattern: str, config: Config | None = None, workers: int = 0) -
     settings = config or Config()
     shards = ShardSet([pattern])
     tokenizer = _tokenizer(shards, settings)
-    report = CheckReport(pattern, configured=config is not None)
+    report = CheckReport(pattern, configured=config is not None, unit="utterance")
     step = -(-len(shards) // _SERIES)
     numbers = range(len(shards.entries))
     for number in tqdm(numbers, "checking shards", unit="shard", disable=None, leave=False):
@@ -55,7 +55,7 @@ def _tokenizer(shards: ShardSet, config: Config) -> Tokenizer:
 
 
 def _check_shard(index: ShardIndex, config: Config, tokenizer: Tokenizer, workers: int) -> CheckReport:
-    report = CheckReport(index.path)
+    report = CheckReport(index.path, unit="utterance")
     members = {member.name: member for member in map(index.member, range(len(index.places)))}
 
     def scan() -> Iterator[tuple[int, Utterance | ManifestError]]:

@@ -66,7 +66,10 @@ def write_index(path: str, index: ShardIndex) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     sums = json.dumps({"version": _VERSION, **asdict(index.sums)}).encode()
     with atomic(Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez(file, places=index.places, ids=np.frombuffer(index.ids, np.uint8), sums=np.frombuffer(sums, np.uint8))
+        arrays: dict[str, Any] = {"places": index.places, "ids": np.frombuffer(index.ids, np.uint8)}
+        if index.speakers is not None:
+            arrays["speakers"] = index.speakers
+        np.savez(file, sums=np.frombuffer(sums, np.uint8), **arrays)
 
 
 def load_index(shard: str, path: str | BinaryIO, size: int, stamp: int) -> ShardIndex | None:
@@ -79,6 +82,7 @@ def load_index(shard: str, path: str | BinaryIO, size: int, stamp: int) -> Shard
         with np.load(path, allow_pickle=False) as file:
             tree = json.loads(file["sums"].tobytes())
             places, ids = file["places"], file["ids"].tobytes()
+            speakers = file["speakers"] if "speakers" in file.files else None
         if tree.pop("version") != _VERSION or places.dtype != MEMBER_PLACES:
             return None
         sums = ShardSums(**tree)
@@ -86,7 +90,7 @@ def load_index(shard: str, path: str | BinaryIO, size: int, stamp: int) -> Shard
         return None
     if sums.stamp and (sums.stamp, sums.size) != (stamp, size):
         return None
-    index = ShardIndex(shard, places, ids, sums)
+    index = ShardIndex(shard, places, ids, sums, speakers)
     if size < sums.size:
         ends = places["audio_at"] + places["audio_size"]
         lost = int((np.maximum(ends, places["json_at"] + places["json_size"]) > size).sum())
@@ -103,7 +107,7 @@ def make_index(shard: str) -> ShardIndex:
     A member that is no utterance goes into ``sums.skipped``. Raises ``ShardError`` for a file that is no tar file or
     ends too early, and for an id that comes twice.
     """
-    sums, counts, speakers = ShardSums(*_size_and_stamp(shard)), Counter[str](), set[str]()
+    sums, counts, spoken_by = ShardSums(*_size_and_stamp(shard)), Counter[str](), list[str]()
     rows: list[tuple[Any, ...]] = []
     ids: dict[str, None] = {}
     end = 0
@@ -123,11 +127,13 @@ def make_index(shard: str) -> ShardIndex:
             sums.words += len(item.text.split())
             sums.characters += len(" ".join(item.text.split()))
             counts.update(item.text)
-            speakers.update([item.speaker] if item.speaker else [])
+            spoken_by.append(item.speaker)
     sums.utterances = len(rows)
     sums.inventory = dict(sorted(counts.items()))
-    sums.speakers = sorted(speakers)
-    return ShardIndex(shard, np.array(rows, dtype=MEMBER_PLACES), "".join(ids).encode(), sums)
+    sums.speakers = sorted({*spoken_by} - {""})
+    places = {name: place for place, name in enumerate(sums.speakers)}
+    speakers = np.array([places.get(name, -1) for name in spoken_by], dtype=np.int32)
+    return ShardIndex(shard, np.array(rows, dtype=MEMBER_PLACES), "".join(ids).encode(), sums, speakers)
 
 
 def _grouped(shard: str, file: BinaryIO) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
@@ -201,10 +207,11 @@ def _size_and_stamp(shard: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def find_index(shard: str) -> ShardIndex:
+def find_index(shard: str, *, speakers: bool = False) -> ShardIndex:
     """The index of a shard, made and kept at the first use; a line on standard error says so.
 
-    Raises ``ShardError`` for a shard that cannot be used.
+    With ``speakers`` it knows the speaker of each utterance: one of an earlier version is made anew. Raises
+    ``ShardError`` for a shard that cannot be used.
     """
     try:
         size, stamp = _size_and_stamp(shard)
@@ -213,11 +220,20 @@ def find_index(shard: str) -> ShardIndex:
     except CloudError as error:
         raise ShardError(str(error)) from error
     places = index_places(shard)
+    older: ShardIndex | None = None
     for place in places:
         if (index := load_index(shard, place, size, stamp)) is not None:
-            return index
-    found = remote_index(index_path(shard)) if is_url(shard) else None
-    index = (found and load_index(shard, found, size, stamp)) or make_index(shard)
+            if index.speakers is not None or not speakers:
+                return index
+            older = index
+    found = remote_index(index_path(shard)) if is_url(shard) and older is None else None
+    index = load_index(shard, found, size, stamp) if found else None
+    if index is None or (speakers and index.speakers is None):
+        index, found = make_index(shard), None
+    if older is not None:  # asr shard goes on where it says
+        index.sums.stamp, index.sums.position, index.sums.failures = (
+            older.sums.stamp, older.sums.position, older.sums.failures
+        )  # fmt: skip
     if found:  # keep it here for this version
         index.sums.stamp = stamp
     for place in places:

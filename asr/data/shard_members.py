@@ -66,12 +66,17 @@ class ShardSums:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The index of one shard: ``places`` ``(n,)`` of ``MEMBER_PLACES`` in the order of the tar file."""
+    """The index of one shard: ``places`` ``(n,)`` of ``MEMBER_PLACES`` in the order of the tar file.
+
+    ``speakers`` ``(n,)`` int32 are places in ``sums.speakers``, -1 for an utterance that names none; None in an index
+    of an earlier version, which does not know them.
+    """
 
     path: str
     places: np.ndarray
     ids: bytes
     sums: ShardSums
+    speakers: np.ndarray | None = None
 
     def id(self, row: int) -> str:
         """The id of an utterance."""

@@ -11,20 +11,21 @@ import os
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
 from asr.audio.find import expand_ranges
-from asr.cloud.addresses import is_url, real_place
+from asr.cloud.addresses import is_url, real_place, without_secrets
 from asr.config.sections import TextConfig
+from asr.config.training_sections import DataConfig
 from asr.data.manifest import Statistics, Utterance
 from asr.data.remote_shards import ask_for_shards, listed_shards
 from asr.data.shard_index import find_index
 from asr.data.shard_members import ShardError, ShardIndex, ShardSums, read_shard_texts
-from asr.errors import AudioError, CloudError, TextError
+from asr.errors import AudioError, CloudError, ConfigError, TextError
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 
@@ -41,6 +42,24 @@ def is_shards(path: str) -> bool:
     if path.endswith(_SUFFIX) or (is_url(path) and path.endswith("/")):
         return True
     return os.path.isdir(path) and any(name.endswith(_SUFFIX) for name in os.listdir(path))
+
+
+def refuse_mixture(data: DataConfig) -> None:
+    """Raise ``ConfigError`` for training data of which some are shards and others manifests."""
+    shards = [path for path in data.manifests if is_shards(path)]
+    others = [path for path in data.manifests if not is_shards(path)]
+    if not shards or not others:
+        return
+    if data.sources:
+        name = next(name for name, source in data.sources.items() if source.path == others[0])
+        place, kind = f"data.sources.{name}.path", "shards in all sources, or manifests in all"
+    else:
+        place, kind = "data.train, data.more", "shards only, or manifests only"
+    first = without_secrets(others[0])
+    raise ConfigError(
+        f"{place}: expected {kind}, got {first} beside shards ({without_secrets(shards[0])}); asr shard {first} OUT "
+        "makes shards of it"
+    )
 
 
 def shard_paths(pattern: str) -> list[str]:
@@ -94,6 +113,8 @@ class ShardEntry:
     first: int
     utterances: int
     seconds: float
+    pattern: str
+    """What the user wrote that stands for it, among other shards."""
 
 
 class ShardSet:
@@ -101,13 +122,15 @@ class ShardSet:
 
     Args:
         patterns: as ``shard_paths``.
+        speakers: those of the patterns whose indices must know the speaker of each utterance.
 
     Raises ``ShardError`` for missing shards, for all that are cut short, for an id in two shards, and for no utterance.
     """
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    def __init__(self, patterns: Sequence[str], speakers: Collection[str] = ()) -> None:
         self.patterns = tuple(patterns)
-        paths = [path for pattern in patterns for path in shard_paths(pattern)]
+        pattern_of = [(path, pattern) for pattern in patterns for path in shard_paths(pattern)]
+        paths = [path for path, _ in pattern_of]
         if twice := [path for path, count in Counter(map(real_place, paths)).items() if count > 1]:
             raise ShardError(f"{', '.join(patterns)}: {twice[0]} is named twice")
         self.entries: list[ShardEntry] = []
@@ -115,15 +138,16 @@ class ShardSet:
         self.skipped = 0
         self.first_skipped = ""
         self._speakers: set[str] = set()
+        self._with_speakers = frozenset(speakers)
         self._words = self._characters = 0
         self._recent: dict[int, ShardIndex] = {}
         self._recent_rows = 0
         self._lock = threading.Lock()
         faults = []
         ask_for_shards([path for path in paths if is_url(path)])
-        for path in tqdm(paths, "reading indices", unit="shard", disable=None, leave=False, delay=1):
+        for path, pattern in tqdm(pattern_of, "reading indices", unit="shard", disable=None, leave=False, delay=1):
             try:
-                self._add(path, find_index(path).sums)
+                self._add(path, pattern, find_index(path, speakers=pattern in self._with_speakers).sums)
             except ShardError as error:
                 faults.append(str(error))
         if faults:
@@ -134,8 +158,8 @@ class ShardSet:
             raise ShardError(f"{self.name}: expected utterances, got none{why}")
         self._check_ids()
 
-    def _add(self, path: str, sums: ShardSums) -> None:
-        self.entries.append(ShardEntry(path, len(self), sums.utterances, sums.seconds))
+    def _add(self, path: str, pattern: str, sums: ShardSums) -> None:
+        self.entries.append(ShardEntry(path, len(self), sums.utterances, sums.seconds, pattern))
         self.inventory.update(sums.inventory)
         self._speakers.update(sums.speakers)
         self._words += sums.words
@@ -171,7 +195,9 @@ class ShardSet:
         with self._lock:
             index = self._recent.get(number)
             if index is None:
-                index = self._recent[number] = find_index(self.entries[number].path)
+                entry = self.entries[number]
+                index = find_index(entry.path, speakers=entry.pattern in self._with_speakers)
+                self._recent[number] = index
                 self._recent_rows += len(index.places)
                 while self._recent_rows > _RECENT_ROWS and len(self._recent) > 8:
                     self._recent_rows -= len(self._recent.pop(next(iter(self._recent))).places)

@@ -2,7 +2,8 @@
 
 An epoch takes the shards in a random order. Each is a row of pieces of at most a quarter of ``data.shuffle_s``. Every
 process takes its share of the pieces. So many of them follow each other into a buffer that it holds ``data.shuffle_s``
-seconds, and the batches are made of a buffer as those of a manifest are made of the whole.
+seconds, and the batches are made of a buffer as those of a manifest are made of the whole. With ``data.sources`` each
+buffer has pieces of all sources, as their shares say (``asr.data.shard_shares``).
 
 The buffer is no copy: the system reads its pieces ahead into the page cache, in order, one buffer ahead of the
 training. All loader processes of the machine share it, and what a batch holds does not depend on their number. What an
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import threading
 from collections import OrderedDict
@@ -34,23 +34,29 @@ from asr.data.manifest import Statistics
 from asr.data.remote_shards import open_remote_shard
 from asr.data.sample_cache import SampleCache
 from asr.data.shard_set import ShardSet, draw_utterances
+from asr.data.shard_shares import (
+    BUFFER_PIECES,
+    ShardMix,
+    ShardPiece,
+    cut_pieces,
+    fill_buffers,
+    mix_sources,
+    usable_lengths,
+)
 from asr.errors import CloudError
 from asr.text.tokenizer import Tokenizer
 
 BUFFER_STREAM = 8
 """Stream of random numbers, beside those of ``asr.data.batch_maker`` and ``asr.data.source_shares``."""
-BUFFER_PIECES = 4
-"""Pieces that a buffer is mixed from, at least."""
 _ADVISED = 8 * 2**20
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Neighbours in one shard: utterances ``begin`` to ``end`` of it."""
+class Buffer:
+    """Pieces that are mixed. ``key`` chooses its random numbers in its epoch."""
 
-    shard: int
-    begin: int
-    end: int
+    key: tuple[int, ...]
+    pieces: tuple[ShardPiece, ...]
 
 
 class ShardedDataset:
@@ -86,30 +92,17 @@ class ShardedDataset:
         self.piece_places = cache.reserve(self.pieces).tolist()
         self.maker = BatchMaker(config, tokenizer, cache, self.pieces, self.piece_places)
         self._firsts = np.array([entry.first for entry in shards.entries])
-        self._cut = self._cut_pieces()
+        longest_s = config.data.shuffle_s / BUFFER_PIECES
+        self.mix = ShardMix(shards, config, size) if config.data.sources else None
+        """With ``data.sources`` what an epoch takes of each."""
+        self._cut = cut_pieces(shards, range(len(shards.entries)), longest_s, size) if self.mix is None else []
         self.unusable, self.first_unusable = self._count_unusable()
-
-    def _cut_pieces(self) -> list[_Piece]:
-        longest_s = self.config.data.shuffle_s / BUFFER_PIECES
-        least = -(-self.size // len(self.shards.entries))  # every process needs one
-        found = []
-        for number, entry in enumerate(self.shards.entries):
-            count = max(1, min(entry.utterances, max(least, int(np.ceil(entry.seconds / longest_s)))))
-            edges = np.linspace(0, entry.utterances, count + 1).astype(int).tolist()
-            found += [_Piece(number, begin, end) for begin, end in itertools.pairwise(edges) if end > begin]
-        return found
-
-    def _usable(self, durations_s: np.ndarray) -> np.ndarray:
-        """Whether utterances of such lengths can be trained on, whatever their texts."""
-        least_s, most_s = self.config.features.least_s, self.config.data.max_utterance_s
-        usable: np.ndarray = (least_s <= durations_s) & (durations_s <= most_s)
-        return usable
 
     def _count_unusable(self) -> tuple[int, str]:
         count, first = 0, ""
         for number in range(len(self.shards.entries)):
             index = self.shards.index(number)
-            rows = np.flatnonzero(~self._usable(index.places["duration_s"]))
+            rows = np.flatnonzero(~usable_lengths(index.places["duration_s"], self.config))
             if len(rows) and not first:
                 first = f"{index.id(int(rows[0]))} ({float(index.places['duration_s'][rows[0]]):.2f} s)"
             count += len(rows)
@@ -156,42 +149,53 @@ class ShardedDataset:
         for message in made.warnings:
             self.warn(message)
 
-    def plan(self, epoch: int) -> ShardPlan:
-        """This process's batches of an epoch. Each holds ``data.batch_s`` padded seconds over the processes."""
-        order = self._rng(epoch, 0).permutation(len(self._cut))
-        return ShardPlan(self, epoch, [list(self._buffers(order[rank :: self.size])) for rank in range(self.size)])
+    def plan(self, epoch: int, span: Sequence[float] = (0.0, 0.0)) -> ShardPlan:
+        """This process's batches of an epoch. Each holds ``data.batch_s`` padded seconds over the processes.
 
-    def _buffers(self, order: np.ndarray) -> Iterator[list[int]]:
-        """The pieces of each buffer, by their numbers."""
-        filled: list[int] = []
-        seconds = 0.0
-        for number in order.tolist():
-            piece = self._cut[number]
-            entry = self.shards.entries[piece.shard]
-            length_s = entry.seconds * (piece.end - piece.begin) / entry.utterances
-            if filled and seconds + length_s / 2 > self.config.data.shuffle_s:
-                yield filled
-                filled, seconds = [], 0.0
-            filled.append(number)
-            seconds += length_s
-        if filled:
-            yield filled
+        ``span`` says where in the schedule, 0 to 1, the epoch begins and ends; ``data.sources`` may depend on it.
+        """
+        if self.mix is None:
+            order = self._rng(epoch, (0,)).permutation(len(self._cut)).tolist()
+            return ShardPlan(self, epoch, [self._buffers(order[rank :: self.size]) for rank in range(self.size)])
+        parts = self.mix.epoch(epoch, span)
+        return ShardPlan(self, epoch, [self._mixed_buffers(parts, rank) for rank in range(self.size)])
 
-    def _rng(self, epoch: int, buffer: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.train.seed, epoch, BUFFER_STREAM, buffer])
+    def _buffers(self, order: Sequence[int]) -> list[Buffer]:
+        number_of = {self._cut[number]: number for number in order}
+        filled = fill_buffers(list(number_of), self.config.data.shuffle_s)
+        return [Buffer((1 + number_of[pieces[0]],), pieces) for pieces in filled]
 
-    def plan_buffer(self, epoch: int, numbers: Sequence[int]) -> BatchPlan:
+    def _mixed_buffers(self, parts: Sequence[Sequence[Sequence[ShardPiece]]], rank: int) -> list[Buffer]:
+        found = []
+        for part, drawn in enumerate(parts):
+            pieces = mix_sources(drawn, rank, self.size)
+            for number, filled in enumerate(fill_buffers(pieces, self.config.data.shuffle_s)):
+                found.append(Buffer((part, rank, number), filled))
+        return found
+
+    def _rng(self, epoch: int, key: tuple[int, ...]) -> np.random.Generator:
+        return np.random.default_rng([self.config.train.seed, epoch, BUFFER_STREAM, *key])
+
+    def _rows(self, piece: ShardPiece) -> np.ndarray:
+        """The utterances of a piece that are trained on, by their places in the shard."""
+        durations = self.shards.index(piece.shard).places["duration_s"][piece.begin : piece.end]
+        usable = usable_lengths(durations, self.config)
+        if piece.window is not None:
+            assert self.mix is not None
+            usable &= self.mix.within_caps(piece)
+        return piece.begin + np.flatnonzero(usable)
+
+    def plan_buffer(self, epoch: int, buffer: Buffer) -> BatchPlan:
         """The batches of the pieces of one buffer."""
-        rows, lengths = [], []
-        for number in numbers:
-            piece = self._cut[number]
-            durations = self.shards.index(piece.shard).places["duration_s"][piece.begin : piece.end]
-            usable = np.flatnonzero(self._usable(durations))
-            rows.append(int(self._firsts[piece.shard]) + piece.begin + usable)
-            lengths.append(durations[usable])
-        found, durations = np.concatenate(rows), np.concatenate(lengths)
-        rng = self._rng(epoch, 1 + numbers[0])
-        speeds = distort.draw_speeds(len(found), self.config.augment, rng)
+        rows, lengths, repeated = [], [], []
+        for piece in buffer.pieces:
+            found = self._rows(piece)
+            rows.append(int(self._firsts[piece.shard]) + found)
+            lengths.append(self.shards.index(piece.shard).places["duration_s"][found])
+            repeated.append(np.full(len(found), piece.repeat))
+        numbers, durations, repeats = np.concatenate(rows), np.concatenate(lengths), np.concatenate(repeated)
+        rng = self._rng(epoch, buffer.key)
+        speeds = distort.draw_speeds(len(numbers), self.config.augment, rng)
         speeds[durations / speeds > self.config.data.max_utterance_s] = 1.0
         durations = durations / speeds
         keys = durations * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(durations))
@@ -199,7 +203,7 @@ class ShardedDataset:
         batches = np.arange(len(starts) - 1)
         if not (self.config.data.shortest_first and epoch == 0):
             rng.shuffle(batches)
-        return BatchPlan(found[order], speeds[order], None, starts, batches)
+        return BatchPlan(numbers[order], speeds[order], repeats[order] if repeats.any() else None, starts, batches)
 
     def largest(self) -> tuple[float, int]:
         """Padded seconds and utterances of the largest batch of a buffer, without silence around them."""
@@ -211,21 +215,22 @@ class ShardedDataset:
         slower = max(*self.config.augment.speeds, 1.0)
         return max(slower * self.config.data.seconds_per_batch / self.size, longest_s), rows
 
-    def read_ahead(self, numbers: Sequence[int]) -> None:
+    def read_ahead(self, buffer: Buffer) -> None:
         """Have the system read the pieces of a buffer into the page cache, in a thread."""
         if hasattr(os, "posix_fadvise"):
-            threading.Thread(target=self._advise, args=(numbers,), name="shards-ahead", daemon=True).start()
+            threading.Thread(target=self._advise, args=(buffer,), name="shards-ahead", daemon=True).start()
 
-    def _advise(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            piece = self._cut[number]
+    def _advise(self, buffer: Buffer) -> None:
+        for piece in buffer.pieces:
             path = self.shards.entries[piece.shard].path
             if is_url(path):
                 with contextlib.suppress(CloudError):
                     open_remote_shard(path).close()  # fetches it
                 continue
+            if not len(rows := self._rows(piece)):
+                continue
             with contextlib.suppress(OSError):  # what cannot be read is named by who makes the batch
-                places = self.shards.index(piece.shard).places[piece.begin : piece.end]
+                places = self.shards.index(piece.shard).places[rows[0] : rows[-1] + 1]
                 begin, last = int(places["audio_at"][0]), places[-1]
                 end = max(int(last["audio_at"] + last["audio_size"]), int(last["json_at"] + last["json_size"]))
                 with open(path, "rb") as file:
@@ -250,10 +255,10 @@ class ShardPlan(Sequence[list[Example]]):
     All processes have as many: one whose shards give fewer has empty ones at the end.
     """
 
-    def __init__(self, data: ShardedDataset, epoch: int, buffers: Sequence[Sequence[Sequence[int]]], start: int = 0):
+    def __init__(self, data: ShardedDataset, epoch: int, buffers: Sequence[Sequence[Buffer]], start: int = 0):
         self._data, self.epoch, self._all, self._start = data, epoch, buffers, start
         self.buffers = buffers[data.rank]
-        counts = [[len(data.plan_buffer(epoch, numbers)) for numbers in each] for each in buffers]
+        counts = [[len(data.plan_buffer(epoch, buffer)) for buffer in each] for each in buffers]
         self._ends = np.cumsum(counts[data.rank], dtype=np.int64)
         self._steps = max(map(sum, counts))
         self._planned: OrderedDict[int, BatchPlan] = OrderedDict()
@@ -301,7 +306,7 @@ class ShardPlan(Sequence[list[Example]]):
         return (
             isinstance(other, ShardPlan)
             and self._data is other._data
-            and (self.epoch, self._start) == (other.epoch, other._start)
+            and (self.epoch, self._start, self._all) == (other.epoch, other._start, other._all)
         )
 
     __hash__ = None  # type: ignore[assignment]

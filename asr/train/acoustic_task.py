@@ -27,6 +27,7 @@ from asr.data.manifest import Utterance
 from asr.data.manifest_table import ManifestTable
 from asr.data.sample_cache import SampleCache
 from asr.data.shard_set import ShardSet, is_shards
+from asr.data.shard_shares import ShardMix, shares_of_shards
 from asr.data.sharded_batches import ShardedDataset
 from asr.decode.greedy_search import greedy
 from asr.errors import ConfigError, ModelError, TrainingError
@@ -162,7 +163,7 @@ class AcousticTask:
             self.languages = card.get("languages")
             """Those of the model that a fine-tuning begins with; a resumed run finds them in its own card."""
             self.stats = self._prepare()
-            self.mixture = self._mix(source_of) if source_of else None
+            self.mixture = self._mix(source_of) if config.data.sources else None
             self._report()
             self.features = TrainingFeatures(config, self.stats, self.device)
             self.model = self._make_model()
@@ -182,7 +183,8 @@ class AcousticTask:
         if any(map(is_shards, config.data.manifests)):
             shards = shard_training.read_shards(config, self.world)
             self.tokenizer = shard_training.shard_tokenizer(shards, config, self.folder if self.resuming else None)
-            return shards, {}
+            unused = any(not source.share for source in sources.values())
+            return shares_of_shards(config) if unused else shards, {}
         found: Sequence[Utterance]
         if sources:
             found, names = source_shares.read_sources(sources)
@@ -233,12 +235,16 @@ class AcousticTask:
         """The manifests of the training data, for messages."""
         return ", ".join(map(without_secrets, self.config.data.manifests))
 
-    def _mix(self, source_of: dict[str, str]) -> source_shares.SourceMix:
+    def _mix(self, source_of: dict[str, str]) -> source_shares.SourceMix | ShardMix:
         """The sources of the training utterances that are used; says what an epoch takes of each."""
-        assert isinstance(self.train_data, Dataset)
-        used = self.train_data.utterances
-        names = [source_of[utterance.id] for utterance in used]
-        mixed = source_shares.SourceMix(self.config.data.sources, used, names, self.config.train.seed)
+        mixed: source_shares.SourceMix | ShardMix
+        if isinstance(self.train_data, ShardedDataset):
+            assert self.train_data.mix is not None
+            mixed = self.train_data.mix
+        else:
+            used = self.train_data.utterances
+            names = [source_of[utterance.id] for utterance in used]
+            mixed = source_shares.SourceMix(self.config.data.sources, used, names, self.config.train.seed)
         if self.world.first:
             tqdm.write(mixed.describe(), file=sys.stderr)
         self.changes = mixed.changes
@@ -343,7 +349,9 @@ class AcousticTask:
         return self._planned(epoch, self._span)
 
     def _planned(self, epoch: int, span: Sequence[float]) -> Plan:
-        if self.mixture is None or isinstance(self.train_data, ShardedDataset):
+        if isinstance(self.train_data, ShardedDataset):
+            return self.train_data.plan(epoch, span)
+        if not isinstance(self.mixture, source_shares.SourceMix):
             return self.train_data.plan(epoch)
         parts = [self.train_data.plan(epoch, chosen) for chosen in self.mixture.epoch(epoch, span)]
         return functools.reduce(BatchPlan.__add__, parts)

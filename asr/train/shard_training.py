@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from asr.config.sections import Config
-from asr.data.shard_set import ShardSet, is_shards
+from asr.data.shard_set import ShardSet, refuse_mixture
 from asr.data.sharded_batches import ShardedDataset
-from asr.data.source_shares import refuse_shards
-from asr.errors import ConfigError, TrainingError
+from asr.errors import TrainingError
 from asr.text import tokenizer_files
 from asr.text.tokenizer import Tokenizer
 from asr.train.distributed import World
@@ -19,17 +18,14 @@ _T = TypeVar("_T")
 
 
 def read_shards(config: Config, world: World) -> ShardSet:
-    """The shards of ``data.train`` and ``data.more``.
+    """The shards of ``data.train`` and ``data.more``, or of all ``data.sources``.
 
-    Raises ``ConfigError`` for manifests beside shards and for ``data.sources``, ``ShardError`` as ``ShardSet``.
+    Raises ``ConfigError`` for manifests beside shards, ``ShardError`` as ``ShardSet``.
     """
-    refuse_shards(config.data.sources)
-    if others := [path for path in config.data.manifests if not is_shards(path)]:
-        raise ConfigError(
-            f"data.train, data.more: expected shards only, or manifests only, got {others[0]} beside shards; "
-            f"asr shard {others[0]} OUT makes shards of it"
-        )
-    return one_after_another(world, lambda: ShardSet(config.data.manifests))
+    data = config.data
+    refuse_mixture(data)
+    capped = [source.path for source in data.sources.values() if source.share and source.speaker_cap_s]
+    return one_after_another(world, lambda: ShardSet(data.manifests, capped))
 
 
 def one_after_another(world: World, read: Callable[[], _T]) -> _T:

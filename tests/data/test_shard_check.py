@@ -41,6 +41,15 @@ def test_findings_are_those_of_the_manifest(faulty, tmp_path):
     assert sorted(report.series["duration_s"]) == pytest.approx(sorted(expected.series["duration_s"]))
 
 
+def test_findings_in_a_shard_name_the_place_in_it_and_no_line(faulty, tmp_path, capsys):
+    folder = make_shards(tmp_path / "one", faulty, 10**8, seed=None)
+    assert run_command(["check", str(folder)]) == 1
+    told = capsys.readouterr().out
+    assert "utterance 13, silent: 00000.tar: no sample is further" in told
+    assert "utterance 14, late: 00000.tar: the same samples as utterance 1, u0" in told
+    assert "line" not in told.replace("outlying", "")
+
+
 def test_every_shard_is_checked(faulty, tmp_path):
     folder = make_shards(tmp_path / "many", faulty, 20_000)
     report = check_shards(str(folder))
@@ -56,8 +65,8 @@ def test_members_without_a_text_and_broken_audio_are_errors(faulty, tmp_path, ca
     path = write_tar(tmp_path / "a.tar", members)
     assert run_command(["check", str(path)]) == 1
     told = capsys.readouterr().out
-    assert "malformed lines: 1" in told
-    assert "u3: a.tar: expected its text in u3.json (key text) or in u3.txt" in told
+    assert "members that are no utterances: 1" in told
+    assert "\n  u3: a.tar: expected its text in u3.json (key text) or in u3.txt" in told
     assert "unreadable audio: 1" in told
     assert "u4: a.tar: " in told
 

@@ -16,7 +16,8 @@ from asr.data.batches import Dataset
 from asr.data.manifest import Utterance, read_manifest, write_manifest
 from asr.data.sample_cache import SampleCache
 from asr.data.shard_set import ShardSet
-from asr.data.sharded_batches import BUFFER_PIECES, ShardedDataset
+from asr.data.shard_shares import BUFFER_PIECES
+from asr.data.sharded_batches import ShardedDataset
 from asr.text.tokenizer import CharTokenizer
 
 
@@ -87,9 +88,9 @@ def test_a_buffer_mixes_pieces_of_several_shards(folder, config):
     data = sharded(folder, config)
     plan = data.plan(0)
     assert len(plan.buffers) > 2
-    for numbers in plan.buffers[:-1]:
-        assert len(numbers) >= BUFFER_PIECES
-        rows = np.array(rows_of(data.plan_buffer(0, numbers)))
+    for buffer in plan.buffers[:-1]:
+        assert len(buffer.pieces) >= BUFFER_PIECES
+        rows = np.array(rows_of(data.plan_buffer(0, buffer)))
         assert data.shards.entries[-1].first > 0
         seconds = sum(data.durations_s[row] for row in rows)
         assert 0.5 * config.data.shuffle_s < seconds < 1.5 * config.data.shuffle_s

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 
 import pytest
 import soundfile
@@ -313,6 +314,18 @@ def test_check_finds_the_faults_of_an_archive(kind, put, corpus):
     assert report.utterances == COUNT
     (fault,) = (finding for finding in report.findings if finding.kind == "unreadable")
     assert f"x.{kind}" in fault.message
+
+
+def test_a_check_of_an_archive_names_places_in_it_and_no_lines(put, sounds, capsys):
+    names = sorted(sounds)[:3]
+    files = {name: sounds[name] for name in names} | {name.replace(".flac", ".txt"): b"a" for name in names[:2]}
+    files["again.flac"], files["again.txt"] = sounds[names[0]], b"b"
+    assert run_command(["check", put("calls.zip", files)]) == 1
+    told = capsys.readouterr().out
+    assert f"calls.zip/{names[2]}: expected its text" in told
+    assert re.search(r"members that are no utterances: 1\n  utterance [1-4]: ", told)
+    assert re.search(r"the same samples as utterance [1-4], ", told)
+    assert "line" not in told
 
 
 @pytest.mark.parametrize("kind", QUICK)

@@ -1,5 +1,6 @@
 """Training from shards: the same weights whatever loads them and wherever a run was killed, and faults are named."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,14 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 import where
-from corpus import make_config, make_corpus, start, train_process, train_rank
+from corpus import make_config, make_corpus, make_utterances, start, train_process, train_rank
 from shards import make_shards, read_tar, write_tar
 
 from asr.cli import main
+from asr.data.manifest import write_manifest
 from asr.errors import ConfigError, ManifestError
 from asr.models.description import load_card
 from asr.models.tensors import load_metadata, load_tensors
-from asr.train import acoustic_task
+from asr.train import acoustic_task, loop
 from asr.train.resume import CHECKPOINT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,24 +115,94 @@ def test_sound_or_text_that_is_damaged_is_left_out_and_training_goes_on(corpus, 
     assert f"{sounds[0][:-4]}: left out of this batch" in told
 
 
-def test_shards_beside_manifests_and_sources_of_shards_are_refused(corpus, tmp_path):
+@pytest.fixture(scope="module")
+def sources(corpus):
+    """Two sets of shards, the second one longer, and the configuration of a training on both."""
+    write_manifest(corpus / "made.jsonl", make_utterances(corpus, 60, "made", speakers=3, seed=5))
+    made = make_shards(corpus / "made", corpus / "made.jsonl", 40_000)
+    own = {"path": str(corpus / "shards"), "share": 0.6}
+    return {"own": own, "made": {"path": str(made), "share": 0.4, "real": False, "until": 0.6, "speaker_cap_s": 30.0}}
+
+
+def sources_config(corpus, sources, output, workers=0, **train):
+    data = {"train": "", "sources": sources, "workers": workers, "shuffle_s": 8.0}
+    return make_config(corpus, data=data, train={"output": str(output), "epochs": 3} | train)
+
+
+def test_a_training_on_sources_of_shards_resumes_exactly_and_whatever_loads_them(
+    corpus, sources, tmp_path, monkeypatch
+):
+    acoustic_task.train_acoustic(sources_config(corpus, sources, tmp_path / "whole"))
+    config = sources_config(corpus, sources, tmp_path / "parts")
+    step = loop.Run.step
+
+    def interrupted(run, *args):
+        if run.progress.step == 6:
+            run.save()
+            raise KeyboardInterrupt
+        return step(run, *args)
+
+    monkeypatch.setattr(loop.Run, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        acoustic_task.train_acoustic(config)
+    monkeypatch.undo()
+    assert load_metadata(tmp_path / "parts" / CHECKPOINT)["progress"]["batch"] > 0
+    acoustic_task.train_acoustic(sources_config(corpus, sources, tmp_path / "parts", workers=2), resume=True)
+    assert_same_weights(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("span", [(0.25, 0.5), (0.25, 0.25)])  # by epochs, by the clock
+def test_with_sources_of_shards_the_next_epoch_is_begun_too(corpus, sources, tmp_path, span):
+    task = acoustic_task.AcousticTask(sources_config(corpus, sources, tmp_path / "run", epochs=9))
+    with contextlib.closing(task):
+        list(task.batches(task.plan(0, span), 0))
+        begun = task.feeder._next
+        assert begun.plan == task.plan(1, (0.5, 0.75) if span[1] > span[0] else span)
+        assert begun.plan != task.plan(1, (0.75, 1.0))  # where the second source has ended
+
+
+def test_two_processes_train_on_sources_of_shards_together(corpus, sources, tmp_path):
+    config = sources_config(corpus, sources, tmp_path / "run", epochs=2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start(train_rank, config, rank, 2, port) for rank in range(2)]
+    for process in processes:
+        process.join(180)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_a_source_of_shards_with_share_0_gives_its_letters_only(corpus, sources, tmp_path):
+    write_manifest(tmp_path / "x.jsonl", [dataclasses.replace(u, text="XYZ") for u in make_utterances(corpus, 5, "x")])
+    letters = {"path": str(make_shards(tmp_path / "x", tmp_path / "x.jsonl")), "share": 0.0}
+    config = sources_config(corpus, {**sources, "letters": letters}, tmp_path / "run")
+    with contextlib.closing(acoustic_task.AcousticTask(config)) as task:
+        assert task.tokenizer.encode("XYZ", "")
+        assert task.train_data.statistics.utterances == 24 + 60
+
+
+def test_shards_beside_manifests_are_refused(corpus, sources, tmp_path):
     config = shard_config(corpus, tmp_path / "run")
     more = dataclasses.replace(config.data, more=(str(corpus / "valid.jsonl"),))
     with pytest.raises(ConfigError, match=r"asr shard .*valid\.jsonl OUT"):
         acoustic_task.train_acoustic(dataclasses.replace(config, data=more))
-    shares = make_config(corpus, data={"train": "", "sources": {"one": {"path": str(corpus / "shards"), "share": 1.0}}},
-                         train={"output": str(tmp_path / "other")})  # fmt: skip
-    with pytest.raises(
-        ConfigError, match=r"data\.sources\.one\.path: expected a manifest, got shards .*take no shares"
-    ):
-        acoustic_task.train_acoustic(shares)
+    mixed = {**sources, "plain": {"path": str(corpus / "train.jsonl")}}
+    with pytest.raises(ConfigError, match=r"data\.sources\.plain\.path: .*asr shard .*train\.jsonl OUT makes shards"):
+        acoustic_task.train_acoustic(sources_config(corpus, mixed, tmp_path / "run"))
 
 
-def test_a_check_of_sources_of_shards_says_what_training_says(corpus, tmp_path, capsys):
-    config = {"data": {"valid": str(corpus / "valid.jsonl"), "sources": {"one": {"path": str(corpus / "shards")}}}}
+def test_a_check_shows_what_sources_of_shards_come_to(corpus, sources, tmp_path, capsys):
+    config = {"data": {"valid": str(corpus / "valid.jsonl"), "sources": sources}}
     (tmp_path / "conf.yaml").write_text(json.dumps(config))  # which is YAML
-    assert main.run_command(["check", str(tmp_path / "conf.yaml"), "data.sources.one.share=1"]) == 2
-    assert "data.sources.one.path: expected a manifest, got shards" in capsys.readouterr().err
+    assert main.run_command(["check", str(tmp_path / "conf.yaml"), "data.sources.made.share=0.6"]) == 0
+    shown = capsys.readouterr().out
+    assert "one pass over own" in shown
+    assert "made: 50.0% of the speech (share 0.6)" in shown
+    assert "at most 30 s a speaker, until 0.6 of the training" in shown
+    assert "from 0.6 of the training on" in shown
+    status = main.run_command(["check", str(tmp_path / "conf.yaml"), f"data.sources.made.path={corpus}/made.jsonl"])
+    assert status == 2
+    assert "data.sources.made.path: expected shards in all sources, or manifests in all" in capsys.readouterr().err
 
 
 def test_a_changed_set_is_noticed_on_resume(corpus, tmp_path, capsys):
