@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +18,9 @@ from asr.decode import kernel, phrase_kernel, pools
 from asr.decode.beam import BeamSearch, beam_search
 from asr.decode.built_kernels import find_library
 from asr.decode.phrase_graph import GraphSearch
+
+LOG_PROBS = np.full((3, 2), np.log(0.5))
+"""Three frames of two tokens: the least that a search can be called with."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +43,66 @@ def warm_up(*, phrases: bool = False) -> Warmth:
     start = time.perf_counter()
     if find_library() is not None:
         return Warmth(str(Path(kernel.__file__).parent), 0.0, 0)
-    log_probs = np.full((3, 2), np.log(0.5))
-    beam_search(log_probs, beam=2, words=kernel.NO_WORDS)
-    search = BeamSearch(beam=2)
-    search.accept(log_probs)
-    search.partial()
-    search._make_room()
-    search.finish()
-    if phrases:
-        _search_phrases()
+    with _other_process() as compiled_there:
+        search = BeamSearch(beam=2)
+        search.accept(LOG_PROBS)
+        search.partial()
+        search._make_room()
+        search.finish()
+        if phrases:
+            _search_phrases()
+    _search_plainly()
+    compiled = _count_compiled() + sum(compiled_there)
+    return Warmth(vars(kernel)["search"].stats.cache_path, time.perf_counter() - start, compiled)
+
+
+@contextlib.contextmanager
+def _other_process() -> Iterator[list[int]]:
+    """Another process that compiles the search without language models meanwhile: numba uses one core at a time.
+
+    The list receives the number of kernels that it compiled. It is started for an empty cache folder only, since
+    reading what is there is quicker than a start of Python. What it cannot do the caller does afterwards.
+    """
+    folder = vars(kernel)["search"].stats.cache_path
+    counts: list[int] = []
+    if folder is None or next(Path(folder).glob("*.nbi"), None) is not None or (os.cpu_count() or 1) < 2:
+        yield counts
+        return
+    code = "from asr.decode import warming; warming._search_plainly(); print(warming._count_compiled())"
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    paths = os.pathsep.join(each or os.getcwd() for each in sys.path)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=nothing,
+            stdout=pipe,
+            stderr=nothing,
+            env={**os.environ, "PYTHONPATH": paths},  # the modules of this process
+        )
+    except OSError:
+        yield counts
+        return
+    with child:
+        try:
+            yield counts
+        except BaseException:
+            child.kill()
+            raise
+        output, _ = child.communicate()
+        if child.returncode == 0:
+            counts.append(int(output))
+
+
+def _search_plainly() -> None:
+    beam_search(LOG_PROBS, beam=2, words=kernel.NO_WORDS)
+
+
+def _count_compiled() -> int:
+    """Kernels that this process compiled."""
     kernels = [
         value for module in (kernel, pools, phrase_kernel) for value in vars(module).values() if hasattr(value, "stats")
     ]
-    compiled = sum(sum(each.stats.cache_misses.values()) for each in kernels)
-    return Warmth(vars(kernel)["search"].stats.cache_path, time.perf_counter() - start, compiled)
+    return sum(sum(each.stats.cache_misses.values()) for each in kernels)
 
 
 def warm_pools() -> None:

@@ -11,9 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def environment(cache):
+    return os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache), "ASR_KERNELS": "numba"}
+
+
 def run(cache, *args):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache), "ASR_KERNELS": "numba"}
-    return subprocess.run([sys.executable, "-m", "asr.cli", *args], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "asr.cli", *args]
+    return subprocess.run(command, env=environment(cache), capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,12 @@ def test_the_bundled_models_compile_nothing_after_it(warmed, command):
     assert ran.returncode == 0, ran.stderr
     assert "compiling" not in ran.stderr
     assert sorted(warmed[0].rglob("*.nbc")) == before
+
+
+def test_it_compiles_all_by_itself_where_no_other_process_can_be_started(tmp_path):
+    code = "import sys; sys.executable = '/no/python'; from asr.decode.warming import warm_up; warm_up()"
+    subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), check=True)
+    assert len(list(tmp_path.rglob("kernel.search-*.nbc"))) == 2
 
 
 def test_without_a_folder_that_can_be_written_it_fails_and_says_how_to_name_another(tmp_path):
