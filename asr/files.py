@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 from asr.errors import AsrError, ModelError, OutputError
 
@@ -200,6 +200,23 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hold_alone(file: IO[Any], message: str) -> None:
+    """Lock an open file until it is closed, where there are locks.
+
+    Raises ``AsrError`` with ``message`` where another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise AsrError(message) from error
+    except OSError:  # a file system without locks
+        return
 
 
 def user_cache() -> Path | None:

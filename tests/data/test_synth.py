@@ -13,10 +13,9 @@ import pytest
 import soundfile
 
 from asr.cli.main import run_command
-from asr.data import manifest, synth
+from asr.data import kokoro, manifest, synth
+from asr.data.kokoro import KOKORO_HZ, KOKORO_SYMBOLS, KokoroNetwork
 from asr.data.synth import (
-    KOKORO_SYMBOLS,
-    KokoroNetwork,
     Sentence,
     Synthesiser,
     SynthOptions,
@@ -29,7 +28,7 @@ from asr.errors import AsrError, ModelError, TextError
 
 NAMES = ("af_heart", "am_adam", "bf_emma", "bm_george", "jf_alpha", "zf_xiaoni")
 TEXTS = "Hello there.\nENTER FOUR FIVE\n\nOne more line, please!\nThe last of them\n"
-INSTALLED = all(importlib.util.find_spec(name) for name in ("onnxruntime", "hibari", *synth.PARTS))
+INSTALLED = all(importlib.util.find_spec(name) for name in ("onnxruntime", "hibari", *kokoro.PARTS))
 
 
 def voices() -> Voices:
@@ -40,7 +39,7 @@ def voices() -> Voices:
 def hum(symbols: Sequence[int], style: np.ndarray, speed: float) -> np.ndarray:
     """A network that hums: its length depends on the symbols and the speed, its pitch on the style."""
     seconds = 0.08 * len(symbols) / speed
-    time = np.arange(round(seconds * synth.RATE_HZ)) / synth.RATE_HZ
+    time = np.arange(round(seconds * KOKORO_HZ)) / KOKORO_HZ
     return (0.3 * np.sin(2 * np.pi * (200 + 50 * style[0, 0]) * time)).astype(np.float32)
 
 
@@ -279,8 +278,8 @@ def fake_network(monkeypatch: pytest.MonkeyPatch) -> None:
         sha256 = "x"
         whole_speeds = False
 
-        def __init__(self, model: object, threads: int) -> None:
-            self.__class__.asked = (model, threads)
+        def __init__(self, model: object, threads: int, device: str) -> None:
+            self.__class__.asked = (model, threads, device)
 
         __call__ = staticmethod(hum)
 
@@ -428,7 +427,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, missing
     if missing == "hibari":
         monkeypatch.setitem(sys.modules, "hibari.g2p", None)
     with pytest.raises(ModelError, match=r"needs .*: pip install 'recurrent-asr\[synth\]'"):
-        KokoroNetwork() if missing == "onnxruntime" else synth.Pronunciation()
+        KokoroNetwork() if missing == "onnxruntime" else kokoro.Pronunciation()
 
 
 def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,6 +438,33 @@ def test_missing_weights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ONNX files
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "message"),
+    [
+        (None, "cuda", r"cuda: the packaged weights are integers.*tools/synth_gpu\.py weights FILE"),
+        ("kokoro.onnx", "cuda:1", r"cuda:1: needs onnxruntime-gpu .*this onnxruntime has CPUExecutionProvider"),
+        ("kokoro.onnx", "cuda:x", r"device: expected cpu, cuda or cuda:N, got 'cuda:x'"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_refused_with_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, model: str | None, device: str, message: str
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ModelError, match=message):
+        KokoroNetwork(model, device=device)
+
+
+def test_a_gpu_that_onnxruntime_gives_up_silently_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    tiny(tmp_path / "model.onnx")
+    session = runtime.InferenceSession
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(runtime, "InferenceSession", lambda data, settings, providers: session(data, settings))
+    with pytest.raises(ModelError, match=r"cuda: onnxruntime-gpu cannot use this GPU"):
+        KokoroNetwork(tmp_path / "model.onnx", device="cuda")
 
 
 def tiny(path: Path, tokens: str = "tokens", speed_type: int = 1) -> None:
@@ -482,7 +508,7 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
 def test_the_packaged_network_speaks() -> None:
     """With a style of zeros it mumbles, but as long as its speed says."""
     network = KokoroNetwork()
-    symbols = [KOKORO_SYMBOLS[c] for c in synth.Pronunciation()("hello there, how are you", False)]
+    symbols = [KOKORO_SYMBOLS[c] for c in kokoro.Pronunciation()("hello there, how are you", False)]
     slow, fast = (network(symbols, np.zeros((1, 256), np.float32), speed) for speed in (0.8, 1.6))
     assert 1.5 < len(slow) / len(fast) < 2.5
     assert np.isfinite(slow).all()

@@ -109,6 +109,54 @@ def test_one_bad_recording_does_not_lose_the_others(teachers, whisper, tmp_path,
     assert "error: bad: " in capsys.readouterr().err
 
 
+def test_a_recording_on_which_whisper_fails_does_not_lose_the_others(teachers, whisper, tmp_path, capsys, monkeypatch):
+    for name, seconds in (("good", 0.5), ("odd", 0.25)):
+        sound(tmp_path / "speech" / f"{name}.wav", seconds)
+    command = ["transcribe", str(tmp_path / "speech"), str(tmp_path / "texts.jsonl"), "--whisper", str(whisper)]
+    transcribe = StandIn.transcribe
+
+    def fails(self: StandIn, samples: np.ndarray, **options: Any) -> Any:
+        if len(samples) == 4000:
+            raise RuntimeError("index out of range")
+        return transcribe(self, samples, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StandIn, "transcribe", fails)
+        assert teachers.main(command) == 1
+    assert "error: odd: Whisper failed: RuntimeError: index out of range" in capsys.readouterr().err
+    assert texts_of(tmp_path / "texts.jsonl") == {"good": "8000 samples."}
+    assert teachers.main(command) == 0, "the next run tries it again"
+    assert texts_of(tmp_path / "texts.jsonl") == {"good": "8000 samples.", "odd": "4000 samples."}
+
+
+def test_a_run_without_any_text_is_an_error_and_leaves_no_file(teachers, whisper, tmp_path):
+    write(tmp_path / "speech" / "bad.wav", "no sound at all")
+    out = tmp_path / "texts.jsonl"
+    with pytest.raises(ConfigError, match="none of 1 recordings has a text; the first: bad: "):
+        teachers.main(["transcribe", str(tmp_path / "speech"), str(out), "--whisper", str(whisper)])
+    assert not out.exists()
+
+
+def test_texts_of_another_whisper_model_are_not_mixed_in(teachers, whisper, tmp_path):
+    sound(tmp_path / "speech" / "a.wav", 0.5)
+    command = ["transcribe", str(tmp_path / "speech"), str(tmp_path / "texts.jsonl"), "--whisper", str(whisper)]
+    assert teachers.main(command) == 0
+    write(whisper / "model.bin", "other weights")
+    with pytest.raises(ConfigError, match="texts of another Whisper model; give a new file"):
+        teachers.main(command)
+
+
+def test_two_processes_do_not_write_one_file_of_texts(teachers, whisper, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    sound(tmp_path / "speech" / "a.wav", 0.5)
+    with (tmp_path / "texts.jsonl").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(AsrError, match="another process writes its texts there"):
+            teachers.main(
+                ["transcribe", str(tmp_path / "speech"), str(tmp_path / "texts.jsonl"), "--whisper", str(whisper)]
+            )
+
+
 def test_texts_of_other_recordings_are_not_mixed_in(teachers, whisper, tmp_path):
     sound(tmp_path / "speech" / "a.wav", 0.5)
     (out,) = opinions(tmp_path, texts={"elsewhere": "said"})
