@@ -91,6 +91,31 @@ def test_a_quantised_network_as_floats_computes_what_it_was_made_from(
     assert np.abs(found - expected).mean() < np.abs(rounded - expected).mean(), "activations are no longer rounded"
 
 
+def test_a_bias_that_is_added_as_an_integer_is_no_longer_rounded(synth_gpu: ModuleType, tmp_path: Path) -> None:
+    node = onnx.helper.make_node
+    weights, bias = np.array([[[-3], [5]]], np.int8), np.array([0.37], np.float32)
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"]),
+        node("ConvInteger", ["xq", "w", "xz"], ["product"]),
+        node("Mul", ["xs", "ws"], ["scale"]),
+        node("Div", ["b", "scale"], ["steps"]),
+        node("Floor", ["steps"], ["floor"]),
+        node("Cast", ["floor"], ["whole"], to=onnx.TensorProto.INT32),
+        node("Reshape", ["whole", "shape"], ["bias"]),
+        node("Add", ["product", "bias"], ["sum"]),
+        node("Cast", ["sum"], ["number"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["number", "scale"], ["y"]),
+    ]
+    model = onnx.load_model_from_string(
+        written(tmp_path / "a.onnx", nodes, {"ws": np.array(0.1), "b": bias}, [1, 2, "n"]).read_bytes()
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 1, 1]), "shape"))
+    x = np.random.default_rng(5).normal(size=(1, 2, 9)).astype(np.float32)
+    found = computed(synth_gpu.as_floats(model).SerializeToString(), x)
+    assert found == pytest.approx(0.1 * (5 * x[:, 1:] - 3 * x[:, :1]) + bias, abs=1e-5)
+
+
 def test_an_operator_on_integers_that_is_not_known_is_named(synth_gpu: ModuleType, tmp_path: Path) -> None:
     node = onnx.helper.make_node("QLinearAdd", ["x", "x"], ["y"], "sum", domain="com.microsoft")
     model = onnx.load_model_from_string(written(tmp_path / "a.onnx", [node], {}, [1, 2]).read_bytes())

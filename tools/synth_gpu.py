@@ -60,6 +60,7 @@ def as_floats(model: Any) -> Any:
             raise ConfigError(f"{node.name or node.op_type}: no way is known to compute {node.op_type} with floats")
         else:
             nodes.append(node)
+    _free_biases(nodes)
     used = {name for node in nodes for name in node.input} | {output.name for output in model.graph.output}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     new = [numpy_helper.from_array(value, name) for name, value in added.items() if name in used]
@@ -67,6 +68,24 @@ def as_floats(model: Any) -> Any:
     model.graph.node.extend(nodes)
     model.graph.initializer.extend([*kept, *new])
     return model
+
+
+def _free_biases(nodes: Sequence[Any]) -> None:
+    """Biases that are rounded to integers to be added to an integer product stay floats."""
+    from onnx import TensorProto
+
+    makers = {name: node for node in nodes for name in node.output}
+    products = {node.output[0] for node in nodes if node.op_type in INTEGER.values()}
+    for node in nodes:
+        if node.op_type != "Add" or not products & set(node.input):
+            continue
+        for name in node.input:
+            while (maker := makers.get(name)) is not None and maker.op_type in ("Reshape", "Cast", "Floor", "Identity"):
+                if maker.op_type == "Cast":
+                    maker.attribute[0].i = TensorProto.FLOAT
+                elif maker.op_type == "Floor":
+                    maker.op_type = "Identity"
+                name = maker.input[0]
 
 
 def _identity(node: Any, added: dict[str, np.ndarray]) -> list[Any]:
