@@ -117,9 +117,14 @@ def test_tuned_weights_that_make_texts_likelier_and_as_many_errors_are_learnt(op
     assert (report.refusal, report.epochs) == ("", 4)
 
 
+def test_one_error_more_is_borne_where_texts_became_likelier(options):
+    _, report = judged(options, [SURE] * 2, [SURE, WRONG], (0.1, 0.1), 0.2)
+    assert (report.refusal, report.errors_before, report.errors_after) == ("", 0, 1)
+
+
 @pytest.mark.parametrize(("p", "learnt"), [(0.01, True), (0.2, False)])
-def test_more_errors_by_chance_are_borne_only_where_texts_became_significantly_likelier(options, p, learnt):
-    _, report = judged(options, [SURE] * 2, [SURE, WRONG], (0.1, 0.1), p)
+def test_two_errors_more_by_chance_are_borne_only_where_texts_became_significantly_likelier(options, p, learnt):
+    _, report = judged(options, [SURE] * 3, [SURE, WRONG, WRONG], (0.1,) * 3, p)
     assert (report.refusal == "") == learnt
     assert report.p_value == p
 
