@@ -15,8 +15,11 @@ import soundfile
 import where
 from hypothesis import HealthCheck, settings
 
-# hypothesis times each example by default; on a busy machine a test would fail for being slow.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# hypothesis times each example by default; on a busy machine a test would fail for being slow. Each run has the same
+# examples, so that no change is refused for an older defect; --hypothesis-profile=search looks for new ones.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("untimed", **UNTIMED, derandomize=True)
+settings.register_profile("search", **UNTIMED)
 settings.load_profile("untimed")
 
 # A shell that starts the tests in the background has them ignore SIGINT, and so would every process that they start.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ class Bucket:
     page: int = 1000
     requests: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
-    generation: int = 1_700_000_000_000_000
+    generation: int = field(default_factory=time.time_ns)
+    """Of the last object; no other bucket has had it, since versions are remembered."""
 
     def put(self, name: str, data: bytes) -> dict[str, str]:
         """Write an object; what the API says of it."""

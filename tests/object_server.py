@@ -164,10 +164,27 @@ class _Server(ThreadingHTTPServer):
         """A client that hung up is no error of the server."""
 
 
+_used: set[int] = set()
+
+
+def _new_server(handler: type[BaseHTTPRequestHandler], port: int) -> _Server:
+    """A server at ``port``, or at one that no server of this process has had: addresses may still be remembered."""
+    others = []
+    while True:
+        server = _Server(("127.0.0.1", port), handler)
+        if port or server.server_port not in _used:
+            break
+        others.append(server)
+    for other in others:
+        other.server_close()
+    _used.add(server.server_port)
+    return server
+
+
 @contextmanager
 def serving_http(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
     """Answer requests during the block; gives the URL."""
-    server = _Server(("127.0.0.1", port), handler)
+    server = _new_server(handler, port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def chromium(microphone: Path = SAMPLE) -> Iterator[Any]:
         "--autoplay-policy=no-user-gesture-required",
     ]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=arguments, chromium_sandbox=False)
+        browser = driver.chromium.launch(executable_path=path, args=arguments, chromium_sandbox=False, timeout=300_000)
         try:
             yield browser
         finally:
@@ -73,6 +73,37 @@ def wait_true(page: Any, expression: str, timeout_s: float = 120.0) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < until, f"not true within {timeout_s:g} s: {expression}"
         page.wait_for_timeout(50)
+
+
+def wait_until(page: Any, condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    """Let the page run until a condition of the test is true."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, f"not true within {timeout_s:g} s"
+        page.wait_for_timeout(50)
+
+
+STORED = """
+async (store) => {
+  const base = await new Promise((resolve) => {
+    const request = indexedDB.open("asr-transcribe", 1);
+    request.onsuccess = () => resolve(request.result);
+  });
+  try {
+    return await new Promise((resolve) => {
+      const request = base.transaction(store).objectStore(store).count();
+      request.onsuccess = () => resolve(request.result);
+    });
+  } finally {
+    base.close();
+  }
+}
+"""
+
+
+def stored(page: Any, store: str) -> int:
+    """How much is in the browser's database: of ``recordings``, or pieces of their ``audio``."""
+    return page.evaluate(STORED, store)
 
 
 def words(page: Any) -> list[str]:

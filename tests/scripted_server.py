@@ -73,6 +73,13 @@ class Script:
     messages: list[tuple[float, Any]] = field(default_factory=list)
     """Time and content of each live message: a configuration, or the size of a block."""
 
+    def recorded_s(self) -> float:
+        """Seconds of sound that have come."""
+        if not self.messages:
+            return 0.0
+        rate_hz = self.messages[0][1]["config"]["sample_rate"]
+        return sum(size for _, size in self.messages[1:] if isinstance(size, int)) / 2 / rate_hz
+
 
 class ScriptedServer:
     """The application of a ``Script``."""
@@ -116,13 +123,18 @@ class ScriptedServer:
         return self.refusal(request) or StreamingResponse(self.events(answer), media_type="text/event-stream")
 
     async def events(self, answer: dict[str, Any]) -> AsyncIterator[str]:
-        """Server-sent events of a transcript: its first ``early`` words, then, after ``pause_s``, the whole."""
+        """Server-sent events of a transcript: its first ``early`` words, then the whole.
+
+        ``held``: a ``threading.Event`` that the whole waits for.
+        """
         words = answer["asr"]["words"][: answer.pop("early", 0)]
         if words:
             text = " ".join(word["text"] for word in words)
             delta = {"type": "transcript.text.delta", "delta": text, "asr": {"end_s": words[-1]["end_s"]}}
             yield f": waiting\n\ndata: {json.dumps(delta)}\n\n"
-        await asyncio.sleep(answer.pop("pause_s", 0))
+        held = answer.pop("held", None)
+        while held is not None and not held.is_set():
+            await asyncio.sleep(0.02)
         done = {"type": "transcript.text.done", "text": answer["text"], "verbose_json": answer}
         if "broken" in answer:
             done = {"error": {"message": answer["broken"]}}

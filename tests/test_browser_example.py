@@ -96,7 +96,7 @@ def chromium():
             pytest.skip("no Chromium; playwright install chromium gets one")
         microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
         microphone.append(f"--use-file-for-fake-audio-capture={SAMPLE}%noloop")
-        browser = driver.chromium.launch(executable_path=path, args=[*microphone, "--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=path, args=[*microphone, "--no-sandbox"], timeout=300_000)
         yield browser
         browser.close()
 

@@ -21,7 +21,7 @@ def fuzz():
 
 def test_damaged_files_give_a_transcript_or_one_clear_error(fuzz, model_dir, tmp_path):
     paths = (fuzz.mutant(tmp_path, number, seed=7) for number in range(120))
-    counts, findings = fuzz.check(paths, str(model_dir), limit_s=120.0, memory_mib=700.0)
+    counts, findings = fuzz.check(paths, str(model_dir), limit_s=300.0, memory_mib=700.0)
     assert findings == []
     assert counts["transcript"] > 20
     assert counts["error"] > 20
@@ -42,7 +42,7 @@ def test_mutants_are_the_same_for_a_seed(fuzz, tmp_path):
     ("trouble", "reason"),
     [
         ("os.kill(os.getpid(), 9)", "crashed"),
-        ("time.sleep(60)", "hung"),
+        ("time.sleep(600)", "hung"),
         ("raise ValueError('odd')", "raised: ValueError: odd"),
         ("raise asr.AsrError('something is wrong')", "unclear: something"),
         ("self.hold = b'1' * (300 << 20)", "memory rose"),
@@ -66,7 +66,7 @@ def test_each_kind_of_trouble_is_found(fuzz, model_dir, tmp_path, monkeypatch, t
     good, bad = tmp_path / "good.wav", tmp_path / "bad.wav"
     for path in (good, bad):
         path.write_bytes((ROOT / "egs" / "sample.wav").read_bytes())
-    limit_s = 3.0 if "sleep" in trouble else 60.0
+    limit_s = 20.0 if "sleep" in trouble else 300.0
     counts, findings = fuzz.check(iter([good, bad, good]), str(model_dir), limit_s=limit_s, memory_mib=100.0)
     assert counts["transcript"] >= 2
     assert [finding.path.name for finding in findings] == ["bad.wav"]

@@ -85,7 +85,7 @@ def test_members_of_a_compressed_archive_in_their_order_take_one_reading(tmp_pat
     barrier = threading.Barrier(8)
 
     def content(name):
-        barrier.wait(60)  # eight members at a time, in any order among them
+        barrier.wait(300)  # eight members at a time, in any order among them
         with open_member(index.path(name)) as file:
             return file.read()
 

@@ -37,7 +37,7 @@ TORCHLESS = (
 
 def python(*args: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, *map(str, args)], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, *map(str, args)], capture_output=True, text=True, timeout=500, **options
     )
 
 
@@ -553,7 +553,7 @@ def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         process.stderr.close()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=500) == 0
 
 
 def test_an_interruption(monkeypatch: pytest.MonkeyPatch, pair: tuple[Path, Path], capsys: Capture) -> None:

@@ -219,8 +219,8 @@ def test_what_other_processes_fetch_now_counts(web, cache):
 
     def fault(request):
         if request.path != "2" and request.span != "bytes=0-0" and not go_on.is_set():
-            begun.wait(120)
-            go_on.wait(120)
+            begun.wait(300)
+            go_on.wait(300)
         return 0
 
     web.files = {"0": MEGABYTE * 4, "1": MEGABYTE[1:] * 4, "2": MEGABYTE * 3}
@@ -228,7 +228,7 @@ def test_what_other_processes_fetch_now_counts(web, cache):
     fetching = [threading.Thread(target=read, args=(f"{web.url}/{path}",)) for path in "01"]
     for thread in fetching:
         thread.start()
-    begun.wait(120)
+    begun.wait(300)
     assert read(f"{web.url}/2") == MEGABYTE * 3
     assert kept(cache) < len(MEGABYTE)
     go_on.set()
@@ -243,13 +243,13 @@ def test_a_killed_fetch_is_taken_over(web, cache):
     def fault(request):
         if request.span.startswith("bytes=3"):
             begun.set()
-            go_on.wait(60)
+            go_on.wait(300)
         return 0
 
     web.files = {"0": MEGABYTE * 8}
     web.fault = fault
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, web.url], stdout=subprocess.DEVNULL)
-    assert begun.wait(120)
+    assert begun.wait(300)
     process.kill()
     process.wait()
     go_on.set()

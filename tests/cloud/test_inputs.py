@@ -138,7 +138,7 @@ def test_a_short_object_takes_one_request(web):
 def test_blocks_are_requested_ahead_and_together(web):
     web.files["large"] = LARGE
     waiting, together = threading.Semaphore(0), []
-    barrier = threading.Barrier(3, timeout=60)
+    barrier = threading.Barrier(3, timeout=300)
 
     def fault(request):
         if int(request.span.removeprefix("bytes=").partition("-")[0] or 0) > FIRST_BYTES:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 from archives import make_archive
+from free_ports import free_port
 
 LARGE = np.random.default_rng(0).bytes(3_000_000)
 MEMBERS = {f"deep/{number}.bin": LARGE[number : number + 50_000] for number in range(5)}
@@ -80,9 +81,7 @@ def server(tmp_path_factory):
     for name, data in files.items():
         (root / "files" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "files" / name).write_bytes(data)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (root / "nginx.conf").write_text(CONF.format(root=root, port=port))
     process = subprocess.Popen([daemon, "-p", root, "-c", root / "nginx.conf"], stderr=subprocess.PIPE)
     while True:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from free_ports import free_port
 
 from asr.cloud import filesystems
 from asr.cloud.inputs import input_exists, is_folder, list_inputs, open_input, read_whole, write_whole
@@ -31,9 +32,7 @@ def server(tmp_path_factory):
     (home / ".ssh").mkdir(mode=0o700)
     for name in ("host", "id_ed25519"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / ".ssh" / name], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = home / "sshd_config"
     config.write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {home}/.ssh/host\nAuthorizedKeysFile {home}/.ssh/id_ed25519.pub\n"

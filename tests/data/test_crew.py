@@ -341,7 +341,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, number):
         assert len(children) == 2
         assert all(map(alive, children))
         parent.send_signal(number)
-        parent.wait(120)
+        parent.wait(300)
         assert wait_for(lambda: not any(map(alive, children)))
 
 

@@ -100,7 +100,7 @@ def _write(manifest, folder):
 def test_a_run_that_was_killed_goes_on_and_gives_the_same_files(corpus, tmp_path):
     manifest = str(corpus / "train.jsonl")
     process = start(_write, manifest, str(tmp_path / "killed"))
-    process.join(60)
+    process.join(300)
     assert process.exitcode == -signal.SIGKILL
     tars = sorted((tmp_path / "killed").glob("*.tar"))
     assert [path.name for path in tars] == ["00000.tar", "00001.tar"]

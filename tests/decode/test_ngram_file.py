@@ -23,6 +23,8 @@ from asr.decode.ngram_file import is_ngram_file, load_origin, open_ngram, write_
 from asr.errors import DecodeError
 
 WORDS = ("B", "É", "A", "ZEBRA")
+SLOW_OR_SHARED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+"""What hypothesis warns of: a busy machine, and folders that all examples write to."""
 Entries = dict[tuple[str, ...], tuple[float, float]]
 
 
@@ -56,7 +58,7 @@ def by_hand(order: int, entries: Entries, context: Sequence[str], word: str) -> 
     return total + entries[key][0]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_OR_SHARED)
 @given(listings())
 def test_every_history_and_word_as_the_listed_ngrams_say(tmp_path: Path, listing: tuple[int, Entries]) -> None:
     order, entries = listing
@@ -71,7 +73,7 @@ def test_every_history_and_word_as_the_listed_ngrams_say(tmp_path: Path, listing
                 assert opened.log_prob(history, word) == made.log_prob(history, word)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_OR_SHARED)
 @given(listings(most=0.0), st.lists(st.sampled_from([*WORDS, "NEW"]), max_size=8))
 def test_a_file_scores_as_its_arpa_file_to_the_last_bit(
     tmp_path: Path, listing: tuple[int, Entries], sentence: list[str]
@@ -250,7 +252,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, name: str, value: An
         open_ngram(tmp_path / "bad")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=SLOW_OR_SHARED)
 @given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
 def test_any_byte_may_be_wrong_and_nothing_is_read_outside(tmp_path: Path, place: int, byte: int, coded: bool) -> None:
     """What is not noticed gives other numbers, which are finite, and every context exists."""

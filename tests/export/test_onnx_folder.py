@@ -117,7 +117,7 @@ def test_a_killed_export_leaves_no_folder(model, tmp_path):
         "onnx_folder._export_language_models = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "onnx_folder.export_onnx(sys.argv[1], sys.argv[2])"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(model), str(tmp_path / "out")], timeout=120)
+    done = subprocess.run([sys.executable, "-c", program, str(model), str(tmp_path / "out")], timeout=500)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     export_onnx(model, tmp_path / "out")

@@ -37,8 +37,9 @@ def test_no_more_is_held_than_allowed() -> None:
     begun: list[int] = []
     taken = read_ahead(lambda n: (begun.append(n), 1.0), range(100), 1, 5.0)
     next(taken)
+    assert wait_for(lambda: len(begun) >= 5)
     threading.Event().wait(0.2)  # time enough to read all of them
-    assert 5 <= len(begun) <= 7
+    assert len(begun) <= 7
     taken.close()
 
 
@@ -60,7 +61,7 @@ def test_threads_end_when_nobody_wants_more() -> None:
     taken.close()
     for thread in threading.enumerate():
         if thread.name == "read-ahead":
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -254,7 +255,7 @@ def test_a_command_that_is_ended_leaves_no_reader_behind(
     process, pids = hanging
     assert len(pids) == 2
     process.send_signal(sent)
-    assert process.wait(60) == status
+    assert process.wait(300) == status
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()  # ends when the last process that holds it does
     assert wait_for(lambda: not any(map(alive, pids)))

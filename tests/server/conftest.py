@@ -31,14 +31,21 @@ class Loop:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
 
-    def __call__(self, coroutine, timeout=120):
+    def __call__(self, coroutine, timeout=500):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
     def end(self) -> None:
         self(asyncio.sleep(0.1))  # what is being cancelled ends
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join()
         self.loop.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes and clients get more time than a busy machine needs."""
+    monkeypatch.setattr("asr.server.services.PROBE_S", 300.0)
+    monkeypatch.setattr("asr.server.wyoming_service.WYOMING_LINGER_S", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,7 @@ def services(loop, greedy_model):
         await made.start()
         return made
 
-    made = loop(start(), 300)
+    made = loop(start())
     yield made
     loop.loop.call_soon_threadsafe(made.end)
 

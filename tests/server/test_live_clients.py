@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import importlib
 import json
 import re
@@ -19,6 +20,7 @@ import pytest
 import soundfile
 import soxr
 import torch
+from free_ports import free_port
 from served import ROOT, SAMPLE, SAMPLE_TEXT, Served, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -31,6 +33,9 @@ import asr
 from asr.audio.read import load_audio
 
 torch.set_num_threads(1)
+PATIENT = {"open_timeout": 300, "ping_interval": None}
+"""A WebSocket's options on a busy machine."""
+connect = functools.partial(connect, **PATIENT)
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,7 @@ class LiveServer:
 @pytest.fixture(scope="module")
 def live_server():
     """A server of the model ``stream``. It prints addresses and nothing else: a client's fault is no exception."""
-    with contextlib.ExitStack() as stack:
-        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        vosk_port, wyoming_port = (one.getsockname()[1] for one in free)
+    vosk_port, wyoming_port = free_port(), free_port()
     options = ["--model", "stream", "--alias", "whisper-1=stream", "--vosk-port", str(vosk_port)]
     with serving(*options, "--wyoming", f"127.0.0.1:{wyoming_port}") as http:
         yield LiveServer(http, vosk_port, wyoming_port)
@@ -81,11 +84,11 @@ def vosk(address, data, rate_hz, *, block=8000, config=None, path="/vosk"):
         client.send(json.dumps({"config": {"sample_rate": rate_hz} | (config or {})}))
         for piece in pieces(data, block):
             client.send(piece)
-            replies.append(json.loads(client.recv(timeout=60)))
+            replies.append(json.loads(client.recv(timeout=300)))
         client.send('{"eof" : 1}')
-        replies.append(json.loads(client.recv(timeout=60)))
+        replies.append(json.loads(client.recv(timeout=300)))
         with pytest.raises(ConnectionClosed):
-            client.recv(timeout=10)
+            client.recv(timeout=300)
     return replies
 
 
@@ -111,7 +114,7 @@ def test_a_telephone_s_8000_hz_need_no_configuration(live_server):
         replies = []
         for piece in [*pieces(data, 3999), '{"eof" : 1}']:
             client.send(piece)
-            replies.append(json.loads(client.recv(timeout=60)))
+            replies.append(json.loads(client.recv(timeout=300)))
     stream = asr.load("stream").stream(sample_rate_hz=8000, endpoint=asr.Endpoint(0.8))
     update = stream.accept(np.frombuffer(data, "<i2"))
     assert texts(replies) == " ".join([*(one.text for one in update.final), stream.finish().text]).strip()
@@ -165,8 +168,8 @@ def test_a_wrong_message_does_not_end_a_vosk_connection(live_server):
     with connect(f"ws://{live_server.address}/vosk") as client:
         for piece in ["hello", '{"config": {"sample_rate": 16000}}', pcm(16000), "[]", '{"eof":1}']:
             client.send(piece)
-        assert "error" in json.loads(client.recv(timeout=60))
-        found = [json.loads(client.recv(timeout=60)) for _ in range(3)]
+        assert "error" in json.loads(client.recv(timeout=300))
+        found = [json.loads(client.recv(timeout=300)) for _ in range(3)]
     assert "error" in found[1]
     assert texts([found[0], found[2]]) == SAMPLE_TEXT
 
@@ -207,7 +210,9 @@ def test_the_realtime_client_commits_and_gets_the_transcript(live_server, kind, 
         data = companded(data, kind)
     heard = {"format": {"type": kind}, "turn_detection": None, "transcription": {"model": "whisper-1"}}
     session = {"type": "transcription", "audio": {"input": heard}}
-    with realtime_client(live_server).realtime.connect(extra_query={"intent": "transcription"}) as connection:
+    with realtime_client(live_server).realtime.connect(
+        extra_query={"intent": "transcription"}, websocket_connection_options=PATIENT
+    ) as connection:
         connection.session.update(session=session)
         append(connection, data, 4800)
         connection.input_audio_buffer.commit()
@@ -237,7 +242,9 @@ def test_joined_deltas_are_the_transcript_on_an4(live_server, asr_data, tmp_path
 
 
 def test_the_server_detects_turns(live_server):
-    with realtime_client(live_server).realtime.connect(model="stream") as connection:
+    with realtime_client(live_server).realtime.connect(
+        model="stream", websocket_connection_options=PATIENT
+    ) as connection:
         append(connection, 2 * pcm(24000, silence_s=1.5), 48000)
         first, second = until(connection, ".completed"), until(connection, ".completed")
     for events, rest in ((first, ["session.created"]), (second, [])):
@@ -253,7 +260,9 @@ def test_the_server_detects_turns(live_server):
 
 
 def test_an_empty_commit_is_an_error_event_and_no_close(live_server):
-    with realtime_client(live_server).realtime.connect(model="stream") as connection:
+    with realtime_client(live_server).realtime.connect(
+        model="stream", websocket_connection_options=PATIENT
+    ) as connection:
         connection.input_audio_buffer.commit(event_id="mine")
         error = until(connection, "error")[-1].error
         assert (error.code, error.event_id) == ("input_audio_buffer_commit_empty", "mine")
@@ -264,7 +273,9 @@ def test_an_empty_commit_is_an_error_event_and_no_close(live_server):
 
 def test_logprobs_are_those_of_the_words(live_server):
     session = {"type": "transcription", "include": ["item.input_audio_transcription.logprobs"]}
-    with realtime_client(live_server).realtime.connect(model="stream") as connection:
+    with realtime_client(live_server).realtime.connect(
+        model="stream", websocket_connection_options=PATIENT
+    ) as connection:
         connection.session.update(session=session)
         append(connection, pcm(24000), 10**6)
         connection.input_audio_buffer.commit()
@@ -290,7 +301,7 @@ def wyoming(live_server, *events):
     """The server's events up to the end of a transcript."""
 
     async def talk():
-        async with AsyncTcpClient("127.0.0.1", live_server.wyoming_port, read_timeout=60) as client:
+        async with AsyncTcpClient("127.0.0.1", live_server.wyoming_port, read_timeout=300) as client:
             for event in events:
                 await client.write_event(event)
             found = []
@@ -333,7 +344,7 @@ def test_with_a_sensitivity_a_wyoming_client_need_not_end_a_command(live_server)
 
 def handshake(live_server, path):
     """A WebSocket at the level of bytes, behind its handshake."""
-    raw = socket.create_connection((live_server.http.host, live_server.http.port), timeout=60)
+    raw = socket.create_connection((live_server.http.host, live_server.http.port), timeout=300)
     head = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + "A" * 22
     raw.sendall(f"GET {path} HTTP/1.1\r\nHost: {live_server.address}\r\n{head}==\r\n\r\n".encode())
     answer = b""

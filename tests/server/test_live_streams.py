@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +222,10 @@ def test_a_stream_is_freed_in_the_worker_when_the_client_vanishes(loop, services
         loop(vanish())
     assert services.live.open_sessions == before == 0
     assert services.pool.workers[0].load.streams.total() == 0
-    loop(asyncio.sleep(0.5))
+    for _ in range(600):
+        if streams_in_worker(loop, services) == 0:
+            break
+        loop(asyncio.sleep(0.1))
     assert streams_in_worker(loop, services) == 0
 
 
@@ -238,10 +243,16 @@ def test_a_stream_with_much_to_compute_does_not_delay_another(loop, services, sa
                 await session.feed(data)
                 order.append(name)
 
-            much = asyncio.create_task(feed(large, np.tile(sample, 20).tobytes(), "large"))
-            await asyncio.sleep(0.01)
-            await feed(small, sample[:1600].tobytes(), "small")
-            await much
+            worker = services.pool.workers[0].pid
+            os.kill(worker, signal.SIGSTOP)  # it computes when both have come
+            try:
+                much = asyncio.create_task(feed(large, np.tile(sample, 20).tobytes(), "large"))
+                await asyncio.sleep(0.1)
+                little = asyncio.create_task(feed(small, sample[:1600].tobytes(), "small"))
+                await asyncio.sleep(0.1)
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            await asyncio.gather(much, little)
 
     loop(run())
     assert order == ["small", "large"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import SAMPLE, downloaded, opened, upload, wait_true, words
+from page_browser import SAMPLE, downloaded, opened, stored, upload, wait_true, wait_until, words
 from scripted_server import transcript
 
 from asr.audio.read import load_audio
@@ -46,7 +46,7 @@ def test_final_text_is_announced_and_growing_text_is_not(page, script):
 
 def test_the_configuration_comes_first_and_blocks_at_most_ten_times_a_second(page, script):
     page.click("#record")
-    page.wait_for_timeout(2000)
+    wait_until(page, lambda: script.recorded_s() >= 2)
     page.click("#stop")
     page.wait_for_selector("#document:not([hidden])")
     (_, configuration), *messages = script.messages
@@ -76,7 +76,7 @@ def test_a_recording_becomes_a_text_with_its_sound(page, script):
     script.last_reply = result("everybody", 1.5)
     page.click("#record")
     page.wait_for_selector("#live-log p")
-    page.wait_for_timeout(1000)
+    wait_until(page, lambda: script.recorded_s() >= 2)
     page.keyboard.press("Enter")  # the button Stop has the focus
     page.wait_for_selector("#document:not([hidden])")
     assert words(page) == ["good", "morning", "everybody"]
@@ -91,7 +91,7 @@ def test_a_recording_survives_the_end_of_the_page(browser, address, script):
         page.on("dialog", lambda dialog: dialog.accept())
         page.click("#record")
         page.wait_for_selector("#live-log p")
-        page.wait_for_timeout(5500)  # sound is saved every 5 s
+        wait_until(page, lambda: stored(page, "recordings") > 0 and stored(page, "audio") > 0)  # every 5 s
         page.reload()
         page.wait_for_selector(".item.done")
         assert "good morning" in page.inner_text(".item .about")
@@ -117,7 +117,7 @@ def test_a_lost_connection_loses_nothing(browser, address, script):
 
 def test_the_microphone_records_what_is_said_to_it(page, script):
     page.click("#record")
-    page.wait_for_timeout(3200)
+    wait_until(page, lambda: script.recorded_s() >= 3)
     page.click("#stop")
     page.wait_for_selector("#document:not([hidden])")
     page.wait_for_selector("#play:not([disabled])")
@@ -179,7 +179,7 @@ def test_a_live_recording_has_both_forms_and_opens_in_the_one_that_was_shown(pag
     script.replies, script.last_reply = [first, {"partial": "", "stable": 0}], last
     page.click("#record")
     page.wait_for_selector("#live-log p")
-    page.wait_for_timeout(3000)
+    wait_until(page, lambda: script.recorded_s() >= 3)
     page.click("#stop")
     page.wait_for_selector("#document:not([hidden])")
     forms = {"spoken": "ENTER FOUR FIVE STOP NOW PLEASE".split(), "written": "Enter 45. Stop now, please.".split()}
@@ -195,7 +195,7 @@ def test_corrections_of_a_live_recording_in_written_form_are_said_in_words(page,
     script.last_reply = said("STOP KNOW", "Stop know.", "Stop know.", 1.5)
     page.click("#record")
     page.wait_for_selector("#live-log p")
-    page.wait_for_timeout(3200)
+    wait_until(page, lambda: script.recorded_s() >= 3)
     page.click("#stop")
     page.wait_for_selector("#play:not([disabled])")
     for word, text in (("Enter", "Center"), ("know.", "now.")):
@@ -232,7 +232,7 @@ def test_the_page_asks_once_for_a_token_and_uses_it_everywhere(browser, address,
         page.wait_for_selector("#document:not([hidden])")
         page.click("#back")
         page.click("#record")
-        page.wait_for_timeout(500)
+        wait_until(page, lambda: script.recorded_s() > 0)
         page.click("#stop")
         page.wait_for_selector("#document:not([hidden])")
         assert any("eof" in str(content) for _, content in script.messages)

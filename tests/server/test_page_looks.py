@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from page_browser import PHONE, SAMPLE, axe_findings, axe_script, opened, upload, words
+from page_browser import PHONE, SAMPLE, axe_findings, axe_script, opened, upload, wait_true, words
 from scripted_server import Script, ScriptedServer, transcript
 
 LONG = transcript(
@@ -40,10 +40,17 @@ def with_list(page: Any) -> None:
     page.wait_for_selector(".item.failed")
 
 
+def wait_still(page: Any) -> None:
+    """Wait for the end of all movements but the endless ones."""
+    moving = "animation.playState === 'running' && animation.effect.getTiming().iterations !== Infinity"
+    wait_true(page, f"!document.getAnimations().some((animation) => {moving})")
+
+
 def live(page: Any) -> None:
     page.click("#record")
     page.wait_for_selector("#live-open:not(:empty)")
     page.wait_for_timeout(300)  # a new line of text fades in
+    wait_still(page)
 
 
 def document(page: Any) -> None:
@@ -94,6 +101,7 @@ def test_axe_finds_nothing_in_light_and_dark(browser, address, view):
         for colours in ("light", "dark"):
             page.emulate_media(color_scheme=colours)
             page.wait_for_timeout(200)  # colours of switches fade
+            wait_still(page)
             assert axe_findings(page) == []
 
 
@@ -129,7 +137,7 @@ def test_colours_can_be_chosen_against_the_system(browser, address, theme):
 def test_from_file_to_correction_without_a_mouse(browser, address):
     with opened(browser, address) as page:
         page.on("filechooser", lambda chooser: chooser.set_files(SAMPLE))
-        page.wait_for_timeout(200)  # from here on choosers are intercepted
+        page.wait_for_timeout(2000)  # from here on choosers are intercepted
         page.keyboard.press("o")
         page.wait_for_selector("#play:not([disabled])")
         page.keyboard.press("d")

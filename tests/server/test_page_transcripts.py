@@ -55,7 +55,7 @@ def address() -> Iterator[str]:
             pytest.fail(f"the server ended: {''.join(lines)}")
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
         page.wait_for_selector("#token[open]")
         page.fill("#token-value", TOKEN)
         page.keyboard.press("Enter")
-        page.wait_for_selector("html[data-ready]", timeout=60_000)
+        page.wait_for_selector("html[data-ready]", timeout=120_000)
         yield page
 
 
@@ -83,10 +83,10 @@ def wait_for_text(page: Any) -> None:
 
 def test_a_recording_of_the_microphone_becomes_its_text(page):
     page.click("#record")
-    page.wait_for_selector("#live-settled:not(:empty), #live-open:not(:empty), #live-log p", timeout=60_000)
+    page.wait_for_selector("#live-settled:not(:empty), #live-open:not(:empty), #live-log p", timeout=120_000)
     page.wait_for_timeout(3500)  # the recording lasts 2.75 s
     page.click("#stop")
-    page.wait_for_selector("#document:not([hidden])", timeout=60_000)
+    page.wait_for_selector("#document:not([hidden])", timeout=120_000)
     assert words(page) == TEXT
     assert page.text_content("#facts").split(" · ")[1] == "stream"
 
@@ -133,7 +133,7 @@ def test_films_and_phone_recordings_become_their_text_and_are_played(page, tmp_p
 def test_a_text_among_the_files_is_an_error_that_names_it(page, tmp_path):
     (tmp_path / "notes.wav").write_text("no audio")
     upload(page, tmp_path / "notes.wav")
-    page.wait_for_selector(".item.failed", timeout=60_000)
+    page.wait_for_selector(".item.failed", timeout=120_000)
     assert page.inner_text(".item.failed .name") == "notes.wav"
     assert "not audio" in page.inner_text(".item.failed .about")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import http.client
 import io
 import json
@@ -270,7 +271,7 @@ def test_an_allowed_origin_is_answered(client):
 
 @contextlib.contextmanager
 def connection(server: Served):
-    found = http.client.HTTPConnection(server.host, server.port, timeout=60)
+    found = http.client.HTTPConnection(server.host, server.port, timeout=300)
     try:
         yield found
     finally:
@@ -436,7 +437,7 @@ def streamed(told: Told, receive: Any = None) -> list[bytes]:
             await stack.enter_async_context(contextlib.aclosing(pieces))
             await pieces.wait(0.01)
             stream = rest.EventStream(rest._events(pieces, EventWriter()), stack.pop_all())
-            await stream({"type": "http"}, receive or never, send)
+            await stream({"type": "http"}, never if receive is None else functools.partial(receive, sent), send)
 
     asyncio.run(run())
     return [data for data in sent if data]
@@ -463,14 +464,15 @@ def test_a_defect_in_the_middle_of_a_stream_is_an_event_without_details():
 
 def test_a_long_pause_is_bridged_by_comments(monkeypatch):
     monkeypatch.setattr(rest, "KEEP_ALIVE_S", 0.02)
-    sent = streamed(Told(FIRST, 0.1, WHOLE))
+    sent = streamed(Told(FIRST, 1.0, WHOLE))
     assert sent.count(KEEP_ALIVE) >= 2
     assert json.loads(sent[-1][6:])["text"] == "ONE"
 
 
 def test_work_ends_when_the_client_goes_away():
-    async def gone() -> Any:
-        await asyncio.sleep(0.05)
+    async def gone(sent: list[bytes]) -> Any:
+        while not any(sent):
+            await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
 
     told = Told(FIRST, 60.0, WHOLE)

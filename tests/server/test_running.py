@@ -34,9 +34,24 @@ def start(*options, wait=True):
     return process, port
 
 
+def wait_until(condition):
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def ended(pid):
+    """Whether a process is gone, or nobody has asked for its status yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def get(port, path):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -52,8 +67,13 @@ def server(greedy_model):
 
 def test_health_decodes_ready_is_said_and_metrics_are_counted(server):
     _, port = server
-    status, body = get(port, "/health")
-    assert (status, json.loads(body)) == (200, {"status": "ok", "workers": {"1": "ok"}})
+    healthy = 200, {"status": "ok", "workers": {"1": "ok"}}
+
+    def is_healthy():  # on a busy machine the worker may answer too late
+        status, body = get(port, "/health")
+        return (status, json.loads(body)) == healthy
+
+    wait_until(is_healthy)
     assert get(port, "/ready") == (200, '{"status":"ready"}')
     status, body = get(port, "/metrics")
     assert status == 200
@@ -98,12 +118,11 @@ def test_a_signal_ends_the_server_and_its_workers(greedy_model, number):
     workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert workers
     process.send_signal(number)
-    assert process.wait(20) == 0
+    assert process.wait(300) == 0
     assert "what is under way is finished" in process.stderr.read()
-    for worker in workers:
-        assert not Path(f"/proc/{worker}").exists()
+    wait_until(lambda: all(map(ended, workers)))
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", port), 1)
+        socket.create_connection(("127.0.0.1", port), 60)
 
 
 def test_a_signal_in_the_middle_of_a_stream_gives_what_was_said_and_refuses_what_is_new(greedy_model, sample):
@@ -111,7 +130,7 @@ def test_a_signal_in_the_middle_of_a_stream_gives_what_was_said_and_refuses_what
     from websockets.sync.client import connect
 
     process, port = start("--model", f"greedy={greedy_model}")
-    with connect(f"ws://127.0.0.1:{port}/vosk") as socket:
+    with connect(f"ws://127.0.0.1:{port}/vosk", open_timeout=120, ping_interval=None) as socket:
         socket.send('{"config": {"sample_rate": 16000}}')
         socket.send(sample.tobytes())
         assert json.loads(socket.recv())["partial"]
@@ -123,7 +142,7 @@ def test_a_signal_in_the_middle_of_a_stream_gives_what_was_said_and_refuses_what
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv()
     assert closed.value.rcvd.code == 1012
-    assert process.wait(20) == 0
+    assert process.wait(300) == 0
 
 
 def test_a_signal_while_models_are_loaded_ends_the_server(greedy_model):
@@ -132,7 +151,7 @@ def test_a_signal_while_models_are_loaded_ends_the_server(greedy_model):
     while process.poll() is None and subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).returncode:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(60) in (0, 143)
+    assert process.wait(300) in (0, 143)
 
 
 def test_workers_end_when_the_server_is_killed(greedy_model):
@@ -140,16 +159,13 @@ def test_workers_end_when_the_server_is_killed(greedy_model):
     workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     process.kill()
     process.wait()
-    until = time.monotonic() + 10
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(lambda: all(map(ended, workers)))
 
 
 def test_requests_that_are_none_are_not_written_to_the_log(greedy_model):
     process, port = start("--model", f"greedy={greedy_model}")
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", port), 10) as raw:
+        with socket.create_connection(("127.0.0.1", port), 120) as raw:
             raw.sendall(b"\x16\x03\x01 garbage\r\n\r\n")
             assert raw.recv(100).startswith(b"HTTP/1.1 400")
     process.terminate()
@@ -181,10 +197,7 @@ def test_a_server_beside_a_tool_ends_when_the_tool_is_killed(greedy_model, tmp_p
     assert "serving on" in process.stderr.readline()
     process.kill()
     process.wait()
-    until = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(lambda: ended(child))
 
 
 @pytest.mark.parametrize(

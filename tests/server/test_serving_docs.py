@@ -7,12 +7,12 @@ import io
 import json
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from served import ROOT, SAMPLE_TEXT, serving
 
 from asr.cli import main
@@ -21,13 +21,6 @@ PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
 CLIENTS = dict(re.findall(r"^## ([^\n]*)\n+```py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 """The Python client of each protocol, by the heading above it."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

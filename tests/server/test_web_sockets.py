@@ -14,9 +14,10 @@ import weakref
 
 import pytest
 import uvicorn
+from free_ports import free_port
 from scripted import ScriptedSession, scripted_services
 from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from asr.server import http_connections, web_sockets, wyoming_service
@@ -40,6 +41,7 @@ def served(services, *more):
     """A server of the live protocols over scripted sessions, in a thread; gives its port."""
     app = Starlette(routes=[*vosk_routes(services), *realtime_routes(services), *more])
     with socket.create_server(("127.0.0.1", 0)) as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of its connections: soon full of what nobody reads
         options = {"http": BoundedHttp, "ws": BoundedWebSocket, "lifespan": "off", "log_level": "error"}
         server = uvicorn.Server(uvicorn.Config(app, **options))
 
@@ -58,10 +60,10 @@ def served(services, *more):
 
 def connected(port):
     """A connection with a small window, as soon as the server listens."""
-    for _ in range(100):
+    for _ in range(1200):
         raw = socket.socket()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.settimeout(30)
+        raw.settimeout(300)
         with contextlib.suppress(ConnectionRefusedError):
             raw.connect(("127.0.0.1", port))
             return raw
@@ -80,7 +82,7 @@ def shake_hands(port, path):
 
 def closed(services):
     """Wait until all sessions are closed."""
-    for _ in range(200):
+    for _ in range(1200):
         if services.live.sessions and all(session.closed for session in services.live.sessions):
             return True
         time.sleep(0.05)
@@ -109,8 +111,7 @@ def test_a_client_that_sends_for_ever_and_never_reads_is_cut_off(monkeypatch, pa
 def test_a_wyoming_client_that_never_reads_is_cut_off(monkeypatch):
     monkeypatch.setattr(wyoming_service, "WYOMING_SEND_S", 0.2)
     monkeypatch.setattr(wyoming_service, "WYOMING_LINGER_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     services = scripted_services(wyoming=Address("127.0.0.1", port))
     audio = {"rate": 16000, "width": 2, "channels": 1}
     start = json.dumps({"type": "audio-start", "data": audio}).encode() + b"\n"
@@ -146,9 +147,10 @@ def test_a_client_that_resets_its_connection_leaves_nothing_open():
 
 @pytest.mark.parametrize("path", ["/vosk", "/v1/realtime"])
 def test_what_is_computed_for_a_client_that_has_gone_ends_at_once(monkeypatch, path):
-    cancelled = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
 
     async def feed(self, data):
+        begun.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -160,37 +162,39 @@ def test_what_is_computed_for_a_client_that_has_gone_ends_at_once(monkeypatch, p
     message = AUDIO if path == "/vosk" else masked(b'{"type": "input_audio_buffer.append", "audio": "AAAA"}')
     with served(services) as port, shake_hands(port, path) as raw:
         raw.sendall(message)
-        time.sleep(0.2)
+        assert begun.wait(60)
         raw.close()
-        assert cancelled.wait(10)
+        assert cancelled.wait(60)
         assert closed(services)
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /v1/mod"], ids=["silent", "slow"])
 def test_a_client_that_never_ends_the_head_of_a_request_is_sent_away(monkeypatch, begun):
     monkeypatch.setattr(http_connections, "HEAD_S", 0.3)
-    with served(scripted_services()) as port, connected(port) as raw:
+    with served(scripted_services()) as port, connected(port) as raw, contextlib.suppress(ConnectionError):
         raw.sendall(begun)
-        with contextlib.suppress(ConnectionResetError):
-            assert raw.recv(100) == b""
+        assert raw.recv(100) == b""
 
 
 def test_a_slow_head_behind_an_answer_is_cut_off_too(monkeypatch):
-    monkeypatch.setattr(http_connections, "HEAD_S", 0.3)
-    with served(scripted_services()) as port, connected(port) as raw:
-        raw.sendall(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert raw.recv(12) == b"HTTP/1.1 404"
-        raw.sendall(b"GET /v1/mod")
-        with contextlib.suppress(ConnectionResetError):
+    async def answer(request):
+        monkeypatch.setattr(http_connections, "HEAD_S", 0.3)  # not before: this request has all the time it needs
+        return PlainTextResponse("here")
+
+    with served(scripted_services(), Route("/quick", answer)) as port, connected(port) as raw:
+        raw.sendall(b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert raw.recv(12) == b"HTTP/1.1 200"
+        with contextlib.suppress(ConnectionError):
+            raw.sendall(b"GET /v1/mod")
             while raw.recv(1000):
                 pass
 
 
 def test_a_web_socket_outlives_the_time_for_a_head(monkeypatch):
-    monkeypatch.setattr(http_connections, "HEAD_S", 0.2)
+    monkeypatch.setattr(http_connections, "HEAD_S", 3.0)  # a busy machine needs some time for the handshake
     with served(scripted_services()) as port, shake_hands(port, "/vosk") as raw:
         raw.recv(4096)  # the rest of the handshake
-        time.sleep(0.5)
+        time.sleep(3.5)
         raw.sendall(AUDIO)
         assert b"partial" in raw.recv(4096)
 
@@ -214,7 +218,7 @@ def test_an_answer_that_nobody_reads_ends(monkeypatch):
     with served(services, Route("/endless", endless)) as port, connected(port) as raw:
         raw.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert raw.recv(12) == b"HTTP/1.1 200"
-        assert ended.wait(20)
+        assert ended.wait(60)
 
 
 def test_a_client_that_vanished_leaves_no_connection_behind(monkeypatch):
@@ -240,7 +244,7 @@ def test_a_client_that_vanished_leaves_no_connection_behind(monkeypatch):
         assert left()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset instead of an end
         raw.close()
-        for _ in range(600):
+        for _ in range(1200):
             if not left():
                 break
             time.sleep(0.05)

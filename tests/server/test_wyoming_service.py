@@ -54,7 +54,7 @@ def exchange(services, *events):
     """The server's events for a client's, until the server ends the connection or has answered a last ping."""
 
     async def talk():
-        async with serving(services) as port, AsyncTcpClient("127.0.0.1", port, read_timeout=20) as client:
+        async with serving(services) as port, AsyncTcpClient("127.0.0.1", port, read_timeout=120) as client:
             for event in (*events, Ping("last").event()):
                 with contextlib.suppress(ConnectionError):
                     await client.write_event(event)
@@ -74,7 +74,7 @@ def raw(services, data):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(data)
             writer.write_eof()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 found = await reader.read()
             writer.close()
             return found
@@ -281,7 +281,7 @@ def test_at_shutdown_a_client_that_waits_is_given_what_was_said(services):
     services.live.endings = [final("one")]
 
     async def talk():
-        async with serving(services) as port, AsyncTcpClient("127.0.0.1", port, read_timeout=20) as client:
+        async with serving(services) as port, AsyncTcpClient("127.0.0.1", port, read_timeout=120) as client:
             for event in (START, CHUNK):
                 await client.write_event(event)
             answers = [await client.read_event()]
@@ -299,7 +299,7 @@ def test_a_client_without_an_event_for_long_is_sent_away():
     services = scripted_services(limits=ServerLimits(idle_s=0.05))
 
     async def talk():
-        async with serving(services) as port, AsyncTcpClient("127.0.0.1", port, read_timeout=20) as client:
+        async with serving(services) as port, AsyncTcpClient("127.0.0.1", port, read_timeout=120) as client:
             return await client.read_event(), await client.read_event()
 
     answer, end = asyncio.run(talk())
@@ -350,7 +350,7 @@ def test_the_service_is_found_on_the_network():
     async def look():
         nonlocal loop
         loop = asyncio.get_running_loop()
-        async with announced("0.0.0.0", 10300), asyncio.timeout(30):
+        async with announced("0.0.0.0", 10300), asyncio.timeout(120):
             searching = AsyncZeroconf()
             browser = AsyncServiceBrowser(searching.zeroconf, "_wyoming._tcp.local.", listener=Listener())
             await arrived.wait()

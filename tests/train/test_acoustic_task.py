@@ -72,14 +72,14 @@ def gone(pid):
 def test_a_kill_in_mid_epoch_leaves_no_process_and_resumes_exactly(corpus, tmp_path, number):
     config = config_for(corpus, tmp_path / "killed", 2, epochs=3, checkpoint_every_s=0.01)
     process = start(train_process, config, False, 0.2)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not (tmp_path / "killed" / CHECKPOINT).exists() and time.monotonic() < end:
         time.sleep(0.02)
     workers = children(process.pid)
     assert len(workers) == 2
     os.kill(process.pid, number)
-    process.join(60)
-    end = time.monotonic() + 30
+    process.join(300)
+    end = time.monotonic() + 120
     while not all(map(gone, workers)) and time.monotonic() < end:
         time.sleep(0.05)
     assert all(map(gone, workers))

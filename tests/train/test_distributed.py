@@ -1,10 +1,10 @@
 """Several processes train the model that one would: same batches, same steps, same files."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from corpus import make_config, make_corpus, start, train_process, train_rank
+from free_ports import free_port
 
 from asr.config import loader
 from asr.errors import ConfigError, TrainingError
@@ -36,9 +37,7 @@ def run_config(corpus, folder, **train):
 
 
 def together(config, size, resume=False, target=train_rank):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [start(target, config, rank, size, port, resume) for rank in range(size)]
 
 
@@ -49,7 +48,7 @@ def refused_rank(*args):
 
 def finish(processes):
     for process in processes:
-        process.join(180)
+        process.join(500)
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
@@ -104,13 +103,14 @@ def test_killed_processes_resume_together_and_with_others(corpus, alone, tmp_pat
     config = run_config(corpus, tmp_path / "run", checkpoint_every_s=1e-6)
     processes = together(config, 2)
     path = tmp_path / "run" / CHECKPOINT
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not path.exists() or tensors.load_metadata(path)["progress"]["step"] < 8:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     for process in processes:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join(60)
+        with contextlib.suppress(ProcessLookupError):  # on a busy machine it may be done by now
+            os.kill(process.pid, signal.SIGKILL)
+        process.join(300)
     states = {name for name in tensors.load_tensors(path)[0] if name.startswith("rng/")}
     assert states == {"rng/0/cpu", "rng/1/cpu"}
     # A machine is lost: three processes go on where two were killed.
@@ -122,13 +122,13 @@ def test_a_request_to_stop_ends_all_processes_at_the_same_step(corpus, alone, tm
     config = run_config(corpus, tmp_path / "run", epochs=200, checkpoint_every_s=1e-6)
     processes = together(config, 2)
     path = tmp_path / "run" / CHECKPOINT
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(processes[1].pid, signal.SIGTERM)  # one process asks, all stop
     for process in processes:
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in processes] == [130, 130]
     assert tensors.load_metadata(path)["progress"]["epoch"] < 200
 
@@ -157,7 +157,7 @@ def test_torchrun_starts_the_command_line(corpus, tmp_path):
     path = tmp_path / "conf.yaml"
     path.write_text(loader.dumps(config))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "asr.cli"]
-    done = subprocess.run([*command, "train", str(path)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([*command, "train", str(path)], capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best validation WER") == 1
     assert (tmp_path / "run" / "model.safetensors").exists()
@@ -227,9 +227,7 @@ def compare_buckets(rank, size, port, folder):
 
 def test_gradients_in_buckets_are_those_of_one_message(tmp_path):
     """Bit for bit, with gradients that are accumulated, missing, frozen, and a process without an example."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     finish([start(compare_buckets, rank, 2, port, tmp_path) for rank in range(2)])
     for rank in range(2):
         assert len(json.loads((tmp_path / str(rank)).read_text())) == 9
@@ -251,9 +249,7 @@ def send_while_going_back(rank, size, port, folder):
 
 
 def test_the_last_layers_are_sent_before_the_first_have_gradients(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     finish([start(send_while_going_back, rank, 2, port, tmp_path) for rank in range(2)])
     for rank in range(2):
         count, sent = json.loads((tmp_path / str(rank)).read_text())
