@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from asr.export.graph_builder import GraphBuilder, Weight, join_weights
+from asr.models.weight_shapes import GATES
 
-CELL_OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "rnn_relu": "RNN"}
-_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+CELL_OPERATORS = {cell: cell.partition("_")[0].upper() for cell in GATES}
+_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """Torch's order of the gates, by the place that ONNX has them in: i o f g of i f g o, z r n of r z n."""
 
 
@@ -63,7 +64,7 @@ class CellGraph:
 
     def matrices(self) -> tuple[Weight, Weight, Weight]:
         """``W (1, G H, D)``, ``R (1, G H, H)`` and the biases ``(1, 2 G H)`` in ONNX's order of gates."""
-        gates = _GATES[CELL_OPERATORS[self.cell]]
+        gates = _ORDER[CELL_OPERATORS[self.cell]]
         rows = np.concatenate([np.arange(self.hidden) + gate * self.hidden for gate in gates])
         parts = [self.weights[f"{self.prefix}.{name}_l0"].rows(rows) for name in ("weight_ih", "weight_hh")]
         biases = [self.weights[f"{self.prefix}.{name}_l0"].rows(rows) for name in ("bias_ih", "bias_hh")]

@@ -6,7 +6,8 @@ from asr.config.language import NetworkConfig
 from asr.config.sections import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
-_GATES = {"lstm": 4, "gru": 3, "rnn": 1, "rnn_relu": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1, "rnn_relu": 1}
+"""Gates of the cells that torch and ONNX have operators for; the others are scans."""
 KERNEL = 3
 """Frames and bins that each convolution sees."""
 LEFT = KERNEL - 1
@@ -53,7 +54,7 @@ def _cell(name: str, kind: str, inputs: int, hidden: int) -> Shapes:
     if kind == "ssm":
         own: Shapes = {f"{name}.log_rate": (hidden,), f"{name}.skip": (hidden,)}
         return own | _linear(f"{name}.projection", 3 * hidden, inputs)
-    rows = _GATES[kind] * hidden
+    rows = GATES[kind] * hidden
     return {
         f"{name}.weight_ih_l0": (rows, inputs),
         f"{name}.weight_hh_l0": (rows, hidden),

@@ -19,6 +19,7 @@ import asr
 from asr.audio import read
 from asr.decode.endpoint import Endpoint
 from asr.errors import AudioError, ConfigError, TooLongError
+from asr.models.pace import LONGEST_S, SHORTEST_S, Pace
 from asr.recognize import long_audio
 from asr.recognize.recording import Recording
 
@@ -119,6 +120,35 @@ def test_a_unidirectional_model_says_exactly_the_whole(tmp_path, rate, options):
     parts, heard = recognizer.whole_posteriors(Recording(samples, rate_hz=rate))
     torch.testing.assert_close(np.concatenate(list(parts)), whole[0], atol=1e-4, rtol=0)
     assert heard.samples == pytest.approx(30.0 * RATE, abs=2)
+
+
+class Alternating(Pace):
+    """Blocks that are long and short by turns, as on a machine that is busy now and then."""
+
+    def __init__(self):
+        super().__init__()
+        self.measured = []
+
+    @property
+    def block_s(self):
+        return (SHORTEST_S, LONGEST_S, 1.37, 0.6)[len(self.measured) % 4]
+
+    def note(self, sound_s, taken_s):
+        self.measured.append(sound_s)
+
+
+@pytest.mark.parametrize("options", [{}, {"lookahead": 3}, {"centred": True}], ids=str)
+def test_blocks_of_any_pace_say_the_whole_and_each_is_measured(tmp_path, options):
+    recognizer, pace = make_recognizer(tmp_path, **options), Alternating()
+    samples = sound(30.0, seed=6)
+    whole, _ = recognizer.log_probs([samples])
+    blocks = [samples[at : at + 100_001] for at in range(0, len(samples), 100_001)]
+    config = recognizer.model.config
+    parts = list(long_audio.posteriors(blocks, recognizer.backend, config, recognizer.log_probs, pace=pace))
+    torch.testing.assert_close(np.concatenate(parts), whole[0], atol=1e-4, rtol=0)
+    assert len(parts) == len(pace.measured) + 1  # and the end
+    assert sum(pace.measured) == pytest.approx(30.0)
+    assert len({round(each, 3) for each in pace.measured}) >= 4
 
 
 def test_utterances_hold_every_row_that_may_speak():
