@@ -44,8 +44,22 @@ recognizer.decode(stream)
 val text = recognizer.getResult(stream).text
 ```
 
-WebAssembly (`wasm/vad-asr` of sherpa-onnx): put `omnilingual.onnx` and `tokens.txt` into its `assets`, beside its
-`silero_vad.onnx`, and write in `app-vad-asr.js`
+JavaScript (`npm install sherpa-onnx`, which is WebAssembly):
+
+```js
+const sherpa = require('sherpa-onnx');
+
+const recognizer = sherpa.createOfflineRecognizer(
+    {{modelConfig: {{omnilingual: {{model: './omnilingual.onnx'}}, tokens: './tokens.txt'}}}});
+const {{samples, sampleRate}} = sherpa.readWave('utterance.wav');
+const stream = recognizer.createStream();
+stream.acceptWaveform(sampleRate, samples);
+recognizer.decode(stream);
+console.log(recognizer.getResult(stream).text);
+```
+
+WebAssembly in a browser (`wasm/vad-asr` of sherpa-onnx): put `omnilingual.onnx` and `tokens.txt` into its `assets`,
+beside its `silero_vad.onnx`, and write in `app-vad-asr.js`
 
 ```js
 const modelConfig = {{omnilingual: {{model: './omnilingual.onnx'}}, tokens: './tokens.txt'}};
@@ -88,8 +102,8 @@ while (recognizer.isReady(stream)) recognizer.decode(stream)
 val text = recognizer.getResult(stream).text
 ```
 
-WebAssembly (`wasm/asr` of sherpa-onnx): put `nemo_ctc.onnx` and `tokens.txt` into its `assets`, and write in
-`app-asr.js`
+WebAssembly in a browser (`wasm/asr` of sherpa-onnx 2.0.1 or newer): put `nemo_ctc.onnx` and `tokens.txt` into its
+`assets`, and write in `app-asr.js`
 
 ```js
 const modelConfig = {{nemoCtc: {{model: './nemo_ctc.onnx'}}, tokens: './tokens.txt'}};
@@ -97,6 +111,9 @@ recognizer = createOnlineRecognizer(Module, {{modelConfig, enableEndpoint: 1}});
 ```
 
 An utterance that an endpoint ends needs no silence fed: the pause before the endpoint is long enough.
+
+**Older versions, such as 1.13.8, compute other features for `nemo_ctc.onnx` and get many words wrong, without an
+error.** npm's newest version is 1.13.8 (November 2026): there take `encoder.onnx`, as below.
 """
 
 _HOTWORDS = """
@@ -113,6 +130,23 @@ recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
 ```
 
 Without hot words leave out the last line. Everything else is as above.
+
+JavaScript (`npm install sherpa-onnx`; without hot words):
+
+```js
+const sherpa = require('sherpa-onnx');
+
+const transducer = {{encoder: './encoder.onnx', decoder: './decoder.onnx', joiner: './joiner.onnx'}};
+const recognizer = sherpa.createOnlineRecognizer(
+    {{modelConfig: {{transducer, modelType: 'lstm', tokens: './tokens.txt'}}}});
+const {{samples, sampleRate}} = sherpa.readWave('utterance.wav');
+const stream = recognizer.createStream();
+stream.acceptWaveform(sampleRate, samples);  // or block by block, as they come
+stream.acceptWaveform(sampleRate, new Float32Array(Math.round({tail_s:g} * sampleRate)));
+stream.inputFinished();
+while (recognizer.isReady(stream)) recognizer.decode(stream);
+console.log(recognizer.getResult(stream).text);
+```
 """
 
 _FILES = {

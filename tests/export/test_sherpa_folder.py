@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -64,7 +66,15 @@ def test_the_check_runs_the_recording_in_sherpa_and_finds_the_expected_texts(exp
 
 def test_the_readme_gives_the_tail_the_licence_and_three_platforms(exported):
     text = (exported / "README.md").read_text(encoding="utf-8")
-    for part in ("Feed 0.4 s of silence", "Licence: CC0", "Letters A to D.", "from_nemo_ctc", "Kotlin", "WebAssembly"):
+    for part in (
+        "Feed 0.4 s of silence",
+        "Licence: CC0",
+        "Letters A to D.",
+        "from_nemo_ctc",
+        "Kotlin",
+        "WebAssembly",
+        "npm install sherpa-onnx",
+    ):
         assert part in text
     assert "{" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
@@ -78,9 +88,26 @@ def test_the_python_of_the_readme_runs(exported, monkeypatch, capsys):
         assert " ".join(capsys.readouterr().out.split()) == expected[name]
 
 
-def test_another_text_than_expected_fails_the_check(exported, tmp_path):
-    import shutil
+@pytest.fixture(scope="module")
+def node():
+    """Node, which finds the module ``sherpa-onnx``: the runtime as WebAssembly."""
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("node is not installed")
+    if subprocess.run([found, "-e", 'require("sherpa-onnx")'], capture_output=True).returncode:
+        pytest.skip("node finds no module sherpa-onnx: npm install sherpa-onnx, and name node_modules in NODE_PATH")
+    return found
 
+
+@pytest.mark.parametrize("name", ["omnilingual.onnx", "encoder.onnx"])
+def test_the_javascript_of_the_readme_runs(node, exported, name):
+    blocks = re.findall(r"```js\n(.*?)```", (exported / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (block for block in blocks if "require(" in block and name in block)
+    done = subprocess.run([node, "-e", block], cwd=exported, capture_output=True, text=True, check=True)
+    assert " ".join(done.stdout.splitlines()[-1].split()) == json.loads((exported / "expected.json").read_text())[name]
+
+
+def test_another_text_than_expected_fails_the_check(exported, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(exported, folder)
     tree = json.loads((folder / "export.json").read_text())

@@ -41,9 +41,7 @@ def served(services, *more):
     """A server of the live protocols over scripted sessions, in a thread; gives its port."""
     app = Starlette(routes=[*vosk_routes(services), *realtime_routes(services), *more])
     with socket.create_server(("127.0.0.1", 0)) as place:
-        place.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
-        )  # of connections: soon full of what nobody reads
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of connections: soon full of what nobody reads
         options = {"http": BoundedHttp, "ws": BoundedWebSocket, "lifespan": "off", "log_level": "error"}
         server = uvicorn.Server(uvicorn.Config(app, **options))
 
