@@ -69,7 +69,7 @@ def ask(address: str, method: str, path: str, body: bytes | None = None, token: 
         return answer.code, json.loads(answer.read())
 
 
-def wait_until(condition: Any, what: str, timeout_s: float = 600.0) -> None:
+def wait_until(condition: Any, what: str, timeout_s: float = 1500.0) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}"
