@@ -162,12 +162,10 @@ def test_with_sources_of_shards_the_next_epoch_is_begun_too(corpus, sources, tmp
 
 def test_two_processes_train_on_sources_of_shards_together(corpus, sources, tmp_path):
     config = sources_config(corpus, sources, tmp_path / "run", epochs=2)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [start(train_rank, config, rank, 2, port) for rank in range(2)]
     for process in processes:
-        process.join(180)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
 
 
