@@ -33,7 +33,7 @@ def add_corpus_commands(commands: Any) -> None:
 def _add_recipes(commands: Any) -> None:
     recipes = commands.add_parser("recipes", help="list the corpora with a recipe, and how to run it")
     recipes.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where the recipes are (default: recipes/, or the installed ones)"
+        "--folder", type=Path, metavar="DIR", help="folder of the recipes (default: recipes/, or the installed ones)"
     )
     recipes.set_defaults(run=_recipes)
 
@@ -60,8 +60,8 @@ def _add_init(commands: Any) -> None:
         "--init",
         type=file_or_none,
         metavar="MODEL",
-        help="start from this model; none: from random weights (default: the bundled model where it can spell the "
-        "texts, which needs little data)",
+        help="start training from this model; none: random weights (default: the bundled model, if it can spell "
+        "the texts)",
     )
     init.add_argument("--force", action="store_true", help="replace existing files in --output")
     init.set_defaults(run=_init)
@@ -71,8 +71,8 @@ def _add_check(commands: Any) -> None:
     check = commands.add_parser(
         "check",
         help="find faults in a manifest, or in all manifests of a configuration, and their audio before training",
-        description="Names every bad line, file and transcript. A configuration is checked with all manifests that it "
-        "names, and the shares of its sources (data.sources) are shown. Exit status: 0 no errors (there may be "
+        description="Names every bad line, file and transcript. With CONF it checks all manifests of the "
+        "configuration, and shows the shares of its sources (data.sources). Exit status: 0 no errors (there may be "
         "warnings), 1 errors found, 2 the check could not run.",
     )
     check.add_argument(
@@ -105,10 +105,14 @@ def _add_segment(commands: Any) -> None:
     segment.add_argument("words", metavar="TEXT", help="the words, or a file that holds them")
     segment.add_argument("output", type=Path, metavar="OUT.jsonl", help="manifest to write")
     shared.add_language(segment)
-    segment.add_argument("--speaker", default="", help="who speaks, for the manifest")
-    segment.add_argument("--shortest", type=number(0), default=2.0, metavar="S", help="utterance (default: 2)")
+    segment.add_argument("--speaker", default="", help="name of the speaker, for the manifest")
+    segment.add_argument("--shortest", type=number(0), default=2.0, metavar="S", help="shortest utterance (default: 2)")
     segment.add_argument(
-        "--longest", type=number(0, above=True, off=math.inf), default=15.0, metavar="S", help="utterance (default: 15)"
+        "--longest",
+        type=number(0, above=True, off=math.inf),
+        default=15.0,
+        metavar="S",
+        help="longest utterance (default: 15)",
     )
     segment.add_argument(
         "--least-confidence",
@@ -144,7 +148,7 @@ def _add_label(commands: Any) -> None:
         help="audio file, folder, manifest or archive, here or at a URL",
     )
     label.add_argument("--output", type=local_path, required=True, metavar="OUT.jsonl", help="manifest to write")
-    label.add_argument("--speaker", default="", help="who speaks, for the manifest")
+    label.add_argument("--speaker", default="", help="name of the speaker, for the manifest")
     label.add_argument("--resume", action="store_true", help="continue an interrupted run")
     shared.add_force(label)
     label.add_argument(
@@ -158,7 +162,7 @@ def _add_label(commands: Any) -> None:
         action="append",
         default=[],
         metavar="OTHER",
-        help="a second opinion: a model directory, a bundled model, or transcripts by utterance id (manifest, .trn, "
+        help="a second recogniser: a model directory, a bundled model, or transcripts by utterance id (manifest, .trn, "
         "folder of asr transcribe); may be given several times",
     )
     label.add_argument(
@@ -166,7 +170,7 @@ def _add_label(commands: Any) -> None:
         type=number(0, 1),
         default=0.1,
         metavar="S",
-        help="share of characters that a second opinion may differ by (default: 0.1)",
+        help="largest share of characters that may differ with --agree-with (default: 0.1)",
     )
     label.add_argument(
         "--take",

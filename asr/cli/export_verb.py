@@ -20,7 +20,9 @@ def add_export_command(commands: Any) -> None:
         description="--to writes a model directory or bundled model as ONNX graphs, which need no torch: see "
         "docs/export.md. --format writes a manifest for another toolkit.",
     )
-    export.add_argument("places", nargs="*", metavar="MODEL|MANIFEST OUT", help="what to export, and where to")
+    export.add_argument(
+        "places", nargs="*", metavar="MODEL|MANIFEST OUT", help="a model or manifest, and the output to write"
+    )
     kind = export.add_mutually_exclusive_group(required=True)
     kind.add_argument(
         "--to", choices=("onnx", "sherpa"), help="export a model: graphs for onnxruntime, or a folder for sherpa-onnx"
@@ -30,9 +32,7 @@ def add_export_command(commands: Any) -> None:
     export.add_argument(
         "--int8", action="store_true", help="with --to: int8 weights, a quarter of the size (LSTM only)"
     )
-    export.add_argument(
-        "--utterance", metavar="FILE", help="with --to sherpa: a recording for the folder, to test it with"
-    )
+    export.add_argument("--utterance", metavar="FILE", help="with --to sherpa: a test recording for the folder")
     export.add_argument("--force", action="store_true", help="overwrite existing files or an earlier export")
     export.set_defaults(run=_export, extends="places")
 

@@ -36,7 +36,7 @@ def _add_calibrate(commands: Any) -> None:
         help="fit confidences to held-out speech",
         description="Fits word confidences on a manifest of held-out speakers, for greedy decoding and "
         "for the beam search, and saves them into the model directory (confidence.json). With --foreign it also fits "
-        "what says whether a whole transcript is reliable.",
+        "the reliability of whole transcripts.",
     )
     calibrate.add_argument(
         "--foreign",

@@ -45,9 +45,9 @@ def _add_train_ngram(commands: Any) -> None:
     add("--words", type=whole(0), default=0, metavar="N", help="keep the N most frequent words; others count as <unk>")
     add("--vocabulary", metavar="FILE", help="keep only the words of this list, one a line")
     add("--more", action="append", default=[], metavar="TEXT", help="a further text; may be repeated")
-    add("--model", metavar="MODEL", help="write numbers out, and words as this model spells them")
+    add("--model", metavar="MODEL", help="write numbers out, and spell words as this model does")
     add("--prose", action="store_true", help="the texts are running prose: split paragraphs into sentences")
-    add("--language", default="en", metavar="CODE", help="what numbers are written out in, with --model (default: en)")
+    add("--language", default="en", metavar="CODE", help="language in which --model writes numbers out (default: en)")
     add("--quantize", action="store_true", help="store probabilities in .safetensors as codes of 8 bits")
     add(
         "--lmplz", default="auto", metavar="PROGRAM", help="KenLM's lmplz; auto: for long texts if on PATH; none: never"
@@ -71,12 +71,12 @@ def _add_lm_convert(commands: Any) -> None:
         type=whole(8, 64),
         choices=(8, 64),
         default=64,
-        help="of each probability: 64 keeps them exactly, 8 makes the file a third as large (default: 64)",
+        help="bits of each probability: 64 keeps them exactly, 8 makes the file a third as large (default: 64)",
     )
     convert.add_argument(
         "--model",
         metavar="DIR",
-        help="store the words as this model spells them too: it opens faster",
+        help="also store the words in the spelling of this model, so that a search starts faster",
     )
     shared.add_force(convert)
     convert.set_defaults(run=_lm_convert)

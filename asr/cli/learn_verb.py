@@ -20,8 +20,8 @@ def add_learn_command(commands: Any) -> None:
         help="fine-tune a model on a few corrected sentences, if that makes it better",
         description="CORRECTIONS are manifests (.jsonl), zips of the page of asr serve, edited transcripts of asr "
         "transcribe --format json, recordings with a .txt of the same name beside them, or folders of these. Texts "
-        "that were not said are left out. The model is written only where cross-validation over the corrections shows "
-        "a gain. A run that was killed goes on when it is started again. "
+        "that do not fit their audio are left out. The model is written only if cross-validation over the corrections "
+        "shows a gain. The same command continues a run that was killed. "
         "Exit status: 0 learnt, 1 learnt and some corrections left out, 2 refused, nothing written.",
     )
     learn.add_argument("model", nargs="?", metavar="MODEL", help="model directory or bundled name; it is not changed")
@@ -31,26 +31,26 @@ def add_learn_command(commands: Any) -> None:
         "--rollback",
         type=Path,
         metavar="DIR",
-        help="of asr serve --learn DIR: serve the model before the one that is served; nothing is learnt",
+        help="folder of asr serve --learn: go back to the model before the served one; nothing is learnt",
     )
     learn.add_argument(
         "--rehearse",
         default="",
         metavar="MANIFEST",
-        help="other speech: learnt beside the corrections, and checked for forgetting",
+        help="other speech, to learn beside the corrections and to test forgetting on",
     )
     learn.add_argument(
         "--language",
         default="",
         metavar="CODE",
-        help="of the texts: writes numbers out (default: as the model directory says; none: nothing)",
+        help="language for writing out numbers (default: that of the model directory; none: no change)",
     )
     learn.add_argument(
         "--no-store",
         action="store_true",
-        help="leave no features of the corrections in DIR, where the next asr learn would rehearse them",
+        help="store no features of the corrections in DIR; the next asr learn then cannot rehearse them",
     )
-    learn.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    learn.add_argument("--dry-run", action="store_true", help="show the decision, and write nothing")
     learn.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON too")
     learn.add_argument("--seed", type=whole(0, 2**32 - 1), default=1)
     learn.add_argument(

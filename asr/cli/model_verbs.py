@@ -51,13 +51,16 @@ def _add_quantize(commands: Any) -> None:
     quantize = commands.add_parser(
         "quantize",
         help="store a model's weights as int8: a quarter of the size of a training's output",
-        description="Copies a model directory with all that belongs to it. Only the weights are stored otherwise. "
-        "The copy is loaded, fine-tuned and averaged like any other model.",
+        description="Copies a model directory with all its files. Only the type of the stored weights changes. "
+        "The copy can be loaded, fine-tuned and averaged like any other model.",
     )
     quantize.add_argument("model", metavar="MODEL", help="directory or bundled name")
     quantize.add_argument("--output", required=True, metavar="DIR", help="model directory to write")
     quantize.add_argument(
-        "--storage", choices=("int8", "float16", "float32"), default="int8", help="of the weights (default: int8)"
+        "--storage",
+        choices=("int8", "float16", "float32"),
+        default="int8",
+        help="type of the stored weights (default: int8)",
     )
     shared.add_force(quantize)
     quantize.set_defaults(run=_quantize)
@@ -67,11 +70,11 @@ def _add_warm_up(commands: Any) -> None:
     warm = commands.add_parser(
         "warm-up",
         help="compile the beam search for this machine now, instead of at the first transcription",
-        description="Compiles what the bundled models need, once for each installation, and says where it is kept. "
-        "Where all is there it does nothing.",
+        description="Compiles the searches of the bundled models, once for each installation, and names the folder of "
+        "the compiled code. If all are compiled, it does nothing.",
     )
     warm.add_argument(
-        "--phrases", action="store_true", help="also what --phrases needs for templates and for long lists"
+        "--phrases", action="store_true", help="also compile the search of templates and long lists (--phrases)"
     )
     warm.set_defaults(run=_warm_up)
 

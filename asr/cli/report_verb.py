@@ -18,10 +18,10 @@ def add_report_command(commands: Any) -> None:
     report = commands.add_parser(
         "report",
         help="an evaluation as one HTML page: what is wrong, where, and how it sounds",
-        description="Reads what asr evaluate --json wrote. The JSON of asr score, and of older versions, works with "
+        description="Reads the output of asr evaluate --json. The JSON of asr score, and of older versions, works with "
         "fewer columns. Several evaluations of one model on different corpora become one page.",
     )
-    report.add_argument("evaluations", nargs="+", metavar="EVAL.json", help="what asr evaluate --json wrote")
+    report.add_argument("evaluations", nargs="+", metavar="EVAL.json", help="output of asr evaluate --json")
     report.add_argument("page", type=Path, metavar="OUT.html", help="the page to write")
     report.add_argument(
         "--compare",
@@ -37,7 +37,7 @@ def add_report_command(commands: Any) -> None:
         type=whole(0, 100_000),
         default=200,
         metavar="N",
-        help="utterances, the worst first, whose sound and posteriors stand in the page (default: 200)",
+        help="utterances with sound and posteriors in the page, the worst first (default: 200)",
     )
     report.add_argument(
         "--files",
@@ -49,7 +49,7 @@ def add_report_command(commands: Any) -> None:
     report.add_argument(
         "--model",
         metavar="DIR|NAME",
-        help="model that the posteriors are computed with (default: that of the evaluation; none: no posteriors)",
+        help="model that computes the posteriors (default: that of the evaluation; none: no posteriors)",
     )
     report.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     shared.add_force(report)

@@ -72,7 +72,7 @@ def _add_score(commands: Any) -> None:
     score.add_argument("--details", action="store_true", help="print CER without spaces, MER and WIL as well")
     score.add_argument("--speakers", action="store_true", help="print a line for each known speaker")
     score.add_argument("--plain", action="store_true", help="texts without ids: line by line")
-    _add_rules(score, "by default as a report (JSON) that is read was scored")
+    _add_rules(score, "Default: the rules in REF or HYP, if one is a report (JSON).")
     score.set_defaults(run=_score)
 
 
@@ -89,7 +89,7 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument("--reference", metavar="REF", help="reference file (default: those in the JSON of evaluate)")
     compare.add_argument("--json", type=Path, metavar="OUT", help="write rates, differences and tests")
     compare.add_argument("--plain", action="store_true", help="texts without ids: line by line (with --reference)")
-    _add_rules(compare, "by default as the reports (JSON) that are read were scored")
+    _add_rules(compare, "Default: the rules in HYP_A and HYP_B, if they are reports (JSON).")
     compare.set_defaults(run=_compare)
 
 

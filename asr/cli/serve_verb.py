@@ -34,20 +34,20 @@ def add_serve_command(commands: Any) -> None:
     serve.add_argument(
         "--alias", action="append", default=[], metavar="NAME=MODEL", help="a further name, such as whisper-1=english"
     )
-    serve.add_argument("--file-model", metavar="NAME", default="", help="model for files where a client names none")
-    serve.add_argument("--live-model", metavar="NAME", default="", help="model for streams where a client names none")
+    serve.add_argument("--file-model", metavar="NAME", default="", help="model for files if a client names none")
+    serve.add_argument("--live-model", metavar="NAME", default="", help="model for streams if a client names none")
     serve.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     serve.add_argument(
         "--runtime",
         choices=("auto", "torch", "onnxruntime"),
         default="auto",
-        help="what runs the models (default: torch on a GPU, else onnxruntime, which carries more streams)",
+        help="library that runs the models (default: torch on a GPU, else onnxruntime, which serves more streams)",
     )
     serve.add_argument(
         "--case",
         choices=("model", "lower", "written"),
         default="model",
-        help="texts as the model spells them, in small letters, or with case, punctuation and digits (default: model)",
+        help="texts as the model spells them, in lower case, or with case, punctuation and digits (default: model)",
     )
     serve.add_argument(
         "--workers",
@@ -103,7 +103,7 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         ("--most-file-s", default.file_s, "longest file in seconds"),
         ("--most-stream-s", default.stream_s, "longest stream in seconds of audio"),
         ("--idle-s", default.idle_s, "seconds without a message after which a connection is closed"),
-        ("--grace-s", 10.0, "seconds to finish what is under way at the end"),
+        ("--grace-s", 10.0, "seconds to finish running requests at the end"),
     ):
         group.add_argument(
             option, type=number(0, above=True), default=value, metavar="S", help=f"{help} (default: {value:g})"
@@ -113,11 +113,11 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         type=number(0, above=True, off=math.inf),
         default=0.3,
         metavar="S",
-        help="refuse new streams while those that are served lag longer, or would; none: never (default: 0.3)",
+        help="refuse a new stream if the present ones lag longer, or would with it; none: never (default: 0.3)",
     )
     for option, whole_value, help in (
         ("--most-streams", default.streams, "streams at the same time"),
-        ("--most-files", default.file_jobs, "files at the same time, waiting ones included"),
+        ("--most-files", default.file_jobs, "files at the same time, including waiting files"),
         ("--most-hotwords", default.hot_words, "hot words or phrases of a request"),
     ):
         group.add_argument(

@@ -16,7 +16,7 @@ def add_shard_command(commands: Any) -> None:
         "shard",
         help="pack the utterances of a manifest into large files (WebDataset shards), to train on",
         description="Writes OUT/00000.tar, OUT/00001.tar, … with an index beside each. Train on them with data.train="
-        "OUT. A run that was interrupted goes on where it stopped, and gives the same files. Exit status: 0 all "
+        "OUT. The same command continues an interrupted run, and gives the same files. Exit status: 0 all "
         "utterances written, 1 some left out, 2 nothing done.",
     )
     shard.add_argument("manifest", metavar="MANIFEST", help="JSONL manifest")
@@ -26,11 +26,11 @@ def add_shard_command(commands: Any) -> None:
         type=byte_count(10_000),
         default=10**9,
         metavar="BYTES",
-        help="of a shard, such as 200MB (default: 1GB)",
+        help="size of a shard, such as 200MB (default: 1GB)",
     )
     shard.add_argument(
         "--seed", type=whole_or_none(0), default=1, metavar="N",
-        help="of the random order of utterances (default: 1; none: the order of the manifest)",
+        help="seed of the random order of utterances (default: 1; none: the order of the manifest)",
     )  # fmt: skip
     add_force(shard)
     shard.set_defaults(run=_shard, awake=True)

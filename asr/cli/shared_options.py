@@ -28,7 +28,8 @@ def add_cache(command: argparse.ArgumentParser, default: str = "0: no cache") ->
         "--cache-gb",
         type=number(0),
         metavar="GB",
-        help=f"keep recordings at URLs on this disk, so much at most (default: ASR_CACHE_GB, else {default})",
+        help="keep copies of recordings at URLs on this disk, at most this size (default: ASR_CACHE_GB, else "
+        f"{default})",
     )
 
 
@@ -66,7 +67,7 @@ def check_engine(args: argparse.Namespace) -> None:
 
 def add_language(parser: argparse.ArgumentParser) -> None:
     """Add ``--language``, in which numbers and abbreviations of a text are written out."""
-    help = "of the text: writes numbers and abbreviations out (default: as the model directory says, else en; or none)"
+    help = "language for writing out numbers and abbreviations (default: that of the model directory, else en; or none)"
     parser.add_argument("--language", metavar="CODE", help=help)
 
 
@@ -80,7 +81,7 @@ def given_words(text: str) -> str:
 
 def add_also(parser: argparse.ArgumentParser) -> None:
     """Add ``--also``: further models that judge a list of phrases."""
-    help = "a further model that judges the --phrases (may be given several times)"
+    help = "another model to choose among the --phrases (may be given several times)"
     parser.add_argument("--also", action="append", default=[], metavar="DIR|NAME", help=help)
 
 
@@ -101,8 +102,8 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     """Add the options of decoding: how posteriors become text."""
     group = parser.add_argument_group(
         "decoding",
-        "by default as the model directory says, else greedily; files, hot words, --language, --lm-adapt, "
-        "--word-bonus, --unknown-penalty and thresholds take none, which switches off",
+        "Defaults: the options of the model directory, else greedy decoding. The value none switches off a file, hot "
+        "words, --language, --lm-adapt, --word-bonus, --unknown-penalty or a threshold.",
     )
     group.add_argument("--beam", type=whole(1, 100_000), metavar="K", help="beam width; 1 is greedy")
     group.add_argument(
@@ -110,8 +111,8 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         type=file_or_none,
         action="append",
         metavar="LM",
-        help="directory of train-lm, word n-gram (ARPA, .safetensors), or bundled model, whose own is meant; several "
-        "are combined",
+        help="directory of train-lm, word n-gram (ARPA, .safetensors), or the name of a bundled model for its language "
+        "model; several are combined",
     )
     group.add_argument(
         "--lm-weight",

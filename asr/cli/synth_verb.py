@@ -17,7 +17,7 @@ def add_synth_command(commands: Any) -> None:
         "synth",
         help="speak texts in many voices, to train on",
         description="Each line of TEXT becomes an audio file and a line of OUT/manifest.jsonl, which asr train takes. "
-        "Voices are Kokoro's and mixtures of them. A run that was interrupted goes on where it stopped. "
+        "Voices are Kokoro's and mixtures of them. The same command continues an interrupted run. "
         "Exit status: 0 all lines spoken, 1 some left out, 2 nothing done.",
     )
     synth.add_argument("text", type=Path, metavar="TEXT", help="English, one sentence a line")
@@ -28,10 +28,16 @@ def add_synth_command(commands: Any) -> None:
     synth.add_argument("--model", metavar="FILE", help="Kokoro as ONNX (default: the weights of the extra synth)")
     synth.add_argument("--voice", default="", metavar="NAME", help="one voice for all (default: voices and mixtures)")
     synth.add_argument(
-        "--spread", type=number(1, 1.9), default=1.25, metavar="F", help="how far mixtures may be from the mean voice"
+        "--spread",
+        type=number(1, 1.9),
+        default=1.25,
+        metavar="F",
+        help="largest distance of mixtures from the mean voice (default: 1.25)",
     )
     synth.add_argument("--speed", type=number(0.5, 2), nargs=2, default=(0.8, 1.25), metavar=("LOW", "HIGH"))
-    synth.add_argument("--pitch", type=number(0, 6), default=0.0, metavar="SEMITONES", help="up and down (default: 0)")
+    synth.add_argument(
+        "--pitch", type=number(0, 6), default=0.0, metavar="SEMITONES", help="largest change, up and down (default: 0)"
+    )
     synth.add_argument("--seed", type=whole(0), default=1)
     synth.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="speak every Nth line, from line K")
     synth.add_argument("--limit", type=whole(1), metavar="N", help="only the first N utterances")

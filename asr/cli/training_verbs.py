@@ -34,7 +34,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--finish",
         metavar="SECONDS",
-        help="decay from the last checkpoint over so many seconds (or 2epochs) and end the run",
+        help="lower the learning rate from the last checkpoint over this many seconds (or 2epochs), and end the run",
     )
     train.set_defaults(run=_train, extends="overrides", awake=True)
 
@@ -52,18 +52,26 @@ def _add_train_readable(commands: Any) -> None:
     train = commands.add_parser(
         "train-readable",
         help="train the tagger that gives transcripts case and punctuation",
-        description="OUT is what a model directory holds as readable/. The texts are English prose with capitals and "
+        description="OUT is the folder readable/ of a model directory. The texts are English prose with capitals and "
         "punctuation: text files, compressed or not, or folders of these.",
     )
     add = train.add_argument
-    add("texts", nargs="+", metavar="TEXT", help="prose; empty lines stand between paragraphs")
+    add("texts", nargs="+", metavar="TEXT", help="prose, with empty lines between paragraphs")
     add("output", metavar="OUT", help="folder to write")
     add("--valid", default="", metavar="TEXT", help="held-out prose that chooses the weights to keep")
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=whole(1), default=3, metavar="N", help="passes over the texts (default: 3)")
-    length.add_argument("--seconds", type=number(0, above=True), metavar="S", help="train for so long instead")
+    length.add_argument(
+        "--seconds", type=number(0, above=True), metavar="S", help="train for this many seconds instead"
+    )
     add("--words", type=whole(1, 1_000_000), default=20_000, metavar="N", help="vocabulary (default: 20000)")
-    add("--lookahead", type=whole(1, 64), default=4, metavar="N", help="words awaited before a tag (default: 4)")
+    add(
+        "--lookahead",
+        type=whole(1, 64),
+        default=4,
+        metavar="N",
+        help="following words that the tag of a word waits for (default: 4)",
+    )
     add("--hidden", type=whole(1, 4096), default=224, metavar="N", help="units of a layer (default: 224)")
     add("--layers", type=whole(1, 16), default=2, metavar="N", help="recurrent layers (default: 2)")
     add("--batch", type=whole(1), default=64, metavar="N", help="texts of a step (default: 64)")

@@ -36,7 +36,8 @@ def _add_transcribe(commands: Any) -> None:
         "--jobs",
         type=whole(1, 4096),
         metavar="N",
-        help="processes that share the recordings (default: 1; with --engine ray one for each GPU or else processor)",
+        help="processes that share the recordings (default: 1; with --engine ray one for each GPU, or else each "
+        "processor)",
     )
     transcribe.add_argument(
         "--resume", action="store_true", help="skip recordings with a transcript in --output-dir or --output"
@@ -58,13 +59,13 @@ def _add_transcribe(commands: Any) -> None:
         help="folder of results in parts, each recording once by its id: for archives, see docs/scaling.md",
     )
     transcribe.add_argument(
-        "--parts", choices=("jsonl", "parquet"), help="what the parts of --output are (default: jsonl)"
+        "--parts", choices=("jsonl", "parquet"), help="format of the parts of --output (default: jsonl)"
     )
     transcribe.add_argument(
         "--part-recordings",
         type=whole(1),
         metavar="N",
-        help="recordings of a part of --output (default: 1000, or those of 60 seconds)",
+        help="most recordings in a part of --output (default: 1000, or the work of 60 seconds)",
     )
     shared.add_engine(transcribe)
     _add_written(transcribe)
@@ -72,13 +73,13 @@ def _add_transcribe(commands: Any) -> None:
         "--precision",
         default="fp32",
         choices=("fp32", "bf16", "fp16"),
-        help="what the network computes in (default: fp32); half precision is for GPUs",
+        help="numeric precision of the network (default: fp32); half precision is for GPUs",
     )
     transcribe.add_argument(
         "--batch-s",
         type=number(0, above=True),
         metavar="S",
-        help="seconds of audio that the network gets at once (default: 90 on a CPU, 800 on a GPU)",
+        help="seconds of audio in a batch (default: 90 on a CPU, 800 on a GPU)",
     )
     transcribe.add_argument(
         "--readers",
@@ -144,7 +145,7 @@ def _add_stream(commands: Any) -> None:
         "--settle-s",
         type=number(0, 3600),
         metavar="S",
-        help="decide on words that ended so many seconds ago, so that they will not change any more",
+        help="make words final this many seconds after their end",
     )
     shared.add_chunks(stream)
     stream.add_argument("--microphone", metavar="DEVICE", help="number or name of a microphone")

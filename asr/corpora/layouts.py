@@ -306,9 +306,8 @@ def subtitles(path: Path, sound: Path) -> list[Clip]:
 
 
 def as_spoken(item: Clip, language: str = "en") -> Clip:
-    """``item`` with its text as it is said in ``language``, or with what ``asr.text.written_out`` does not understand
-    of it as
-    its ``fault``."""
+    """``item`` with its text as spoken in ``language``. If ``asr.text.written_out`` does not understand the text, the
+    reason is the ``fault`` of the result."""
     try:
         return replace(item, text=spoken(item.text, language))
     except TextError as error:

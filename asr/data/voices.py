@@ -52,15 +52,15 @@ class Voices:
     tables: Style
 
     def named(self, name: str) -> Voice:
-        """One voice as it is. Raises ``ModelError`` that lists the names."""
+        """One voice without mixing. Raises ``ModelError`` that lists the names."""
         if name not in self.names:
             raise ModelError(f"{name}: no such voice; there are {', '.join(self.names)}")
         return Voice(name, self.tables[self.names.index(name)], name.startswith("b"))
 
     def drawn(self, rng: np.random.Generator, number: int, spread: float = 1.25) -> Voice:
-        """A voice by chance: one utterance in ten has an English voice as it is, the others have mixtures.
+        """A random voice: for one utterance in ten a single English voice, for the others a mixture.
 
-        ``number`` names a mixture. ``spread``, from 1, is how far mixtures may be pushed away from the mean voice.
+        ``number`` names a mixture. ``spread``, from 1, is the largest factor on its distance from the mean voice.
         """
         english = [i for i, name in enumerate(self.names) if name[:1] in ("a", "b")] or list(range(len(self.names)))
         if rng.random() < PLAIN_SHARE:

@@ -97,8 +97,8 @@ def calibrate_model(
 
 
 def improved(old: Mapping[str, Calibration], fits: Sequence[Fit]) -> dict[str, Calibration]:
-    """Of each kind of decoding the calibration that is best by the Brier score, which is what is there where it is as
-    good; none where the model's own confidences are better than any."""
+    """For each kind of decoding the calibration with the best Brier score; among equal scores the present one. There is
+    none if the model's raw confidences are better than any calibration."""
     new = dict(old)
     for fit in fits:
         if fit.after.brier < min(fit.before.brier, fit.present.brier):

@@ -237,7 +237,7 @@ def made_sounds(rate_hz: int, rng: np.random.Generator) -> Iterator[_Sound]:
 
 
 def _recognised(recognizer: Recognizer, sounds: Iterator[_Sound] | Sequence[_Sound]) -> Iterator[HeardSound]:
-    """Each sound decoded, one at a time: what is held is small, whatever there is of it."""
+    """Decode one sound after the other, so that little memory is needed for any number of sounds."""
     for kind, fold, samples, reference in sounds:
         log_probs, frames = recognizer.log_probs([samples])
         text = recognizer.decoder.text(recognizer.decoder.decode(log_probs, frames)[0].tokens)

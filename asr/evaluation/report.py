@@ -129,7 +129,7 @@ def _compared(first: EvaluationFile, second: EvaluationFile) -> Comparison:
 
 
 def _only_in(path: str, names: set[str], other: EvaluationFile) -> str:
-    """Which utterances stand in one evaluation only, and why, as far as it is known."""
+    """Names the utterances that only one evaluation has, and the reason, if it is known."""
     if not names:
         return ""
     name = min(names)

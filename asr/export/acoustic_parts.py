@@ -21,14 +21,14 @@ from asr.models.weight_shapes import KERNEL, LEFT
 from asr.text.tokenizer import Tokenizer
 
 LAYER_NORM_EPSILON = 1e-5
-"""Torch's."""
+"""The default of torch."""
 
 
 @dataclass(frozen=True)
 class AcousticWeights:
-    """What a graph is made of: a model directory's configuration, tokens, statistics, card and weights by name.
+    """The contents of a model directory for a graph: configuration, tokens, statistics, card and weights by name.
 
-    ``storage``: how the weights are stored, for the metadata.
+    ``storage``: type of the stored weights, for the metadata.
     """
 
     config: Config
@@ -50,7 +50,7 @@ class AcousticParts:
         return self.model.weights[name]
 
     def log_mel(self, samples: str) -> str:
-        """``(B, S)`` -> normalised log-mel frames ``(B, T, D)``, the mean of the training data taken off."""
+        """``(B, S)`` -> normalised log-mel frames ``(B, T, D)``, less the mean of the training data."""
         builder, config = self.builder, self.model.config.features
         bins = fft_size(config.window_samples) // 2 + 1
         with builder.scope("features"):
@@ -69,8 +69,8 @@ class AcousticParts:
         """The windowed discrete Fourier transform of one frame as a matrix ``(2 F, window)``: real parts, then
         imaginary ones. Its length is the next power of two; pre-emphasis is part of it.
 
-        It is worked out in the graph from one period in float64, since it would be most of what an int8 graph has
-        beside its weights. The runtime does so once, when it loads the graph.
+        The graph computes it from one period in float64. As a constant it would be the largest part of an int8 graph
+        beside the weights. The runtime computes it once, when it loads the graph.
         """
         builder, config = self.builder, self.model.config.features
         window, size = config.window_samples, fft_size(config.window_samples)
@@ -97,7 +97,7 @@ class AcousticParts:
         return self.builder.op("Range", *(self.builder.constant(value) for value in (0, count, 1)))
 
     def standardised(self, log_energies: str) -> str:
-        """Natural logarithms of mel energies ``(…, D)`` with the mean and deviation of the training data taken off."""
+        """Natural logarithms of mel energies ``(…, D)``, normalised by the mean and deviation of the training data."""
         builder, stats = self.builder, self.model.stats
         inverse = 1 / np.maximum(np.asarray(stats.std, np.float32), np.float32(MIN_STD))
         centred = builder.op("Sub", log_energies, builder.floats(stats.mean))
@@ -131,8 +131,8 @@ class AcousticParts:
         return builder.op("Where", builder.op("Less", lengths, least), builder.constant(0), frames)
 
     def reflected(self, samples: str, lengths: str) -> str:
-        """Rows ``(B, S)`` of which each is reflected at its start and behind its own length, as
-        ``asr.models.framing``; at least one window."""
+        """The rows of ``samples (B, S)``, each reflected at its start and at the end of its own length, as in
+        ``asr.models.framing``. They are at least one window long."""
         builder, config = self.builder, self.model.config.features
         size = builder.size(samples, 1)
         with builder.scope("reflected"):
@@ -153,7 +153,7 @@ class AcousticParts:
             return builder.op("GatherElements", padded, index, axis=1)
 
     def adapted(self, features: str, level: str) -> tuple[str, str]:
-        """Features ``(B, T, D)`` less the recording's own mean so far, and the sums ``(B, D + 1)`` behind them."""
+        """Features ``(B, T, D)`` less the recording's own mean so far, and the sums ``(B, D + 1)`` after them."""
         builder, config = self.builder, self.model.config.features
         with builder.scope("adapt"):
             rows = builder.transpose(features, 1, 0, 2)
@@ -174,10 +174,10 @@ class AcousticParts:
     def subsampled(
         self, features: str, before: Sequence[str] = (), *, chunk: int | None = None
     ) -> tuple[str, list[str]]:
-        """Features ``(B, T, D)`` -> frames ``(T', B, C)``, and the states that go on behind them.
+        """Features ``(B, T, D)`` -> frames ``(T', B, C)``, and the states after them.
 
         ``before``: the states of the two convolutions, ``(B, C, n, D)``; none at the start, where zeros precede. With
-        ``chunk``, the states that are returned are those behind so many frames of features, of n = 2.
+        ``chunk``, the returned states are those after this number of frames of features, with n = 2.
         """
         builder, config = self.builder, self.model.config.model
         x = builder.unsqueeze(features, 1)
@@ -222,7 +222,7 @@ class AcousticParts:
             return bidirectional(self.cell(index, "forward"), self.cell(index, "backward"), x, lengths)
 
     def at_least_one(self, counts: str) -> str:
-        """Frames ``(B)`` for recurrences: a row without a frame still has one there, of padding."""
+        """Frames ``(B)`` for recurrences: a row without a frame gets one frame of padding."""
         return self.builder.op("Max", counts, self.builder.constant(1))
 
     def subsampled_counts(self, frames: str) -> str:
@@ -235,7 +235,7 @@ class AcousticParts:
         return self.builder.op("Mul", counts, self.builder.constant(self.model.config.model.upsampling))
 
     def behind(self, index: int, x: str, y: str) -> str:
-        """What layer ``index`` with input ``x`` and recurrent output ``y`` passes on."""
+        """The output of layer ``index`` for input ``x`` and recurrent output ``y``: projection, norm, residual."""
         config = self.model.config.model
         with self.builder.scope(f"layer.{index}"):
             if config.projection:
@@ -256,7 +256,7 @@ class AcousticParts:
         return bool(config.lookahead) and index < config.layers - 1
 
     def look_ahead(self, index: int, x: str, zeros: str) -> str:
-        """Mix frames ``(T, B, D)`` with those ``lookahead`` later, so many ``zeros (1)`` following the last one."""
+        """Mix frames ``(T, B, D)`` with those ``lookahead`` later. ``zeros (1)`` frames of zeros follow the last."""
         builder, name = self.builder, f"encoder.lookaheads.{index}.mix"
         with builder.scope(f"ahead.{index}"):
             padded = builder.op(

@@ -26,9 +26,9 @@ from asr.models.weight_shapes import LEFT
 
 RATE_HZ = 16000
 OMNILINGUAL_S = 0.02
-"""What the runtime takes a frame of this kind of model to last."""
+"""Length of a frame of log-probabilities that the runtime assumes for models of this kind."""
 HOP_S, LABEL_S = 0.01, 0.04
-"""What it takes a frame of features and one of log-probabilities to last, for streams."""
+"""Lengths of a frame of features and of a frame of log-probabilities that the runtime assumes for streams."""
 NEMO_FEATURES = {"sample_rate_hz": RATE_HZ, "window_s": 0.025, "hop_s": HOP_S, "mel_bins": 80, "low_hz": 0.0,
                  "high_hz": 8000.0, "floor": 1.1920929e-07, "adapt_s": 0.0, "preemphasis": 0.97,
                  "centred": True}  # fmt: skip

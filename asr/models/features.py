@@ -1,11 +1,12 @@
 """Log-mel filterbank features, one code path offline and streamed.
 
 By default frame ``t`` covers samples ``t * hop .. t * hop + window - 1`` and nothing is padded. With
-``features.centred`` it begins ``lead_samples`` earlier, and the recording is reflected at its ends. The frames of a
-recording do not depend on where it was cut into blocks. The natural logarithm has an absolute floor (never
-one relative to the clip's maximum) and normalisation uses one mean and standard deviation per mel bin, measured on the
-training data, for the same reason. By option the mean follows the recording as it is read. This removes much of a
-microphone's colour and level, and it does not depend on later samples.
+``features.centred`` it begins ``lead_samples`` earlier, and the recording is reflected at its ends.
+
+The frames of a recording do not depend on its division into blocks. So the natural logarithm has an absolute floor,
+not one relative to the clip's maximum. Normalisation uses one mean and standard deviation per mel bin, measured on the
+training data. With ``features.adapt_s`` the mean follows the recording. This removes much of a microphone's colour and
+level, and it does not depend on later samples.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from asr.models.mel import MEMORY_S, MIN_STD, mel_filterbank
 # Frames transformed at once: bounds the memory of the FFT on hours of audio (about 130 MB) and changes no value.
 BLOCK_FRAMES = 16384
 ADAPT_FRAMES = 64
-"""Frames of an adapting mean that are worked out by one product of matrices."""
+"""Frames of an adapting mean that one matrix product computes."""
 
 
 class LogMel(nn.Module):
-    """Waveforms to normalised log-mel frames, batched, on the device the module is moved to.
+    """Waveforms to normalised log-mel frames, batched, on the device of the module.
 
-    Without statistics (``stats=None``) the features are the plain log energies, whatever ``config.adapt_s`` says.
+    Without statistics (``stats=None``) the features are the plain log energies, and ``config.adapt_s`` has no effect.
     """
 
     window: Tensor
@@ -48,7 +49,7 @@ class LogMel(nn.Module):
         bins = config.mel_bins
         if stats is not None and len(stats.mean) != bins:
             raise ModelError(f"feature statistics for {len(stats.mean)} mel bins do not fit a model of {bins}")
-        # Statistics are measured on what the training data is like, not on what is left of it.
+        # Statistics are measured on plain log energies, before any mean is subtracted.
         self.adapts = config.adapt_s > 0 and stats is not None
         mean = torch.tensor(stats.mean) if stats else torch.zeros(bins)
         std = torch.tensor(stats.std).clamp(min=MIN_STD) if stats else torch.ones(bins)
@@ -90,22 +91,22 @@ class LogMel(nn.Module):
         return count_frames(lengths, self.config)
 
     def following(self, samples: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features of whole frames that go on from earlier ones.
+        """Features of the next whole frames of recordings.
 
         Args:
-            samples: ``(B, S)`` float32, from the first sample of the next frame to the last of the last one, as
-                ``asr.models.framing`` gives them.
-            level: what the previous call returned, ``None`` at the start.
+            samples: ``(B, S)`` float32, from the first sample of the next frame to the last sample of the last frame,
+                as ``asr.models.framing`` gives them.
+            level: the second result of the previous call, ``None`` at the start.
 
         Returns:
-            ``(B, T, D)`` float32 and what the recordings have been like so far, ``(B, D + 1)``, empty where
-            ``config.adapt_s`` is 0.
+            Features ``(B, T, D)`` float32, and ``(B, D + 1)`` the sums of ``_adapted`` over the frames so far. The
+            sums are empty if ``config.adapt_s`` is 0.
         """
         features = self._normalised(samples)
         return self._adapted(features, level) if self.adapts else (features, samples.new_zeros(len(samples), 0))
 
     def _reflected(self, samples: Tensor, lengths: Tensor) -> Tensor:
-        """Rows ``(B, S)`` of which each is reflected at its start and behind its own length, as
+        """The rows of ``samples (B, S)``, each reflected at its start and at the end of its own length, as in
         ``asr.models.framing``."""
         config = self.config
         frames = count_frames(samples.shape[1], config)
@@ -116,7 +117,7 @@ class LogMel(nn.Module):
         index = torch.arange(begin, end, device=samples.device)
         index = torch.where(index < 0, -1 - index, index)
         behind = 2 * lengths[:, None] - 1 - index
-        # What lies beyond the reflection belongs to no frame of the row.
+        # Samples beyond the reflection belong to no frame of the row.
         return samples.gather(1, torch.where(index < lengths[:, None], index, behind).clamp(0, samples.shape[1] - 1))
 
     def _normalised(self, samples: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -133,10 +134,11 @@ class LogMel(nn.Module):
         return normalised
 
     def _adapted(self, features: Tensor, level: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Take the recording's mean so far, the frame itself included, off normalised features ``(B, T, D)``.
+        """Subtract the recording's mean up to each frame from normalised features ``(B, T, D)``.
 
-        The mean is that of the frames, each counting less with age, and of ``adapt_s`` seconds of the training mean,
-        which is zero here. ``level`` has the weighted sum of the frames and, last, of the weights.
+        The mean is over the frames so far, with weights that fall with age, and ``adapt_s`` seconds of the training
+        mean, which is zero here. ``level (B, D + 1)`` has the weighted sum of the frames and, last, the sum of the
+        weights.
         """
         batch, _, bins = features.shape
         level = features.new_zeros(batch, bins + 1) if level is None else level
@@ -147,7 +149,7 @@ class LogMel(nn.Module):
             if not length:
                 break
             ones = block.new_ones(batch, length, 1)
-            # Of the frames in the block, and of those before it, which are one frame older than the first of its rows.
+            # The earlier frames are one frame older than the first row of the block.
             earlier = self.sums[1, 0] * self.sums[:length, 0, None] * level[:, None]
             with strict_fp32(block.device):
                 totals = self.sums[:length, :length] @ torch.cat([block, ones], dim=2) + earlier
@@ -158,15 +160,15 @@ class LogMel(nn.Module):
     def stream(
         self, samples: Tensor, state: tuple[Tensor, Tensor | None] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-        """Features of the next block of streams advanced together.
+        """Features of the next block of several streams.
 
         Args:
             samples: ``(B, S)`` float32, any ``S`` from 0, as ``asr.models.framing`` gives them.
-            state: what the previous call returned, ``None`` at the start.
+            state: the second result of the previous call, ``None`` at the start.
 
         Returns:
             The frames that are complete now ``(B, T, D)``, equal to those of the whole recording, and the state:
-            the samples that later frames still need, ``(B, < window)``, and ``following``'s.
+            the samples that later frames still need, ``(B, < window)``, and the sums of ``following``.
         """
         level = None
         if state is not None:
@@ -177,12 +179,12 @@ class LogMel(nn.Module):
 
     def _log_energies(self, windows: Tensor) -> Tensor:
         if self.config.preemphasis:
-            # Within each window, as Kaldi does: a frame does not depend on where a stream was cut.
+            # Within each window, as Kaldi does: a frame does not depend on the blocks of a stream.
             before = torch.cat([windows[..., :1], windows[..., :-1]], dim=-1)
             windows = windows - self.config.preemphasis * before
         spectrum = torch.fft.rfft(windows * self.window, n=self.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
-        # Their logarithm magnifies what reduced precision loses in quiet bins.
+        # The logarithm magnifies errors of reduced precision in quiet bins.
         with strict_fp32(power.device):
             energies = power @ self.bank
         log_energies: Tensor = energies.clamp(min=self.config.floor).log()

@@ -1,8 +1,8 @@
-"""The samples that the windows of log-mel features are cut from, beginning at one hop after the other.
+"""The samples for the windows of log-mel features. A window begins at each hop.
 
-Without ``features.centred`` they are the recording's own. With it the recording is reflected at both ends:
-``features.lead_samples`` in front, and behind it what the last window lacks. The last sample is not left out of the
-reflection, as in Kaldi (``snip_edges=False``).
+Without ``features.centred`` these are the samples of the recording. With it the recording is reflected at both ends:
+``features.lead_samples`` at the start, and the samples that the last window lacks at the end. The reflection repeats
+the last sample, as in Kaldi (``snip_edges=False``).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ _Samples = npt.NDArray[np.float32]
 
 
 class FramedSamples:
-    """The samples of one recording that comes in blocks. The blocks may be of any length."""
+    """The samples of one recording that comes in blocks of any length."""
 
     def __init__(self, config: FeatureConfig) -> None:
         self._config = config
         self._received = 0
         self._held = np.zeros(0, np.float32)
-        """Less than is reflected in front, at the start; later the last samples, which are reflected at the end."""
+        """At the start the first samples, until there are enough for the reflection; later the last samples, which
+        are reflected at the end."""
 
     def accept(self, samples: _Samples) -> _Samples:
-        """The samples ``(n,)`` that are certain with the next ones of the recording."""
+        """Take the next samples of the recording, and return the framed samples ``(n,)`` that are now known."""
         lead = self._config.lead_samples
         if not self._config.centred:
             return samples
@@ -39,7 +40,7 @@ class FramedSamples:
         return np.concatenate([joined[:lead][::-1], joined]) if begins else samples
 
     def finish(self) -> _Samples:
-        """The samples behind the recording's last one. ``whole_windows`` of all is ``count_frames`` then."""
+        """The framed samples after the recording's last one. All together then have ``count_frames`` windows."""
         config = self._config
         frames = count_frames(self._received, config)
         if not config.centred or not frames:
@@ -49,7 +50,7 @@ class FramedSamples:
 
 
 def framed(samples: _Samples, config: FeatureConfig) -> _Samples:
-    """Those of a whole recording ``(S,)``."""
+    """The framed samples of a whole recording ``(S,)``."""
     if not config.centred:
         return samples
     blocks = FramedSamples(config)

@@ -1,6 +1,6 @@
-"""What recognition needs of an acoustic model: waveforms in, log-probabilities out, by whatever computes them.
+"""The interface of an acoustic model for recognition: waveforms in, log-probabilities out.
 
-Here is only the protocol, which needs no torch. ``asr.models.torch_backend`` runs a model directory with torch.
+This module has only the protocol, which needs no torch. ``asr.models.torch_backend`` runs a model directory with torch.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ class FetchedChunks:
             self._copies.cleanup()
 
     def _fetch(self, item: Recording) -> tuple[Recording, float]:
-        """The recording with its bytes, and how many megabytes; as it is where that fails: its process says why."""
+        """The recording with its bytes, and their megabytes. If this fails, the recording is returned without bytes,
+        and its process reports the reason."""
         try:
             if isinstance(item.source, MemberPath):
                 content = self._of_archive(item.source)

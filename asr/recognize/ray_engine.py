@@ -53,7 +53,7 @@ STALL_S = 4 * 3600
 BASE_BYTES = 600_000_000
 """Memory of a process beside the weights: the interpreter, the libraries, a batch."""
 SAMPLE_PATHS = 16
-"""Inputs of which each machine is asked whether it sees them."""
+"""Number of inputs that each machine must find in the check before the work."""
 
 
 class RayEngine:

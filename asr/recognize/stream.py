@@ -152,7 +152,7 @@ class Stream:
         self._writer = None if self.recognizer.readable is None else ReadableWriter(self.recognizer.readable)
         self.decoder.begin(self._search, self._vocabulary, self._context)
         self._silence: list[Posteriors] | None = [] if self.decoder.options.beam > 1 else None
-        """Its log-probabilities as long as it is nothing but silence; None from its first sound on."""
+        """Log-probabilities of the utterance while it is only silence; None after its first sound."""
 
     def set_hotwords(self, hotwords: Mapping[str, float]) -> None:
         """Take other hot words from now on: boosts (natural logarithms) of words and phrases, instead of those before.

@@ -9,12 +9,12 @@ from collections import Counter, deque
 from asr.server.wire import StepReport
 
 USE = 0.8
-"""Of the time that live streams may take, as it is predicted from their marginal cost. Steps then take five times as
+"""Largest share of the time for live streams, as predicted from their marginal cost. Steps then take five times as
 long as those of one stream; files get a tenth of the time."""
 LAGS_S = 3.0
-"""Of the lags that count."""
+"""Lags of this many recent seconds count."""
 FORGET = 0.998
-"""What a step's cost counts after each further step."""
+"""Factor on the weight of a step's cost at each further step."""
 QUANTILE = 0.95
 
 

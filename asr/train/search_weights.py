@@ -22,13 +22,14 @@ from asr.text.tokenizer import Tokenizer
 WEIGHT_SHARES = (0.75, 1.0, 0.5)
 """Of the start's weight. The first made fewest errors on the development speakers; another one has to beat it."""
 PREFERENCE = 1.5
-"""Errors that each other share starts behind the first, so that it has to make two fewer. Of ten sentences, fewer are
-chance: which share was best on half of a speaker's sentences said nothing about the other half (docs/learning.md)."""
+"""Errors that are added to each share but the first, so that it must make two fewer. On ten sentences a smaller
+difference is chance: the best share on half of a speaker's sentences did not predict the other half
+(docs/learning.md)."""
 
 
 def shares_to_try(card: Mapping[str, Any]) -> tuple[float, ...]:
-    """``WEIGHT_SHARES``; of a model that has learnt before, the weight as it is comes first. Else each further learning
-    would lower it again."""
+    """``WEIGHT_SHARES``. For a model that has learnt before, the present weight comes first. Otherwise each further
+    learning would lower it again."""
     return tuple(sorted(WEIGHT_SHARES, reverse=True)) if card.get("learnt_from") else WEIGHT_SHARES
 
 

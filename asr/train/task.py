@@ -25,9 +25,9 @@ class Task(Protocol):
 
     network: nn.Module
     rate_factors: dict[str, float]
-    """What the learning rate of a parameter is multiplied by, by its name; 1 if it is not here, 0 keeps it as it is."""
+    """Factors on the learning rate by the name of the parameter. Without an entry the factor is 1; 0 freezes it."""
     criterion: str
-    """The validation figure that people are told of."""
+    """Name of the validation figure for messages."""
     origin: str
     """Id of the weights that training began with, for the model card."""
     trained: bool
@@ -57,7 +57,7 @@ class Task(Protocol):
         """Scalar loss of ``self.network``, summed over the tokens of a batch, with gradients."""
 
     def audio_s(self, batch: Any) -> float:
-        """Seconds of audio in a batch, which the speed of training is told by; 0 for text."""
+        """Seconds of audio in a batch, for the speed of training; 0 for text."""
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Figures on held-out data, ``criterion`` among them. Empty without data: the last weights are kept.
@@ -66,7 +66,7 @@ class Task(Protocol):
         """
 
     def rank(self, figures: dict[str, float]) -> Sequence[float]:
-        """What decides which weights are kept: the smallest wins, and of equal ones the latest."""
+        """The rank of validation figures. The weights with the smallest rank are kept, among equal ranks the latest."""
 
     def save_weights(self, network: nn.Module, figures: dict[str, float], progress: dict[str, float]) -> None:
         """Write the weights with what is known about them to the run directory."""
