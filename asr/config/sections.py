@@ -97,11 +97,11 @@ class FeatureConfig:
     # Below 1e-30, float32 energies would round the floor to zero, whose logarithm is not finite.
     """Smallest mel energy before the logarithm; digital silence becomes ln(floor), never -inf."""
     adapt_s: Annotated[float, Range(0, math.inf, below=True)] = 0.0
-    """Let each bin's mean follow the recording: after so many seconds half of it is the recording's own. 0 keeps the
-    mean of the training data."""
+    """Let the mean of each mel band follow the recording. After this many seconds, recording and training data have
+    equal weight in it. 0 keeps the mean of the training data."""
     preemphasis: ShareBelowOne = 0.0
-    """Share of the sample before that is taken off each sample within a window; the first sample loses this share of
-    itself. Other runtimes use 0.97 (docs/export.md). 0 leaves it out."""
+    """Subtract this share of the sample before from each sample of a window, and of itself from the first sample.
+    Other runtimes use 0.97 (docs/export.md). 0 switches it off."""
     centred: bool = False
     """Centre each window on its hop and reflect the recording at both ends, as sherpa-onnx does (Kaldi's
     ``snip_edges=False``). By default window ``t`` begins at hop ``t``, and nothing is reflected."""
@@ -160,7 +160,7 @@ class ModelConfig:
     subsampling: Annotated[int, OneOf((2, 4))] = 4
     """Time reduction of the convolutional front end: 2 or 4."""
     upsampling: Annotated[int, Range(1, 4)] = 1
-    """Output frames that each frame of the last layer gives: more room for the labels of fast speech, at no cost."""
+    """Output frames for each frame of the last layer: more than 1 lets the labels of fast speech fit."""
     channels: Positive = 32
     """Channels of the convolutional front end."""
     cell: Annotated[str, OneOf(CELLS)] = "lstm"
@@ -179,13 +179,13 @@ class ModelConfig:
     """Frames after subsampling that each layer of a unidirectional model but the last may wait for (see
     ``asr.models.acoustic.Lookahead``): the model answers ``(layers - 1) * lookahead`` frames late."""
     dropout: ShareBelowOne = 0.3
-    """Share that is dropped of the layers' inputs and outputs."""
+    """Dropout of the inputs and outputs of layers."""
     locked_dropout: bool = False
     """Drop the same units in all frames of an utterance (Gal & Ghahramani 2016)."""
     recurrent_dropout: ShareBelowOne = 0.0
-    """Share that is dropped of the recurrent weights, one mask per batch (Merity et al. 2018)."""
+    """Dropout of the recurrent weights, one mask per batch (Merity et al. 2018)."""
     intermediate_ctc: ShareBelowOne = 0.0
-    """Share of the loss that a middle layer's output earns (Lee & Watanabe 2021)."""
+    """Share of the loss for the output of a middle layer (Lee & Watanabe 2021)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "model")

@@ -36,7 +36,7 @@ class AugmentConfig:
     splice: str = ""
     """Manifest of pieces of recordings, from which new utterances of a speaker are joined (``asr.data.splice``)."""
     splice_prob: Share = 0.75
-    """Share of utterances that are replaced so, if there is such a manifest."""
+    """Share of utterances that ``splice`` replaces."""
     speeds: tuple[Annotated[float, Range(0.5, 2)], ...] = (0.9, 1.0, 1.1)
     """Speed factors, one drawn per utterance (Ko et al. 2015)."""
     silence_s: Annotated[float, Range(0, 10)] = 0.0
@@ -58,9 +58,9 @@ class AugmentConfig:
     noise_dir: str = ""
     """Folder of noise recordings to use instead of generated coloured noise."""
     babble_prob: Share = 0.0
-    """Babble: several other people speak in the background; nobody does where the batch has no other speaker."""
+    """Babble: several other people speak in the background, if the batch has other speakers."""
     babble_voices: tuple[_Voices, _Voices] = (2, 6)
-    """Fewest and most of them."""
+    """Smallest and largest number of these people."""
     babble_snr_db: tuple[_NoiseRatio, _NoiseRatio] = (5.0, 30.0)
     """Energy of the speech over that of the babble."""
     babble_dir: str = ""
@@ -74,9 +74,9 @@ class AugmentConfig:
     gsm_prob: Share = 0.0
     """Round trip through the codec of GSM telephones (06.10 full rate), which samples at 8 kHz."""
     packet_loss_prob: Share = 0.0
-    """Packets of 20 ms are lost on the way. Silence stands for them, or the packet before, ever softer."""
+    """Loss of packets of 20 ms. Silence replaces them, or the packet before, which fades out."""
     packet_loss_rate: tuple[Share, Share] = (0.01, 0.1)
-    """Share of packets that are lost."""
+    """Share of lost packets."""
     clip_prob: Share = 0.0
     """Clipping of the loudest 0.1 to 5 % of the samples."""
     gain_db: Annotated[float, Range(0, 60)] = 0.0
@@ -84,17 +84,17 @@ class AugmentConfig:
     warp: Annotated[float, Range(0, 0.4)] = 0.0
     """Largest deviation from 1 of the factor on the frequency axis (vocal tract length, Jaitly & Hinton 2013)."""
     tilt_db: Annotated[float, Range(0, 40)] = 0.0
-    """Largest rise or fall of the spectrum over the mel bins, and bow of it, as another microphone has."""
+    """Largest tilt and largest bow of the spectrum over the mel bins, as of another microphone."""
     time_masks: Count = 2
-    """Stretches of time that are blanked out."""
+    """Number of time masks."""
     time_mask_frames: Count = 20
     """Largest width of one time mask (SpecAugment, Park et al. 2019)."""
     time_mask_ratio: Share = 0.2
     """Largest share of an utterance that one time mask may cover."""
     freq_masks: Count = 2
-    """Bands of mel bins that are blanked out."""
+    """Number of frequency masks."""
     freq_mask_bins: Count = 20
-    """Largest width of one band."""
+    """Largest width of one frequency mask, in mel bins."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "augment")
@@ -141,17 +141,17 @@ class DataConfig:
     prefetch: Positive = 8
     """Batches prepared ahead."""
     workers: Annotated[int | str, AutoOr(Range(0))] = "auto"
-    """Processes that prepare batches, 0 for one thread of the training process; what they make does not depend on their
-    number. ``auto``: on a GPU a process for each CPU but one, at most 16; on a CPU a thread, or one process for more
+    """Processes that prepare batches, 0 for one thread of the training process. Batches do not depend on the number.
+    ``auto``: on a GPU a process for each CPU but one, at most 16; on a CPU a thread, or one process for more
     than 10 hours of speech and 4 CPUs."""
     cache_s: Annotated[float, Range(0)] = 7200.0
     """Seconds of decoded audio kept in memory, one cache for all workers; the rest is read again each epoch."""
     rehearsal_s: Annotated[float, Range(0, math.inf, below=True)] = 300.0
     """Seconds of training speech, drawn at random, that the model directory keeps as features and texts: ``asr learn``
-    checks against them what a model forgets. 0 keeps none: voices and texts can be made out from them."""
+    uses them to detect forgetting. 0 keeps none. They reveal voices and texts."""
     shuffle_s: Annotated[float, Range(0, above=True)] = 36_000.0
-    """Seconds of speech that the batches of shards are mixed from at a time, for each process of the training; the
-    system keeps about as much in its page cache, twice. Manifests are mixed as a whole."""
+    """Seconds of speech in the shuffle buffer of shards, for each process of the training. The system's page cache
+    holds about twice as much. Manifests are shuffled as a whole."""
     shortest_first: bool = False
     """Take the first epoch's batches by length: the short ones teach the alignment (Amodei et al. 2016). Of shards,
     those of each ``shuffle_s``."""
@@ -198,22 +198,22 @@ class OptimConfig:
     warmup_ratio: Share = 0.1
     """Share of the training spent rising linearly to the peak."""
     warmup_steps: Count = 0
-    """Steps of the warm-up, instead of ``warmup_ratio``: a run that is made longer does not warm up again."""
+    """Steps of the warm-up, instead of ``warmup_ratio``. Use it if you may make a run longer."""
     decay_ratio: Share = 0.2
     """Share of the training that ``wsd`` decays in; 0 never decays (``asr train --finish`` does it later)."""
     final_ratio: Share = 0.01
     """Learning rate at the last step over the peak."""
     weight_decay: Annotated[float, Range(0, math.inf, below=True)] = 0.01
-    """Decay of the weights, as AdamW has it."""
+    """Weight decay of AdamW."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
     """Decay per step of AdamW's averages of the gradient and of its square."""
     clip_norm: Annotated[float, Range(0, above=True)] = 1.0
     """Largest global gradient norm."""
     layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
-    """Learning rate of each layer over that of the one above it: below 1, what a trained model hears first changes
-    least (Howard & Ruder 2018). 1: all the same."""
+    """Learning rate of each layer divided by that of the layer above it. Below 1, the lower layers of a trained model
+    change least (Howard & Ruder 2018). 1: the same rate for all layers."""
     label_smoothing: ShareBelowOne = 0.0
-    """Share of the loss that wants every frame's posteriors uniform (Szegedy et al. 2016)."""
+    """Share of the loss that draws the posteriors of each frame to the uniform distribution (Szegedy et al. 2016)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "optim")
@@ -227,27 +227,29 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run: how long, where, and what is kept."""
+    """The run: its length, device, output and checkpoints."""
 
     output: str = "exp/model"
     """Run directory, which becomes the model directory."""
     init: str = ""
-    """Model directory, or bundled model, whose weights are the first ones; empty draws them at random."""
+    """Model directory, or bundled model, to take the first weights from; empty draws them at random."""
     freeze: Count = 0
-    """Parts, from the input, that stay as ``init`` has them: 1 the convolutions, 2 the first recurrent layer too, …"""
+    """Number of parts, from the input on, that keep the weights of ``init``: 1 the convolutions, 2 the first recurrent
+    layer too, …"""
     teacher: str = ""
-    """Model directory, or bundled model, whose posteriors the model learns beside the labels (Hinton et al. 2015)."""
+    """Model directory, or bundled model. The model learns its posteriors and the labels (Hinton et al. 2015)."""
     teacher_share: Share = 0.5
-    """Share of the loss that the teacher's posteriors earn."""
+    """Share of the loss for the posteriors of the teacher."""
     teacher_delay_s: Annotated[float, Range(0, 10)] = 0.15
-    """How much later than the teacher the model gives its posteriors: one that cannot look ahead has to wait."""
+    """Delay of the model's posteriors against the teacher's. A unidirectional model needs it, since it sees no later
+    frames."""
     consistency: Annotated[float, Range(0, 10)] = 0.0
     """Weight of the disagreement between the posteriors of two differently masked views of each utterance (CR-CTC, Yao
     et al. 2024); 0 trains on one view, at half the cost of a step."""
     epochs: Count = DEFAULT_EPOCHS
     """Passes over the training data; 0 with ``seconds``."""
     seconds: Annotated[float, Range(0, math.inf, below=True)] = 0.0
-    """Train for so many seconds instead of ``epochs``: warm-up and decay follow the clock; 0 trains by epochs."""
+    """Train for this many seconds instead of ``epochs``: warm-up and decay follow the clock; 0 trains by epochs."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 1
     """Seed of everything that is drawn at random."""
     threads: Count = 0
@@ -258,20 +260,20 @@ class TrainConfig:
     """``fp32``; ``tf32``, whose products a GPU rounds to 10 bits of mantissa; or, for the network under autocast,
     ``bf16`` or ``fp16``. Features and CTC are always in fp32. A CPU computes ``tf32`` as ``fp32``."""
     compile: bool = False
-    """Compile the network with ``torch.compile``: slow to start, needs a C++ compiler, may pay on a GPU."""
+    """Compile the network with ``torch.compile``: slow to start, needs a C++ compiler, may be faster on a GPU."""
     ema: ShareBelowOne = 0.0
     """Decay per step of the weight average that is validated and saved; 0 switches it off (Polyak & Juditsky 1992)."""
     average_epochs: Count = 0
-    """Validate and save the mean of the weights at the ends of so many last epochs (Izmailov et al. 2018)."""
+    """Validate and save the mean of the weights at the ends of this many last epochs (Izmailov et al. 2018)."""
     tensorboard: bool = False
     """Log to TensorBoard's event files as well (extra ``track``)."""
     validate_every_epochs: Positive = 1
-    """Epochs between validations, where they do not follow the clock."""
+    """Epochs between validations, without ``validate_every_s`` and ``seconds``."""
     validate_every_s: Annotated[float, Range(0, math.inf, below=True)] = 0.0
-    """Seconds between validations, instead of epochs; 0 with ``seconds``: a twentieth of them, and more where a
+    """Seconds between validations, instead of epochs; 0 with ``seconds``: a twentieth of them, or more if a
     validation takes long."""
     patience: Count = 0
-    """End the training after so many validations in a row without a better one; 0 trains to the end."""
+    """End the training after this many validations in a row without an improvement; 0 trains to the end."""
     checkpoint_every_s: Annotated[float, Range(0, above=True)] = 300.0
     """Seconds between checkpoints. There is one at the end of the run and at a request to stop as well."""
     max_bad_steps: Positive = 10
