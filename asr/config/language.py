@@ -25,7 +25,7 @@ class NetworkConfig:
     embedding: Positive = 128
     """Size of a token's embedding."""
     dropout: ShareBelowOne = 0.3
-    """Share that is dropped of embeddings and of the outputs of the layers."""
+    """Dropout of embeddings and of the outputs of the layers."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "model")

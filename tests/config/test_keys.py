@@ -90,7 +90,7 @@ def test_keys_are_printed_without_a_configuration(verb, config, capsys):
     printed = capsys.readouterr().out
     for section, cls in typing.get_type_hints(config).items():
         assert all(f"\n  {section}.{field.name}: " in printed for field in dataclasses.fields(cls))
-    assert "  model.dropout: float, >= 0 and < 1; default 0.3\n      Share that is dropped of" in printed
+    assert "  model.dropout: float, >= 0 and < 1; default 0.3\n      Dropout of" in printed
     assert '  train.precision: str, one of fp32, tf32, bf16 or fp16; default "fp32"\n' in printed
     assert "  optim.betas: [(float, >= 0 and < 1), (float, >= 0 and < 1)]; default [0.9, 0.98]\n" in printed
     assert max(map(len, printed.splitlines())) <= 120
