@@ -21,7 +21,7 @@ def browser():
     place = next(filter(None, map(shutil.which, CHROMIUM)), None)
     with api.sync_playwright() as driver:
         try:
-            found = driver.chromium.launch(executable_path=place)
+            found = driver.chromium.launch(executable_path=place, timeout=300_000)
         except api.Error as error:
             pytest.skip(f"no Chromium on this machine: {str(error).splitlines()[0]}")
         yield found
@@ -35,6 +35,7 @@ def visit(browser):
 
     def visit(path, **options):
         context = browser.new_context(**options)
+        context.set_default_timeout(300_000)
         contexts.append(context)
         page = context.new_page()
         page.faults = []
@@ -92,6 +93,7 @@ def sample(tmp_path_factory):
 def shared_page(browser, sample):
     """The page of ``sample``, at its utterances, for tests that leave it as it was."""
     context = browser.new_context()
+    context.set_default_timeout(300_000)
     page = context.new_page()
     page.goto(sample[0].as_uri())
     page.keyboard.press("2")
