@@ -48,8 +48,10 @@ def runtime(tmp_path_factory):
         pytest.skip("npm is not installed; it gets onnxruntime-web (or set ONNXRUNTIME_WEB to the package's folder)")
     folder = tmp_path_factory.mktemp("npm")
     command = [npm, "install", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund", prepare.PACKAGE]
-    if subprocess.run(command, capture_output=True, timeout=300).returncode:
-        pytest.skip(f"npm could not get {prepare.PACKAGE}")
+    try:
+        subprocess.run(command, capture_output=True, timeout=600, check=True)
+    except subprocess.SubprocessError as error:
+        pytest.skip(f"npm could not get {prepare.PACKAGE}: {error}")
     return folder / "node_modules" / "onnxruntime-web"
 
 
