@@ -75,7 +75,7 @@ def test_a_short_file_overtakes_a_long_one(loop, services, long_file):
 
 
 def test_no_piece_computes_long_without_a_pause(services):
-    assert 0 < services.metrics.longest_piece_s < 0.5
+    assert 0 < services.metrics.longest_piece_s < 1.5  # of processor time; the long file takes several seconds in all
 
 
 def test_hot_words_and_phrases_belong_to_a_file(loop, services):
