@@ -39,7 +39,7 @@ class CellGraph:
         ``reverse``: from the last frame to the first.
         """
         if self.cell not in CELL_OPERATORS:
-            return self._scanned(x, state, reverse)
+            return self._scanned(x, state, reverse=reverse)
         builder = self.builder
         before = [builder.unsqueeze(part, 0) for part in state]
         direction = "reverse" if reverse else "forward"
@@ -48,8 +48,7 @@ class CellGraph:
 
     def run_back(self, x: str, lengths: str, state: Sequence[str] = ()) -> tuple[str, list[str]]:
         """Over padded rows ``x (T, B, D)``, each from its last frame, by ``lengths (B)`` int64 of at least 1, to its
-        first -> ``(T, B, H)`` and the states behind. Of cells without an operator the states are right only where no
-        row is padded."""
+        first -> ``(T, B, H)`` and the states behind."""
         builder = self.builder
         if self.cell in CELL_OPERATORS:
             short = builder.op("Cast", lengths, to=builder.onnx.TensorProto.INT32)
@@ -59,7 +58,7 @@ class CellGraph:
             )
             return builder.squeeze(output, 1), [builder.squeeze(part, 0) for part in after]
         turned = builder.op("ReverseSequence", x, lengths, time_axis=0, batch_axis=1)
-        behind, after = self.run(turned, state)
+        behind, after = self._scanned(turned, state, lengths=lengths if state else "")
         return builder.op("ReverseSequence", behind, lengths, time_axis=0, batch_axis=1), after
 
     def matrices(self) -> tuple[Weight, Weight, Weight]:
@@ -72,7 +71,10 @@ class CellGraph:
         inputs, recurrent = (part.reshaped(1, *part.values.shape) for part in parts)
         return inputs, recurrent, bias.reshaped(1, len(bias.values))
 
-    def _scanned(self, x: str, state: Sequence[str], reverse: bool) -> tuple[str, list[str]]:
+    def _scanned(
+        self, x: str, state: Sequence[str], *, reverse: bool = False, lengths: str = ""
+    ) -> tuple[str, list[str]]:
+        """``lengths (B)``: behind so many frames, the state of a row stays as it is."""
         builder = self.builder
         if self.cell == "min_gru":
             gates = builder.linear(
@@ -81,7 +83,7 @@ class CellGraph:
             update, candidate = self._split(gates, 2)
             update = builder.op("Sigmoid", update)
             decay = builder.op("Sub", builder.floats(1), update)
-            states, last = self._scan(decay, builder.op("Mul", update, candidate), state, reverse)
+            states, last = self._scan(decay, builder.op("Mul", update, candidate), state, reverse, lengths)
             return states, [last]
         linear = builder.linear(
             x, self.weights[f"{self.prefix}.projection.weight"], self.weights[f"{self.prefix}.projection.bias"]
@@ -90,7 +92,7 @@ class CellGraph:
         rate = builder.floats(-np.exp(self.weights[f"{self.prefix}.log_rate"].floats))
         decay = builder.op("Exp", builder.op("Mul", builder.op("Softplus", step), rate))
         fresh = builder.op("Mul", builder.op("Sub", builder.floats(1), decay), drive)
-        states, last = self._scan(decay, fresh, state, reverse)
+        states, last = self._scan(decay, fresh, state, reverse, lengths)
         through = builder.op("Mul", builder.weight(self.weights[f"{self.prefix}.skip"]), drive)
         opened = builder.op("Mul", gate, builder.op("Sigmoid", gate))
         return builder.op("Mul", builder.op("Add", states, through), opened), [last]
@@ -99,8 +101,15 @@ class CellGraph:
         sizes = self.builder.constant([self.hidden] * count)
         return self.builder.node("Split", value, sizes, outputs=count, axis=2)
 
-    def _scan(self, decay: str, fresh: str, state: Sequence[str], reverse: bool) -> tuple[str, str]:
+    def _scan(self, decay: str, fresh: str, state: Sequence[str], reverse: bool, lengths: str) -> tuple[str, str]:
         builder = self.builder
+        if lengths:
+            frames = builder.squeeze(builder.size(decay, 0), 0)
+            time = builder.op("Range", builder.constant(0), frames, builder.constant(1))
+            valid = builder.op("Less", builder.unsqueeze(time, 1), builder.unsqueeze(lengths, 0))
+            valid = builder.unsqueeze(valid, 2)
+            decay = builder.op("Where", valid, decay, builder.floats(1))
+            fresh = builder.op("Where", valid, fresh, builder.floats(0))
         start = state[0] if state else zeros_like_frame(builder, fresh)
         return scan_nodes(builder, decay, fresh, start, reverse=reverse)
 

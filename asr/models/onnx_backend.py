@@ -18,7 +18,6 @@ from asr.models.inference import Counts, Fetch, Latency, Posteriors
 from asr.models.onnx_sessions import run_graph
 from asr.models.pace import Pace
 from asr.models.staged_runs import StagedRuns
-from asr.models.weight_shapes import GATES
 
 _Floats = npt.NDArray[np.float32]
 OpenSession = Callable[[], Any]
@@ -157,8 +156,7 @@ class OnnxBackend:
             assert self._open_stages is not None
             assert self._before is not None
             frame_s = self.config.features.hop_s * self.config.model.subsampling
-            carries = self.config.model.cell in GATES  # the operators of ONNX know lengths
-            self._stages = StagedRuns(self._open_stages(), frame_s, self._before, carries=carries)
+            self._stages = StagedRuns(self._open_stages(), frame_s, self._before)
         return self._stages
 
     def stream(

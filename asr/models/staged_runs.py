@@ -24,24 +24,19 @@ class StagedRuns:
         sessions: in their order.
         frame_s: seconds of a frame of the recurrent layers.
         before: called before each block.
-        carries: whether the states of rows of unequal length are known behind a block. Else a pass over several
-            recordings has one block in each stage.
     """
 
-    def __init__(
-        self, sessions: Sequence[Any], frame_s: float, before: Callable[[], None], *, carries: bool = True
-    ) -> None:
+    def __init__(self, sessions: Sequence[Any], frame_s: float, before: Callable[[], None]) -> None:
         self._first, *layers, self._last = sessions
         self._layers = [_Stage(session, frame_s, before) for session in layers]
-        self._before, self._carries = before, carries
+        self._before = before
 
     def __call__(self, padded: _Floats, lengths: Counts) -> tuple[Posteriors, Counts]:
         """Log-probabilities ``(B, T', V)`` of waveforms ``(B, S)`` of these lengths, and the valid rows of each."""
         x, counts = run_graph(self._first, ["out", "counts"], {"samples": padded, "lengths": lengths})
-        blocks = self._carries or len(padded) == 1
         for forward, backward in zip(self._layers[::2], self._layers[1::2], strict=True):
-            ahead = forward.run({"in": x}, blocks)
-            x = backward.run_back({"in": x, "ahead": ahead}, counts, blocks)
+            ahead = forward.run({"in": x})
+            x = backward.run_back({"in": x, "ahead": ahead}, counts)
         self._before()
         log_probs, frames = run_graph(self._last, ["log_probs", "frames"], {"in": x, "counts": counts})
         return log_probs, frames
@@ -57,23 +52,23 @@ class _Stage:
         self._shapes = {end.name[: -len(_AFTER)]: () for end in session.get_outputs() if end.name.endswith(_AFTER)}
         self._shapes = {name: shapes[name] for name in self._shapes}
 
-    def run(self, rows: dict[str, _Floats], blocks: bool) -> _Floats:
+    def run(self, rows: dict[str, _Floats]) -> _Floats:
         """Over frames ``(T, B, D)``, from the first block to the last -> ``(T, B, H)``."""
         frames, batch = rows["in"].shape[:2]
         state, found, at = self._zeros(batch), [], 0
         while at < frames:
-            size = self._size(batch) if blocks else frames
+            size = self._size(batch)
             out, state = self._block({name: x[at : at + size] for name, x in rows.items()}, state)
             found.append(out)
             at += size
         return np.concatenate(found)
 
-    def run_back(self, rows: dict[str, _Floats], counts: Counts, blocks: bool) -> _Floats:
+    def run_back(self, rows: dict[str, _Floats], counts: Counts) -> _Floats:
         """From the last block to the first; each row begins with the last of its ``counts (B)`` valid frames."""
         frames, batch = rows["in"].shape[:2]
         state, found, end = self._zeros(batch), [], frames
         while end > 0:
-            start = max(0, end - self._size(batch)) if blocks else 0
+            start = max(0, end - self._size(batch))
             valid = np.clip(counts - start, 0, end - start)
             feeds: dict[str, Any] = {name: x[start:end] for name, x in rows.items()}
             out, state = self._block(feeds | {"counts": valid}, state)

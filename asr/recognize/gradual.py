@@ -7,6 +7,7 @@ recording, and between stretches of the search. It may wait as long as it likes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import threading
@@ -87,7 +88,9 @@ def transcribe_gradually(
         raise ConfigError("hot words: expected a model with a beam above 1, got one whose search knows no hot words")
     if decoder.closed:  # a closed list: it is short, and may need several models and speeds
         between()
-        yield Step(recognizer.transcribe(item), True)
+        with _breaks(between):
+            made = recognizer.transcribe(item)
+        yield Step(made, True)
         return
     vocabulary = decoder.vocabulary if hotwords is None else decoder.vocabulary_with(hotwords)
     work = _Work(recognizer, decoder, vocabulary, between)
@@ -100,17 +103,24 @@ def transcribe_gradually(
         yield from work.short(samples, name)
 
 
+@contextlib.contextmanager
+def _breaks(between: Between) -> Iterator[None]:
+    """Let passes through the network, in this thread, call ``between``."""
+    _here.between = between
+    try:
+        yield
+    finally:
+        _here.between = None
+
+
 class _Work:
     def __init__(self, recognizer: Recognizer, decoder: Decoder, vocabulary: Vocabulary, between: Between) -> None:
         self.recognizer, self.decoder, self.vocabulary, self.between = recognizer, decoder, vocabulary, between
 
     def short(self, samples: np.ndarray, name: str) -> Iterator[Step]:
         self.between()
-        _here.between = self.between
-        try:
+        with _breaks(self.between):
             rows = self.recognizer.log_probs([samples])[0][0]
-        finally:
-            _here.between = None
         sums = self.recognizer.sums(rows)[0]
         duration_s = len(samples) / self.recognizer.sample_rate_hz
         hypotheses, _ = self.decoded(rows, Context())
@@ -150,11 +160,8 @@ class _Work:
         """The parts, with pauses between and inside them."""
         while True:
             self.between()
-            _here.between = self.between
-            try:
+            with _breaks(self.between):
                 part = next(parts, None)
-            finally:
-                _here.between = None
             if part is None:
                 return
             yield part

@@ -70,6 +70,8 @@ class AccessRules:
         if settings.host in _ANY_ADDRESS:
             name = socket.gethostname().lower()
             own |= {name, f"{name}.local"}
+        if settings.token != settings.token.strip():  # a header cannot have them, so that nobody could give it
+            raise ConfigError("--token: expected a token without spaces around it; also in ASR_TOKEN")
         given = [host for host in settings.hosts if host != "*"]
         return cls(
             hosts=frozenset(own | {_host_option(host) for host in given}),
@@ -88,7 +90,8 @@ class AccessRules:
             return
         raise ApiError(
             403,
-            f"Host: expected a name of this server, got {str(header)[:100]!r}; allow it with --allow-host",
+            f"Host: expected a name of this server, got {'none' if header is None else repr(header[:100])}; allow it "
+            "with --allow-host",
             code="host_not_allowed",
         )
 

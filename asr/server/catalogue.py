@@ -11,7 +11,7 @@ from asr.decode.confidence import CONFIDENCE_FILE, load_calibration
 from asr.errors import ConfigError
 from asr.models import bundled, description
 from asr.recognize.options import STREAMING_FILE
-from asr.server.problems import UnknownModelError
+from asr.server.problems import UnknownModelError, one_of
 from asr.server.settings import Settings
 
 
@@ -49,7 +49,7 @@ class Catalogue:
         named += [("file model", settings.file_model), ("live model", settings.live_model)]
         for option, name in named:
             if name and name not in self.models:
-                raise ConfigError(f"{option}: expected one of {', '.join(self.models)}, got {name!r}")
+                raise ConfigError(f"{option}: expected {one_of(list(self.models))}, got {name!r}")
         for name in self.aliases.keys() & self.models.keys():
             raise ConfigError(f"alias: expected a name that no model has, got {name!r}, which is a model")
         first = next(iter(self.models))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from asr.server.problems import RequestError
+from asr.server.problems import RequestError, one_of
 
 LONGEST_SHOWN = 80
 MOST_VALUES = 200_000
@@ -90,7 +89,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, str) or value not in choices:
-            raise self.wrong(field, f"one of {', '.join(choices)}")
+            raise self.wrong(field, one_of(choices))
         return value
 
     def number(self, field: str, default: float, least: float, most: float) -> float:
@@ -104,8 +103,11 @@ class Fields:
 
     def whole(self, field: str, default: int, least: int, most: int) -> int:
         """A whole number from ``least`` to ``most``, which may be spelt ``16000.0``."""
-        value = self.number(field, default, least, most)
-        if not math.isfinite(value) or value != int(value):
+        value = self.values.get(field)
+        if value is None:
+            return default
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not least <= value <= most or value != int(value):
             raise self.wrong(field, f"a whole number from {least} to {most}")
         return int(value)
 

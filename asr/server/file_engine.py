@@ -45,8 +45,8 @@ class FileEngine:
         except _Cancelled:
             self.emit([Reply(ticket, error=AsrError("the request was cancelled"))])
         except AsrError as error:
-            # The client knows the file by its own name; where it lies here is not its business.
-            text = str(error).replace(request.path, request.options.name or "the file")
+            # The client knows the file by its own name; where it lies here is not its business, nor a parameter's name.
+            text = str(error).replace(request.path, request.options.name or "the file").replace("max_duration_s=", "")
             self.emit([Reply(ticket, error=type(error)(text))])
         except Exception as error:  # a fault of ours, or memory: the client is told, the worker goes on
             traceback.print_exc()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asr.server.api_errors import ApiError
+from asr.server.problems import one_of
 from asr.server.settings import ServerLimits
 
 FILE_FIELD = "file"
@@ -69,7 +70,8 @@ def field_name(name: str) -> tuple[str, str | None]:
     if listed or base == "chunking_strategy" or (base in (*SINGLE, FILE_FIELD) and inner is None):
         return base, inner
     known = ", ".join((FILE_FIELD, *SINGLE, *(f"{listing}[]" for listing in LISTS)))
-    raise ApiError(400, f"{name[:60]!r}: unknown field; expected {known}", param=name[:60], code="unknown_parameter")
+    shown = name[:60]
+    raise ApiError(400, f"{shown!r}: unknown field; expected one of {known}", param=shown, code="unknown_parameter")
 
 
 def read_fields(pairs: Iterable[tuple[str, str]], limits: ServerLimits) -> TranscriptionFields:
@@ -141,7 +143,7 @@ def _with_times(made: TranscriptionFields, asked: list[str]) -> TranscriptionFie
     if made.stream and made.response_format not in STREAMED_FORMATS:
         raise ApiError(
             400,
-            f"response_format: expected {' or '.join(STREAMED_FORMATS)} with stream, got {made.response_format}; "
+            f"response_format: expected {one_of(STREAMED_FORMATS)} with stream, got {made.response_format}; "
             "leave stream out",
             param="response_format",
         )
@@ -153,8 +155,8 @@ def _response_format(value: str) -> str:
     if value == "diarized_json":
         raise ApiError(
             400,
-            "response_format: this server does not tell speakers apart; expected one of "
-            f"{', '.join(RESPONSE_FORMATS)}, got diarized_json",
+            f"response_format: this server does not tell speakers apart; expected {one_of(RESPONSE_FORMATS)}, got "
+            "diarized_json",
             param="response_format",
             code="unsupported_value",
         )
@@ -250,7 +252,7 @@ def _truth(name: str, value: str) -> bool:
 def _unexpected(name: str, value: str, allowed: Sequence[str]) -> ApiError:
     return ApiError(
         400,
-        f"{name}: expected {' or '.join(allowed)}, got {value[:60]!r}",
+        f"{name}: expected {one_of(allowed)}, got {value[:60]!r}",
         param=name.partition("[")[0],
         code="invalid_value",
     )

@@ -7,6 +7,12 @@ from collections.abc import Sequence
 from asr.errors import AsrError
 
 
+def one_of(choices: Sequence[str]) -> str:
+    """Choices as a sentence has them: ``json, text or srt``."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 class RequestError(AsrError):
     """A request that cannot be served as it is. ``param`` names the option at fault, where one is."""
 
@@ -20,7 +26,7 @@ class UnknownModelError(RequestError):
 
     def __init__(self, name: str, names: Sequence[str]) -> None:
         super().__init__(
-            f"model: expected one of {', '.join(names)}, got {name[:200]!r}; asr serve --alias NAME=MODEL adds a name",
+            f"model: expected {one_of(names)}, got {name[:200]!r}; asr serve --alias NAME=MODEL adds a name",
             "model",
         )
         self.name, self.names = name, tuple(names)

@@ -98,7 +98,7 @@ class RawBody:
             raise ApiError(400, f"expected {'a recording' if size is None else f'{size} bytes'}, got {count} bytes")
 
     def _too_large(self) -> ApiError:
-        most = f"{self._limits.file_bytes / 2**20:,.1f} MiB"
+        most = f"{round(self._limits.file_bytes / 2**20, 2):g} MiB"
         return ApiError(413, f"expected a recording of at most {most}, got more; cut it")
 
 

@@ -150,7 +150,7 @@ class RealtimeConnection:
         text = event.values.get("audio")
         if not isinstance(text, str):
             raise event.wrong("audio", "audio in base64", "missing_required_parameter")
-        if len(text) > MOST_AUDIO * 4 // 3 + 4:
+        if len(text) > MOST_AUDIO * 4 // 3:
             raise event.wrong("audio", f"at most {MOST_AUDIO >> 20} MiB of audio", "too_large")
         try:
             data = base64.b64decode(text, validate=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import os
 import signal
 import socket
@@ -51,12 +52,12 @@ async def serve(settings: Settings) -> None:
     check_certificate(settings)
     _allow_many_connections()
     services = Services(settings)
-    apps = [(settings.port, build_app(services))]
+    apps = [(settings.port, build_app(services), "--host and --port")]
     if settings.vosk_port is not None:
-        apps.append((settings.vosk_port, build_vosk_app(services)))
+        apps.append((settings.vosk_port, build_vosk_app(services), "--vosk-port"))
     with contextlib.ExitStack() as open_sockets:
-        sockets = [open_sockets.enter_context(listening(settings.host, port)) for port, _ in apps]
-        servers = [_Server(_configuration(settings, app)) for _, app in apps]
+        sockets = [open_sockets.enter_context(listening(settings.host, port, option)) for port, _, option in apps]
+        servers = [_Server(_configuration(settings, app)) for _, app, _ in apps]
         with _stop_signals() as stopping:
             try:
                 await _run(services, servers, sockets, stopping)
@@ -87,7 +88,7 @@ async def _run(
             if starting.done():
                 await starting
                 _keep_for_good()
-                _announce(services.settings, sockets)
+                print("\n".join(address_lines(services.settings, sockets)), file=sys.stderr, flush=True)
                 await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
                 await services.stop()
             else:
@@ -134,7 +135,8 @@ def _stop_signals() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-def _announce(settings: Settings, sockets: list[socket.socket]) -> None:
+def address_lines(settings: Settings, sockets: list[socket.socket]) -> list[str]:
+    """What is said at the start: where each protocol is, and a warning if other machines need no token."""
     scheme = "https" if settings.certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     lines = [f"serving on {scheme}://{host}:{sockets[0].getsockname()[1]}/ (Ctrl-C ends)"]
@@ -144,11 +146,17 @@ def _announce(settings: Settings, sockets: list[socket.socket]) -> None:
         )
     if settings.wyoming is not None:
         lines.append(f"Wyoming protocol on tcp://{settings.wyoming.host}:{settings.wyoming.port}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    address = ipaddress.ip_address(sockets[0].getsockname()[0].partition("%")[0])
+    if not settings.token and not address.is_loopback:
+        lines.append(
+            "no token: everybody who can reach this machine can use the server; set ASR_TOKEN, or listen at 127.0.0.1 "
+            "(docs/serving.md: Who can connect)"
+        )
+    return lines
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises ``AsrError`` where the address cannot be had."""
+def listening(host: str, port: int, option: str = "--host and --port") -> socket.socket:
+    """A listening TCP socket. Raises ``AsrError``, which names the ``option``, where the address cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         place = socket.socket(family, socket.SOCK_STREAM)
@@ -161,9 +169,7 @@ def listening(host: str, port: int) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
         reason = getattr(error, "strerror", None) or error
-        raise AsrError(
-            f"{host}:{port}: cannot listen there: {reason}; choose another with --host and --port"
-        ) from error
+        raise AsrError(f"{host}:{port}: cannot listen there: {reason}; choose another with {option}") from error
     return place
 
 

@@ -147,6 +147,8 @@ class _FormReader:
         """The form, if it is complete and has a file with content. Raises ``ApiError``."""
         if not self.complete:
             raise ApiError(400, "the upload ended in the middle of the form; send it again", code="truncated_upload")
+        if any(field_name(name)[0] == FILE_FIELD for name, _ in self.form.fields):
+            raise ApiError(400, "file: expected a part with a file name, got a text field", param=FILE_FIELD)
         if not self._files:
             raise ApiError(400, "file: expected an audio file, got none", param=FILE_FIELD)
         if not self.form.size:
@@ -200,7 +202,8 @@ class _FormReader:
         try:
             self.form.fields.append((self._field, self._text.decode("utf-8")))
         except UnicodeDecodeError as error:
-            raise ApiError(400, f"{self._field}: expected text in UTF-8, got {error}", param=self._field) from error
+            found = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+            raise ApiError(400, f"{self._field}: expected text in UTF-8, got {found}", param=self._field) from error
         self._text = bytearray()
 
     def _end(self) -> None:
@@ -209,7 +212,7 @@ class _FormReader:
 
 def too_large(limits: ServerLimits) -> ApiError:
     """The answer to a body that is larger than a file may be."""
-    most = f"{limits.file_bytes / 2**20:,.1f} MiB"
+    most = f"{round(limits.file_bytes / 2**20, 2):g} MiB"
     return ApiError(413, f"file: expected at most {most}, got more; cut the recording", param=FILE_FIELD)
 
 

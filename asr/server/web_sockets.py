@@ -1,8 +1,8 @@
 """WebSockets within bounds: what uvicorn leaves open, closed; a client's messages with time limits.
 
-uvicorn reads one message ahead. Beyond that, a client could make it keep pongs that nobody reads and empty fragments
-without end, or hold a closed connection for ever by not reading. Neither is possible here, and no malformed frame is
-an exception in the log.
+uvicorn takes what a read gives at once, which can be tens of thousands of short frames, and everybody else waits
+meanwhile. A client could also make it keep pongs that nobody reads and empty fragments without end, or hold a closed
+connection for ever by not reading. Nothing of this is possible here, and no malformed frame is an exception in the log.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from asr.server.problems import BusyError, ClosingError, RequestError
 from asr.server.settings import ServerLimits
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
 UNSENT_BYTES = 1 << 20
 """Bytes that may wait for a client to read them, beside one message."""
+TAKEN_BYTES = 1 << 13
+"""Bytes of a client that are taken apart before others have their turn."""
 LINGER_S = 5.0
 """Seconds that a client has to read what was sent before the connection was closed."""
 SEND_S = 30.0
@@ -48,10 +50,42 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         # Pings keep proxies awake. A pong may wait behind a long message, so that a late one proves nothing.
         self.ping_timeout = None
         self.gone = self.loop.create_future()
+        self._held = bytearray()
+        """What has come and is not taken apart yet; nothing more is read meanwhile."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take the client's bytes, a part in each round of the event loop."""
+        waits = bool(self._held)
+        self._held += data
+        if not waits:
+            self._take()
+
+    def _take(self) -> None:
+        part = bytes(self._held[:TAKEN_BYTES])
+        if part:
+            super().data_received(part)
+            del self._held[:TAKEN_BYTES]
+        if self._held:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._take)
+        elif not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """The next event of the client."""
+        message = await super().receive()
+        self._stay_paused()
+        return message
+
+    def _stay_paused(self) -> None:
+        """uvicorn reads on when a message is taken; here only when nothing is held any more."""
+        if self._held:
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone; what is computed for it can end."""
         super().connection_lost(exc)
+        self._held.clear()
         if not self.gone.done():
             self.gone.set_result(None)
 
@@ -111,9 +145,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     async def send(self, message: ASGISendEvent) -> None:
         """Send; what comes behind the end of the connection is a client that has gone, and no fault of the server."""
         await self.writable.wait()
-        if self.close_sent and message["type"] in ("websocket.send", "websocket.close"):
+        ended = self.close_sent or self.transport.is_closing()
+        if ended and message["type"] in ("websocket.send", "websocket.close"):
             raise ClientDisconnected
         await super().send(message)
+        self._stay_paused()
         if message["type"] == "websocket.http.response.body":  # a refusal completes the handshake, too
             self.handshake_complete = self.handshake_complete or self.close_sent
 
@@ -201,6 +237,7 @@ class ClientSocket:
         try:
             async with self.wakeup.timeout(self.limits.idle_s):
                 message = await self.socket.receive()
+                await asyncio.sleep(0)  # messages that wait already would not let anybody else have a turn
         except TimeoutError:
             await self.close(1008, f"no message for {self.limits.idle_s:g} s")
             raise GoneError from None

@@ -220,7 +220,8 @@ def _loaded(name: str, place: str, setup: WorkerSetup, runtime: str) -> Recogniz
 
 def _warm(made: Recognizer) -> Recognizer:
     allow_breaks(made)
-    made.transcribe(_noise(made, 1))
+    most = int((made.max_duration_s or WARM_S) * made.sample_rate_hz)  # of --most-file-s
+    made.transcribe(_noise(made, 1)[:most])
     if made.decoder.options.beam > 1:
         warm_pools()
     with contextlib.suppress(ConfigError):  # it needs whole recordings: each client that opens a stream gets the reason

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from asr.server.catalogue import ServedModel
 from asr.server.client_messages import ClientError, Fields
 from asr.server.live_streams import LiveSession
 from asr.server.messages import HOT_WORD_BOOST, SETTLE_S, Event, Final, Partial, StreamOptions
-from asr.server.problems import BusyError, ClosingError, RequestError, UnknownModelError, WorkerLostError
+from asr.server.problems import BusyError, ClosingError, RequestError, UnknownModelError, WorkerLostError, one_of
 from asr.server.samples_in import WIDTHS
 from asr.server.services import Services
 from asr.server.web_sockets import Wakeup
@@ -58,8 +59,8 @@ async def serving_wyoming(services: Services) -> AsyncIterator[None]:
         listening = await asyncio.start_server(server.serve, address.host, address.port, limit=LINE_BYTES)
     except OSError as error:
         raise AsrError(
-            f"{address.host}:{address.port}: cannot listen there: {error.strerror or error}; choose another address "
-            "with --wyoming"
+            f"{address.host}:{address.port}: cannot listen there: {_reason(error)}; choose another address with "
+            "--wyoming"
         ) from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.stop)
@@ -67,6 +68,11 @@ async def serving_wyoming(services: Services) -> AsyncIterator[None]:
         if services.settings.zeroconf:
             await stack.enter_async_context(announced(address.host, listening.sockets[0].getsockname()[1]))
         yield
+
+
+def _reason(error: OSError) -> str:
+    """Why; asyncio's own text has the address once more."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 class WyomingServer:
@@ -149,6 +155,7 @@ class WyomingConnection:
         idle_s = self.services.settings.limits.idle_s
         try:
             async with self.wakeup.timeout(idle_s):
+                await asyncio.sleep(0)  # frames that wait already would not let anybody else have a turn
                 return await read_frame(self.reader, FRAME_BYTES)
         except TimeoutError as error:
             raise ClientError(f"expected an event every {idle_s:g} s at least, got none", "idle") from error
@@ -183,9 +190,7 @@ class WyomingConnection:
         model = self.services.catalogue.find(data.text("name", None, 200), live=True)
         language = data.text("language", None, 35)
         if language and model.languages and language.lower().partition("-")[0] not in model.languages:
-            raise ClientError(
-                f"language: expected one of {', '.join(model.languages)}, got {language!a}", "unsupported-language"
-            )
+            raise ClientError(f"language: expected {one_of(model.languages)}, got {language!a}", "unsupported-language")
         names, terms = (
             data.texts(field, limits.hot_words, limits.phrase_characters)
             for field in ("transcript_names", "transcript_terms")

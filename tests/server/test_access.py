@@ -92,6 +92,16 @@ def test_a_foreign_host_is_refused(host, kind, token):
     assert (answered[0], code(answered)) == (403, "host_not_allowed")
 
 
+def test_a_request_without_a_host_is_told_so():
+    assert b"got none" in answer(Settings(), host="")[2]
+
+
+@pytest.mark.parametrize("token", [" secret", "secret\n", " "])
+def test_a_token_that_no_header_can_have_is_refused_at_the_start(token):
+    with pytest.raises(ConfigError, match="--token: expected a token without spaces around it"):
+        AccessRules.of(Settings(token=token))
+
+
 def test_a_host_is_allowed_by_option():
     assert answer(Settings(hosts=("asr.example.org",)), host="asr.example.org")[0] == 200
     assert answer(Settings(hosts=("*",)), host="any.example.org")[0] == 200

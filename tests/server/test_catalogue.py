@@ -38,7 +38,7 @@ def test_an_alias_is_its_model():
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are():
-    with pytest.raises(UnknownModelError, match="expected one of a, whisper-1, got 'b'") as caught:
+    with pytest.raises(UnknownModelError, match="expected a or whisper-1, got 'b'") as caught:
         Catalogue(Settings(models={"a": "an4"}, aliases={"whisper-1": "a"})).find("b")
     assert caught.value.param == "model"
     assert caught.value.names == ("a", "whisper-1")
@@ -46,7 +46,7 @@ def test_an_unknown_name_is_answered_with_those_that_there_are():
 
 @pytest.mark.parametrize("options", [{"aliases": {"x": "no"}}, {"file_model": "no"}, {"live_model": "no"}])
 def test_an_alias_or_default_without_a_model_is_refused(options):
-    with pytest.raises(ConfigError, match="expected one of a, got 'no'"):
+    with pytest.raises(ConfigError, match="expected a, got 'no'"):
         Catalogue(Settings(models={"a": "an4"}, **options))
 
 

@@ -49,6 +49,12 @@ def test_lists_are_understood_with_and_without_brackets(name):
     assert read((name, "A")).keywords == ("A",)
 
 
+def test_a_refused_value_is_told_the_choices_as_a_sentence():
+    assert "expected json, text, srt, vtt or verbose_json, got 'xml'" in refusal(("response_format", "xml")).message
+    assert "expected word or segment, got" in refusal(("timestamp_granularities[]", "letter")).message
+    assert "expected logprobs, got" in refusal(("include[]", "words")).message
+
+
 def test_granularities_choose_the_times():
     found = read(("response_format", "verbose_json"), ("timestamp_granularities[]", "word"))
     assert (found.words, found.segments) == (True, False)

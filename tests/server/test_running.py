@@ -16,6 +16,8 @@ import pytest
 
 from asr.cli import serve_verb
 from asr.cli.main import run_command
+from asr.server.running import address_lines, listening
+from asr.server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,7 +86,12 @@ def test_health_decodes_ready_is_said_and_metrics_are_counted(server):
 def test_a_port_in_use_is_said(server, capsys):
     _, port = server
     assert run_command(["serve", "--port", str(port), "--model", "an4"]) == 2
-    assert f"127.0.0.1:{port}: cannot listen there: Address already in use" in capsys.readouterr().err
+    taken = f"127.0.0.1:{port}: cannot listen there: Address already in use; choose another "
+    assert taken + "with --host and --port" in capsys.readouterr().err
+    assert run_command(["serve", "--port", "0", "--vosk-port", str(port), "--model", "an4"]) == 2
+    assert taken + "with --vosk-port" in capsys.readouterr().err
+    assert run_command(["serve", "--port", "0", "--wyoming", f"127.0.0.1:{port}", "--model", "an4"]) == 2
+    assert taken + "address with --wyoming" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_a_port_in_use_is_said(server, capsys):
         (["--wyoming", "10300"], "expected HOST:PORT"),
         (["--model", "a=", "--port", "0"], "expected NAME=VALUE"),
         (["--model", "nowhere"], "nowhere: neither a model directory nor a bundled model"),
-        (["--alias", "x=y"], "expected one of english, an4, english-stream, stream, got 'y'"),
+        (["--alias", "x=y"], "expected english, an4, english-stream or stream, got 'y'"),
         (["--host", "a..b", "--model", "an4"], "a..b:8000: cannot listen there"),
         (["--host", "203.0.113.1", "--model", "an4"], "203.0.113.1:8000: cannot listen there"),
     ],
@@ -110,6 +117,18 @@ def test_a_certificate_that_is_none_is_said(tmp_path, capsys):
     path.write_text("no certificate")
     assert run_command(["serve", "--certificate", str(path)]) == 2
     assert f"{path}: expected a certificate in PEM" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warned"),
+    [("0.0.0.0", "", True), ("::", "", True), ("0.0.0.0", "secret", False), ("127.0.0.1", "", False),
+     ("localhost", "", False)],
+)  # fmt: skip
+def test_a_server_without_a_token_warns_where_other_machines_can_reach_it(host, token, warned):
+    with listening(host, 0) as place:
+        lines = address_lines(Settings(host=host, token=token), [place])
+    assert [line for line in lines if "set ASR_TOKEN" in line] == lines[1:]
+    assert len(lines) == 1 + warned
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

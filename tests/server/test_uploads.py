@@ -95,6 +95,12 @@ def test_a_form_without_a_file_is_refused():
     assert refusal(part("model", b"an4") + END).param == "file"
 
 
+def test_a_file_without_a_name_is_told_apart_from_none():
+    error = refusal(part("file", CONTENT[:9]) + END)
+    assert (error.status, error.param) == (400, "file")
+    assert error.message == "file: expected a part with a file name, got a text field"
+
+
 def test_several_files_are_refused():
     assert "expected one file" in refusal(part("file", b"1", "a") + part("file", b"2", "b") + END).message
 
@@ -132,7 +138,8 @@ def test_too_many_fields_are_refused():
 
 
 def test_text_that_is_no_utf_8_is_refused():
-    assert refusal(part("prompt", b"\xff\xfe") + END).param == "prompt"
+    error = refusal(part("prompt", b"Ann\xff\xfe") + END)
+    assert (error.param, error.message) == ("prompt", "prompt: expected text in UTF-8, got byte 0xff at 3")
 
 
 def test_an_upload_that_pauses_too_long_is_refused():

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import gc
 import json
+import re
 import socket
 import struct
 import threading
 import time
 import weakref
+from typing import ClassVar
 
 import pytest
 import uvicorn
@@ -19,6 +21,7 @@ from scripted import ScriptedSession, scripted_services
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from asr.server import http_connections, web_sockets, wyoming_service
 from asr.server.http_connections import BoundedHttp
@@ -80,6 +83,12 @@ def shake_hands(port, path):
     return raw
 
 
+def send_for_ever(raw, message):
+    """Send without reading. Raises ``ConnectionError`` once the server has cut the client off."""
+    while True:
+        raw.sendall(message * 100)
+
+
 def closed(services):
     """Wait until all sessions are closed."""
     for _ in range(1200):
@@ -104,8 +113,68 @@ def test_a_client_that_sends_for_ever_and_never_reads_is_cut_off(monkeypatch, pa
     services = scripted_services()
     with served(services) as port, shake_hands(port, path) as raw:
         with pytest.raises(ConnectionError):
-            raw.sendall(message * (200_000_000 // len(message)))
+            send_for_ever(raw, message)
         assert closed(services)
+
+
+@pytest.mark.parametrize("path", ["/vosk", "/v1/realtime"])
+def test_a_flood_of_short_messages_is_taken_in_parts_and_answered_in_order(monkeypatch, path):
+    monkeypatch.setattr(web_sockets, "TAKEN_BYTES", 100)
+    sizes = []
+    taken = WebSocketsSansIOProtocol.data_received
+    monkeypatch.setattr(
+        WebSocketsSansIOProtocol, "data_received", lambda self, data: (sizes.append(len(data)), taken(self, data))[1]
+    )
+    with served(scripted_services()) as port, shake_hands(port, path) as raw:
+        sender = threading.Thread(
+            target=raw.sendall, args=[b"".join(masked(b"no %04d" % n) for n in range(2000))], daemon=True
+        )
+        sender.start()
+        found = b""
+        while b"no 1999" not in found and (more := raw.recv(1 << 16)):
+            found += more
+        sender.join()
+    assert re.findall(rb"no (\d{4})", found) == [b"%04d" % n for n in range(2000)]
+    assert len(sizes) > 100
+    assert max(sizes[1:]) <= 100  # the first is the handshake
+
+
+def test_a_long_message_is_put_together_from_its_parts(monkeypatch):
+    monkeypatch.setattr(web_sockets, "TAKEN_BYTES", 100)
+    services = scripted_services()
+    with served(services) as port, shake_hands(port, "/vosk") as raw:
+        raw.sendall(struct.pack(">BBQ", 0x82, 0xFF, 100_000) + bytes(4 + 100_000) + masked(b'{"eof": 1}'))
+        with contextlib.suppress(ConnectionResetError):
+            while raw.recv(4096):
+                pass
+    assert [session.received for session in services.live.sessions] == [100_000]
+
+
+def test_messages_that_wait_let_others_have_a_turn():
+    class Socket:
+        scope: ClassVar[dict] = {}
+
+        async def receive(self):
+            return {"type": "websocket.receive", "text": "{}"}
+
+    async def run():
+        order = []
+        client = web_sockets.ClientSocket(Socket(), ServerLimits(), asyncio.Event())
+
+        async def flooding():
+            for _ in range(100):
+                await client.receive()
+                order.append("flood")
+
+        async def another():
+            for _ in range(50):
+                await asyncio.sleep(0)
+                order.append("other")
+
+        await asyncio.gather(flooding(), another())
+        return order
+
+    assert asyncio.run(run()).index("other") < 3
 
 
 def test_a_wyoming_client_that_never_reads_is_cut_off(monkeypatch):
@@ -118,7 +187,7 @@ def test_a_wyoming_client_that_never_reads_is_cut_off(monkeypatch):
     with served(services), connected(port) as raw:
         raw.sendall(start)
         with pytest.raises(ConnectionError):
-            raw.sendall(b'{"type": "describe"}\n' * 500_000)
+            send_for_ever(raw, b'{"type": "describe"}\n')
         assert closed(services)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from asr.config.child_processes import ChildProcess
-from asr.errors import AsrError, ModelError
+from asr.errors import AsrError, AudioError, ModelError
 from asr.server import worker_child
 from asr.server.messages import FileOptions, StreamOptions
 from asr.server.problems import RequestError, WorkerLostError
@@ -221,6 +221,12 @@ def test_torch_runs_what_onnxruntime_cannot_and_the_log_says_so(greedy_model, mo
     )
     with pytest.raises(ModelError, match="no such graph"):
         worker_child.load_models(dataclasses.replace(setup, runtime="onnxruntime"))
+
+
+def test_a_model_is_warmed_where_files_must_be_shorter_than_what_warms_it(greedy_model):
+    setup = WorkerSetup({"mine": str(greedy_model)}, "mine", "cpu", "auto", 1, "model", 0.5)
+    with pytest.raises(AudioError, match="at most max_duration_s"):
+        worker_child.load_models(setup)["mine"].transcribe("egs/sample.wav")
 
 
 def test_a_damaged_model_ends_the_start_with_its_message(loop, greedy_model, tmp_path):
