@@ -103,7 +103,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "decoding",
         "Defaults: the options of the model directory, else greedy decoding. The value none switches off a file, hot "
-        "words, --language, --lm-adapt, --word-bonus, --unknown-penalty or a threshold.",
+        "words, --language, --lm-adapt, --word-bonus, --blank-penalty, --unknown-penalty or a threshold.",
     )
     group.add_argument("--beam", type=whole(1, 100_000), metavar="K", help="beam width; 1 is greedy")
     group.add_argument(
@@ -133,6 +133,12 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         help="keep the context of the language models between utterances of a long recording or stream",
     )
     group.add_argument("--word-bonus", type=number(off=0.0), metavar="B", help="added for each word, natural logarithm")
+    group.add_argument(
+        "--blank-penalty",
+        type=number(low=0, off=0.0),
+        metavar="P",
+        help="taken from the logarithm of blank in every frame, against deletions, such as 0.5",
+    )
     group.add_argument("--lexicon", type=file_or_none, metavar="FILE", help="allowed words, one a line")
     group.add_argument(
         "--unknown-penalty",

@@ -26,6 +26,7 @@ from asr.decode import kernel, pools
 from asr.decode.fusion import Fusion, Rows
 from asr.decode.hypothesis import Hypothesis
 from asr.decode.posteriors import (
+    BLANK,
     Lengths,
     Matrix,
     as_batch,
@@ -58,11 +59,14 @@ class BeamSearch:
             prefix ends in blank (so that a token on either side of it still counts twice) and none is opened.
             0 turns it off.
         beam_threshold: natural log, at least 0. Prefixes that score less than the best one by more are dropped.
+        blank_penalty: natural log, at least 0. It is taken from the blank of every frame, against deletions: CTC
+            networks are surer of blank than they should be, as it is by far their commonest symbol. The thresholds and
+            the confidences of tokens mean the posteriors as they are.
         words: lexicon, n-gram and hot words, from ``asr.decode.lexicon.make_words``.
         lm: a language model over tokens with its weight.
 
     Raises:
-        DecodeError: beam below 1, a threshold of the wrong sign, or NaN.
+        DecodeError: beam below 1, a threshold or a penalty of the wrong sign, or NaN.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class BeamSearch:
         token_threshold: float = -math.inf,
         blank_threshold: float = 0.0,
         beam_threshold: float = math.inf,
+        blank_penalty: float = 0.0,
         words: kernel.Words | None = None,
         lm: Fusion | None = None,
     ) -> None:
@@ -81,6 +86,10 @@ class BeamSearch:
         blank_limit = _log_threshold("blank_threshold", blank_threshold)
         # Off is +inf and not 0 for the kernel: rounding makes a certain blank slightly more likely than 1.
         blank_limit = blank_limit if blank_limit < 0 else math.inf
+        if not 0 <= finite_number("blank_penalty", blank_penalty) < math.inf:
+            raise DecodeError(f"expected blank_penalty as a natural logarithm of at least 0, got {blank_penalty}")
+        self._blank_penalty = float(blank_penalty)
+        blank_limit -= self._blank_penalty
         self._thresholds = np.array([_log_threshold("token_threshold", token_threshold), blank_limit, beam_threshold])
         if not isinstance(lm, Fusion | None):
             raise DecodeError(f"lm: expected asr.decode.fusion.Fusion, got {lm!r}"[:200])
@@ -212,7 +221,14 @@ class BeamSearch:
         """Take frames out of the queue."""
         size = max(1, BLOCK_VALUES // self._queue.shape[1])
         block, self._queue = self._queue[:size], self._queue[size:]
-        self._block = as_frames(block, np.array([0, len(block)]))
+        self._block = self._as_frames(block, np.array([0, len(block)]))
+
+    def _as_frames(self, log_probs: npt.NDArray[np.floating], starts: npt.NDArray[np.int64]) -> kernel.Frames:
+        """Frames for the kernel, with the penalty of blank."""
+        if self._blank_penalty and len(log_probs):
+            log_probs = np.array(log_probs, np.float64)  # a copy: the matrix is the caller's
+            log_probs[:, BLANK] -= self._blank_penalty
+        return as_frames(log_probs, starts)
 
     def _run(self) -> bool:
         """Do what is queued; False when the language model must fill rows first."""
@@ -253,7 +269,7 @@ class BeamSearch:
             self._run()
             return [self.hypotheses(nbest)]
         self._prepare(joined.shape[1])
-        frames = as_frames(joined, starts)
+        frames = self._as_frames(joined, starts)
         output = new_output(len(matrices), nbest, nbest * len(joined))
         while not self._search(frames, output, begin=True, finish=True):
             self._make_room()
@@ -321,6 +337,7 @@ def beam_search(
     token_threshold: float = -math.inf,
     blank_threshold: float = 0.0,
     beam_threshold: float = math.inf,
+    blank_penalty: float = 0.0,
     words: kernel.Words | None = None,
     lm: Fusion | None = None,
     nbest: int = 1,
@@ -340,11 +357,11 @@ def beam_search(
 
     Raises:
         DecodeError: wrong shape, lengths out of range, NaN, ``+inf``, rows that do not sum to one, ``beam`` or
-            ``nbest`` out of range, thresholds of the wrong sign, language models of another vocabulary.
+            ``nbest`` out of range, thresholds or a penalty of the wrong sign, language models of another vocabulary.
     """
     search = BeamSearch(
         beam=beam, token_threshold=token_threshold, blank_threshold=blank_threshold, beam_threshold=beam_threshold,
-        words=words, lm=lm,
+        blank_penalty=blank_penalty, words=words, lm=lm,
     )  # fmt: skip
     search._check_nbest(nbest)
     batch, frames = as_batch(log_probs, lengths)

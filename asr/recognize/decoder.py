@@ -221,6 +221,7 @@ class Decoder:
             token_threshold=options.token_threshold,
             beam_threshold=options.beam_threshold,
             blank_threshold=options.blank_threshold,
+            blank_penalty=options.blank_penalty,
             words=self.vocabulary.arrays,
             lm=self.fusion,
         )
@@ -267,6 +268,7 @@ class Decoder:
             token_threshold=options.token_threshold,
             beam_threshold=options.beam_threshold,
             blank_threshold=options.blank_threshold,
+            blank_penalty=options.blank_penalty,
             words=self.vocabulary.arrays,
             lm=self.fusion,
             nbest=self._depth(count),

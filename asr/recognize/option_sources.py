@@ -21,7 +21,7 @@ from asr.recognize.options import DEFAULT_BEAM, SEARCHING, WIDE, Decoding, load_
 GIVEN, DIRECTORY, DEFAULT = "given", "model directory", "default"
 """Where an option comes from."""
 RESETS = {
-    "lm": ("lm_weight", "lm_adapt", "lm_carry", "word_bonus", "lexicon", "unknown_penalty"),
+    "lm": ("lm_weight", "lm_adapt", "lm_carry", "word_bonus", "blank_penalty", "lexicon", "unknown_penalty"),
     "lexicon": ("unknown_penalty",),
     "rescore": ("rescore_weight", "rescore_keep"),
 }

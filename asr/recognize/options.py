@@ -30,7 +30,7 @@ STREAMING_FILE = "streaming.yaml"
 LONGEST_CHUNK_S = 3600
 LM_FOLDER = "lm"
 DEFAULT_BEAM = 16
-WIDE = ("lm", "lexicon", "hotwords", "rescore", "word_bonus")
+WIDE = ("lm", "lexicon", "hotwords", "rescore", "word_bonus", "blank_penalty")
 """Options that only the beam search knows."""
 SEARCHING = (*WIDE, "lm_adapt")
 PLACES = ("lm", "lexicon", "rescore", "phrases")
@@ -60,6 +60,8 @@ class Decoding:
     beginning each as a text of its own."""
     word_bonus: float = 0.0
     """Added for each word; positive against deletions, negative against insertions."""
+    blank_penalty: float = 0.0
+    """Taken from the logarithm of blank in every frame of the search; positive against deletions."""
     lexicon: str = ""
     """File of the words that may be recognised, one a line; an n-gram without one allows the words that it knows."""
     unknown_penalty: float = -math.inf
@@ -124,7 +126,7 @@ class Decoding:
                 "rescore_keep: expected 1 beside lm_carry and lm_adapt, whose scores depend on the utterances before, "
                 f"got {self.rescore_keep}; leave one of them out"
             )
-        for name in ("lm_adapt", "rescore_weight", "rescore_keep"):
+        for name in ("lm_adapt", "blank_penalty", "rescore_weight", "rescore_keep"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
@@ -195,6 +197,7 @@ class DecodingOptions(TypedDict, total=False):
     lm_adapt: float | None
     lm_carry: bool | None
     word_bonus: float | None
+    blank_penalty: float | None
     lexicon: str | os.PathLike[str] | None
     unknown_penalty: float | None
     hotwords: Mapping[str, float] | None

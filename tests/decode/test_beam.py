@@ -134,6 +134,48 @@ def test_exact_against_all_paths_when_nothing_is_pruned(log_probs: np.ndarray) -
     assert math.fsum(math.exp(h.score) for h in found) == pytest.approx(1.0)
 
 
+@given(small_matrices(), st.sampled_from([0.3, 1.0, 4.0]))
+@settings(max_examples=100, deadline=None)
+def test_a_blank_penalty_is_taken_from_every_blank_of_every_path(log_probs: np.ndarray, penalty: float) -> None:
+    frames, columns = log_probs.shape
+    paths: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for path in itertools.product(range(columns), repeat=frames):
+        score = log_prob_of(path, log_probs)
+        if score > -math.inf:
+            paths[collapse(path)].append(score - penalty * path.count(0))
+    before = log_probs.copy()
+    (found,) = beam_search(log_probs, beam=64, nbest=64, blank_penalty=penalty)
+    assert {h.tokens: h.score for h in found} == pytest.approx(
+        {tokens: float(np.logaddexp.reduce(scores)) for tokens, scores in paths.items()}, abs=1e-9
+    )
+    assert np.array_equal(log_probs, before), "the caller's matrix stays as it is"
+
+
+def test_a_blank_penalty_leaves_confidences_and_the_blank_threshold_as_they_are() -> None:
+    log_probs = random_log_probs(80, 6, seed=5, blank=3.0)
+    ((plain,),) = beam_search(log_probs, beam=8)
+    ((found,),) = beam_search(log_probs, beam=8, blank_penalty=2.0)
+    assert len(found.tokens) > len(plain.tokens)
+    certain = float(log_probs[:, 0].min()) - 1e-9  # every blank is above it
+    ((none,),) = beam_search(log_probs, beam=8, blank_penalty=2.0, blank_threshold=certain)
+    assert none.tokens == ()
+    expected = [
+        math.exp(log_probs[start:end, token].max())
+        for token, start, end in zip(found.tokens, found.frames, found.ends, strict=True)
+    ]
+    assert list(found.confidences) == pytest.approx(expected)
+
+
+def test_a_blank_penalty_gives_the_same_in_pieces_and_in_batches() -> None:
+    log_probs = random_log_probs(3, 60, 6, seed=6, blank=2.0)
+    whole = beam_search(log_probs, beam=8, blank_penalty=0.7)
+    for matrix, expected in zip(log_probs, whole, strict=True):
+        search = BeamSearch(beam=8, blank_penalty=0.7)
+        for start in range(0, 60, 7):
+            search.accept(matrix[start : start + 7])
+        assert search.finish() == expected
+
+
 @pytest.mark.parametrize("pool", [1, INITIAL_NODES], ids=["crowded pools", "usual pools"])
 @pytest.mark.parametrize(
     ("frames", "columns", "beam", "options"),
@@ -337,6 +379,8 @@ def test_decodes_a_block_larger_than_is_converted_at_once(monkeypatch: pytest.Mo
         ({"token_threshold": 0.01}, "token_threshold .* at most 0"),
         ({"blank_threshold": 0.999}, r"blank_threshold .* at most 0 \(0\.999 is -0\.001\), got 0\.999"),
         ({"blank_threshold": math.nan}, "blank_threshold .* got nan"),
+        ({"blank_penalty": -0.5}, r"blank_penalty .* at least 0, got -0\.5"),
+        ({"blank_penalty": math.inf}, "blank_penalty .* got inf"),
     ],
 )
 def test_refuses_options_out_of_range(options: dict[str, Any], message: str) -> None:

@@ -69,6 +69,14 @@ def test_naming_a_lexicon_alone_closes_the_vocabulary(tuned):
     assert choose(tuned, lexicon=other, unknown_penalty=-2.0).unknown_penalty == -2.0
 
 
+def test_a_blank_penalty_belongs_to_the_language_model_that_it_was_chosen_with(tuned):
+    saved = dataclasses.replace(options.load_options(tuned), blank_penalty=0.7)
+    options.save_options(tuned, saved)
+    assert choose(tuned, hotwords={"B": 1.0}).blank_penalty == 0.7
+    assert choose(tuned, lm=str(tuned / "other.arpa")).blank_penalty == 0.0
+    assert choose(tuned, beam=1).blank_penalty == 0.0
+
+
 def test_naming_a_rescoring_model_drops_its_weight_alone(tuned):
     expected = dataclasses.replace(options.load_options(tuned), rescore="new", rescore_weight=0.5)
     assert choose(tuned, rescore="new") == expected
@@ -77,7 +85,7 @@ def test_naming_a_rescoring_model_drops_its_weight_alone(tuned):
 @pytest.mark.parametrize(
     "given",
     [{"beam": 4}, {"lm_weight": 0.1}, {"word_bonus": 0.0}, {"unknown_penalty": -1.0}, {"hotwords": {"FOUR": 3.0}},
-     {"nbest": 4}, {"token_threshold": -9.0}, {"rescore_weight": 0.1}],
+     {"nbest": 4}, {"token_threshold": -9.0}, {"rescore_weight": 0.1}, {"blank_penalty": 1.0}],
 )  # fmt: skip
 def test_numbers_hot_words_and_beam_change_only_themselves(tuned, given):
     assert choose(tuned, **given) == dataclasses.replace(options.load_options(tuned), **given)
