@@ -182,7 +182,8 @@ class _Deadline:
         self.over = True
         for connected in self._sockets:
             with contextlib.suppress(OSError):
-                connected.shutdown(socket.SHUT_RDWR)
+                # Not the method of an SSLSocket, which takes away what a handshake in another thread needs.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     def watch(self, connected: socket.socket) -> None:
         self._sockets.append(connected)

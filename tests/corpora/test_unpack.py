@@ -601,17 +601,18 @@ def test_an_answer_that_drips_is_given_up(address: str, tmp_path: Path, monkeypa
         fetch(f"{address}/drip-header", tmp_path / "a", max_bytes=1 << 20)
 
 
-def test_a_handshake_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answer_s", [0.3, 0.0], ids=["within it", "before it begins"])
+def test_a_handshake_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer_s: float) -> None:
     class Drip(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             for byte in b"\x16\x03\x03\x40\x00" + bytes(300):
                 self.request.sendall(bytes([byte]))
                 time.sleep(0.02)
 
-    monkeypatch.setattr("asr.corpora.download.ANSWER_S", 0.3)
+    monkeypatch.setattr("asr.corpora.download.ANSWER_S", answer_s)
     with Server(("127.0.0.1", 0), Drip) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        with pytest.raises(ArchiveError, match=r"no answer within 0\.3 s"):
+        with pytest.raises(ArchiveError, match=f"no answer within {answer_s} s"):
             fetch(f"https://127.0.0.1:{server.server_port}/a", tmp_path / "a", max_bytes=1 << 20)
         server.shutdown()
 

@@ -84,7 +84,7 @@ def wait_for_text(page: Any) -> None:
 def test_a_recording_of_the_microphone_becomes_its_text(page):
     page.click("#record")
     page.wait_for_selector("#live-settled:not(:empty), #live-open:not(:empty), #live-log p", timeout=120_000)
-    page.wait_for_timeout(3500)  # the recording lasts 2.75 s
+    wait_true(page, "document.getElementById('live-clock').textContent >= '0:04'")  # the recording lasts 2.75 s
     page.click("#stop")
     page.wait_for_selector("#document:not([hidden])", timeout=120_000)
     assert words(page) == TEXT
