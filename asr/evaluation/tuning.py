@@ -24,6 +24,7 @@ from asr.scoring.rules import LITERAL_RULES
 
 WEIGHTS = (0.2, 0.4, 0.6, 0.9, 1.3)
 BONUSES = (-2.0, 0.0, 1.0, 2.0, 4.0)
+BLANK_PENALTIES = (0.0, 0.5, 1.0, 1.5)
 RESCORE_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 RESCORE_KEEPS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 SEARCH_BEAM = 16
@@ -56,6 +57,7 @@ class Trial:
             "lm_weight": options.lm_weight,
             "word_bonus": options.word_bonus,
             "beam": options.beam,
+            "blank_penalty": options.blank_penalty,
             "rescore_weight": options.rescore_weight if options.rescore else None,
             "rescore_keep": options.rescore_keep if options.rescore else None,
             "wer": self.errors / max(1, self.words),
@@ -68,6 +70,8 @@ class Trial:
         options = self.options
         weights = ",".join(f"{weight:.3g}" for weight in np.atleast_1d(options.lm_weight))
         setting = f"lm_weight {weights:<5} word_bonus {options.word_bonus:<5.3g} beam {options.beam:<4}"
+        if options.blank_penalty:
+            setting += f" blank_penalty {options.blank_penalty:<4.3g}"
         if options.rescore:
             setting += f" rescore_weight {options.rescore_weight:<5.3g} rescore_keep {options.rescore_keep:<4.3g}"
         rate = f"WER {100 * self.errors / max(1, self.words):.2f} % ({self.errors}/{self.words})"
@@ -83,8 +87,9 @@ def tune_decoding(
     beams: Sequence[int] | None = None,
     root: str | Path | None = None,
 ) -> list[Trial]:
-    """Search LM weight and word bonus on a grid, then around its best point, then the narrowest beam that is as good.
-    Last, where the options have a model that rescores, its weight and what the search's models keep.
+    """Search LM weight and word bonus on a grid, then around its best point, then the narrowest beam that is as good,
+    then the penalty of blank. Last, where the options have a model that rescores, its weight and what the search's
+    models keep.
 
     The first two at the beam of ``options``, or at ``SEARCH_BEAM`` where that is greedy; ``beams`` are by default half
     of it, it, and twice as much.
@@ -112,7 +117,7 @@ def tune_decoding(
     greedy = Decoding(language=options.language)
     fixed = {GREEDY: greedy} | ({} if present in (None, greedy) else {PRESENT: present})
     first = [_trial(setting, recognizer, posteriors, references, name) for name, setting in fixed.items() if setting]
-    seen: set[tuple[float, float, int]] = set()
+    seen: set[tuple[float, float, int, float]] = set()
     # Words cannot be counted where no token stands between them.
     spaces = recognizer.model.tokenizer.space_id is not None
     weights: Sequence[float] = WEIGHTS if options.lm else (_weight(options),)
@@ -121,16 +126,17 @@ def tune_decoding(
     plain = dataclasses.replace(options, rescore="", rescore_keep=1.0)
     beams = (width // 2, width, 2 * width) if beams is None else beams
     around_best = 2 * (3 if options.lm else 1) * (3 if spaces else 1)
-    total = len(weights) * len(bonuses) + around_best + len(set(beams))  # at most: what was tried is not tried again
+    # At most: what was tried is not tried again.
+    total = len(weights) * len(bonuses) + around_best + len(set(beams)) + len(BLANK_PENALTIES)
     bar = tqdm(total=total, desc="settings", unit="setting", disable=None, leave=False)
 
-    def run(weight: float, bonus: float, beam: int) -> None:
-        key = (round(weight, 6), round(bonus, 6), beam)
+    def run(weight: float, bonus: float, beam: int, penalty: float = options.blank_penalty) -> None:
+        key = (round(weight, 6), round(bonus, 6), beam, penalty)
         if key in seen or weight < 0:
             bar.total = (bar.total or 1) - 1
             return
         seen.add(key)
-        trial = dataclasses.replace(plain, lm_weight=key[0], word_bonus=key[1], beam=beam)
+        trial = dataclasses.replace(plain, lm_weight=key[0], word_bonus=key[1], beam=beam, blank_penalty=penalty)
         trials.append(_trial(trial, recognizer, posteriors, references))
         bar.update()
 
@@ -147,6 +153,9 @@ def tune_decoding(
         best = best_of(trials).options
         for beam in sorted(beam for beam in beams if beam > 1):
             run(_weight(best), best.word_bonus, beam)
+        best = best_of(trials).options
+        for penalty in BLANK_PENALTIES:
+            run(_weight(best), best.word_bonus, best.beam, penalty)
     if options.rescore:
         best = dataclasses.replace(best_of(trials).options, rescore=options.rescore)
         trials += _rescored(best, recognizer, posteriors, references)

@@ -531,9 +531,22 @@ def test_tuning_searches_weights_at_the_beam_that_is_asked_for(trained, corpus):
     """With a large n-gram a narrow beam wants other weights than a wide one."""
     recognizer = asr.load(trained, device="cpu", beam=1)
     _, *trials = tuning.tune_decoding(corpus / "valid.jsonl", recognizer, Decoding(beam=24))
-    beams = [trial.options.beam for trial in trials]
+    beams = [trial.options.beam for trial in trials if not trial.options.blank_penalty]
     assert beams[-2:] == [12, 48]
     assert set(beams[:-2]) == {24}
+
+
+def test_tuning_tries_penalties_of_blank_with_the_best_weights(trained, corpus):
+    recognizer = asr.load(trained, device="cpu", beam=1)
+    _, *trials = tuning.tune_decoding(corpus / "valid.jsonl", recognizer, Decoding(beam=8), beams=())
+    weights, penalties = trials[:-3], trials[-3:]
+    best = tuning.best_of(weights).options
+    assert [trial.options for trial in penalties] == [
+        dataclasses.replace(best, blank_penalty=penalty) for penalty in (0.5, 1.0, 1.5)
+    ]
+    assert {trial.options.blank_penalty for trial in weights} == {0.0}
+    assert "blank_penalty 0.5" in str(penalties[0])
+    assert penalties[0].to_dict()["blank_penalty"] == 0.5
 
 
 def test_tuning_keeps_the_language_where_greedy_decoding_wins(trained, corpus):
