@@ -39,7 +39,7 @@ def add_export_command(commands: Any) -> None:
 
 def _export(args: argparse.Namespace) -> int:
     if args.utterance is not None and args.to != "sherpa":
-        raise AsrError("--utterance: expected --to sherpa beside it; leave it out")
+        raise AsrError("--utterance: expected --to sherpa as well; add it, or leave --utterance out")
     if args.int8 and not args.to:
         raise AsrError("--int8: expected --to, since only models have weights; leave it out")
     if args.verify is not None:

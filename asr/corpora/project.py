@@ -87,8 +87,8 @@ def speech_advice(project: Project) -> str:
     text = f"{hours:.2f} h of speech to train on, from random weights: "
     if hours < LEAST_HOURS:
         return (
-            f"{text}enough for a few different words at most. Record more, or go on from a trained model "
-            "(--init MODEL), for which minutes of speech do"
+            f"{text}enough for a few different words at most. Record more, or start from a trained model "
+            "(--init MODEL), which needs only minutes of speech"
         )
     return f"{text}enough for letters, digits, names or commands (recipe an4: 0.7 h); free speech takes 100 h and more"
 
@@ -251,7 +251,7 @@ def _draw(utterances: list[Utterance], shares: dict[str, float], lines: list[str
             count = max(1, round(shares[name] * len(speakers)))
             rest, held = manifest.split_by_speaker(rest, count, seed=1)
             taken |= {u.speaker: name for u in held}
-        lines.append(f"sets by speaker, {len(speakers)} of them: nobody is in two")
+        lines.append(f"sets by speaker: {len(speakers)} speakers, none in two sets")
         return {name: [u for u in utterances if taken.get(u.speaker, "train") == name] for name in shares}
     known = f"{len(speakers)} speakers are too few to be kept apart" if speakers else "no speakers are known"
     lines.append(f"sets by utterance ({known}): the error rate will be that of speakers who are in the training set")
@@ -300,10 +300,10 @@ def choose_model_size(
     if init:
         source = read_description(init)
         epochs = next(count for most, count in FINE_TUNING if hours <= most)
-        lines.append(f"the model goes on from {init}: its features, its network, {source.config.text.tokenizer} tokens")
+        lines.append(f"training starts from {init}: its features, its network, {source.config.text.tokenizer} tokens")
         lines.append(
             f"{hours:.2f} h to train on: at most {epochs} epochs"
-            + (f", fewer once {PATIENCE} of them in a row bring nothing" if valid else "")
+            + (f", fewer once {PATIENCE} of them in a row bring no gain" if valid else "")
         )
         return Config(
             text=source.config.text,

@@ -80,7 +80,7 @@ def table(path: Path, left_out: dict[str, str] | None = None) -> Iterator[dict[s
         columns = len(set(reader.fieldnames or ()))  # two may have one name
     except csv.Error as error:
         raise ManifestError(f"{path}: cannot read the table: {error}") from error
-    hint = f'; a text with {delimiter!r} or " in it stands in quotation marks, each " of its own doubled'
+    hint = f'; write a text with {delimiter!r} or " in quotation marks, and double each " inside it'
     while True:
         begin = reader.line_num + 1
         try:

@@ -205,8 +205,7 @@ def synthesise(
         return output / name, left
     except (OSError, soundfile.SoundFileError) as error:
         raise AsrError(
-            f"{output}: cannot write: {error}; make room or choose another folder. The same command goes on where "
-            "this one stopped"
+            f"{output}: cannot write: {error}; make room or choose another folder. The same command continues this run"
         ) from error
 
 

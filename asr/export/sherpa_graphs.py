@@ -45,7 +45,7 @@ def check_omnilingual(config: Config, name: object) -> None:
                          "onnx")  # fmt: skip
     if config.output_frame_s < OMNILINGUAL_S:
         raise ModelError(f"{name}: sherpa-onnx counts 20 ms a frame of whole recordings, got "
-                         f"{1000 * config.output_frame_s:g} ms, some of which would be lost; train with "
+                         f"{1000 * config.output_frame_s:g} ms, so frames would be lost; train with "
                          "model.upsampling=1 or a longer features.hop_s, or export with --to onnx")  # fmt: skip
 
 

@@ -207,7 +207,7 @@ def _surviving(
                     fault = fault_of_ours(item.name, pickle_error(error))
                     if faults == MOST_FAULTS:
                         raise AsrError(
-                            f"{faults} recordings in a row failed; the last, {fault}; with --resume the work goes on"
+                            f"{faults} recordings in a row failed; the last, {fault}; continue with --resume"
                         ) from error
                     yield item, fault
                     break

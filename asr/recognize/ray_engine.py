@@ -121,8 +121,8 @@ class RayEngine:
                     yield _listed(result, named)
             except ExecutionTimeoutError as error:
                 raise AsrError(
-                    f"Ray gave no result for {STALL_S / 3600:g} hours: machines are gone, or have no room (ray status "
-                    "on the head shows both); with the same command and --resume the work goes on"
+                    f"Ray gave no result for {STALL_S / 3600:g} hours: machines are gone, or have no free memory "
+                    "(ray status on the head shows both); continue with the same command and --resume"
                 ) from error
             except RayError as error:
                 reason = " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())  # without colours
@@ -130,15 +130,15 @@ class RayEngine:
                 if attempt and len(waiting) == before:
                     raise AsrError(
                         f"processes with the model die before they recognise anything: {reason}; if memory ran out, "
-                        "use fewer --jobs, larger machines or a smaller model; with the same command and --resume "
-                        "the work goes on"
+                        "use fewer --jobs, larger machines or a smaller model; continue with the same command and "
+                        "--resume"
                     ) from error
             if not waiting:
                 return
             if fault and len(waiting) == before > ALONE:
                 raise AsrError(
                     f"a fault of this program ended the recognition of all {before} recordings: {pickle.loads(fault)}; "
-                    "please report it; with --resume the work goes on"
+                    "please report it, and continue with --resume"
                 )
         for index, named in waiting.items():
             died = AudioError(

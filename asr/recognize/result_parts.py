@@ -153,8 +153,8 @@ class Parts:
             )
         if there and not resume and not shared:
             raise OutputError(
-                f"{self.folder}: expected a new folder, got one with results; go on with --resume, replace them with "
-                "--force, or choose another folder"
+                f"{self.folder}: expected a new folder, got one with results; continue with --resume, replace them "
+                "with --force, or choose another folder"
             )
         if not there and not (shared and RUN in names):
             text = json.dumps(self._run, indent=2, ensure_ascii=False) + "\n"
@@ -229,7 +229,7 @@ class Parts:
         except (OSError, ValueError, KeyError) as error:
             raise OutputError(
                 f"{self._place.shown(name)}: expected a part with an id in each line, got {str(error)[:200]}; remove "
-                "the file and go on with --resume"
+                "the file and continue with --resume"
             ) from error
 
 

@@ -82,8 +82,8 @@ class LocalFolder:
                 temporary.write_bytes(data)
         except OSError as error:
             raise OutputError(
-                f"{self._path / name}: cannot write: {error.strerror or error}; what is in complete parts is kept: "
-                "make room, and go on with --resume"
+                f"{self._path / name}: cannot write: {error.strerror or error}; complete parts are kept: "
+                "make room, and continue with --resume"
             ) from error
 
     def create(self, name: str, data: bytes) -> None:

@@ -130,7 +130,7 @@ class CorrectionZip:
             parts = _cut(path, [(part.start_s, part.end_s) for part, _ in wanted], most_s)
             for number, ((part, text), (rate_hz, samples)) in enumerate(zip(wanted, parts, strict=False), start=1):
                 if len(samples) < SHORTEST_CUT_S * rate_hz:
-                    self._leave_out(recording, part, "it lies behind the end of the recording")
+                    self._leave_out(recording, part, "it is after the end of the recording")
                     continue
                 id = f"{stem}-{number:0{digits}}"
                 self._zip.writestr(f"audio/{id}.flac", _flac(samples, rate_hz))

@@ -186,7 +186,7 @@ class LiveEngine:
                 traceback.print_exc()
                 for live in group:
                     if live.tasks:
-                        error = WorkerLostError("the recogniser has failed; the stream cannot go on")
+                        error = WorkerLostError("the recogniser has failed; the stream cannot continue")
                         replies.append(Reply(live.tasks.popleft().ticket, error=error))
                     live.stream.start()
                 continue

@@ -123,7 +123,9 @@ def _stop_signals() -> Iterator[asyncio.Event]:
             os._exit(128 + number)
         stopping.set()  # first: whoever read the messages may have gone
         with contextlib.suppress(OSError):
-            print("ending: what is under way is finished; a second signal ends at once", file=sys.stderr, flush=True)
+            print(
+                "ending: running requests are finished first; a second signal ends at once", file=sys.stderr, flush=True
+            )
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:

@@ -226,7 +226,7 @@ class Teacher:
         # TrainingError: the learner of a server that was killed is still there, for a moment.
         self._lost = self._lost + 1 if isinstance(answer, LearnerLostError | TrainingError) else 0
         if 0 < self._lost < MOST_LOST:
-            self._note("failed", f"{answer}; it goes on where it was")
+            self._note("failed", f"{answer}; learning continues")
             return
         self.folder.note_tried(path.name for path in self._zips)
         if isinstance(answer, AsrError):

@@ -182,7 +182,11 @@ def _transcripts(path: Path) -> tuple[list[Utterance], dict[str, str]]:
         places = [Path(one.source), path.parent / one.source, path.parent / Path(one.source).name]
         audio = next((place for place in places if one.source and os.path.isfile(place)), None)
         if audio is None:
-            reason = f"its recording {one.source!r} is not there, nor beside it" if one.source else "it names no source"
+            reason = (
+                f"its recording {one.source!r} was not found, also not beside it"
+                if one.source
+                else "it names no source"
+            )
             left_out[id] = f"{path}: {reason}"
         else:
             clips.append(Clip(id, audio, " ".join(one.text.split())))

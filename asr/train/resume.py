@@ -232,14 +232,14 @@ def _is_longer(name: str, before: Any, after: Any) -> bool:
 
 def damaged(path: Path, reason: str) -> ModelError:
     """The error for a checkpoint that cannot be used; it offers the one before, where that is whole."""
-    text, previous = f"{path}: cannot go on from it: {reason.removeprefix(f'{path}: ')}", path.with_name(PREVIOUS)
+    text, previous = f"{path}: cannot continue from it: {reason.removeprefix(f'{path}: ')}", path.with_name(PREVIOUS)
     try:
         progress = Progress.from_dict(load_tensors(previous)[1]["progress"])
     except (AsrError, ValueError, TypeError, KeyError):
-        return ModelError(f"{text}; there is no older one: another train.output starts anew")
+        return ModelError(f"{text}; there is no older checkpoint: choose another train.output to start again")
     return ModelError(
         f"{text}. The checkpoint before it is whole (step {progress.step}, in epoch {progress.epoch + 1}): "
-        f"mv {previous} {path}, then --resume goes on from there"
+        f"mv {previous} {path}, then --resume continues from it"
     )
 
 

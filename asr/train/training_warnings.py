@@ -20,10 +20,10 @@ MOST_NAMED = 10
 def nothing_learnt(wer: float, hours: float) -> str:
     """What to do about a model that has learnt next to nothing from so many hours of speech."""
     return (
-        f"the model recognises next to nothing yet (validation WER {100 * wer:.0f} %). It was trained on {hours:.2f} h "
+        f"the model recognises hardly anything yet (validation WER {100 * wer:.0f} %). It was trained on {hours:.2f} h "
         "of speech. From random weights, 0.7 h of letters, digits and names (the recipe an4) give a WER of 6 %; free "
-        "speech takes far more. Record more, train for more epochs (--resume train.epochs=N), or go on from a trained "
-        "model, for which minutes of speech do (train.init=english)"
+        "speech needs far more. Record more, train for more epochs (--resume train.epochs=N), or start from a trained "
+        "model, which needs only minutes of speech (train.init=english)"
     )
 
 

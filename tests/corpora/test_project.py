@@ -587,7 +587,7 @@ def begun(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Begu
 def test_init_says_what_it_found_and_what_is_next(begun: Begun) -> None:
     out, printed, _ = begun
     assert "10 folders are taken for speakers" in printed
-    assert "sets by speaker, 10 of them: nobody is in two" in printed
+    assert "sets by speaker: 10 speakers, none in two sets" in printed
     assert "audio of 8000 Hz: so are the features" in printed
     assert f"next: asr train {out / 'train.yaml'}" in printed
 

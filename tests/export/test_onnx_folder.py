@@ -211,7 +211,7 @@ def test_int8_without_onnx_names_the_extra(model, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["m.jsonl", "out", "--format", "kaldi", "--int8"], "--int8: expected --to"),
-        (["an4", "out", "--to", "onnx", "--utterance", "a.wav"], "--utterance: expected --to sherpa beside it"),
+        (["an4", "out", "--to", "onnx", "--utterance", "a.wav"], "--utterance: expected --to sherpa as well"),
         (["an4", "--verify", "out"], "--verify: expected the folder alone, got an4 as well"),
         (["--format", "nemo"], "expected a manifest and what to write, got nothing"),
     ],

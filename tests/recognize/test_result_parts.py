@@ -134,7 +134,7 @@ def test_results_of_a_folder_without_any_are_refused(tmp_path):
 
 def test_results_are_kept_without_resume_and_replaced_with_force(tmp_path):
     write(tmp_path, ["a"])
-    with pytest.raises(OutputError, match="got one with results; go on with --resume, replace them with --force"):
+    with pytest.raises(OutputError, match="got one with results; continue with --resume, replace them with --force"):
         Parts(tmp_path, RUN)
     write(tmp_path, ["b"], force=True)
     assert ids(tmp_path) == ["b"]

@@ -138,7 +138,7 @@ def test_a_signal_ends_the_server_and_its_workers(greedy_model, number):
     assert workers
     process.send_signal(number)
     assert process.wait(300) == 0
-    assert "what is under way is finished" in process.stderr.read()
+    assert "running requests are finished" in process.stderr.read()
     wait_until(lambda: all(map(ended, workers)))
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), 60)
@@ -154,7 +154,7 @@ def test_a_signal_in_the_middle_of_a_stream_gives_what_was_said_and_refuses_what
         socket.send(sample.tobytes())
         assert json.loads(socket.recv())["partial"]
         process.terminate()
-        assert "what is under way is finished" in process.stderr.readline()
+        assert "running requests are finished" in process.stderr.readline()
         assert get(port, "/ready") == (503, '{"status":"closing"}')
         socket.send(sample[:1600].tobytes())
         assert json.loads(socket.recv())["text"] == "ENTER FOUR FIVE NINE TWO"

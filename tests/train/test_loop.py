@@ -700,7 +700,7 @@ def test_as_long_as_no_word_is_right_the_characters_choose(corpus, tmp_path):
 
 def test_a_model_that_recognises_nothing_yet_is_told_with_what_to_do(corpus, tmp_path, capsys):
     acoustic_task.train_acoustic(run_config(corpus, tmp_path, train={"epochs": 1}, optim={"learning_rate": 1e-9}))
-    assert re.search(r"recognises next to nothing yet \(validation WER \d+ %\).*0\.00 h", capsys.readouterr().err)
+    assert re.search(r"recognises hardly anything yet \(validation WER \d+ %\).*0\.00 h", capsys.readouterr().err)
 
 
 def test_the_card_names_the_first_weights_and_keeps_the_name(corpus, tmp_path):
@@ -988,7 +988,7 @@ def test_a_run_whose_checkpoint_is_gone_is_not_begun_anew_while_there_is_an_olde
     acoustic_task.train_acoustic(config)
     (tmp_path / "run" / resume.CHECKPOINT).unlink()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(ModelError, match=r"checkpoint\.safetensors: cannot go on from it: no such file\. .*mv "):
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors: cannot continue from it: no such file\. .*mv "):
         acoustic_task.train_acoustic(config, resume=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
@@ -1034,7 +1034,7 @@ def test_whatever_is_wrong_in_a_checkpoint_is_named_before_it_is_used(two_epochs
     tensors, metadata = load_tensors(path)
     DAMAGE[what](tensors, metadata)
     save_tensors(path, tensors, metadata)
-    with pytest.raises(ModelError, match=r"run/checkpoint\.safetensors: cannot go on from it: .*previous"):
+    with pytest.raises(ModelError, match=r"run/checkpoint\.safetensors: cannot continue from it: .*previous"):
         acoustic_task.train_acoustic(moved(two_epochs, tmp_path / "run"), resume=True)
 
 
