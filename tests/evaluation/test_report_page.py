@@ -386,6 +386,16 @@ def test_nothing_is_wider_than_a_narrow_screen(visit, sample):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, key
 
 
+def test_no_two_labels_of_an_axis_touch_on_a_narrow_screen(visit, sample):
+    page = visit(sample[0], viewport={"width": 360, "height": 700})
+    axes = page.evaluate(
+        "[...document.querySelectorAll('.axis')].map((axis) => [...axis.children].map((label) => "
+        "label.getBoundingClientRect()).filter((box) => box.width).map((box) => [box.left, box.right]))"
+    )
+    assert axes
+    assert all(first[1] < second[0] for boxes in axes for first, second in zip(boxes, boxes[1:], strict=False))
+
+
 def test_sound_plays_and_posteriors_are_drawn(visit, tmp_path, bursts, write_wav, model_dir):
     write_wav(tmp_path / "a.wav", bursts(2.0))
     entry = {
