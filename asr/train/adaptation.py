@@ -1,8 +1,5 @@
 """Fine-tuning on a few utterances: many distorted views of each, held near the model that it starts from.
 
-A single run mostly follows the chance of its views, order and dropout. The mean of the weights of several runs keeps
-what they have in common (model soups, Wortsman et al. 2022).
-
 Two things hold it there: weights decay towards their first values (L2-SP, Li et al. 2018), and the posteriors of the
 start are learnt beside the labels (KL-regularised adaptation, Yu et al. 2013). Features are computed once. Each epoch
 masks them and stretches their mel axis anew (Park et al. 2019; Jaitly & Hinton 2013).
@@ -19,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from asr.models.acoustic import AcousticModel
 
@@ -87,9 +83,19 @@ class Adaptation:
             self._step(batch)
         self.network.eval()
 
-    def weights(self) -> list[Tensor]:
-        """The weights as they are now, not copied, in the order of ``network.parameters()``."""
-        return [weight.detach() for weight in self._weights]
+    def log_probs(self, lessons: Sequence[Lesson]) -> list[Tensor]:
+        """Log-probabilities ``(T', V)`` of each lesson."""
+        found: list[Tensor] = []
+        with torch.inference_mode():
+            for batch in batches_of(lessons):
+                rows, lengths = self._forward([lesson.features for lesson in batch])
+                found += [row[:length].clone() for row, length in zip(rows, lengths.tolist(), strict=True)]
+        return found
+
+    def _forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        frames = torch.tensor([len(one) for one in features])
+        found: tuple[Tensor, Tensor] = self.network(pad_sequence(list(features), batch_first=True), frames)
+        return found
 
     def _varied(self, features: Tensor) -> Tensor:
         """Features ``(T, D)`` as of another vocal tract, with frames and bins masked."""
@@ -106,7 +112,7 @@ class Adaptation:
         return slice(first, first + width)
 
     def _step(self, batch: Sequence[Lesson]) -> None:
-        rows, lengths = _forward(self.network, [self._varied(lesson.features) for lesson in batch])
+        rows, lengths = self._forward([self._varied(lesson.features) for lesson in batch])
         count = sum(len(lesson.tokens) for lesson in batch)
         labels = ctc_losses(rows, lengths, [lesson.tokens for lesson in batch]).sum()
         start = pad_sequence([lesson.start for lesson in batch], batch_first=True)
@@ -124,67 +130,6 @@ class Adaptation:
         with torch.no_grad():
             for weight, first in zip(self._weights, self._first, strict=True):
                 weight.lerp_(first, share)
-
-
-def averaged_runs(
-    network: AcousticModel,
-    lessons: Sequence[Lesson],
-    strength: Strength,
-    epochs: Sequence[int],
-    runs: int,
-    seed: int = 1,
-    progress: str = "",
-) -> Iterator[AcousticModel]:
-    """For each number of epochs, in rising order, a network with the mean of the weights that several runs had then.
-
-    Args:
-        network: the start; it is not changed.
-        lessons: what is learnt.
-        strength: of the change.
-        epochs: numbers of passes over the lessons after which the means are taken.
-        runs: how many times the same is done with other distortions, order and dropout.
-        seed: of all runs together.
-        progress: what a progress bar calls the work; empty: none.
-    """
-    means: list[list[Tensor]] = [[] for _ in epochs]
-    with tqdm(total=runs * epochs[-1], desc=progress, disable=None if progress else True, leave=False) as bar:
-        for run in range(runs):
-            adaptation = Adaptation(network, strength, seed * runs + run)
-            for epoch in range(1, epochs[-1] + 1):
-                adaptation.epoch(lessons)
-                bar.update()
-                if epoch in epochs:
-                    _add_to_mean(means[epochs.index(epoch)], adaptation.weights(), run + 1)
-    for mean in means:
-        made = copy.deepcopy(network).eval()
-        with torch.no_grad():
-            for weight, value in zip(made.parameters(), mean, strict=True):
-                weight.copy_(value)
-        yield made
-
-
-def _add_to_mean(mean: list[Tensor], weights: Sequence[Tensor], count: int) -> None:
-    """Make ``mean`` that of ``count`` lists of weights, of which ``weights`` is the last."""
-    if not mean:
-        mean.extend(torch.zeros_like(weight) for weight in weights)
-    for value, weight in zip(mean, weights, strict=True):
-        value.lerp_(weight, 1 / count)
-
-
-def outputs_of(network: AcousticModel, lessons: Sequence[Lesson]) -> list[Tensor]:
-    """Log-probabilities ``(T', V)`` of each lesson under another network than the start."""
-    found: list[Tensor] = []
-    with torch.inference_mode():
-        for batch in batches_of(lessons):
-            rows, lengths = _forward(network, [lesson.features for lesson in batch])
-            found += [row[:length].clone() for row, length in zip(rows, lengths.tolist(), strict=True)]
-    return found
-
-
-def _forward(network: AcousticModel, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    frames = torch.tensor([len(one) for one in features])
-    found: tuple[Tensor, Tensor] = network(pad_sequence(list(features), batch_first=True), frames)
-    return found
 
 
 def warped(features: Tensor, shift: float) -> Tensor:

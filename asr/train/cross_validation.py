@@ -19,7 +19,7 @@ from tqdm import tqdm
 from asr.errors import ModelError
 from asr.models.acoustic import AcousticModel
 from asr.models.tensors import load_tensors, save_tensors
-from asr.train.adaptation import Lesson, Strength, averaged_runs, ctc_losses, outputs_of
+from asr.train.adaptation import Adaptation, Lesson, Strength, ctc_losses
 
 EXACT = 13
 """Utterances up to which all changes of signs are tried."""
@@ -29,13 +29,11 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried: learning rates, and numbers of epochs in rising order; in how many folds, and the mean of how
-    many runs each time."""
+    """What is tried: learning rates, and numbers of epochs in rising order; and in how many folds."""
 
     rates: tuple[float, ...]
     epochs: tuple[int, ...]
     folds: int = 5
-    runs: int = 1
 
     @property
     def settings(self) -> list[tuple[float, int]]:
@@ -44,9 +42,9 @@ class Grid:
 
 
 PLANS = (
-    (150.0, Grid((4e-4,), (2, 3), 5, 3)),
-    (600.0, Grid((4e-4,), (2, 3), 2, 3)),
-    (math.inf, Grid((2e-4,), (1, 2), 2, 2)),
+    (150.0, Grid((2e-4,), (2, 4, 6), 5)),
+    (600.0, Grid((2e-4,), (4, 8), 2)),
+    (math.inf, Grid((2e-4,), (2, 4), 2)),
 )
 """Seconds of speech up to which each grid is tried."""
 
@@ -141,8 +139,13 @@ def _run(
     grid: Grid,
 ) -> list[Tensor]:
     """The held-out log-probabilities after each number of epochs, all of the first before those of the second."""
-    made = averaged_runs(network, [*rest, *rehearsal], Strength(rate), grid.epochs, grid.runs)
-    return [rows for tuned in made for rows in outputs_of(tuned, held)]
+    adaptation = Adaptation(network, Strength(rate))
+    found: list[Tensor] = []
+    for epoch in range(1, grid.epochs[-1] + 1):
+        adaptation.epoch([*rest, *rehearsal])
+        if epoch in grid.epochs:
+            found += adaptation.log_probs(held)
+    return found
 
 
 def _kept(path: Path, count: int) -> list[Tensor] | None:

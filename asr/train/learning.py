@@ -30,7 +30,7 @@ from asr.recognize.options import load_options
 from asr.text.tokenizer import min_frames
 from asr.text.user_words import whole_reading
 from asr.train import cross_validation, learnt_model
-from asr.train.adaptation import Lesson, Strength, averaged_runs, make_lessons, outputs_of
+from asr.train.adaptation import Adaptation, Lesson, Strength, make_lessons
 from asr.train.corrections import read_corrections
 from asr.train.cross_validation import Grid, plan_grid
 from asr.train.learning_gate import check_forgetting, judge_learning
@@ -258,21 +258,20 @@ def _tune(
     after = judge_learning(report, choice, search, references, [x.start for x in lessons], shares_to_try(source.card))
     if _refused(report):
         return report
-    tuned = network
-    if report.epochs:
-        (tuned,) = averaged_runs(network, [*lessons, *beside], Strength(choice.rate), (report.epochs,), grid.runs,
-                                 options.seed, "fine-tuning")  # fmt: skip
-    check_forgetting(report, forgotten, outputs_of(tuned, forgotten), search, after)
+    tuned = Adaptation(network, Strength(choice.rate), options.seed)
+    for _ in tqdm(range(report.epochs), "fine-tuning", disable=None, leave=False):
+        tuned.epoch([*lessons, *beside])
+    check_forgetting(report, forgotten, tuned.log_probs(forgotten), search, after)
     if _refused(report):
         return report
     made = folder / "model"
     shutil.rmtree(made, ignore_errors=True)
     kept = stored + [StoredSentence(c.features, c.tokens) for c in corrections] if options.store else []
     report.new_words = learnt_model.write_model(
-        source, tuned, after.options, made, texts, learnt_model.without_names(report.to_dict()), kept
+        source, tuned.network, after.options, made, texts, learnt_model.without_names(report.to_dict()), kept
     )
     made_search = Decoder(load_options(made), source.tokenizer)
-    readings = decode_rows(search, [x.start for x in lessons]), decode_rows(made_search, outputs_of(tuned, lessons))
+    readings = decode_rows(search, [x.start for x in lessons]), decode_rows(made_search, tuned.log_probs(lessons))
     report.recognised = _newly_recognised(texts, *readings)
     report.learnt = True
     if options.dry_run:

@@ -1,5 +1,6 @@
 """The page in a browser: nothing in it runs or leaves it, filters find what they say, 10,000 utterances stay usable."""
 
+import itertools
 import json
 import random
 import shutil
@@ -393,7 +394,7 @@ def test_no_two_labels_of_an_axis_touch_on_a_narrow_screen(visit, sample):
         "label.getBoundingClientRect()).filter((box) => box.width).map((box) => [box.left, box.right]))"
     )
     assert axes
-    assert all(first[1] < second[0] for boxes in axes for first, second in zip(boxes, boxes[1:], strict=False))
+    assert all(first[1] < second[0] for boxes in axes for first, second in itertools.pairwise(boxes))
 
 
 def test_sound_plays_and_posteriors_are_drawn(visit, tmp_path, bursts, write_wav, model_dir):
