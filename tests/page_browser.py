@@ -83,6 +83,12 @@ def wait_until(page: Any, condition: Callable[[], bool], timeout_s: float = 120.
         page.wait_for_timeout(50)
 
 
+def wait_recorded(page: Any, seconds: int) -> None:
+    """Wait until a live recording has so many seconds of sound."""
+    clock = "document.getElementById('live-clock').textContent.split(':').map(Number)"
+    wait_true(page, f"(([minutes, rest]) => 60 * minutes + rest >= {seconds})({clock})")
+
+
 STORED = """
 async (store) => {
   const base = await new Promise((resolve) => {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import SAMPLE, downloaded, opened, stored, upload, wait_true, wait_until, words
+from page_browser import SAMPLE, downloaded, opened, stored, upload, wait_recorded, wait_true, wait_until, words
 from scripted_server import transcript
 
 from asr.audio.read import load_audio
@@ -106,7 +106,7 @@ def test_a_lost_connection_loses_nothing(browser, address, script):
     with opened(browser, address, faults=True) as page:
         page.click("#record")
         page.wait_for_selector("#live-notice:has-text('The recording goes on')")
-        page.wait_for_timeout(500)
+        wait_recorded(page, 1)
         page.on("request", lambda request: recorded.append(request.url) if "transcriptions" in request.url else None)
         page.click("#stop")
         page.wait_for_selector("#document:not([hidden])")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from page_browser import PHONE, SAMPLE, axe_findings, axe_script, opened, upload, wait_true, words
+from page_browser import PHONE, SAMPLE, axe_findings, axe_script, opened, upload, wait_true, wait_until, words
 from scripted_server import Script, ScriptedServer, transcript
 
 LONG = transcript(
@@ -32,10 +32,8 @@ def home(page: Any) -> None:
 
 
 def with_list(page: Any) -> None:
-    for name in ("sample.wav", "bad.wav"):
-        upload(page, {"name": name, "mimeType": "audio/wav", "buffer": SAMPLE.read_bytes()})
-        page.wait_for_timeout(100)
-    page.click("#home-link")
+    sound = SAMPLE.read_bytes()
+    upload(page, *({"name": name, "mimeType": "audio/wav", "buffer": sound} for name in ("sample.wav", "bad.wav")))
     page.wait_for_selector(".item.done")
     page.wait_for_selector(".item.failed")
 
@@ -49,8 +47,7 @@ def wait_still(page: Any) -> None:
 def live(page: Any) -> None:
     page.click("#record")
     page.wait_for_selector("#live-open:not(:empty)")
-    page.wait_for_timeout(300)  # a new line of text fades in
-    wait_still(page)
+    wait_still(page)  # a new line of text fades in
 
 
 def document(page: Any) -> None:
@@ -100,8 +97,7 @@ def test_axe_finds_nothing_in_light_and_dark(browser, address, view):
         page.add_script_tag(path=script)
         for colours in ("light", "dark"):
             page.emulate_media(color_scheme=colours)
-            page.wait_for_timeout(200)  # colours of switches fade
-            wait_still(page)
+            wait_still(page)  # colours of switches fade
             assert axe_findings(page) == []
 
 
@@ -136,9 +132,15 @@ def test_colours_can_be_chosen_against_the_system(browser, address, theme):
 
 def test_from_file_to_correction_without_a_mouse(browser, address):
     with opened(browser, address) as page:
-        page.on("filechooser", lambda chooser: chooser.set_files(SAMPLE))
-        page.wait_for_timeout(2000)  # from here on choosers are intercepted
-        page.keyboard.press("o")
+        choosers: list[Any] = []
+        page.on("filechooser", lambda chooser: choosers.append(chooser))
+
+        def asked() -> bool:
+            page.keyboard.press("o")  # again, since Chromium gives no sign of when it passes choosers on
+            return bool(choosers)
+
+        wait_until(page, asked)
+        choosers[0].set_files(SAMPLE)
         page.wait_for_selector("#play:not([disabled])")
         page.keyboard.press("d")
         page.keyboard.press("Enter")

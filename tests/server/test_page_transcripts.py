@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page_browser import ROOT, SAMPLE, chromium, downloaded, opened, upload, wait_true, words
+from page_browser import ROOT, SAMPLE, chromium, downloaded, opened, upload, wait_recorded, wait_true, words
 
 from asr.audio.read import load_audio
 from asr.cli.main import run_command
@@ -84,7 +84,7 @@ def wait_for_text(page: Any) -> None:
 def test_a_recording_of_the_microphone_becomes_its_text(page):
     page.click("#record")
     page.wait_for_selector("#live-settled:not(:empty), #live-open:not(:empty), #live-log p", timeout=120_000)
-    wait_true(page, "document.getElementById('live-clock').textContent >= '0:04'")  # the recording lasts 2.75 s
+    wait_recorded(page, 4)  # what is said to the microphone lasts 2.75 s
     page.click("#stop")
     page.wait_for_selector("#document:not([hidden])", timeout=120_000)
     assert words(page) == TEXT

@@ -290,7 +290,10 @@ export class DocumentView {
   nextDoubt(step) {
     const { words } = this.editor;
     const { doubtful } = this;
-    if (!doubtful.length) return;
+    if (!doubtful.length) {
+      toast($("doubt").checked ? "No word is in doubt." : "Doubt is off. U switches it on.");
+      return;
+    }
     const at = words.findIndex((word) => word.id === this.editor.current);
     const places = doubtful.map((word) => words.indexOf(word));
     const next = step > 0 ? places.findIndex((place) => place > at) : places.findLastIndex((place) => place < at);

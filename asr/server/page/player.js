@@ -9,6 +9,7 @@ export class Player {
     this.audio.preservesPitch = true;
     this.stopAt = Infinity;
     this.wanted = 0;
+    this.asked = false; // whether it should play
     this.audio.addEventListener("play", () => { onState(true); this.tick(); });
     this.audio.addEventListener("pause", () => onState(false));
     this.audio.addEventListener("ended", () => onState(false));
@@ -25,7 +26,7 @@ export class Player {
   }
 
   unload() {
-    this.audio.pause();
+    this.pause();
     this.wanted = 0;
     this.stopAt = Infinity;
     if (this.address) URL.revokeObjectURL(this.address);
@@ -42,6 +43,7 @@ export class Player {
       if (this.address !== address) return; // another recording by now
       URL.revokeObjectURL(address);
       this.audio.src = this.address = URL.createObjectURL(blob);
+      if (this.asked) this.start(); // the user pressed Play before it was there
     } catch (error) {
       if (this.address === address) this.calls.onTrouble(`This recording cannot be played: ${error.message}`);
     }
@@ -61,10 +63,12 @@ export class Player {
   }
 
   start() {
+    this.asked = true;
     if (this.address) this.audio.play().catch(() => {}); // an error event follows, or the user paused at once
   }
 
   pause() {
+    this.asked = false;
     this.audio.pause();
   }
 
