@@ -176,10 +176,12 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     from asr.audio import archive_index, archive_members
     from asr.cloud import filesystems
+    from asr.data import remote_files
 
     monkeypatch.setattr(archive_index, "_indices", archive_index._Indices())
     archive_index._is_object.cache_clear()
     archive_members._check_stored.cache_clear()
+    remote_files._member.cache_clear()
     with serving(Objects()) as objects:
         yield objects
     filesystems.forget_connections()

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr import files
 from asr.cli import printing
@@ -14,6 +14,9 @@ from asr.cli import shared_options as shared
 from asr.cli.shared_options import OK
 from asr.config.arguments import number, whole
 from asr.errors import AsrError
+
+if TYPE_CHECKING:
+    from asr.train.resume import Progress
 
 
 def add_training_commands(commands: Any) -> None:
@@ -147,7 +150,7 @@ def _train(args: argparse.Namespace) -> int:
     progress = acoustic_task.train_acoustic(settings, resume=args.resume, finish=finish)
     best = f"best validation WER {100 * progress.best:.2f} %" if settings.data.valid else "not validated"
     if processes()[0] == 0:  # under torchrun the first process speaks
-        print(f"{settings.train.output}: {best}, epoch {progress.epoch} done")
+        print(f"{settings.train.output}: {best}, {_how_far(progress, settings.train.seconds)}")
     if distributed.together():
         # All is written. Seen once in hundreds of runs: a thread of the communication library that outlives the
         # interpreter aborts the process on its way out, and torchrun takes the training for failed.
@@ -155,6 +158,11 @@ def _train(args: argparse.Namespace) -> int:
         sys.stderr.flush()
         os._exit(OK)
     return OK
+
+
+def _how_far(progress: Progress, seconds: float) -> str:
+    """What has been done. A run by the clock may end in its first epoch."""
+    return f"{progress.clock_s:.0f} s of training done" if seconds else f"epoch {progress.epoch} done"
 
 
 def _train_readable(args: argparse.Namespace) -> int:
@@ -184,7 +192,7 @@ def _train_lm(args: argparse.Namespace) -> int:
     config = loader.read_yaml(LanguageConfig, args.config, args.overrides)
     progress = language_task.train_language(config, resume=args.resume)
     best = f"best perplexity per token {progress.best:.3f}" if config.data.valid else "not validated"
-    print(f"{config.train.output}: {best}, epoch {progress.epoch} done")
+    print(f"{config.train.output}: {best}, {_how_far(progress, config.train.seconds)}")
     return OK
 
 

@@ -1,12 +1,18 @@
-"""The recordings of a batch that are at URLs, fetched together: copies on the local disk, open while it is made."""
+"""The recordings of a batch that are at URLs, fetched together: copies on the local disk, open while it is made.
+
+Members of an archive at a URL are read out of it each time, without a copy.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from asr.audio.archive_index import find_member
+from asr.audio.archive_members import open_member
 from asr.cloud.addresses import is_url
 from asr.errors import AudioError, CloudError
 
@@ -33,7 +39,7 @@ class RemoteFiles:
             yield
         finally:
             for file in self._open.values():
-                if not isinstance(file, CloudError):
+                if not isinstance(file, AudioError):
                     file.close()
             self._open = {}
 
@@ -42,15 +48,25 @@ class RemoteFiles:
         if not is_url(audio):
             return audio
         found = self._open[audio] if audio in self._open else _opened(audio)
-        if isinstance(found, CloudError):
-            raise AudioError(str(found)) from found
+        if isinstance(found, AudioError):
+            raise found
         return found
 
 
+_member = functools.lru_cache(maxsize=1 << 14)(find_member)
+"""The members that were asked for last: looking for one asks the service for the archive's version."""
+
+
 def _opened(url: str) -> Any:
+    """The recording as a file, or the ``AudioError`` that says why there is none."""
     from asr.cloud.input_cache import TRAINING_GB, open_cached  # what it needs is imported when a URL comes
 
     try:
-        return open_cached(url, TRAINING_GB)
-    except CloudError as error:
+        member = _member(url)
+        return open_cached(url, TRAINING_GB) if member is None else open_member(member)
+    except AudioError as error:
         return error
+    except CloudError as error:
+        failure = AudioError(str(error))
+        failure.__cause__ = error  # which says whether the service is down
+        return failure

@@ -325,14 +325,21 @@ class AcousticTask:
         """
         data = self.train_data
         rows = data.sample(self.config.train.seed, SHARD_STATS_S if data.presplit else STATS_S)
+        read = 0
         with tqdm(total=len(rows), desc="feature statistics", disable=None, leave=False) as bar:
             for batch in self.feeder.recordings(data, rows):
                 bar.update(len(batch.ids))
+                read += len(batch.ids)
                 if batched:
                     yield batch.samples, batch.lengths
                     continue
                 for samples, length in zip(batch.samples, batch.lengths, strict=True):
                     yield samples[None, : int(length)], length[None]
+        if not read:
+            raise TrainingError(
+                f"{self.train_paths}: none of the {len(rows)} recordings that were drawn for the feature statistics can "
+                "be used; the warnings above say why"
+            )
 
     def recordings(self, limit_s: float) -> Iterator[StoredSentence]:
         """Training utterances drawn at random, as they were recorded, of ``limit_s`` seconds."""

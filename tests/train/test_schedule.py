@@ -10,7 +10,7 @@ import pytest
 import torch
 from corpus import make_config, make_corpus, make_utterances
 
-from asr.cli import main
+from asr.cli import main, training_verbs
 from asr.config import loader
 from asr.config.sections import Config
 from asr.config.training_sections import OptimConfig, TrainConfig
@@ -302,6 +302,11 @@ def test_the_command_line_finishes_a_run(corpus, tmp_path, capsys):
     assert main.run_command(["train", str(tmp_path / "c.yaml")]) == 0
     assert main.run_command(["train", str(tmp_path / "c.yaml"), "train.epochs=9", "--finish", "2epochs"]) == 0
     assert "epoch 3 done" in capsys.readouterr().out
+
+
+def test_a_run_by_the_clock_says_how_long_it_was_since_it_may_end_in_its_first_epoch():
+    assert training_verbs._how_far(resume.Progress(clock_s=8.2), 8.0) == "8 s of training done"
+    assert training_verbs._how_far(resume.Progress(epoch=2, clock_s=8.2), 0.0) == "epoch 2 done"
 
 
 # Sources that end

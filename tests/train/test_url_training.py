@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from archives import make_archive
 from corpus import make_config, make_corpus
 from object_server import Objects, random_errors, serving
 from shards import make_shards
 
 from asr.cloud import filesystems, range_reader, retries
+from asr.data import remote_files
 from asr.errors import ManifestError, TrainingError
 from asr.models.tensors import load_tensors
 from asr.train import acoustic_task
@@ -61,6 +64,45 @@ def test_urls_train_as_files_do_and_each_is_fetched_once(tmp_path, monkeypatch, 
     for text in (*texts, printed.out.encode(), printed.err.encode()):
         assert b"geheimnis" not in text
     assert any(f"{web.url}/train.jsonl".encode() in text for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_members_of_an_archive_at_a_url_train_as_files_do(tmp_path, monkeypatch, capfd, kind):
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.002)
+    monkeypatch.setenv("ASR_CACHE_DIR", str(tmp_path / "cache"))
+    remote_files._member.cache_clear()  # an earlier test's server may have had this port
+    corpus = make_corpus(tmp_path / "corpus")
+    setting = {"data": {"workers": 2, "batch_s": 2.0, "cache_s": 0.0}}
+    local = make_config(corpus, **setting, train={"epochs": 2, "output": str(tmp_path / "local")})
+    acoustic_task.train_acoustic(local)
+    sounds = {f"day 1/{path.name}": path.read_bytes() for path in sorted(corpus.glob("*.wav"))}
+    damaged = sounds | {"day 1/train3.wav": b"no sound"}
+    web = Objects({f"calls.{kind}": make_archive(kind, sounds), f"bad.{kind}": make_archive(kind, damaged)},
+                  user="alice:geheimnis")  # fmt: skip
+    for name in ("train", "valid"):
+        lines = (json.loads(line) for line in (corpus / f"{name}.jsonl").read_text().splitlines())
+        for archive in ("calls", "bad"):
+            records = [line | {"audio": f"{archive}.{kind}/day 1/{Path(line['audio']).name}"} for line in list(lines)]
+            lines = iter(records)
+            web.files[f"{archive}-{name}.jsonl"] = "\n".join(map(json.dumps, records)).encode()
+    with serving(web):
+        web.fault = random_errors(0.05)
+        place = web.url.replace("://", "://alice:geheimnis@")
+        data = dataclasses.replace(local.data, train=f"{place}/calls-train.jsonl", valid=f"{place}/calls-valid.jsonl")
+        remote = dataclasses.replace(
+            local, data=data, train=dataclasses.replace(local.train, output=str(tmp_path / "remote"))
+        )
+        acoustic_task.train_acoustic(remote)
+        assert "left out" not in capfd.readouterr().err
+        data = dataclasses.replace(data, train=f"{place}/bad-train.jsonl")
+        train = dataclasses.replace(remote.train, output=str(tmp_path / "bad"), epochs=1)
+        acoustic_task.train_acoustic(dataclasses.replace(remote, data=data, train=train))
+    filesystems.forget_connections()
+    one, other = trained(tmp_path / "local"), trained(tmp_path / "remote")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    told = capfd.readouterr().err
+    assert f"train3: left out of this batch: {web.url}/bad.{kind}/day 1/train3.wav: " in told.replace("%20", " ")
+    assert "geheimnis" not in told
 
 
 def test_a_recording_that_cannot_be_fetched_is_left_out_and_named(tmp_path, monkeypatch, capfd):
