@@ -337,8 +337,8 @@ class AcousticTask:
                     yield samples[None, : int(length)], length[None]
         if not read:
             raise TrainingError(
-                f"{self.train_paths}: none of the {len(rows)} recordings that were drawn for the feature statistics can "
-                "be used; the warnings above say why"
+                f"{self.train_paths}: none of the {len(rows)} recordings drawn for the feature statistics can be used; "
+                "the warnings above say why"
             )
 
     def recordings(self, limit_s: float) -> Iterator[StoredSentence]:
