@@ -226,7 +226,7 @@ def find_index(shard: str, *, speakers: bool = False) -> ShardIndex:
             if index.speakers is not None or not speakers:
                 return index
             older = index
-    found = remote_index(index_path(shard)) if is_url(shard) and older is None else None
+    found = remote_index(index_path(shard)) if is_url(shard) else None
     index = load_index(shard, found, size, stamp) if found else None
     if index is None or (speakers and index.speakers is None):
         index, found = make_index(shard), None

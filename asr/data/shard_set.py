@@ -56,10 +56,13 @@ def refuse_mixture(data: DataConfig) -> None:
     else:
         place, kind = "data.train, data.more", "shards only, or manifests only"
     first = without_secrets(others[0])
-    raise ConfigError(
-        f"{place}: expected {kind}, got {first} beside shards ({without_secrets(shards[0])}); asr shard {first} OUT "
-        "makes shards of it"
-    )
+    if is_url(others[0]) or os.path.isfile(others[0]):
+        remedy = f"asr shard {first} OUT makes shards of it"
+    elif os.path.isdir(others[0]):
+        remedy = f"the folder holds no {_SUFFIX} file"
+    else:
+        remedy = "there is no such file or folder"
+    raise ConfigError(f"{place}: expected {kind}, got {first} beside shards ({without_secrets(shards[0])}); {remedy}")
 
 
 def shard_paths(pattern: str) -> list[str]:

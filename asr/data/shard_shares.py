@@ -5,7 +5,11 @@ epoch takes is a stretch of that row, which begins where the epoch before stoppe
 
 With a cap for each speaker, all pieces are read in each epoch, and of each speaker some utterances are taken: the
 speaker's utterances, in the order of the shards, are a ring. An epoch takes a stretch of it, and the next epoch goes
-on behind it.
+on behind it. The first epoch begins anywhere in a ring: if it began at the first utterance of each speaker, it would
+take more than its share, since a stretch takes all utterances that begin in it.
+
+Several processes share out the pieces of each source by their lengths. Where an epoch has few pieces of a source, they
+are cut further.
 
 Kept in memory are some numbers for each piece and, with a cap, for each speaker of each shard.
 """
@@ -31,6 +35,8 @@ from asr.data.source_shares import STREAM, Amount, Shares, SourceMix, no_speaker
 
 BUFFER_PIECES = 4
 """Pieces of each source that a buffer is mixed from, at least."""
+PROCESS_PIECES = 8
+"""Pieces of each source that each of several processes gets in an epoch, about, at least."""
 _SHORTEST_S = 60.0
 _LEAST_PART = 1 / 16
 """Pieces of a source with a small share are not made shorter than this, or than this part of those of a single set:
@@ -47,7 +53,7 @@ class ShardPiece:
     seconds: float
     """Length of the speech, about."""
     repeat: int = 0
-    """How often this part of the epoch has gone through the source before."""
+    """How often the epoch has begun to go through the source before: the same utterance is distorted anew."""
     window: tuple[float, float] | None = None
     """With a cap for each speaker: which stretch of the rings of its speakers is taken, counted in what an epoch takes
     at most of each."""
@@ -76,8 +82,8 @@ def cut_pieces(shards: ShardSet, numbers: Sequence[int], longest_s: float, size:
 class _Ring:
     """The utterances of each speaker of a source, in the order of the shards."""
 
-    def __init__(self, name: str, source: SourceConfig) -> None:
-        self._name, self._source = name, source
+    def __init__(self, name: str, source: SourceConfig, key: Sequence[int]) -> None:
+        self._name, self._source, self._key = name, source, key
         self._numbers: dict[str, int] = {}
         self._parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.totals_s = np.zeros(0)
@@ -95,11 +101,16 @@ class _Ring:
         self._parts[number] = speakers, self.totals_s[speakers]
         self.totals_s[speakers] += lengths
 
-    @property
+    @functools.cached_property
     def most_s(self) -> np.ndarray:
-        """What an epoch takes at most of each speaker."""
+        """What an epoch takes at most of each speaker; after the last shard."""
         most: np.ndarray = np.minimum(self.totals_s, self._source.speaker_cap_s)
         return most
+
+    @functools.cached_property
+    def _begins(self) -> np.ndarray:
+        """Where in the ring of each speaker the first epoch begins, 0 to 1."""
+        return np.random.default_rng(self._key).random(len(self.totals_s))
 
     def taken(self, number: int, index: ShardIndex, usable: np.ndarray, window: tuple[float, float]) -> np.ndarray:
         """Which of the usable utterances ``(n,)`` of a shard begin in a stretch of their speakers' rings."""
@@ -117,10 +128,13 @@ class _Ring:
         starts[order] = begins - np.repeat(begins[firsts], counts)
         starts += offsets[local]
         own = speakers[local]
-        most, total = self.most_s[own], self.totals_s[own]
+        total = self.totals_s[own]
+        # In turns of the ring. How often the stretches so far have reached an utterance, before and after this one:
+        # each is in one of two stretches that follow each other, whatever is rounded.
+        places, turns = starts / total + self._begins[own], self.most_s[own] / total
+        before, after = (np.ceil(at * turns - places) for at in window)
         found = np.zeros(len(usable), dtype=bool)
-        length = (window[1] - window[0]) * most
-        found[rows] = ((starts - window[0] * most) % total < length) | (length >= total)
+        found[rows] = after > before
         return found
 
 
@@ -156,15 +170,19 @@ class ShardMix(Shares):
         self._taken = functools.lru_cache(maxsize=64)(self._find_taken)
         amounts = {}
         for name, source in active.items():
+            numbers = entries[source.path]
+            part = source.share / total
+            if source.speaker_cap_s:  # all pieces are read, and only some of each is taken
+                part = max(part, sum(shards.entries[number].seconds for number in numbers) / shards.seconds)
             longest_s = config.data.shuffle_s / BUFFER_PIECES
-            longest_s *= max(source.share / total, min(_SHORTEST_S / longest_s, _LEAST_PART))
-            pieces = cut_pieces(shards, entries[source.path], longest_s, size)
+            longest_s *= max(part, min(_SHORTEST_S / longest_s, _LEAST_PART))
+            pieces = cut_pieces(shards, numbers, longest_s, size)
             self._parts[name], amounts[name] = self._read(name, source, pieces)
         super().__init__(active, amounts)
 
     def _read(self, name: str, source: SourceConfig, pieces: Sequence[ShardPiece]) -> tuple[_Source, Amount]:
         """The usable speech of the pieces of a source, and of its speakers where these have a cap."""
-        ring = _Ring(name, source) if source.speaker_cap_s else None
+        ring = _Ring(name, source, self._key(name)) if source.speaker_cap_s else None
         lengths: list[float] = []
         for number, group in itertools.groupby(pieces, lambda piece: piece.shard):
             index = self.shards.index(number)
@@ -190,15 +208,25 @@ class ShardMix(Shares):
             span: where in the schedule it begins and ends, 0 to 1. A source that ends in between is only in the parts
                 before.
         """
-        return [
-            [self._drawn(name, seconds, number, first, last) for name, seconds in needed.items()]
-            for needed, first, last in self.parts(number, span)
-        ]
+        found, repeats = [], dict.fromkeys(self.sources, 0)
+        for needed, first, last in self.parts(number, span):
+            drawn = {name: self._drawn(name, seconds, number, first, last) for name, seconds in needed.items()}
+            found.append([
+                [dataclasses.replace(piece, repeat=piece.repeat + repeats[name]) for piece in pieces]
+                for name, pieces in drawn.items()
+            ])  # fmt: skip
+            for name, pieces in drawn.items():
+                repeats[name] += 1 + max((piece.repeat for piece in pieces), default=-1)
+        return found
+
+    def _key(self, name: str) -> list[int]:
+        """Of the random numbers of a source."""
+        return [self.seed, STREAM, zlib.crc32(name.encode())]
 
     def _drawn(self, name: str, seconds: float, epoch: int, first: float, last: float) -> list[ShardPiece]:
         """What a source gives from one place to another, counted in epochs that take ``seconds`` of it."""
         source, amount = self._parts[name], self._amounts[name]
-        key = [self.seed, STREAM, zlib.crc32(name.encode())]
+        key = self._key(name)
         if source.ring is None:
             return self._stretch(source, first * seconds, last * seconds, key)
         scale = seconds / amount.most_s
@@ -218,14 +246,18 @@ class ShardMix(Shares):
         """
         total = float(source.lengths_s.sum())
         found = []
-        for repeat, cycle in enumerate(range(int(begin_s // total), int(end_s // total) + 1)):
+        cycles = range(int(begin_s // total), int(end_s // total) + 1)
+        for repeat, cycle in enumerate(cycles):
             order = np.random.default_rng([*key, cycle]).permutation(len(source.pieces))
             lengths = source.lengths_s[order]
-            starts = cycle * total + np.cumsum(lengths) - lengths
-            for at in np.flatnonzero((starts < end_s) & (starts + lengths > begin_s)).tolist():
+            starts = np.append(0.0, np.cumsum(lengths)[:-1])
+            # The ends of the stretch cut the first order and the last one only, whatever is rounded.
+            begin = begin_s - cycle * total if cycle == cycles[0] else 0.0
+            end = end_s - cycle * total if cycle == cycles[-1] else math.inf
+            for at in np.flatnonzero((starts < end) & (starts + lengths > begin)).tolist():
                 piece = dataclasses.replace(source.pieces[order[at]], seconds=float(lengths[at]), repeat=repeat)
-                if starts[at] < begin_s or starts[at] + lengths[at] > end_s:
-                    piece = self._cut(piece, begin_s - starts[at], end_s - starts[at])
+                if starts[at] < begin or starts[at] + lengths[at] > end:
+                    piece = self._cut(piece, begin - starts[at], end - starts[at])
                 if piece.end > piece.begin:
                     found.append(piece)
         return found
@@ -250,16 +282,33 @@ class ShardMix(Shares):
         return self._ring_of[shard].taken(shard, index, usable, window)
 
 
-def mix_sources(drawn: Sequence[Sequence[ShardPiece]], rank: int, size: int) -> list[ShardPiece]:
-    """The pieces of one of ``size`` processes, those of all sources interleaved: any stretch has the shares of all."""
-    placed: list[tuple[float, int, ShardPiece]] = []
+def cut_further(pieces: Sequence[ShardPiece], count: int) -> Iterator[ShardPiece]:
+    """The pieces, each in as many parts as make about ``count`` of equal length of all."""
+    longest_s = sum(piece.seconds for piece in pieces) / count
+    for piece in pieces:
+        size = piece.end - piece.begin
+        parts = max(1, min(size, math.ceil(piece.seconds / longest_s))) if longest_s else 1
+        edges = [piece.begin + size * part // parts for part in range(parts + 1)]
+        for begin, end in itertools.pairwise(edges):
+            yield dataclasses.replace(piece, begin=begin, end=end, seconds=piece.seconds * (end - begin) / size)
+
+
+def mix_sources(drawn: Sequence[Sequence[ShardPiece]], size: int) -> list[list[ShardPiece]]:
+    """The pieces of each of ``size`` processes, those of all sources interleaved: any stretch has the shares of all."""
+    loads_s = np.zeros(size)
+    placed: list[list[tuple[float, int, ShardPiece]]] = [[] for _ in range(size)]
     for number, pieces in enumerate(drawn):
-        # The first piece of each source goes to another process: what is left over at the ends is spread.
-        own = [piece for at, piece in enumerate(pieces) if (at + number) % size == rank]
-        ends = np.cumsum([piece.seconds for piece in own])
-        for piece, end in zip(own, ends.tolist(), strict=True):
-            placed.append(((end - piece.seconds / 2) / ends[-1] if ends[-1] else 0.0, number, piece))
-    return [piece for _, _, piece in sorted(placed, key=lambda each: each[:2])]
+        few = size > 1 and len(pieces) < PROCESS_PIECES * size
+        dealt: list[list[ShardPiece]] = [[] for _ in range(size)]
+        for piece in cut_further(pieces, PROCESS_PIECES * size) if few else pieces:
+            process = int(loads_s.argmin())
+            loads_s[process] += piece.seconds
+            dealt[process].append(piece)
+        for own, found in zip(dealt, placed, strict=True):
+            ends = np.cumsum([piece.seconds for piece in own])
+            for piece, end in zip(own, ends.tolist(), strict=True):
+                found.append(((end - piece.seconds / 2) / ends[-1] if ends[-1] else 0.0, number, piece))
+    return [[piece for _, _, piece in sorted(each, key=lambda entry: entry[:2])] for each in placed]
 
 
 def fill_buffers(pieces: Sequence[ShardPiece], most_s: float) -> Iterator[tuple[ShardPiece, ...]]:

@@ -157,20 +157,20 @@ class ShardedDataset:
         if self.mix is None:
             order = self._rng(epoch, (0,)).permutation(len(self._cut)).tolist()
             return ShardPlan(self, epoch, [self._buffers(order[rank :: self.size]) for rank in range(self.size)])
-        parts = self.mix.epoch(epoch, span)
-        return ShardPlan(self, epoch, [self._mixed_buffers(parts, rank) for rank in range(self.size)])
+        return ShardPlan(self, epoch, self._mixed_buffers(self.mix.epoch(epoch, span)))
 
     def _buffers(self, order: Sequence[int]) -> list[Buffer]:
         number_of = {self._cut[number]: number for number in order}
         filled = fill_buffers(list(number_of), self.config.data.shuffle_s)
         return [Buffer((1 + number_of[pieces[0]],), pieces) for pieces in filled]
 
-    def _mixed_buffers(self, parts: Sequence[Sequence[Sequence[ShardPiece]]], rank: int) -> list[Buffer]:
-        found = []
+    def _mixed_buffers(self, parts: Sequence[Sequence[Sequence[ShardPiece]]]) -> list[list[Buffer]]:
+        """The buffers of each process."""
+        found: list[list[Buffer]] = [[] for _ in range(self.size)]
         for part, drawn in enumerate(parts):
-            pieces = mix_sources(drawn, rank, self.size)
-            for number, filled in enumerate(fill_buffers(pieces, self.config.data.shuffle_s)):
-                found.append(Buffer((part, rank, number), filled))
+            for rank, pieces in enumerate(mix_sources(drawn, self.size)):
+                filled = enumerate(fill_buffers(pieces, self.config.data.shuffle_s))
+                found[rank] += [Buffer((part, rank, number), buffer) for number, buffer in filled]
         return found
 
     def _rng(self, epoch: int, key: tuple[int, ...]) -> np.random.Generator:

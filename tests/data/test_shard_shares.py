@@ -85,6 +85,25 @@ def test_an_epoch_is_one_pass_over_the_largest_recorded_source_and_keeps_the_sha
         assert heard["small"] / sum(heard.values()) == pytest.approx(0.3, abs=0.01)
 
 
+def test_a_pass_over_a_source_loses_no_utterance_in_any_of_many_epochs(folder):
+    data = make_set(folder, real=source(folder, "real"))
+    for epoch in range(60):
+        assert sorted(rows_of(data.plan(epoch))) == list(range(160))
+
+
+def test_several_processes_get_about_as_much_of_each_source_even_if_an_epoch_has_few_pieces(folder):
+    sources = {"real": source(folder, "real", real=False), "small": source(folder, "small")}
+    sets = [make_set(folder, rank, 2, shuffle_s=2000.0, **sources) for rank in range(2)]
+    names = names_of(sets[0])
+    for epoch in range(4):
+        plans = [data.plan(epoch) for data in sets]
+        heard = [seconds_by_source(sets[0], rows_of(plan), names) for plan in plans]
+        for name in sources:
+            first, second = (each[name] for each in heard)
+            assert first / (first + second) == pytest.approx(0.5, abs=0.15)
+        assert sum(not batch for plan in plans for batch in plan) <= 0.2 * len(plans[0])
+
+
 def test_each_buffer_has_speech_of_all_sources(folder):
     data = make_set(folder, real=source(folder, "real", share=0.7), small=source(folder, "small", share=0.3))
     names = names_of(data)
@@ -151,6 +170,17 @@ def test_no_speaker_exceeds_the_cap_by_more_than_an_utterance_and_all_of_it_is_u
         assert max(counts) - min(counts) <= 1
 
 
+def test_the_first_epochs_have_the_share_of_a_source_of_which_they_take_less_than_an_utterance_a_speaker(folder):
+    sources = {"real": source(folder, "real", share=0.98), "small": source(folder, "small", share=0.02,
+                                                                          speaker_cap_s=3.0)}  # fmt: skip
+    data = make_set(folder, **sources)
+    names = names_of(data)
+    drawn = [seconds_by_source(data, rows_of(data.plan(epoch)), names)["small"] for epoch in range(10)]
+    needed_s = data.mix.seconds(0.0)["small"]
+    assert max(drawn) < 2.5 * needed_s
+    assert sum(drawn) == pytest.approx(10 * needed_s, rel=0.15)
+
+
 def test_a_cap_that_nobody_reaches_changes_nothing_of_what_is_used(folder):
     data = make_set(folder, real=source(folder, "real", speaker_cap_s=1000.0))
     for epoch in (0, 7):
@@ -170,6 +200,18 @@ def test_a_source_ends_where_it_says_in_the_middle_of_an_epoch(folder):
         0.25 * sum(data.durations_s[row] for row in range(160)), abs=8.0
     )
     assert Counter(names[row] for row in rows if names[row].startswith("real")) == {f"real{n}": 1 for n in range(160)}
+
+
+def test_an_utterance_that_comes_before_and_after_the_end_of_another_source_is_distorted_anew(folder):
+    sources = {
+        "real": source(folder, "real", share=0.3, real=False, until=0.5),
+        "small": source(folder, "small", share=0.1),
+        "nameless": source(folder, "nameless", share=0.6),
+    }
+    data = make_set(folder, **sources)
+    examples = Counter((example.index, example.repeat) for batch in data.plan(0, (0.0, 1.0)) for example in batch)
+    assert len({index for index, _ in examples}) < len(examples)
+    assert set(examples.values()) == {1}
 
 
 def test_a_share_beyond_what_a_cap_allows_is_refused_with_the_share_that_fits(folder):

@@ -186,6 +186,9 @@ def test_shards_beside_manifests_are_refused(corpus, sources, tmp_path):
     mixed = {**sources, "plain": {"path": str(corpus / "train.jsonl")}}
     with pytest.raises(ConfigError, match=r"data\.sources\.plain\.path: .*asr shard .*train\.jsonl OUT makes shards"):
         acoustic_task.train_acoustic(sources_config(corpus, mixed, tmp_path / "run"))
+    wrong = {**sources, "typo": {"path": str(corpus / "shard")}}
+    with pytest.raises(ConfigError, match=r"data\.sources\.typo\.path: .*there is no such file or folder"):
+        acoustic_task.train_acoustic(sources_config(corpus, wrong, tmp_path / "run"))
 
 
 def test_a_check_shows_what_sources_of_shards_come_to(corpus, sources, tmp_path, capsys):
