@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import json
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 UNSENT_BYTES = 1 << 20
 """Bytes that may wait for a client to read them, beside one message."""
+QUEUED_BYTES = 1 << 20
+"""Bytes of messages that may wait for the application. While they wait the client's pings are answered: by default,
+clients of the package websockets hang up when a pong takes 20 s."""
+MESSAGE_BYTES = 300
+"""About what a waiting message takes beside its content."""
 TAKEN_BYTES = 1 << 13
 """Bytes of a client that are taken apart before others have their turn."""
 LINGER_S = 5.0
@@ -52,6 +58,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.gone = self.loop.create_future()
         self._held = bytearray()
         """What has come and is not taken apart yet; nothing more is read meanwhile."""
+        self._queued: deque[int] = deque()
+        """Bytes of each message that waits for the application, and of all together."""
+        self._queued_bytes = 0
 
     def data_received(self, data: bytes) -> None:
         """Take the client's bytes, a part in each round of the event loop."""
@@ -65,6 +74,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if part:
             super().data_received(part)
             del self._held[:TAKEN_BYTES]
+            self._read_on()
         if self._held:
             self.transport.pause_reading()
             self.loop.call_soon(self._take)
@@ -74,8 +84,18 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     async def receive(self) -> ASGIReceiveEvent:
         """The next event of the client."""
         message = await super().receive()
+        if message["type"] == "websocket.receive":
+            self._queued_bytes -= self._queued.popleft()
+            self._read_on()
+            if not self.read_paused and not self.transport.is_closing():
+                self.transport.resume_reading()
         self._stay_paused()
         return message
+
+    def _read_on(self) -> None:
+        """uvicorn stops reading at each message; here when many wait."""
+        if self.read_paused and self._queued_bytes < QUEUED_BYTES:
+            self.read_paused = False
 
     def _stay_paused(self) -> None:
         """uvicorn reads on when a message is taken; here only when nothing is held any more."""
@@ -122,7 +142,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
                     self.conn.send_close(1007, "text is not UTF-8")
                 self.handle_parser_exception()
                 return
+        size, before = MESSAGE_BYTES + sum(map(len, self.frames)), self.queue.qsize()
         super().send_receive_event_to_app()
+        if self.queue.qsize() > before:
+            self._queued.append(size)
+            self._queued_bytes += size
 
     def handle_parser_exception(self) -> None:
         """End a connection whose bytes are no frames; without a close frame where the handshake is not done."""

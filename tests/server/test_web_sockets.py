@@ -89,6 +89,13 @@ def send_for_ever(raw, message):
         raw.sendall(message * 100)
 
 
+def received(raw):
+    """The next bytes; there must be some."""
+    more = raw.recv(4096)
+    assert more
+    return more
+
+
 def closed(services):
     """Wait until all sessions are closed."""
     for _ in range(1200):
@@ -148,6 +155,41 @@ def test_a_long_message_is_put_together_from_its_parts(monkeypatch):
             while raw.recv(4096):
                 pass
     assert [session.received for session in services.live.sessions] == [100_000]
+
+
+def test_pings_are_answered_while_messages_wait_to_be_recognised(monkeypatch):
+    release = threading.Event()
+
+    async def feed(self, data):
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(ScriptedSession, "feed", feed)
+    with served(scripted_services()) as port, shake_hands(port, "/vosk") as raw:
+        raw.sendall(AUDIO * 20 + struct.pack(">BB", 0x89, 0x84) + bytes(4) + b"here")
+        found = b""
+        while b"here" not in found:
+            found += received(raw)
+        assert b"partial" not in found
+        release.set()
+        while found.count(b"partial") < 20:
+            found += received(raw)
+
+
+def test_the_messages_that_wait_are_bounded(monkeypatch):
+    monkeypatch.setattr(web_sockets, "QUEUED_BYTES", 50_000)
+    monkeypatch.setattr(web_sockets, "SEND_S", 0.2)
+    monkeypatch.setattr(web_sockets, "LINGER_S", 0.2)
+    most = []
+    put = asyncio.Queue.put_nowait
+    monkeypatch.setattr(asyncio.Queue, "put_nowait", lambda self, item: (put(self, item), most.append(self.qsize()))[0])
+    services = scripted_services()
+    with served(services) as port, shake_hands(port, "/vosk") as raw:
+        with pytest.raises(ConnectionError):
+            send_for_ever(raw, AUDIO)
+        assert closed(services)
+    assert max(most) <= (50_000 + 2**18) // 1000 + 2  # what one read gives comes on top
 
 
 def test_messages_that_wait_let_others_have_a_turn():
