@@ -203,20 +203,31 @@ def file_sha256(path: Path) -> str:
 
 
 def hold_alone(file: IO[Any], message: str) -> None:
-    """Lock an open file until it is closed, where there are locks.
+    """Lock an open file until it is closed, where there are locks. The lock of a process that is killed ends with it.
 
-    Raises ``AsrError`` with ``message`` where another process has it.
+    Raises ``AsrError`` with ``message`` where another process has the file, or has removed it meanwhile
+    (``remove_held``): lines that are written into a removed file are lost.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return
+    with contextlib.suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AsrError(message) from error
+    if not (os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))):
+        raise AsrError(message)
+
+
+def remove_held(file: IO[Any]) -> None:
+    """Remove an open file while it is locked (``hold_alone``): nobody else writes into it then. Raises ``OSError``."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise AsrError(message) from error
-    except OSError:  # a file system without locks
-        return
+        os.unlink(file.name)
+    except PermissionError:  # Windows does not remove an open file
+        file.close()
+        os.unlink(file.name)
 
 
 def user_cache() -> Path | None:

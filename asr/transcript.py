@@ -71,6 +71,7 @@ class Transcript:
 
     ``acoustic_score`` and ``lm_score`` are natural logarithms: of the acoustic model's probability of the tokens (of
     the best path for greedy decoding, of all paths for a search), and what language models and bonuses added to it.
+    The first includes the penalties for blank (``blank_penalty``) of a search that has them.
     Rounding differs between a stream and a whole recording, so they take no part in comparisons.
     """
 

@@ -20,7 +20,7 @@ from asr.data.manifest import Utterance
 from asr.decode import confidence
 from asr.decode.arpa import read_arpa, write_arpa
 from asr.errors import AsrError, ModelError, OutputError
-from asr.files import write_json, write_text
+from asr.files import hold_alone, remove_held, write_json, write_text
 from asr.models import description
 from asr.models.averaging import average_models
 from asr.models.tensors import save_tensors
@@ -280,3 +280,34 @@ def test_no_more_than_allowed_is_read(tmp_path):
     for path in (tmp_path / "a", "/dev/zero"):
         with pytest.raises(OSError, match="expected at most 4 bytes, got more"):
             files.read_limited(path, 4)
+
+
+def test_a_file_is_not_held_once_its_holder_has_removed_it(tmp_path):
+    """Lines that are written into a removed file would be lost without a word."""
+    pytest.importorskip("fcntl")
+    path = tmp_path / "texts.jsonl"
+    with path.open("a") as late:
+        with path.open("a") as first:
+            hold_alone(first, "busy")
+            with pytest.raises(AsrError, match="busy"):
+                hold_alone(late, "busy")
+            remove_held(first)
+        with pytest.raises(AsrError, match="busy"):
+            hold_alone(late, "busy")
+    with path.open("a") as again:
+        hold_alone(again, "busy")
+
+
+def test_the_lock_of_a_process_that_was_killed_ends_with_it(tmp_path):
+    pytest.importorskip("fcntl")
+    code = "import sys, time; from asr.files import hold_alone; f = open(sys.argv[1], 'a'); hold_alone(f, 'busy'); "
+    code += "print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    with (tmp_path / "a").open("a") as file, subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(AsrError, match="busy"):
+            hold_alone(file, "busy")
+        holder.kill()
+        holder.wait()
+        hold_alone(file, "busy")

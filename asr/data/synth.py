@@ -199,8 +199,8 @@ def synthesise(
     try:
         prefix = _settle(output, texts, maker, network.sha256)
         left = speak_all(jobs, output, output / name, maker, prefix)
-        if left and not (output / name).stat().st_size:
-            _remove_empty(output, output / name, alone=shard[1] == 1)
+        if left and not os.path.exists(output / name):
+            _remove_settings(output, alone=shard[1] == 1)
             raise AsrError(f"{texts}: none of {len(left)} lines can be spoken; the first: {next(iter(left.values()))}")
         return output / name, left
     except (OSError, soundfile.SoundFileError) as error:
@@ -214,7 +214,8 @@ def speak_all(
 ) -> dict[str, str]:
     """Speak what the manifest does not have yet; why lines were left out, by id.
 
-    Ids are ``PREFIX-NUMBER``. Raises ``AsrError`` where another process speaks into the same manifest.
+    Ids are ``PREFIX-NUMBER``. A manifest without lines is removed if lines were left out. Raises ``AsrError`` where
+    another process speaks into the same manifest.
     """
     left = {}
     with manifest.open("a", encoding="utf-8") as lines:
@@ -240,6 +241,8 @@ def speak_all(
             kept = {key: getattr(row, key) for key in ("id", "audio", "text", "duration_s", "speaker")}
             lines.write(json.dumps(kept) + "\n")
             lines.flush()
+        if left and not manifest.stat().st_size:
+            files.remove_held(lines)
     return left
 
 
@@ -288,10 +291,9 @@ def _settle(output: Path, texts: Path, maker: Synthesiser, model_sha256: str) ->
     return prefix
 
 
-def _remove_empty(output: Path, manifest: Path, *, alone: bool) -> None:
-    """Remove a manifest without lines; with the settings where nothing else was spoken, so that the folder can be used
-    for a corrected text. ``alone``: no other process speaks into the folder."""
-    manifest.unlink()
+def _remove_settings(output: Path, *, alone: bool) -> None:
+    """Remove the settings where nothing was spoken, so that the folder can be used for a corrected text. ``alone``: no
+    other process speaks into the folder."""
     if alone and os.listdir(output) == [SETTINGS]:
         (output / SETTINGS).unlink()
 

@@ -60,8 +60,8 @@ class BeamSearch:
             0 turns it off.
         beam_threshold: natural log, at least 0. Prefixes that score less than the best one by more are dropped.
         blank_penalty: natural log, at least 0. It is taken from the blank of every frame, against deletions: CTC
-            networks are surer of blank than they should be, as it is by far their commonest symbol. The thresholds and
-            the confidences of tokens mean the posteriors as they are.
+            networks are surer of blank than they should be, as it is by far their commonest symbol. Scores include it.
+            The thresholds and the confidences of tokens refer to the posteriors without it.
         words: lexicon, n-gram and hot words, from ``asr.decode.lexicon.make_words``.
         lm: a language model over tokens with its weight.
 

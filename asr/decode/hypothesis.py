@@ -19,6 +19,7 @@ class Hypothesis:
 
     ``score`` is a natural logarithm: of the best path's probability from :func:`asr.decode.greedy`, of the probability
     of the token sequence, summed over its paths, from the beam search. The two must not be compared with each other.
+    With a ``blank_penalty`` each path counts its penalties, so that it is no probability any more.
     With language models it is that plus ``lm_score``, the weighted sum of what they and the bonuses give.
     """
 

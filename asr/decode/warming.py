@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asr.config import cpus
 from asr.decode import kernel, phrase_kernel, pools
 from asr.decode.beam import BeamSearch, beam_search
 from asr.decode.built_kernels import find_library
@@ -51,35 +52,28 @@ def warm_up(*, phrases: bool = False) -> Warmth:
         search.finish()
         if phrases:
             _search_phrases()
-    _search_plainly()
+    _search_with_words()
     compiled = _count_compiled() + sum(compiled_there)
     return Warmth(vars(kernel)["search"].stats.cache_path, time.perf_counter() - start, compiled)
 
 
 @contextlib.contextmanager
 def _other_process() -> Iterator[list[int]]:
-    """Another process that compiles the search without language models meanwhile: numba uses one core at a time.
+    """Another process that compiles the search with language models meanwhile: numba uses one core at a time.
 
-    The list receives the number of kernels that it compiled. It is started for an empty cache folder only, since
-    reading what is there is quicker than a start of Python. What it cannot do the caller does afterwards.
+    The list receives the number of kernels that it compiled. The process starts only if the cache folder is empty and
+    this process may use two cores: a start of Python takes longer than reading compiled kernels. If it cannot start or
+    fails, the caller compiles its kernels afterwards.
     """
     folder = vars(kernel)["search"].stats.cache_path
     counts: list[int] = []
-    if folder is None or next(Path(folder).glob("*.nbi"), None) is not None or (os.cpu_count() or 1) < 2:
-        yield counts
-        return
-    code = "from asr.decode import warming; warming._search_plainly(); print(warming._count_compiled())"
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    paths = os.pathsep.join(each or os.getcwd() for each in sys.path)
-    try:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=nothing,
-            stdout=pipe,
-            stderr=nothing,
-            env={**os.environ, "PYTHONPATH": paths},  # the modules of this process
-        )
-    except OSError:
+    child = None
+    if folder is not None and next(Path(folder).glob("*.nbi"), None) is None and cpus.available() > 1:
+        with contextlib.suppress(OSError):  # also where the working directory is gone
+            child = _start_python(
+                "from asr.decode import warming; warming._search_with_words(); print(warming._count_compiled())"
+            )
+    if child is None:
         yield counts
         return
     with child:
@@ -89,11 +83,26 @@ def _other_process() -> Iterator[list[int]]:
             child.kill()
             raise
         output, _ = child.communicate()
-        if child.returncode == 0:
-            counts.append(int(output))
+        last = output.split()[-1:]  # behind the lines of a sitecustomize, say
+        counts += [int(word) for word in last if child.returncode == 0 and word.isdigit()]
 
 
-def _search_plainly() -> None:
+def _start_python(code: str) -> subprocess.Popen[bytes] | None:
+    """Python with the modules of this process; None in a program that has Python in it, which would start again."""
+    program = sys.executable or ""
+    if getattr(sys, "frozen", False) or "python" not in os.path.basename(program).lower():
+        return None
+    folders = [folder or os.getcwd() for folder in sys.path if isinstance(folder, str)]  # imports ignore the rest
+    return subprocess.Popen(
+        [program, "-P", "-c", code],  # -P: no modules of the working directory
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+    )
+
+
+def _search_with_words() -> None:
     beam_search(LOG_PROBS, beam=2, words=kernel.NO_WORDS)
 
 

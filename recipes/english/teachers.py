@@ -37,7 +37,7 @@ from asr.config.sections import TextConfig
 from asr.data import manifest
 from asr.data.manifest import Utterance
 from asr.errors import AsrError, AudioError, ConfigError
-from asr.files import check_output, file_sha256, hold_alone, read_object, write_json, write_text
+from asr.files import check_output, file_sha256, hold_alone, read_object, remove_held, write_json, write_text
 from asr.text.tokenizer import CharTokenizer
 from asr.train.second_opinions import LabelSpeller, Opinion, compare_opinions
 
@@ -134,10 +134,11 @@ def transcribe(place: str, texts: Path, whisper: Whisper, model_sha256: str = ""
                 file.writelines(manifest.records(texts, [heard]))
                 file.flush()
                 done.add(utterance.id)
+            if not done:
+                remove_held(file)
     except OSError as error:
         raise ConfigError(f"{texts}: cannot write: {error}; the same command goes on where this one stopped") from error
     if not done:
-        texts.unlink(missing_ok=True)
         raise ConfigError(
             f"{texts}: none of {len(waiting)} recordings has a text; the first: {failures[0] if failures else 'none'}"
         )

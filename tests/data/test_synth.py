@@ -394,6 +394,24 @@ def test_two_processes_do_not_write_one_manifest(jobs: list[Sentence], tmp_path:
     assert len(path.read_text().splitlines()) == 2
 
 
+def test_a_manifest_without_lines_is_removed_while_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / "text").write_text("日本語\n")
+    path = tmp_path / "manifest.jsonl"
+    unlink = os.unlink
+
+    def locked(name: str) -> None:
+        with open(name, "a") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlink(name)
+
+    monkeypatch.setattr("asr.files.os.unlink", locked)
+    assert len(speak_all(sentences_to_say(tmp_path / "text"), tmp_path, path, maker())) == 1
+    assert not path.exists()
+
+
 def test_a_network_of_whole_speeds_is_refused_before_any_line(
     command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

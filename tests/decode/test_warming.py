@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from asr.decode import warming
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,6 +64,42 @@ def test_it_compiles_all_by_itself_where_no_other_process_can_be_started(tmp_pat
     code = "import sys; sys.executable = '/no/python'; from asr.decode.warming import warm_up; warm_up()"
     subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), check=True)
     assert len(list(tmp_path.rglob("kernel.search-*.nbc"))) == 2
+
+
+@pytest.mark.parametrize(("cores", "starts"), [(1, 0), (2, 1)])
+def test_another_process_is_started_where_two_cores_may_be_used(tmp_path, cores, starts):
+    code = f"""
+from asr.decode import warming
+started = []
+warming.cpus.available = lambda: {cores}
+warming._start_python = started.append  # starts nothing
+with warming._other_process() as counts:
+    assert counts == []
+assert len(started) == {starts}, started
+"""
+    subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), check=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "frozen"), [(None, False), ("", False), ("/usr/bin/blender", False), (sys.executable, True)]
+)
+def test_a_program_that_has_python_in_it_is_not_started_again(monkeypatch, program, frozen):
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    assert warming._start_python("print(1)") is None
+
+
+def test_the_other_process_has_the_modules_of_this_one_and_none_of_the_working_directory(monkeypatch, tmp_path):
+    for place in ("with a space", "here"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "with a space" / "known_to_the_parent.py").write_text("print(31)")
+    (tmp_path / "here" / "json.py").write_text("raise SystemExit('a module of the working directory')")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(tmp_path / "with a space"), tmp_path])
+    child = warming._start_python("import known_to_the_parent, json")
+    assert child is not None
+    assert child.communicate()[0].split() == [b"31"]
+    assert child.returncode == 0
 
 
 def test_without_a_folder_that_can_be_written_it_fails_and_says_how_to_name_another(tmp_path):
