@@ -23,6 +23,7 @@ import dataclasses
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ def numeral_tokens(tokenizer: Any) -> list[int]:
 
 
 def recordings(place: str, problems: list[str]) -> list[Utterance]:
-    """The utterances of a manifest, or the audio files of a folder, whose lengths are not known yet."""
+    """The utterances of a manifest, or the audio files of a folder, whose lengths are not known yet.
+
+    The id of a file is its path in the folder without the ending, which stays where it tells two files apart.
+    """
     if place.endswith(".jsonl"):
         return manifest.read_manifest(place)
     if not os.path.isdir(place):
@@ -98,7 +102,10 @@ def recordings(place: str, problems: list[str]) -> list[Utterance]:
     found = find_audio_files(place, problems)
     if not found:
         raise ConfigError(f"{place}: expected a folder of audio, got one without any")
-    return [Utterance(str(path.relative_to(place).with_suffix("")), str(path.absolute()), "", 1.0) for path in found]
+    paths = [path.relative_to(place) for path in found]
+    stems = Counter(path.with_suffix("") for path in paths)
+    ids = [str(path if stems[path.with_suffix("")] > 1 else path.with_suffix("")) for path in paths]
+    return [Utterance(id, str(path.absolute()), "", 1.0) for id, path in zip(ids, found, strict=True)]
 
 
 def transcribe(place: str, texts: Path, whisper: Whisper, model_sha256: str = "") -> list[str]:

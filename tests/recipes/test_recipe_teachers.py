@@ -100,6 +100,16 @@ def test_a_killed_run_goes_on_behind_its_last_whole_line(teachers, whisper, tmp_
     assert texts_of(out) == {"a": "kept", "b": "8000 samples."}
 
 
+def test_files_that_differ_in_their_ending_alone_have_ids_of_their_own(teachers, whisper, tmp_path):
+    for name in ("a.wav", "a.flac", "b.wav"):
+        sound(tmp_path / "speech" / name, 0.5)
+    out = tmp_path / "texts.jsonl"
+    command = ["transcribe", str(tmp_path / "speech"), str(out), "--whisper", str(whisper)]
+    assert teachers.main(command) == 0
+    assert sorted(texts_of(out)) == ["a.flac", "a.wav", "b"]
+    assert teachers.main(command) == 0, "the manifest can be read again"
+
+
 def test_one_bad_recording_does_not_lose_the_others(teachers, whisper, tmp_path, capsys):
     sound(tmp_path / "speech" / "good.wav", 0.5)
     write(tmp_path / "speech" / "bad.wav", "no sound at all")
