@@ -138,7 +138,7 @@ def _stop_signals() -> Iterator[asyncio.Event]:
 
 
 def address_lines(settings: Settings, sockets: list[socket.socket]) -> list[str]:
-    """What is said at the start: where each protocol is, and a warning if other machines need no token."""
+    """What is said at the start: where each protocol is, and warnings if other machines need no token."""
     scheme = "https" if settings.certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     lines = [f"serving on {scheme}://{host}:{sockets[0].getsockname()[1]}/ (Ctrl-C ends)"]
@@ -148,13 +148,24 @@ def address_lines(settings: Settings, sockets: list[socket.socket]) -> list[str]
         )
     if settings.wyoming is not None:
         lines.append(f"Wyoming protocol on tcp://{settings.wyoming.host}:{settings.wyoming.port}")
-    address = ipaddress.ip_address(sockets[0].getsockname()[0].partition("%")[0])
-    if not settings.token and not address.is_loopback:
+        if not _is_loopback(settings.wyoming.host):
+            lines.append(
+                "Wyoming has no tokens: everybody who can reach this port can use it; keep it inside your network"
+            )
+    if not settings.token and not _is_loopback(sockets[0].getsockname()[0]):
         lines.append(
             "no token: everybody who can reach this machine can use the server; set ASR_TOKEN, or listen at 127.0.0.1 "
             "(docs/serving.md: Who can connect)"
         )
     return lines
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; ``localhost`` is one."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:  # a name, which may lead anywhere
+        return False
 
 
 def listening(host: str, port: int, option: str = "--host and --port") -> socket.socket:

@@ -17,7 +17,7 @@ import pytest
 from asr.cli import serve_verb
 from asr.cli.main import run_command
 from asr.server.running import address_lines, listening
-from asr.server.settings import Settings
+from asr.server.settings import Address, Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,6 +129,17 @@ def test_a_server_without_a_token_warns_where_other_machines_can_reach_it(host, 
         lines = address_lines(Settings(host=host, token=token), [place])
     assert [line for line in lines if "set ASR_TOKEN" in line] == lines[1:]
     assert len(lines) == 1 + warned
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("0.0.0.0", True), ("::", True), ("asr.local", True), ("127.0.0.1", False), ("localhost", False)],
+)
+def test_wyoming_warns_where_other_machines_can_reach_it_also_beside_a_token(host, warned):
+    with listening("127.0.0.1", 0) as place:
+        lines = address_lines(Settings(token="secret", wyoming=Address(host, 10300)), [place])
+    assert [line for line in lines if "Wyoming has no tokens" in line] == lines[2:]
+    assert len(lines) == 2 + warned
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
