@@ -82,13 +82,13 @@ def start(target, *args) -> multiprocessing.Process:
     return process
 
 
-def train_rank(config: Config, rank: int, size: int, port: int, resume: bool = False) -> None:
+def train_rank(config: Config, rank: int, size: int, port: int, resume: bool = False, delay_s: float = 0.0) -> None:
     """What ``asr train`` does in one of the processes that ``torchrun`` starts."""
     import os
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    train_process(config, resume)
+    train_process(config, resume, delay_s)
 
 
 def train_process(config: Config, resume: bool = False, delay_s: float = 0.0) -> None:

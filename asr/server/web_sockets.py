@@ -58,6 +58,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.gone = self.loop.create_future()
         self._held = bytearray()
         """What has come and is not taken apart yet; nothing more is read meanwhile."""
+        self._taking = False
+        """Whether the next part is taken in the next round of the event loop."""
         self._queued: deque[int] = deque()
         """Bytes of each message that waits for the application, and of all together."""
         self._queued_bytes = 0
@@ -70,16 +72,26 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             self._take()
 
     def _take(self) -> None:
-        part = bytes(self._held[:TAKEN_BYTES])
+        """Take a part, unless many messages wait already: few compressed bytes can be many."""
+        self._taking = False
+        part = b"" if self.read_paused else bytes(self._held[:TAKEN_BYTES])
         if part:
             super().data_received(part)
             del self._held[:TAKEN_BYTES]
             self._read_on()
         if self._held:
             self.transport.pause_reading()
-            self.loop.call_soon(self._take)
-        elif not self.read_paused and not self.transport.is_closing():
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take or read more, unless many messages wait."""
+        if self.read_paused or self.transport.is_closing():
+            return
+        if not self._held:
             self.transport.resume_reading()
+        elif not self._taking:
+            self._taking = True
+            self.loop.call_soon(self._take)
 
     async def receive(self) -> ASGIReceiveEvent:
         """The next event of the client."""
@@ -87,8 +99,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.receive":
             self._queued_bytes -= self._queued.popleft()
             self._read_on()
-            if not self.read_paused and not self.transport.is_closing():
-                self.transport.resume_reading()
+        self._go_on()
         self._stay_paused()
         return message
 
@@ -173,6 +184,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         if ended and message["type"] in ("websocket.send", "websocket.close"):
             raise ClientDisconnected
         await super().send(message)
+        self._go_on()
         self._stay_paused()
         if message["type"] == "websocket.http.response.body":  # a refusal completes the handshake, too
             self.handshake_complete = self.handshake_complete or self.close_sent

@@ -190,7 +190,7 @@ def test_the_messages_that_wait_are_bounded(monkeypatch):
         with pytest.raises(ConnectionError):
             send_without_end(raw, AUDIO)
         assert closed(services)
-    assert max(most) <= (50_000 + 2**18) // 1000 + 2  # what one read gives comes on top
+    assert max(most) <= (50_000 + web_sockets.TAKEN_BYTES) // 1000 + 2  # what is taken at once comes on top
 
 
 def test_messages_that_wait_let_others_have_a_turn():
