@@ -5,7 +5,7 @@
 WORK gets synthetic recordings. For each number of loader processes one training runs undisturbed. Another is killed
 with SIGKILL so many times, in the middle of its epochs, and resumed each time. Exits with 1 if a process outlives its
 training, or if weights or losses differ from those of the undisturbed run. WORK/kills.jsonl counts the kills: the same
-command again goes on where it stopped.
+command again continues there.
 """
 
 from __future__ import annotations

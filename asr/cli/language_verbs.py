@@ -71,7 +71,7 @@ def _add_lm_convert(commands: Any) -> None:
         type=whole(8, 64),
         choices=(8, 64),
         default=64,
-        help="bits of each probability: 64 keeps them exactly, 8 makes the file a third as large (default: 64)",
+        help="bits of each probability: 64 keeps them exactly, 8 makes the file less than half as large (default: 64)",
     )
     convert.add_argument(
         "--model",
