@@ -95,11 +95,21 @@ class RayEngine:
             return
         with ray_cluster.connected(self.address):
             ray_cluster.check_nodes(self._paths(work))
-            device = str(self.options.get("device") or "auto")
-            room = ray_cluster.capacity(device, self._memory_bytes(), self.actors)
+            room = self._room()
             for start in range(0, len(work), WINDOW):
                 window = dict(enumerate(work[start : start + WINDOW], start))
                 yield from self._window(window, room, lines)
+
+    def _room(self, former: Capacity | None = None) -> Capacity:
+        """The room on the machines that are there now; ``former``, where there is none now or of another kind."""
+        device = str(self.options.get("device") or "auto")
+        try:
+            found = ray_cluster.capacity(device, self._memory_bytes(), self.actors)
+        except ConfigError:
+            if former is None:
+                raise
+            return former
+        return found if former is None or found.gpu == former.gpu else former
 
     def _window(
         self, waiting: dict[int, NamedRecording], room: ray_cluster.Capacity, lines: bool
@@ -111,6 +121,8 @@ class RayEngine:
         for attempt in range(ROUNDS):
             before, fault = len(waiting), b""
             alone = attempt > 0 and before <= ALONE
+            if attempt:  # a machine that has gone leaves no place for its processes: Ray would wait for one
+                room = self._room(room)
             try:
                 for result in self._round(waiting, room, lines, alone=alone):
                     if is_fault(result) and not alone and attempt < ROUNDS - 1:

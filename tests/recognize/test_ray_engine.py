@@ -29,6 +29,7 @@ from mortal_actors import (
 
 from asr.errors import AsrError, AudioError, ConfigError
 from asr.recognize import archive, batch_inputs, ray_cluster, ray_engine, ray_stages
+from asr.recognize.ray_cluster import Capacity
 from asr.recognize.ray_engine import RayEngine
 from asr.recognize.ray_stages import NamedRecording
 from asr.recognize.recording import Recording
@@ -304,6 +305,29 @@ def test_a_machine_that_dies_loses_nothing(cluster, speech, expected, model_dir,
         found.append((Path(recording.source).name, result))
     assert len(found) == len({name for name, _ in found}) == COUNT
     assert {name: str(result) for name, result in found if not isinstance(result, AudioError)} == expected
+
+
+def test_each_round_has_the_room_that_is_left(model_dir, monkeypatch):
+    rooms = [Capacity(2, False), ConfigError("expected a machine with room, got none"), Capacity(1, False)]
+    seen = []
+
+    def room(*_):
+        found = rooms.pop(0)
+        if isinstance(found, ConfigError):
+            raise found
+        return found
+
+    def lost(waiting, room, lines, *, alone):
+        seen.append(room.actors)
+        waiting.popitem()
+        raise ray.exceptions.RayError("a machine has gone")
+
+    monkeypatch.setattr(ray_cluster, "capacity", room)
+    engine = RayEngine({"model": str(model_dir), "device": "cpu"})
+    monkeypatch.setattr(engine, "_round", lost)
+    waiting = {number: NamedRecording(str(number), Recording(b"", str(number))) for number in range(4)}
+    assert [result.number for result in engine._window(waiting, engine._room(), lines=True)] == [0]
+    assert seen == [2, 2, 1]
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
