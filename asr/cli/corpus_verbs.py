@@ -81,7 +81,7 @@ def _add_check(commands: Any) -> None:
         help="JSONL manifest, shards, archive with texts (path or URL), or a training's YAML file",
     )
     check.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="with CONF, such as data.sources.own.share=0.2"
+        "overrides", nargs="*", default=[], metavar="key=value", help="with CONF, such as data.sources.own.share=0.2"
     )
     check.add_argument(
         "--config",

@@ -30,7 +30,9 @@ def add_training_commands(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train an acoustic model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/blstm.yaml")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=4 train.epochs=20")
+    train.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as model.layers=4 train.epochs=20"
+    )
     _add_keys(train)
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     shared.add_cache(train, "20")
@@ -45,7 +47,9 @@ def _add_train(commands: Any) -> None:
 def _add_train_lm(commands: Any) -> None:
     train = commands.add_parser("train-lm", help="train a recurrent language model from a configuration file")
     train.add_argument("config", metavar="CONF", help="YAML file, such as recipes/an4/conf/lm.yaml")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="such as model.layers=2 train.epochs=20")
+    train.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as model.layers=2 train.epochs=20"
+    )
     _add_keys(train)
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     train.set_defaults(run=_train_lm, extends="overrides", awake=True)

@@ -572,3 +572,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, pair: tuple[
     monkeypatch.setattr("asr.scoring.wer.score", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main.run_command(["score", *map(str, pair)])
+
+
+def test_what_is_missing_is_named_and_nothing_else(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main.run_command(["check"])
+    assert "the following arguments are required: MANIFEST|CONF\n" in capsys.readouterr().err
