@@ -726,7 +726,8 @@ def test_a_quotation_mark_that_is_not_closed_swallows_no_rows_in_silence(tmp_pat
     (tmp_path / "t.csv").write_text('path,text\na.wav,"A, B"\nb.wav,"B\nc.wav,C\n')
     found = detection.detect_layout(tmp_path)
     assert by_id(found) == {"a": ("A, B", "")}
-    assert found.left_out[f"{tmp_path / 't.csv'}:3"].startswith("cannot read the row: unexpected end of data; a text")
+    message = found.left_out[f"{tmp_path / 't.csv'}:3"]
+    assert message.startswith("cannot read the row: unexpected end of data; write a text with")
 
 
 def test_a_project_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:

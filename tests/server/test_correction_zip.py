@@ -108,7 +108,7 @@ def test_what_cannot_be_written_out_is_left_out_and_named(tmp_path, noise):
 def test_a_segment_behind_the_end_of_the_recording_is_left_out(tmp_path, noise):
     folder = unpacked(tmp_path, (noise, recording("a.wav", (0, 1, "one"), (5, 6, "two"))))
     assert [u.text for u in read_manifest(folder / "manifest.jsonl")] == ["one"]
-    assert "behind the end" in (folder / "left_out.txt").read_text()
+    assert "after the end of the recording" in (folder / "left_out.txt").read_text()
 
 
 def test_a_damaged_recording_does_not_lose_the_others(tmp_path, noise):
