@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from graph_models import SmallModel
+from node_modules import find_node
 from test_sherpa_graphs import sound, speaking
 from torchaudio.compliance import kaldi
 
@@ -91,12 +92,7 @@ def test_the_python_of_the_readme_runs(exported, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def node():
     """Node, which finds the module ``sherpa-onnx``: the runtime as WebAssembly."""
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("node is not installed")
-    if subprocess.run([found, "-e", 'require("sherpa-onnx")'], capture_output=True).returncode:
-        pytest.skip("node finds no module sherpa-onnx: npm install sherpa-onnx, and name node_modules in NODE_PATH")
-    return found
+    return find_node("sherpa-onnx")
 
 
 @pytest.mark.parametrize("name", ["omnilingual.onnx", "encoder.onnx"])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 
 import pytest
 import soundfile
 import soxr
+from node_modules import find_node
 from served import SAMPLE, SAMPLE_TEXT, serving
 
 TOKEN = "sesame-1"
@@ -48,12 +48,7 @@ setTimeout(() => finish(null), 300000);
 @pytest.fixture(scope="module")
 def node():
     """Node, which finds the modules ``openai`` and ``ws``."""
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("node is not installed")
-    if subprocess.run([found, "-e", 'require("openai"); require("ws")'], capture_output=True).returncode:
-        pytest.skip("node finds no modules openai and ws: npm install openai ws, and name node_modules in NODE_PATH")
-    return found
+    return find_node("openai", "ws")
 
 
 @pytest.mark.parametrize("kind", ["ws", "websocket"])

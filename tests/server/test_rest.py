@@ -8,7 +8,6 @@ import functools
 import http.client
 import io
 import json
-import shutil
 import socket
 import subprocess
 from typing import Any
@@ -18,6 +17,7 @@ import openai
 import pytest
 import soundfile
 import soxr
+from node_modules import find_node
 from served import SAMPLE, SAMPLE_TEXT, Served, serving
 from starlette.routing import Route
 
@@ -379,11 +379,7 @@ const ask = (more) => client.audio.transcriptions.create({file: fs.createReadStr
 
 
 def test_the_official_client_in_javascript(server):
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    if subprocess.run([node, "-e", 'require("openai")'], capture_output=True).returncode:
-        pytest.skip("node finds no module openai: npm install openai, and name its node_modules in NODE_PATH")
+    node = find_node("openai")
     command = [node, "-e", NODE, "--", f"{server.url}/v1", TOKEN, str(SAMPLE)]
     found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     assert found["text"] == found["done"] == "".join(found["deltas"]) == " ".join(found["words"]) == SAMPLE_TEXT
