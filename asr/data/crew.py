@@ -6,8 +6,10 @@ The batches do not depend on the crew.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.connection
 import os
+import pickle
 import threading
 import weakref
 from collections import deque
@@ -21,8 +23,8 @@ import numpy as np
 from asr.config import cpus
 from asr.config.child_processes import ChildProcess, end_processes
 from asr.data.batch_maker import BatchMaker, BatchOrder, MadeBatch
-from asr.data.crew_child import CrewSetup
-from asr.data.sample_cache import SharedMemory, free_memory
+from asr.data.crew_child import ORDER_RECORD, CrewSetup, SlotMemory
+from asr.data.sample_cache import free_memory
 from asr.errors import ConfigError, TrainingError
 
 AUTO = "auto"
@@ -97,11 +99,10 @@ class ThreadCrew:
 
 
 class _Worker(ChildProcess):
-    """One process, the connection to it, and the orders that it has in hand."""
+    """One process and the connection to it."""
 
     def __init__(self, setup: CrewSetup) -> None:
-        self.orders: dict[int, BatchOrder] = {}
-        shared = [setup.slots, setup.cache.descriptor]
+        shared = [setup.slots, setup.cache.descriptor, setup.orders]
         super().__init__("asr.data.crew_child", "serve_crew", shared, deaf=True, defaults=_KEEP_FREED)
         self.connection.send(setup)
 
@@ -109,42 +110,47 @@ class _Worker(ChildProcess):
 class ProcessCrew:
     """``count`` processes, which lay batches out in ``slots`` pieces of shared memory of ``slot_bytes`` each.
 
-    ``setup`` is given the descriptor of that memory. A batch is used where it was laid out, and its slot is free when
-    nothing refers to its memory any more. While ``LENT_SLOTS`` batches are in use so, further ones are copied. So there
-    must be ``LENT_SLOTS`` more slots than orders at a time. Raises ``ConfigError`` where there is not enough memory.
+    The processes share one queue of orders, a pipe: whichever is idle takes the next. So no order waits behind a batch
+    that takes long while another process is idle. The order itself lies in the slot of its batch.
+
+    ``setup`` is given the descriptors of that memory and of the pipe. A batch is used where it was laid out, and its
+    slot is free when nothing refers to its memory any more. While ``LENT_SLOTS`` batches are in use so, further ones
+    are copied. So there must be ``LENT_SLOTS`` more slots than orders at a time. Raises ``ConfigError`` where there is not enough memory.
     """
 
-    def __init__(self, count: int, slots: int, slot_bytes: int, setup: Callable[[int], CrewSetup]) -> None:
-        self._slot_bytes = slot_bytes
+    def __init__(self, count: int, slots: int, slot_bytes: int, setup: Callable[[int, int], CrewSetup]) -> None:
         self._memory = _slot_memory(slots, slot_bytes)
         self._free = deque(range(slots))
         self._lent: set[int] = set()
         self._slots: dict[int, int] = {}
+        self._orders: dict[int, BatchOrder] = {}
         self._done: dict[int, MadeBatch | TrainingError] = {}
         self._abandoned: set[int] = set()
         self._number = 0
         self._lock = threading.Lock()
         self.cache_failed = False
-        told = setup(self._memory.descriptor)
-        self.workers = [_Worker(told) for _ in range(count)]
-        self._finalizer = weakref.finalize(self, end_processes, self.workers)
+        taken_from, self._queue = os.pipe()
+        try:
+            told = setup(self._memory.descriptor, taken_from)
+            self.workers = [_Worker(told) for _ in range(count)]
+        finally:
+            os.close(taken_from)
+        self._finalizer = weakref.finalize(self, _end, self.workers, self._queue)
 
     def submit(self, order: BatchOrder) -> int:
         with self._lock:
             while not self._free:
-                if not any(worker.orders for worker in self.workers):
+                if not self._orders:
                     raise RuntimeError("every slot holds a batch that nobody has collected")
                 self._receive()
+            content = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
+            slot = self._free.popleft()
+            self._memory.write_order(slot, content)
             self._number += 1
-            number, slot = self._number, self._free.popleft()
-            worker = min(self.workers, key=lambda worker: len(worker.orders))
-            self._slots[number] = slot
-            worker.orders[number] = order
-            try:
-                worker.connection.send((number, slot, order))
-            except OSError as error:
-                raise _death(worker) from error
-            return number
+            self._slots[self._number], self._orders[self._number] = slot, order
+            with contextlib.suppress(BrokenPipeError):  # all processes have ended, as whoever collects will be told
+                os.write(self._queue, ORDER_RECORD.pack(self._number, slot, len(content)))  # so few bytes go at once
+            return self._number
 
     def collect(self, number: int) -> MadeBatch:
         with self._lock:
@@ -162,7 +168,7 @@ class ProcessCrew:
 
     def _lend(self, slot: int, size: int) -> np.ndarray:
         """The first ``size`` bytes of a slot, which is free again when the array is gone; or a copy of them."""
-        memory = self._memory.array(slot * self._slot_bytes, size, np.uint8)
+        memory = self._memory.room(slot, size)
         if len(self._lent) >= LENT_SLOTS:
             memory = memory.copy()
             self._free.append(slot)
@@ -189,11 +195,11 @@ class ProcessCrew:
         for ready in multiprocessing.connection.wait(list(connections)):
             worker = connections[ready]
             try:
-                self._take(worker, worker.connection)
+                self._take(worker.connection)
             except (EOFError, OSError) as error:
-                raise _death(worker) from error
+                raise self._death(worker) from error
 
-    def _take(self, worker: _Worker, connection: Connection) -> None:
+    def _take(self, connection: Connection) -> None:
         number, answer, *rest = connection.recv()
         made: MadeBatch | TrainingError
         if isinstance(answer, MadeBatch):
@@ -204,12 +210,23 @@ class ProcessCrew:
         else:
             made = TrainingError(answer)
             made.add_note(f"in the loader process:\n{rest[0]}")
-        worker.orders.pop(number)
+        self._orders.pop(number)
         if number in self._abandoned:
             self._abandoned.remove(number)
             self._free.append(self._slots.pop(number))
         else:
             self._done[number] = made
+
+    def _death(self, worker: _Worker) -> TrainingError:
+        """The error for a process that has ended."""
+        pid = worker.process.pid
+        made = [order for number, order in self._orders.items() if self._memory.makers[self._slots[number]] == pid]
+        names = [row.id for order in made[:1] for row in order.rows]
+        whose = f" while it made the batch of {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
+        return TrainingError(
+            f"data.workers: loader process {pid} {worker.describe_end()}{whose}. If memory ran out, lower "
+            "data.workers, data.cache_s or data.prefetch; then continue with --resume"
+        )
 
 
 def _give_back(slot: int, free: deque[int], lent: set[int]) -> None:
@@ -217,7 +234,12 @@ def _give_back(slot: int, free: deque[int], lent: set[int]) -> None:
     lent.discard(slot)
 
 
-def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:
+def _end(workers: list[_Worker], queue: int) -> None:
+    end_processes(workers)
+    os.close(queue)
+
+
+def _slot_memory(slots: int, slot_bytes: int) -> SlotMemory:
     size, free = slots * slot_bytes, free_memory()
     advice = "lower data.batch_s, data.prefetch or data.workers (0: one thread, which needs no shared memory)"
     if free is not None and size > free:
@@ -226,23 +248,12 @@ def _slot_memory(slots: int, slot_bytes: int) -> SharedMemory:
             f"{free / 1e6:.0f} MB are free; {advice}"
         )
     try:
-        memory = SharedMemory(size)
-        memory.take(0, size)
+        memory = SlotMemory(slots, slot_bytes)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"data.workers: no shared memory for {slots} batches of {slot_bytes / 1e6:.3g} MB: {error}; {advice}"
         ) from error
     return memory
-
-
-def _death(worker: _Worker) -> TrainingError:
-    """The error for a process that has ended."""
-    names = [row.id for order in list(worker.orders.values())[:1] for row in order.rows]
-    whose = f" while it made the batch of {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
-    return TrainingError(
-        f"data.workers: loader process {worker.process.pid} {worker.describe_end()}{whose}. If memory ran out, lower "
-        "data.workers, data.cache_s or data.prefetch; then continue with --resume"
-    )
 
 
 class BatchStream:

@@ -5,9 +5,11 @@ It is an ``asr.config.child_processes.ChildProcess``, and imports neither torch 
 
 from __future__ import annotations
 
+import contextlib
 import os
-import queue
+import pickle
 import signal
+import struct
 import threading
 import traceback
 from collections.abc import Sequence
@@ -25,6 +27,48 @@ from asr.errors import TrainingError
 from asr.text.tokenizer import Tokenizer
 
 
+ORDER_RECORD = struct.Struct("qqq")
+"""An order in the queue: its number, the slot of its batch, and how many bytes of the slot hold the order."""
+_ALIGNED = 64
+
+
+class SlotMemory:
+    """``count`` pieces of shared memory, of ``size`` bytes each, that batches are laid out in.
+
+    An order lies in its slot until the process that makes the batch has read it. ``makers`` ``(count,)`` int64 are the
+    ids of the processes that took the last order of each slot. With ``descriptor``, the memory of another process.
+    Raises ``OSError``.
+    """
+
+    def __init__(self, count: int, size: int, descriptor: int | None = None) -> None:
+        self.size = size = -(-size // _ALIGNED) * _ALIGNED
+        self._memory = SharedMemory(count * (size + 8), descriptor)
+        if descriptor is None:
+            self._memory.take(0, self._memory.size)
+        self.descriptor = self._memory.descriptor
+        self.makers = self._memory.array(count * size, count, np.int64)
+
+    def room(self, slot: int, length: int | None = None) -> np.ndarray:
+        """The bytes of a slot, or the first ``length`` of them: uint8, an array that is no view of another."""
+        return self._memory.array(slot * self.size, self.size if length is None else length, np.uint8)
+
+    def write_order(self, slot: int, content: bytes) -> None:
+        """Put an order into a slot. Raises ``TrainingError`` where it is too large."""
+        if len(content) > self.size:
+            raise TrainingError(
+                f"data.batch_s: texts and paths of a batch take {len(content)} bytes, its samples {self.size} at most "
+                "by the durations of the manifest; correct the durations, or use data.workers=0"
+            )
+        self.makers[slot] = 0
+        self.room(slot, len(content))[:] = np.frombuffer(content, np.uint8)
+
+    def read_order(self, slot: int, length: int) -> BatchOrder:
+        """The order of a slot, which this process makes from now on."""
+        self.makers[slot] = os.getpid()
+        order: BatchOrder = pickle.loads(self.room(slot, length))
+        return order
+
+
 @dataclass(frozen=True)
 class CrewSetup:
     """What a loader process needs to know once."""
@@ -34,6 +78,8 @@ class CrewSetup:
     cache: CacheLayout
     slots: int
     """Descriptor of the memory that batches are laid out in."""
+    orders: int
+    """Descriptor of the pipe that orders come from."""
     slot_count: int
     slot_bytes: int
     pieces: Sequence[Utterance] = ()
@@ -49,16 +95,13 @@ def serve_crew(descriptor: int, parent: int) -> None:
     connection = Connection(descriptor)
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     setup: CrewSetup = connection.recv()
-    orders: queue.SimpleQueue[tuple[int, int, BatchOrder]] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
-    memory = SharedMemory(setup.slot_count * setup.slot_bytes, setup.slots).array(
-        0, setup.slot_count * setup.slot_bytes, np.uint8
-    )
+    threading.Thread(target=_watch, args=(connection,), daemon=True).start()
+    memory = SlotMemory(setup.slot_count, setup.slot_bytes, setup.slots)
     cache = SampleCache.attach(setup.cache, setup.config.features.sample_rate_hz)
     maker = BatchMaker(setup.config, setup.tokenizer, cache, setup.pieces, setup.piece_places)
-    while True:
-        number, slot, order = orders.get()
-        room = memory[slot * setup.slot_bytes : (slot + 1) * setup.slot_bytes]
+    while record := os.read(setup.orders, ORDER_RECORD.size):
+        number, slot, length = ORDER_RECORD.unpack(record)
+        order, room = memory.read_order(slot, length), memory.room(slot)
 
         def allocate(size: int, room: np.ndarray = room) -> np.ndarray:
             return room[:size] if size <= len(room) else np.empty(size, np.uint8)
@@ -76,10 +119,9 @@ def serve_crew(descriptor: int, parent: int) -> None:
             connection.send_bytes(made.memory.tobytes())
 
 
-def _receive(connection: Connection, orders: queue.SimpleQueue[tuple[int, int, BatchOrder]]) -> None:
-    """Take orders at once, so that the parent never waits; end with the parent, even in the middle of a batch."""
-    try:
-        while True:
-            orders.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(1)
+def _watch(connection: Connection) -> None:
+    """End with the parent, even in the middle of a batch: nothing is sent here any more."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.poll(None)
+        connection.recv()
+    os._exit(1)

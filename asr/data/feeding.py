@@ -22,6 +22,7 @@ from asr.data.batch_plan import Example
 from asr.data.batches import Batch, Dataset, batch_tensors
 from asr.data.crew import LENT_SLOTS, BatchStream, Crew, ProcessCrew, ThreadCrew
 from asr.data.crew_child import CrewSetup
+from asr.data.sample_cache import free_memory
 from asr.data.sharded_batches import ShardedDataset
 from asr.errors import ConfigError
 
@@ -31,6 +32,12 @@ CHECKED_AT_ONCE = 32
 """Utterances of one order to check."""
 SPARE = 1.1
 """Room of a slot over what the manifests say."""
+ROOM = 2**18
+"""Bytes of a slot for what is not sound: labels, masks, and the order before."""
+ORDERS_EACH = 3
+"""Orders at a time for each loader process, where there is memory for so many batches."""
+WINDOW_SHARE = 0.2
+"""Share of the free memory that more orders than ``data.prefetch`` may take."""
 AHEAD_ON_GPU = 2
 """Batches on the GPU that wait to be trained on."""
 
@@ -79,15 +86,26 @@ class Feeder:
         if workers:
             self._fit_cache()
             slot_bytes = max(self._slot_bytes(train), self._slot_bytes(valid))
+            self._depth = self._window(workers, slot_bytes)
             self._slots = (self._depth + self._side_depth + LENT_SLOTS, slot_bytes)
             self.crew = ProcessCrew(workers, *self._slots, self._setup)
 
-    def _setup(self, slots: int) -> CrewSetup:
+    def _setup(self, slots: int, orders: int) -> CrewSetup:
         train = self.train
         tokenizer = train.tokenizer if train.pieces or train.presplit else None
         return CrewSetup(
-            self.config, tokenizer, train.cache.layout(), slots, *self._slots, train.pieces, train.piece_places
+            self.config, tokenizer, train.cache.layout(), slots, orders, *self._slots, train.pieces, train.piece_places
         )
+
+    def _window(self, workers: int, slot_bytes: int) -> int:
+        """Batches of an epoch that are ordered at a time.
+
+        They are handed out in order, and some take several times as long as others. While the first of them is not
+        ready, the processes go on with the others, if there are enough.
+        """
+        least, free = max(self.config.data.prefetch, workers + 1), free_memory()
+        affordable = math.inf if free is None else WINDOW_SHARE * free / slot_bytes - self._side_depth - LENT_SLOTS
+        return int(max(least, min(ORDERS_EACH * workers, affordable)))
 
     def _fit_cache(self) -> None:
         fitting_s = self.train.cache.fitting_s()
@@ -103,16 +121,16 @@ class Feeder:
         silence_s = 2 * setting.silence_s if data.training else 0.0
         if isinstance(data, ShardedDataset):
             seconds, count = data.largest()
-            return math.ceil(SPARE * (seconds + count * silence_s) * rate_hz) * 4 + 2**16
+            return math.ceil(SPARE * (seconds + count * silence_s) * rate_hz) * 4 + ROOM
         plan = data.plan(0)
         if not len(plan):
-            return math.ceil(SPARE * rate_hz) * 4 + 2**16
+            return math.ceil(SPARE * rate_hz) * 4 + ROOM
         longest = np.maximum.reduceat(data.durations_s[plan.rows] / plan.speeds, plan.starts[:-1])
         counts = np.diff(plan.starts)
         shares = {count: len(self.share([Example(0, 1.0)] * count)) for count in np.unique(counts).tolist()}
         parts = np.array([shares[count] for count in counts.tolist()])
         most = max(1.0, float((parts * (longest + silence_s)).max()))
-        return math.ceil(SPARE * most * rate_hz) * 4 + 2**16
+        return math.ceil(SPARE * most * rate_hz) * 4 + ROOM
 
     def close(self) -> None:
         """End the processes or the thread."""

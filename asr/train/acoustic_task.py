@@ -52,6 +52,8 @@ from asr.train.training_features import TrainingFeatures
 
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
+CHECKED_S = 7200.0
+"""Audio of a set that is read before the first step at most: more would only delay it."""
 SHARD_STATS_S = 1800.0
 """The same of shards: a training from thousands of hours should begin soon."""
 
@@ -281,12 +283,12 @@ class AcousticTask:
             self.warn(message)
 
     def _prepare(self) -> FeatureStats:
-        """Read the audio once: leave out what cannot be read and measure (or, resuming, load) the statistics."""
+        """Read the first audio: leave out what cannot be read and measure (or, resuming, load) the statistics."""
         for data, path in ((self.train_data, self.train_paths), (self.valid_data, self.config.data.valid)):
             if isinstance(data, ShardedDataset):
                 continue
             failures = {}
-            rows = np.flatnonzero(data.places >= 0).tolist()  # the rest is read, and reported, batch by batch
+            rows = self._rows_to_check(data)
             quiet = None if self.world.first else True
             found = self.feeder.check(data, rows)
             for row, reason in tqdm(found, f"reading {len(rows)} utterances", len(rows), disable=quiet, leave=False):
@@ -317,6 +319,14 @@ class AcousticTask:
         measured = self.world.gather(stats)[0]
         assert measured is not None
         return measured
+
+    def _rows_to_check(self, data: Dataset) -> list[int]:
+        """The utterances that are read before the first step: the first ``CHECKED_S`` of those with a place in the
+        cache. The rest is read, kept and reported batch by batch."""
+        rows = np.flatnonzero(data.places >= 0)
+        seconds = data.durations_s[rows]
+        found: list[int] = rows[np.cumsum(seconds) - seconds < CHECKED_S].tolist()
+        return found
 
     def _waveforms(self, *, batched: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Recordings drawn from the training data, ``STATS_S`` of them at most: samples ``(B, S)`` and lengths.

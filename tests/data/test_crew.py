@@ -18,7 +18,8 @@ import torch
 from corpus import make_config, make_utterances
 
 from asr.data import crew as crews
-from asr.data import sample_cache
+from asr.data import feeding, sample_cache
+from asr.data.batch_plan import Example
 from asr.data.batches import Dataset, batch_tensors
 from asr.data.crew import BatchStream, ProcessCrew, ThreadCrew, choose_workers
 from asr.data.feeding import Feeder
@@ -225,7 +226,7 @@ def test_an_utterance_longer_than_its_manifest_says_still_arrives_whole(feeder, 
     sections = {"augment": {"speeds": [1.0]}, "data": {"batch_s": 100.0}}
     one, two = (feeder(workers, some=liars, **sections) for workers in (0, 1))
     sizes = [4 * batch.samples.numel() for batch in one.batches(one.train.plan(0), 0)]
-    assert max(sizes) > two.crew._slot_bytes
+    assert max(sizes) > two.crew._memory.size
     pairs = zip(one.batches(one.train.plan(0), 0), two.batches(two.train.plan(0), 0), strict=True)
     assert all(same(a, b) for a, b in pairs)
 
@@ -260,6 +261,35 @@ def test_a_killed_worker_is_a_clear_error(feeder):
     with pytest.raises(TrainingError, match=r"loader process \d+ was killed by SIGKILL.*lower data\.workers"):
         list(batches)
     assert wait_for(lambda: not alive(each.crew.workers[0].process.pid))
+
+
+def test_a_killed_worker_names_the_batch_that_it_made(feeder, utterances, tmp_path):
+    pipe = tmp_path / "endless.wav"
+    os.mkfifo(pipe)
+    stuck = [dataclasses.replace(utterances[0], id="stuck", audio=str(pipe)), *utterances[1:]]
+    each = feeder(2, some=stuck, data={"batch_s": 1.0})
+    crew = each.crew
+    number = crew.submit(each.train.order([Example(0, 1.0)], 0))
+    assert wait_for(lambda: crew._memory.makers[crew._slots[number]])
+    os.kill(int(crew._memory.makers[crew._slots[number]]), signal.SIGKILL)
+    with pytest.raises(TrainingError, match="was killed by SIGKILL while it made the batch of stuck"):
+        crew.collect(number)
+
+
+def test_no_batch_waits_for_one_that_takes_long_while_a_worker_is_idle(feeder, utterances, tmp_path):
+    pipe = tmp_path / "endless.wav"
+    os.mkfifo(pipe)
+    stuck = [dataclasses.replace(utterances[0], id="stuck", audio=str(pipe)), *utterances[1:]]
+    each = feeder(2, some=stuck)
+    numbers = [each.crew.submit(each.train.order([Example(row, 1.0)], 0)) for row in range(6)]
+    found = [each.crew.collect(number).layout.ids for number in numbers[1:]]
+    assert found == [(u.id,) for u in stuck[1:6]]
+
+
+def test_each_worker_has_further_orders_unless_memory_is_short(feeder, monkeypatch):
+    assert feeder(2, data={"prefetch": 1})._depth == 6
+    monkeypatch.setattr(feeding, "free_memory", lambda: 2**22)
+    assert feeder(2, data={"prefetch": 1})._depth == 3
 
 
 def test_a_stop_sent_to_all_processes_of_a_job_is_for_the_training(feeder):

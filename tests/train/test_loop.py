@@ -530,6 +530,7 @@ def test_the_loss_scale_falls_when_gradients_overflow_and_rises_again(corpus, tm
     # The network computes in single precision here: what is tested is the scaling around it.
     monkeypatch.setattr(objective, "HALF", {})
     monkeypatch.setattr(loss_scale, "SCALE_UP_STEPS", 3)
+    read_later(monkeypatch, 0)  # on a GPU, too
     run = make_run(config)
     batches = list(run.task.batches(run.task.plan(0), 0))
     assert run.progress.loss_scale == LARGEST_SCALE
@@ -604,6 +605,7 @@ def test_large_gradients_are_clipped(corpus, tmp_path):
     run.step(next(run.task.batches(run.task.plan(0), 0)), 10)
     norm = torch.sqrt(sum(p.grad.square().sum() for p in run.network.parameters()))
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    run.results.flush()
     assert run.progress.window[1] > 0.1, "the log must tell the norm before clipping"
 
 
@@ -1445,6 +1447,28 @@ def test_unreadable_files_are_named_and_the_rest_is_trained_on(corpus, tmp_path,
         assert any(name in line and file in line for line in error.splitlines())
     assert "3 utterances left out, 21 used" in error
     assert description.load_card(tmp_path / "run")["training_data"]["left_out"] == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_the_first_audio_is_read_before_the_first_step(corpus, tmp_path, monkeypatch, capsys, workers):
+    monkeypatch.setattr(acoustic_task, "CHECKED_S", 1.0)
+    used = manifest.read_manifest(corpus / "train.jsonl")
+    first, last = used[0].id, used[-1].id
+
+    def change(utterances):
+        return [
+            dataclasses.replace(u, audio=str(tmp_path / "missing.wav")) if u.id in (first, last) else u
+            for u in utterances
+        ]
+
+    config = copy_corpus(corpus, tmp_path, change)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
+    acoustic_task.train_acoustic(config)
+    error = capsys.readouterr().err
+    assert "1 utterances left out, 23 used" in error
+    assert f"{last}: left out of this batch" in error
+    assert f"{first}: left out of this batch" not in error
+    assert description.load_card(tmp_path / "run")["training_data"]["left_out"] == 1
 
 
 def test_of_many_utterances_left_out_ten_are_named_and_all_counted(corpus, tmp_path, capsys):
