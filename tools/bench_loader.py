@@ -1,4 +1,8 @@
-"""Loading for training: audio seconds per CPU second and per second, by format, distortion and number of workers."""
+"""Loading for training: audio seconds per CPU second and per second, by format, distortion and number of workers.
+
+Also the CPU time of the training process itself: a GPU that trains at 10,000 x real time leaves it 100 us for a second
+of audio, for steps and loading together.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--minutes", type=float, default=20.0, help="audio of the manifest that is used")
     command.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     command.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    command.add_argument("--batch-s", type=float, default=45.0, help="seconds of a batch; 800 to 1000 as on a GPU")
     command.add_argument("--threads", type=int, default=0, help="compare with so many threads, as it was before")
     command.add_argument("--repeat", type=int, default=3, help="turns of each setting, after one that is not timed")
     command.add_argument("--epochs", type=int, default=3, help="epochs of a turn, each begun while the last one ends")
@@ -45,7 +50,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each format and distortion. Nothing is cached: every epoch decodes."""
-    print(f"audio seconds per CPU second (and per second), median of {args.repeat} turns of {args.epochs} epochs")
+    print(
+        "audio seconds per CPU second (per second; CPU microseconds of the training process per audio second), median "
+        f"of {args.repeat} turns of {args.epochs} epochs"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for form in args.formats:
             utterances = convert(args.manifest, args.minutes, Path(folder), form)
@@ -70,7 +78,7 @@ def convert(path: str, minutes: float, folder: Path, form: str) -> list[Utteranc
 
 def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.Namespace) -> str:
     """One turn of each setting after the other, ``--repeat`` times."""
-    config = Config(augment=augment, data=DataConfig(cache_s=0.0, batch_s=45.0))
+    config = Config(augment=augment, data=DataConfig(cache_s=0.0, batch_s=args.batch_s))
     tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in utterances], config.text)
     settings: dict[str, Callable[[range], float]] = {}
     feeders: dict[int, Feeder] = {}
@@ -81,20 +89,21 @@ def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.
         data = feeders[args.workers[0]].train
         assert isinstance(data, Dataset)
         settings[f"{args.threads} threads"] = functools.partial(threaded, data, threads=args.threads)
-    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in settings}
     try:
         for turn in range(args.repeat + 1):
             for name, epochs_of in settings.items():
-                before = used_s(feeders), time.perf_counter()
+                before = used_s(feeders), time.perf_counter(), time.process_time()
                 audio_s = epochs_of(range(turn * args.epochs, (turn + 1) * args.epochs))
-                after = used_s(feeders), time.perf_counter()
+                after = used_s(feeders), time.perf_counter(), time.process_time()
+                used, wall, own = (b - a for a, b in zip(before, after, strict=True))
                 if turn:  # the first one starts the processes
-                    figures[name].append((audio_s / (after[0] - before[0]), audio_s / (after[1] - before[1])))
+                    figures[name].append((audio_s / used, audio_s / wall, 1e6 * own / audio_s))
     finally:
         for feeder in feeders.values():
             feeder.close()
     medians = {name: [statistics.median(column) for column in zip(*v, strict=True)] for name, v in figures.items()}
-    parts = [f"{name} {cpu:.0f} ({wall:.0f})" for name, (cpu, wall) in medians.items()]
+    parts = [f"{name} {cpu:.0f} ({wall:.0f}; {own:.1f} us)" for name, (cpu, wall, own) in medians.items()]
     last = f"{max(args.workers)} workers"
     rivals = [name for name in medians if name != last] if last in medians else []
     ratios = [f"{medians[last][1] / medians[name][1]:.2f} x {name}" for name in rivals]

@@ -115,7 +115,9 @@ class ProcessCrew:
 
     ``setup`` is given the descriptors of that memory and of the pipe. A batch is used where it was laid out, and its
     slot is free when nothing refers to its memory any more. While ``LENT_SLOTS`` batches are in use so, further ones
-    are copied. So there must be ``LENT_SLOTS`` more slots than orders at a time. Raises ``ConfigError`` where there is not enough memory.
+    are copied. So there must be ``LENT_SLOTS`` more slots than orders at a time.
+
+    Raises ``ConfigError`` where there is not enough memory.
     """
 
     def __init__(self, count: int, slots: int, slot_bytes: int, setup: Callable[[int, int], CrewSetup]) -> None:

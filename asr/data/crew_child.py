@@ -26,7 +26,6 @@ from asr.data.sample_cache import CacheLayout, SampleCache, SharedMemory
 from asr.errors import TrainingError
 from asr.text.tokenizer import Tokenizer
 
-
 ORDER_RECORD = struct.Struct("qqq")
 """An order in the queue: its number, the slot of its batch, and how many bytes of the slot hold the order."""
 _ALIGNED = 64
@@ -65,7 +64,7 @@ class SlotMemory:
     def read_order(self, slot: int, length: int) -> BatchOrder:
         """The order of a slot, which this process makes from now on."""
         self.makers[slot] = os.getpid()
-        order: BatchOrder = pickle.loads(self.room(slot, length))
+        order: BatchOrder = pickle.loads(self.room(slot, length).data)
         return order
 
 
