@@ -116,7 +116,7 @@ class Check:
             found[precision] = {
                 "loss": ours / loss - 1,
                 "gradient": float((theirs - gradients).norm() / gradients.norm()),
-                "cosine": float(torch.nn.functional.cosine_similarity(theirs, gradients, dim=0)),
+                "cosine": float(torch.nn.functional.cosine_similarity(theirs.double(), gradients.double(), dim=0)),
             }
         return {"cpu_loss": loss, "relative_to_cpu": found}
 

@@ -45,6 +45,9 @@ from asr.train.schedule import Finish
 from asr.train.steps import Stepper
 from asr.train.task import AnyBatch, Task
 
+WORTH_TELLING = 0.05
+"""Share of the time waiting for batches that is reported."""
+
 
 @contextlib.contextmanager
 def hold(folder: Path, config: Config | LanguageConfig, world: World | None = None, *, resume: bool) -> Iterator[None]:
@@ -111,6 +114,10 @@ class Run(Stepper):
         self.checkpoint = folder / CHECKPOINT
         self.writer = CheckpointWriter()
         self.saved = self.ticked = clock()
+        self.waited_s = 0.0
+        """Time spent waiting for batches since the last validation."""
+        self.reported_s = 0.0
+        """``progress.seconds`` at that validation."""
 
     def finish(self, request: Finish) -> None:
         """Decay from the checkpoint that was read to the end of the run, and keep that checkpoint.
@@ -233,8 +240,12 @@ class Run(Stepper):
 
     def fetched(self, batches: Iterator[AnyBatch | None]) -> Iterator[AnyBatch | None]:
         """``batches``. Raises ``TrainingError`` where there is no memory to copy one to the device."""
+        asked = time.perf_counter()
         with self.memory_named(lambda: "while the next batch was copied to the device"):
-            yield from batches
+            for batch in batches:
+                self.waited_s += time.perf_counter() - asked
+                yield batch
+                asked = time.perf_counter()
 
     def guarded_step(self, batch: AnyBatch | None, steps: int) -> float:
         """``step``. Raises ``TrainingError`` naming the batch that there is no memory for."""
@@ -285,6 +296,7 @@ class Run(Stepper):
         if figures:
             self.write(**{f"valid_{name}": value for name, value in figures.items()})
         speed = f"  {progress.audio_s / max(progress.seconds, 1e-9):.0f} x real time" if progress.audio_s else ""
+        speed += self.waiting()
         text = "".join(f"  {description.figure(name, value)}" for name, value in figures.items())
         left = self.schedule.left_s(progress)
         remaining = f", about {left / 60:.0f} min left" if left >= 60 else ""
@@ -301,6 +313,13 @@ class Run(Stepper):
             if self.world.first:
                 self.task.save_weights(network, figures, done)
         return figures
+
+    def waiting(self) -> str:
+        """How much of the time since the last validation was spent waiting for batches, where that is a lot."""
+        seconds = self.progress.seconds - self.reported_s
+        share = self.waited_s / seconds if seconds > 0 else 0.0
+        self.waited_s, self.reported_s = 0.0, self.progress.seconds
+        return f"  {min(share, 1.0):.0%} of the time waiting for batches" if share >= WORTH_TELLING else ""
 
     def say_which_is_kept(self, figures: dict[str, float]) -> None:
         """Say that the last weights are not the ones that are kept, where an earlier validation was better."""
@@ -342,6 +361,7 @@ class Run(Stepper):
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state.optimiser})
         set_generators(state.generators, self.world.rank)
         self.progress = state.progress
+        self.reported_s = self.progress.seconds
         self.scale = self._loss_scale()
         self.task.origin = state.origin
         key = self.task.data_key

@@ -600,6 +600,26 @@ def test_norms_and_biases_are_not_decayed(corpus, tmp_path):
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
+def test_time_spent_waiting_for_batches_is_told(corpus, tmp_path, monkeypatch, capsys):
+    run = make_run(run_config(corpus, tmp_path))
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def slow():
+        for batch in itertools.islice(run.task.batches(run.task.plan(0), 0), 3):
+            now[0] += 2.0
+            yield batch
+
+    for _ in run.fetched(slow()):
+        now[0] += 1.0  # a step
+        run.progress.seconds += 3.0
+    run.validate()
+    assert "67% of the time waiting for batches" in capsys.readouterr().err
+    run.progress.seconds += 3.0
+    run.validate()
+    assert "waiting for batches" not in capsys.readouterr().err
+
+
 def test_large_gradients_are_clipped(corpus, tmp_path):
     run = make_run(run_config(corpus, tmp_path, optim={"clip_norm": 1e-3}))
     run.step(next(run.task.batches(run.task.plan(0), 0)), 10)
