@@ -139,7 +139,7 @@ class DataConfig:
     max_utterance_s: Annotated[float, Range(0, above=True)] = 30.0
     """Longer training utterances are left out, with their count and names."""
     prefetch: Positive = 8
-    """Batches prepared ahead."""
+    """Batches prepared ahead; three for each worker process if that is more and there is enough memory."""
     workers: Annotated[int | str, AutoOr(Range(0))] = "auto"
     """Processes that prepare batches, 0 for one thread of the training process. Batches do not depend on the number.
     ``auto``: on a GPU a process for each CPU but one, at most 16; on a CPU a thread, or one process for more

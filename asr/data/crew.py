@@ -7,6 +7,7 @@ The batches do not depend on the crew.
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing.connection
 import os
 import pickle
@@ -38,6 +39,12 @@ _KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": s
 """glibc keeps waveforms that are done with: asking the system for each anew took 5 to 10 % of the time."""
 
 
+def trainings_here() -> int:
+    """Training processes on this machine, which share its CPUs and memory (``torchrun`` says how many)."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(local) if local.isdigit() else 1)
+
+
 def choose_workers(setting: int | str, hours: float, *, gpu: bool) -> int:
     """Loader processes for ``data.workers`` and so many hours of speech; 0 for one thread of this process.
 
@@ -51,8 +58,7 @@ def choose_workers(setting: int | str, hours: float, *, gpu: bool) -> int:
         return 0
     if isinstance(setting, int):
         return setting
-    local = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    processors = cpus.available() // max(1, int(local) if local.isdigit() else 1)
+    processors = cpus.available() // trainings_here()
     if gpu:
         return max(1, min(MOST_WORKERS, processors - 1))
     return int(hours > SMALL_H and processors >= 4)
@@ -131,13 +137,20 @@ class ProcessCrew:
         self._number = 0
         self._lock = threading.Lock()
         self.cache_failed = False
-        taken_from, self._queue = os.pipe()
+        taken_from, put_into = os.pipe()
+        os.set_blocking(put_into, False)
+        self._queue = io.FileIO(put_into, "w")  # once closed it writes nothing: its number may be another file's then
+        self.workers: list[_Worker] = []
+        self._finalizer = weakref.finalize(self, _end, self.workers, self._queue)
         try:
             told = setup(self._memory.descriptor, taken_from)
-            self.workers = [_Worker(told) for _ in range(count)]
+            for _ in range(count):
+                self.workers.append(_Worker(told))
+        except BaseException:
+            self.close()
+            raise
         finally:
             os.close(taken_from)
-        self._finalizer = weakref.finalize(self, _end, self.workers, self._queue)
 
     def submit(self, order: BatchOrder) -> int:
         with self._lock:
@@ -146,12 +159,22 @@ class ProcessCrew:
                     raise RuntimeError("every slot holds a batch that nobody has collected")
                 self._receive()
             content = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
+            if len(content) > self._memory.size:
+                raise TrainingError(
+                    f"data.workers: the texts and paths of the batch of {_names(order)} need {len(content)} bytes. A "
+                    f"batch has {self._memory.size} bytes, by the durations in the manifest. Correct the durations, or "
+                    "set data.workers=0"
+                )
             slot = self._free.popleft()
             self._memory.write_order(slot, content)
             self._number += 1
             self._slots[self._number], self._orders[self._number] = slot, order
-            with contextlib.suppress(BrokenPipeError):  # all processes have ended, as whoever collects will be told
-                os.write(self._queue, ORDER_RECORD.pack(self._number, slot, len(content)))  # so few bytes go at once
+            record = ORDER_RECORD.pack(self._number, slot, len(content))
+            with contextlib.suppress(BrokenPipeError):  # all processes have ended: collect() raises their error
+                # The pipe takes a record whole or, where it is full, not at all. Processes may then be waiting for
+                # their answers to be read.
+                while self._queue.write(record) is None:
+                    self._receive()
             return self._number
 
     def collect(self, number: int) -> MadeBatch:
@@ -223,8 +246,7 @@ class ProcessCrew:
         """The error for a process that has ended."""
         pid = worker.process.pid
         made = [order for number, order in self._orders.items() if self._memory.makers[self._slots[number]] == pid]
-        names = [row.id for order in made[:1] for row in order.rows]
-        whose = f" while it made the batch of {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
+        whose = f" while it made the batch of {_names(made[0])}" if made else ""
         return TrainingError(
             f"data.workers: loader process {pid} {worker.describe_end()}{whose}. If memory ran out, lower "
             "data.workers, data.cache_s or data.prefetch; then continue with --resume"
@@ -236,9 +258,15 @@ def _give_back(slot: int, free: deque[int], lent: set[int]) -> None:
     lent.discard(slot)
 
 
-def _end(workers: list[_Worker], queue: int) -> None:
+def _names(order: BatchOrder) -> str:
+    """The first ids of a batch, for a message."""
+    names = [row.id for row in order.rows]
+    return f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+
+
+def _end(workers: list[_Worker], queue: io.FileIO) -> None:
     end_processes(workers)
-    os.close(queue)
+    queue.close()
 
 
 def _slot_memory(slots: int, slot_bytes: int) -> SlotMemory:

@@ -52,12 +52,7 @@ class SlotMemory:
         return self._memory.array(slot * self.size, self.size if length is None else length, np.uint8)
 
     def write_order(self, slot: int, content: bytes) -> None:
-        """Put an order into a slot. Raises ``TrainingError`` where it is too large."""
-        if len(content) > self.size:
-            raise TrainingError(
-                f"data.batch_s: texts and paths of a batch take {len(content)} bytes, its samples {self.size} at most "
-                "by the durations of the manifest; correct the durations, or use data.workers=0"
-            )
+        """Put an order, of ``size`` bytes at most, into a slot."""
         self.makers[slot] = 0
         self.room(slot, len(content))[:] = np.frombuffer(content, np.uint8)
 

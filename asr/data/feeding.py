@@ -20,7 +20,7 @@ from asr.config.sections import Config
 from asr.data.batch_maker import BatchOrder, MadeBatch
 from asr.data.batch_plan import Example
 from asr.data.batches import Batch, Dataset, batch_tensors
-from asr.data.crew import LENT_SLOTS, BatchStream, Crew, ProcessCrew, ThreadCrew
+from asr.data.crew import LENT_SLOTS, BatchStream, Crew, ProcessCrew, ThreadCrew, trainings_here
 from asr.data.crew_child import CrewSetup
 from asr.data.sample_cache import free_memory
 from asr.data.sharded_batches import ShardedDataset
@@ -33,11 +33,11 @@ CHECKED_AT_ONCE = 32
 SPARE = 1.1
 """Room of a slot over what the manifests say."""
 ROOM = 2**18
-"""Bytes of a slot for what is not sound: labels, masks, and the order before."""
+"""Bytes of a slot for labels and masks, beside its sound. The order lies there before the batch."""
 ORDERS_EACH = 3
 """Orders at a time for each loader process, where there is memory for so many batches."""
 WINDOW_SHARE = 0.2
-"""Share of the free memory that more orders than ``data.prefetch`` may take."""
+"""Share of the free memory that batches of ``ORDERS_EACH`` orders may take."""
 AHEAD_ON_GPU = 2
 """Batches on the GPU that wait to be trained on."""
 
@@ -100,11 +100,12 @@ class Feeder:
     def _window(self, workers: int, slot_bytes: int) -> int:
         """Batches of an epoch that are ordered at a time.
 
-        They are handed out in order, and some take several times as long as others. While the first of them is not
-        ready, the processes go on with the others, if there are enough.
+        The training gets them in order, and some take several times as long as others. While the first of them is not
+        ready, the processes make the others, if there are enough.
         """
         least, free = max(self.config.data.prefetch, workers + 1), free_memory()
-        affordable = math.inf if free is None else WINDOW_SHARE * free / slot_bytes - self._side_depth - LENT_SLOTS
+        room = math.inf if free is None else WINDOW_SHARE * free / trainings_here()
+        affordable = room / slot_bytes - self._side_depth - LENT_SLOTS
         return int(max(least, min(ORDERS_EACH * workers, affordable)))
 
     def _fit_cache(self) -> None:

@@ -53,7 +53,7 @@ from asr.train.training_features import TrainingFeatures
 # Audio that the feature statistics are measured on at most: more changes them by less than a training step does.
 STATS_S = 10 * 3600.0
 CHECKED_S = 7200.0
-"""Audio of a set that is read before the first step at most: more would only delay it."""
+"""Seconds of each set that are checked before the first step: more would only delay it."""
 SHARD_STATS_S = 1800.0
 """The same of shards: a training from thousands of hours should begin soon."""
 
@@ -283,7 +283,7 @@ class AcousticTask:
             self.warn(message)
 
     def _prepare(self) -> FeatureStats:
-        """Read the first audio: leave out what cannot be read and measure (or, resuming, load) the statistics."""
+        """Check the first audio, leave out what cannot be read, and measure (or, resuming, load) the statistics."""
         for data, path in ((self.train_data, self.train_paths), (self.valid_data, self.config.data.valid)):
             if isinstance(data, ShardedDataset):
                 continue
@@ -321,8 +321,8 @@ class AcousticTask:
         return measured
 
     def _rows_to_check(self, data: Dataset) -> list[int]:
-        """The utterances that are read before the first step: the first ``CHECKED_S`` of those with a place in the
-        cache. The rest is read, kept and reported batch by batch."""
+        """The first ``CHECKED_S`` of the utterances that have a place in the cache: they are checked before the first
+        step. Others are read, cached and reported with their batches."""
         rows = np.flatnonzero(data.places >= 0)
         seconds = data.durations_s[rows]
         found: list[int] = rows[np.cumsum(seconds) - seconds < CHECKED_S].tolist()

@@ -21,7 +21,7 @@ from asr.data import crew as crews
 from asr.data import feeding, sample_cache
 from asr.data.batch_plan import Example
 from asr.data.batches import Dataset, batch_tensors
-from asr.data.crew import BatchStream, ProcessCrew, ThreadCrew, choose_workers
+from asr.data.crew import LENT_SLOTS, BatchStream, ProcessCrew, ThreadCrew, choose_workers
 from asr.data.feeding import Feeder
 from asr.data.manifest import write_manifest
 from asr.errors import ConfigError, TrainingError
@@ -290,6 +290,72 @@ def test_each_worker_has_further_orders_unless_memory_is_short(feeder, monkeypat
     assert feeder(2, data={"prefetch": 1})._depth == 6
     monkeypatch.setattr(feeding, "free_memory", lambda: 2**22)
     assert feeder(2, data={"prefetch": 1})._depth == 3
+
+
+def test_trainings_on_one_machine_share_the_memory_for_further_orders(feeder, monkeypatch):
+    each = feeder(0, data={"prefetch": 1})
+    slot_bytes = each._slot_bytes(each.train)
+    free = int((5.5 + each._side_depth + LENT_SLOTS) * slot_bytes / feeding.WINDOW_SHARE)
+    monkeypatch.setattr(feeding, "free_memory", lambda: free)
+    assert each._window(2, slot_bytes) == 5
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert each._window(2, slot_bytes) == 3
+
+
+def test_more_orders_than_the_pipe_and_the_answers_hold_do_not_block(feeder, utterances):
+    fcntl = pytest.importorskip("fcntl")
+    each = feeder(0)
+    count, size = each._slots = 900, 2**16
+    crew = ProcessCrew(1, count, size, each._setup)
+    orders = [each.train.order([Example(at % len(utterances), 1.0)], 0) for at in range(count)]
+    numbers = []
+    with contextlib.closing(crew):
+        fcntl.fcntl(crew._queue, fcntl.F_SETPIPE_SZ, 4096)  # as for a user who has many pipes
+        thread = threading.Thread(target=lambda: numbers.extend(map(crew.submit, orders)), daemon=True)
+        thread.start()
+        assert wait_for(lambda: not thread.is_alive())
+        found = [crew.collect(number).layout.ids for number in numbers]
+    assert found == [(utterances[at % len(utterances)].id,) for at in range(count)]
+
+
+def test_an_order_too_large_for_its_slot_is_a_clear_error_and_takes_no_slot(feeder, utterances):
+    long = dataclasses.replace(utterances[0], id="long", audio="x" * 2**22)
+    each = feeder(1, some=[long, *utterances[1:]])
+    free = len(each.crew._free)
+    with pytest.raises(TrainingError, match=r"data\.workers: .*batch of long need 41\d{5} bytes"):
+        each.crew.submit(each.train.order([Example(0, 1.0)], 0))
+    assert len(each.crew._free) == free
+    number = each.crew.submit(each.train.order([Example(1, 1.0)], 0))
+    assert each.crew.collect(number).layout.ids == ("u1",)
+
+
+def test_an_order_after_the_end_is_written_to_no_other_file(feeder, tmp_path):
+    each = feeder(1)
+    order = each.train.order([Example(0, 1.0)], 0)
+    each.crew.submit(order)
+    each.close()
+    with contextlib.ExitStack() as stack:
+        for number in range(32):  # one of them gets the descriptor that the pipe had
+            stack.enter_context(open(tmp_path / f"{number}.txt", "wb"))
+        with pytest.raises(ValueError, match="closed file"):
+            each.crew.submit(order)
+    assert not any(path.stat().st_size for path in tmp_path.glob("*.txt"))
+
+
+def test_a_crew_that_cannot_start_all_its_processes_ends_the_others(feeder, monkeypatch):
+    started = []
+
+    class Refused(crews._Worker):
+        def __init__(self, setup):
+            if started:
+                raise OSError(11, "Resource temporarily unavailable")
+            super().__init__(setup)
+            started.append(self.process.pid)
+
+    monkeypatch.setattr(crews, "_Worker", Refused)
+    with pytest.raises(OSError, match="temporarily"):
+        feeder(2)
+    assert not any(map(alive, started))
 
 
 def test_a_stop_sent_to_all_processes_of_a_job_is_for_the_training(feeder):

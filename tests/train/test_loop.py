@@ -1470,7 +1470,7 @@ def test_unreadable_files_are_named_and_the_rest_is_trained_on(corpus, tmp_path,
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_only_the_first_audio_is_read_before_the_first_step(corpus, tmp_path, monkeypatch, capsys, workers):
+def test_only_the_first_audio_is_checked_before_the_first_step(corpus, tmp_path, monkeypatch, capsys, workers):
     monkeypatch.setattr(acoustic_task, "CHECKED_S", 1.0)
     used = manifest.read_manifest(corpus / "train.jsonl")
     first, last = used[0].id, used[-1].id
