@@ -24,7 +24,7 @@ import numpy as np
 from asr.config import cpus
 from asr.config.child_processes import ChildProcess, end_processes
 from asr.data.batch_maker import BatchMaker, BatchOrder, MadeBatch
-from asr.data.crew_child import ORDER_RECORD, CrewSetup, SlotMemory
+from asr.data.crew_child import CANCELLED, ORDER_RECORD, CrewSetup, SlotMemory
 from asr.data.sample_cache import free_memory
 from asr.errors import ConfigError, TrainingError
 
@@ -210,6 +210,7 @@ class ProcessCrew:
                 self._free.append(self._slots.pop(number))
             else:
                 self._abandoned.add(number)
+                self._memory.makers[self._slots[number]] = CANCELLED  # a process that has begun it goes on
 
     def close(self) -> None:
         self._finalizer()

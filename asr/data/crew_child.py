@@ -28,6 +28,8 @@ from asr.text.tokenizer import Tokenizer
 
 ORDER_RECORD = struct.Struct("qqq")
 """An order in the queue: its number, the slot of its batch, and how many bytes of the slot hold the order."""
+CANCELLED = -1
+"""Stands for the maker of a batch that nobody wants any more."""
 _ALIGNED = 64
 
 
@@ -56,8 +58,10 @@ class SlotMemory:
         self.makers[slot] = 0
         self.room(slot, len(content))[:] = np.frombuffer(content, np.uint8)
 
-    def read_order(self, slot: int, length: int) -> BatchOrder:
-        """The order of a slot, which this process makes from now on."""
+    def read_order(self, slot: int, length: int) -> BatchOrder | None:
+        """The order of a slot, which this process makes from now on; None where it was cancelled."""
+        if self.makers[slot] == CANCELLED:
+            return None
         self.makers[slot] = os.getpid()
         order: BatchOrder = pickle.loads(self.room(slot, length).data)
         return order
@@ -96,6 +100,9 @@ def serve_crew(descriptor: int, parent: int) -> None:
     while record := os.read(setup.orders, ORDER_RECORD.size):
         number, slot, length = ORDER_RECORD.unpack(record)
         order, room = memory.read_order(slot, length), memory.room(slot)
+        if order is None:
+            connection.send((number, MadeBatch(), False, cache.failed))
+            continue
 
         def allocate(size: int, room: np.ndarray = room) -> np.ndarray:
             return room[:size] if size <= len(room) else np.empty(size, np.uint8)

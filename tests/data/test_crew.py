@@ -92,12 +92,17 @@ def pids(feeder):
     return [worker.process.pid for worker in feeder.crew.workers]
 
 
-def alive(pid):
+def process_state(pid):
+    """The letter of a process, Z for one that has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+            return file.read().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "Z"
+
+
+def alive(pid):
+    return process_state(pid) != "Z"
 
 
 def wait_for(condition, seconds=120.0):
@@ -316,6 +321,22 @@ def test_more_orders_than_the_pipe_and_the_answers_hold_do_not_block(feeder, utt
         assert wait_for(lambda: not thread.is_alive())
         found = [crew.collect(number).layout.ids for number in numbers]
     assert found == [(utterances[at % len(utterances)].id,) for at in range(count)]
+
+
+def test_a_cancelled_order_that_no_worker_has_begun_is_not_made(feeder, utterances):
+    each = feeder(1)
+    crew, cache = each.crew, each.train.cache
+    first, cancelled, last = (each.train.order([Example(row, 1.0)], 0) for row in range(3))
+    crew.collect(crew.submit(first))
+    (pid,) = pids(each)
+    os.kill(pid, signal.SIGSTOP)
+    assert wait_for(lambda: process_state(pid) == "T")
+    crew.cancel(crew.submit(cancelled))
+    number = crew.submit(last)
+    os.kill(pid, signal.SIGCONT)
+    assert crew.collect(number).layout.ids == (utterances[2].id,)
+    assert not crew._abandoned
+    assert [cache.get(int(each.train.places[row])) is None for row in range(3)] == [False, True, False]
 
 
 def test_an_order_too_large_for_its_slot_is_a_clear_error_and_takes_no_slot(feeder, utterances):
