@@ -82,13 +82,14 @@ async def _run(
     running = [asyncio.create_task(s.serve([place])) for s, place in zip(servers, sockets, strict=True)]
     stopped = asyncio.create_task(stopping.wait())
     try:
-        async with serving_wyoming(services):
+        async with serving_wyoming(services) as wyoming_port:
             starting = asyncio.create_task(services.start())
             await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 await starting
                 _keep_for_good()
-                print("\n".join(address_lines(services.settings, sockets)), file=sys.stderr, flush=True)
+                lines = address_lines(services.settings, sockets, wyoming_port)
+                print("\n".join(lines), file=sys.stderr, flush=True)
                 await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
                 await services.stop()
             else:
@@ -137,8 +138,8 @@ def _stop_signals() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-def address_lines(settings: Settings, sockets: list[socket.socket]) -> list[str]:
-    """What is said at the start: where each protocol is, and warnings if other machines need no token."""
+def address_lines(settings: Settings, sockets: list[socket.socket], wyoming_port: int) -> list[str]:
+    """The lines of the start: the address of each protocol, and warnings if other machines need no token."""
     scheme = "https" if settings.certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     lines = [f"serving on {scheme}://{host}:{sockets[0].getsockname()[1]}/ (Ctrl-C ends)"]
@@ -147,7 +148,7 @@ def address_lines(settings: Settings, sockets: list[socket.socket]) -> list[str]
             f"Vosk protocol on {'wss' if settings.certificate else 'ws'}://{host}:{sockets[1].getsockname()[1]}/"
         )
     if settings.wyoming is not None:
-        lines.append(f"Wyoming protocol on tcp://{settings.wyoming.host}:{settings.wyoming.port}")
+        lines.append(f"Wyoming protocol on tcp://{settings.wyoming.host}:{wyoming_port}")
         if not _is_loopback(settings.wyoming.host):
             lines.append(
                 "Wyoming has no tokens: everybody who can reach this port can use it; keep it inside your network"

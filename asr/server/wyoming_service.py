@@ -47,12 +47,14 @@ COMMAND_SILENCE_S = {"aggressive": 0.25, "default": 0.7, "relaxed": 1.25}
 
 
 @contextlib.asynccontextmanager
-async def serving_wyoming(services: Services) -> AsyncIterator[None]:
-    """Serve ``settings.wyoming`` until the context ends; nothing where it is None. Raises ``AsrError`` for a port in
-    use, or where the address cannot be announced."""
+async def serving_wyoming(services: Services) -> AsyncIterator[int]:
+    """Serve ``settings.wyoming`` until the context ends; gives the port. Where it is None, nothing is served: 0.
+
+    Raises ``AsrError`` for a port in use, or where the address cannot be announced.
+    """
     address = services.settings.wyoming
     if address is None:
-        yield
+        yield 0
         return
     server = WyomingServer(services)
     try:
@@ -65,9 +67,10 @@ async def serving_wyoming(services: Services) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.stop)
         stack.callback(listening.close)
+        port: int = listening.sockets[0].getsockname()[1]
         if services.settings.zeroconf:
-            await stack.enter_async_context(announced(address.host, listening.sockets[0].getsockname()[1]))
-        yield
+            await stack.enter_async_context(announced(address.host, port))
+        yield port
 
 
 def _reason(error: OSError) -> str:

@@ -126,7 +126,7 @@ def test_a_certificate_that_is_none_is_said(tmp_path, capsys):
 )  # fmt: skip
 def test_a_server_without_a_token_warns_where_other_machines_can_reach_it(host, token, warned):
     with listening(host, 0) as place:
-        lines = address_lines(Settings(host=host, token=token), [place])
+        lines = address_lines(Settings(host=host, token=token), [place], 0)
     assert [line for line in lines if "set ASR_TOKEN" in line] == lines[1:]
     assert len(lines) == 1 + warned
 
@@ -137,7 +137,8 @@ def test_a_server_without_a_token_warns_where_other_machines_can_reach_it(host, 
 )
 def test_wyoming_warns_where_other_machines_can_reach_it_also_beside_a_token(host, warned):
     with listening("127.0.0.1", 0) as place:
-        lines = address_lines(Settings(token="secret", wyoming=Address(host, 10300)), [place])
+        lines = address_lines(Settings(token="secret", wyoming=Address(host, 0)), [place], 10300)
+    assert lines[1] == f"Wyoming protocol on tcp://{host}:10300"
     assert [line for line in lines if "Wyoming has no tokens" in line] == lines[2:]
     assert len(lines) == 2 + warned
 

@@ -324,6 +324,17 @@ def test_a_port_in_use_is_an_error():
             asyncio.run(begin())
 
 
+def test_port_0_stands_for_a_free_port_which_is_given():
+    services = scripted_services(wyoming=Address("127.0.0.1", 0))
+
+    async def begin():
+        async with serving_wyoming(services) as port:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return port
+
+    assert asyncio.run(begin()) > 0
+
+
 def test_loopback_is_not_announced():
     with pytest.raises(AsrError, match="expected an address that other machines can reach, got 127"):
         reachable_address("127.0.0.1")
