@@ -188,7 +188,8 @@ class RayEngine:
                 batch_size=None, batch_format="pyarrow", zero_copy_batch=True,
                 compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1 if alone else 2),
                 num_cpus=1 - ray_cluster.READER_CPUS, num_gpus=1 if room.gpu else 0, memory=self._memory_bytes(),
-                max_restarts=100, max_task_retries=1,
+                # No retries: a retry waits for its own actor, and one of a machine that has gone may never start again.
+                max_restarts=100, max_task_retries=0,
             )  # fmt: skip
             for table in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 yield from ray_stages.results_of(table)
