@@ -179,7 +179,7 @@ def test_the_command_cuts_a_long_recording(segment, sample, capsys):
     utterances = manifest.read_manifest(out)
     assert len(utterances) > 5
     assert all(u.end_s - u.start_s <= 15.001 and u.speaker == "anna" for u in utterances)
-    recognizer = asr.load(beam=1)
+    recognizer = asr.load()
     for u in utterances[:4]:
         samples = read.load_audio(u.audio, 16000, start_s=u.start_s, end_s=u.end_s)
         assert recognizer.transcribe(samples).text == u.text
