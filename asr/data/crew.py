@@ -116,8 +116,8 @@ class _Worker(ChildProcess):
 class ProcessCrew:
     """``count`` processes, which lay batches out in ``slots`` pieces of shared memory of ``slot_bytes`` each.
 
-    The processes share one queue of orders, a pipe. An idle process takes the next order. So no order waits behind a batch
-    that takes long while another process is idle. The order itself lies in the slot of its batch.
+    The processes share one queue of orders, a pipe. An idle process takes the next order. So no order waits behind a
+    batch that takes long while another process is idle. The order itself lies in the slot of its batch.
 
     ``setup`` is given the descriptors of that memory and of the pipe. A batch is used where it was laid out, and its
     slot is free when nothing refers to its memory any more. While ``LENT_SLOTS`` batches are in use so, further ones
