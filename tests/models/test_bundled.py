@@ -228,9 +228,8 @@ def test_the_decoding_example_shows_every_way(capsys, monkeypatch, tmp_path):
     assert not run_example(monkeypatch, "decode_with_lm.py", *command)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
-    # Without a language model a letter may be wrong.
-    assert all(line.endswith(("FIVE NINE TWO", REFERENCE)) for line in lines)
-    assert sum(line.endswith(REFERENCE) for line in lines) >= 4, lines
+    assert lines[0].endswith("FIVE NINE TWO")  # greedily a letter of FOUR is wrong
+    assert all(line.endswith(REFERENCE) for line in lines[1:])
     assert "no such file" in run_example(monkeypatch, "decode_with_lm.py", "nowhere.wav")
 
 
