@@ -21,7 +21,11 @@ class ForeignError(AudioError):
 
 
 class TooLongError(AudioError):
-    """Audio that is longer than the limit."""
+    """Audio that is longer than the limit of one way of reading it."""
+
+
+class LengthLimitError(AudioError):
+    """Audio that is longer than ``max_duration_s``, which no way of reading it may exceed."""
 
 
 class CloudError(AsrError):

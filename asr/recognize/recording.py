@@ -18,7 +18,7 @@ from asr.audio.samples import Samples
 from asr.cloud.addresses import without_secrets
 from asr.config.sections import FeatureConfig, count_frames
 from asr.data.manifest import Utterance
-from asr.errors import AudioError, TooLongError
+from asr.errors import AudioError, LengthLimitError, TooLongError
 
 
 @dataclass(frozen=True)
@@ -89,34 +89,40 @@ class RecordingReader:
     max_duration_s: float | None = None
 
     def rewindable(self, recording: Recording) -> Recording:
-        """The recording, such that it can be read twice: a pipe is read into memory. Raises ``AudioError``."""
+        """The recording, such that it can be read twice: a pipe is read into memory. Raises as ``blocks``."""
         try:
             again = sound_files.rewindable(recording.source, self.max_duration_s)
-        except TooLongError as error:  # than max_duration_s: not for another way of reading it
-            raise AudioError(str(error)) from error
+        except TooLongError as error:
+            raise LengthLimitError(str(error)) from error
         return recording if again is recording.source else dataclasses.replace(recording, source=again)
 
     def samples(self, recording: Recording, longest_s: float | None = None) -> Samples:
         """A recording as a whole, ``(S,)`` float32 at the model's rate.
 
-        Raises ``TooLongError`` beyond ``longest_s`` unless ``max_duration_s`` refuses it anyway, and ``AudioError`` for
-        what is shorter than one frame, or as ``asr.audio.read.load_audio``.
+        Raises ``LengthLimitError`` beyond ``max_duration_s``, else ``TooLongError`` beyond ``longest_s``, and
+        ``AudioError`` for what is shorter than one frame, or as ``asr.audio.read.load_audio``.
         """
         limits_s = [limit for limit in (longest_s, self.max_duration_s) if limit is not None]
         try:
             samples = recording.samples(self.features.sample_rate_hz, min(limits_s, default=None))
         except TooLongError as error:
             if self.max_duration_s is not None and min(limits_s) == self.max_duration_s:
-                raise AudioError(str(error)) from error
+                raise LengthLimitError(str(error)) from error
             raise
         self.check_length(recording, len(samples))
         return samples
 
     def blocks(self, recording: Recording, heard: Heard) -> Iterator[Samples]:
-        """The same in blocks of bounded size, which ``heard`` counts. Raises ``AudioError``."""
-        for block in recording.blocks(self.features.sample_rate_hz, self.max_duration_s):
-            heard.samples += len(block)
-            yield block
+        """The same in blocks of bounded size, which ``heard`` counts.
+
+        Raises ``AudioError``, which is a ``LengthLimitError`` for what is longer than ``max_duration_s``.
+        """
+        try:
+            for block in recording.blocks(self.features.sample_rate_hz, self.max_duration_s):
+                heard.samples += len(block)
+                yield block
+        except TooLongError as error:
+            raise LengthLimitError(str(error)) from error
         self.check_length(recording, heard.samples)
 
     def check_length(self, recording: Recording, samples: int) -> None:

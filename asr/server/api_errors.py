@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any
 
-from asr.errors import AsrError, AudioError, ConfigError, DecodeError, TextError, TooLongError
+from asr.errors import AsrError, AudioError, ConfigError, DecodeError, LengthLimitError, TextError, TooLongError
 from asr.server.problems import BusyError, RequestError, UnknownModelError, WorkerLostError
 
 CODES = {
@@ -98,7 +98,7 @@ def api_error(error: AsrError) -> ApiError:
         return ApiError(503, message, retry_after_s=error.retry_after_s)
     if isinstance(error, WorkerLostError):
         return ApiError(503, message, code="worker_lost", retry_after_s=1.0)
-    if isinstance(error, TooLongError):
+    if isinstance(error, LengthLimitError | TooLongError):
         return ApiError(400, message, param="file", code="audio_too_long")
     if isinstance(error, AudioError):
         return ApiError(400, message, param="file", code="invalid_audio")

@@ -230,7 +230,7 @@ def test_a_file_that_is_no_recording_is_refused_with_its_name(client, content, m
 def test_a_recording_that_is_too_long_is_refused(client):
     error = refusal(lambda: transcribe(client, wav(np.zeros(81 * 16000, np.int16), 16000, "FLAC")))
     assert error.param == "file"
-    assert "80 s of audio" in error.message
+    assert (error.code, "80 s of audio" in error.message) == ("audio_too_long", True)
 
 
 def test_a_long_recording_arrives_utterance_by_utterance(client):
