@@ -15,6 +15,7 @@ import struct
 from contextlib import suppress
 from typing import Any
 
+from asr.cloud.addresses import is_url
 from asr.errors import AudioError, ForeignError
 
 STDIN_NAME = "standard input"
@@ -153,8 +154,8 @@ def pcm_wav(head: bytes) -> tuple[int, int, int, int | None] | None:
 
 
 def argument(name: str) -> str:
-    """``name`` for a command that a message advises; a stream has no name that a command could take."""
-    return "INPUT" if name == STDIN_NAME or name.startswith("<") else shlex.quote(name)
+    """``name`` for a command that a message advises; a stream or a URL has no name that each command could take."""
+    return "INPUT" if name == STDIN_NAME or name.startswith("<") or is_url(name) else shlex.quote(name)
 
 
 def check_header(raw: Reader, name: str) -> tuple[Reader, int | None]:

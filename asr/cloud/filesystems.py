@@ -9,6 +9,7 @@ Credentials come from the usual environment: ``AWS_*`` and ``~/.aws``, ``GOOGLE_
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import queue
 import threading
@@ -29,6 +30,8 @@ CONNECTIONS = 64
 """Requests to one service at a time."""
 SFTP_CHANNELS = 8
 """Channels of one SSH connection; OpenSSH's server allows 10."""
+
+_BUCKETS = ("s3", "s3a", "gs", "gcs")
 
 _lock = threading.Lock()
 _made: dict[tuple[str, ...], Any] = {}
@@ -57,7 +60,10 @@ def locate(url: str) -> Location:
     scheme = scheme_of(url)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in ("s3", "gs", "https", "sftp", "memory"))
-        raise CloudError(f"{without_secrets(url)}: expected one of {known}, got {scheme or 'no scheme'}://")
+        advice = "give the path alone" if scheme == "file" else "copy the files to one of these, or to this machine"
+        raise CloudError(f"{without_secrets(url)}: expected one of {known}, got {scheme or 'no scheme'}://; {advice}")
+    if scheme in _BUCKETS and not url.partition("://")[2].partition("/")[0]:
+        raise CloudError(f"{without_secrets(url)}: expected the name of a bucket, as in {scheme}://bucket/a.wav")
     _require(scheme, url)
     try:
         if scheme == "sftp":
@@ -105,6 +111,8 @@ def _service(scheme: str) -> Any:
                 options["client_kwargs"] = {"trust_env": True, "timeout": _http_timeout()}
             elif name == "memory":
                 options = {}
+            if name == "gs":  # it logs each error with its traceback; our message names the last one
+                logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
             if name == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
                 service = _google_emulator(options)
             else:

@@ -172,7 +172,10 @@ def reason(error: BaseException, url: str) -> str:
     if isinstance(error, ChangedError):
         return "the object changed while it was read; read it again when its writer is done"
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return "no such object"
+        if "bucket does not exist" in text:
+            return "no such bucket; correct its name"
+        pattern = "; patterns are not expanded at URLs: give the folder, or a range such as {000..099}"
+        return f"no such object{pattern if '*' in url else ''}"
     names = _names(error)
     if {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"} & names:
         return f"no credentials found ({text}){advice}"

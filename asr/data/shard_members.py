@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -182,8 +183,10 @@ def open_shard(path: str) -> BinaryIO:
 
 
 def _bytes_at(file: BinaryIO, at: int, size: int, member: ShardMember) -> bytes:
+    """The content of a member of the tar file, whose header right before it must name this size."""
     try:
-        file.seek(at)
+        file.seek(at - tarfile.BLOCKSIZE)
+        header = file.read(tarfile.BLOCKSIZE)
         content = file.read(size)
     except CloudError as error:
         raise ShardError(str(error)) from error
@@ -191,7 +194,17 @@ def _bytes_at(file: BinaryIO, at: int, size: int, member: ShardMember) -> bytes:
         raise ShardError(f"{member.shard}: cannot read {member.id}: {error.strerror or error}") from error
     if len(content) < size:
         raise ShardError(f"{member.shard}: cut short since its index was made, in {member.id}; copy it again")
+    if _stated_size(header) != size:  # otherwise a replaced shard would give parts of other texts
+        raise ShardError(f"{member.shard}: changed since its index was made, at {member.id}; start again")
     return content
+
+
+def _stated_size(header: bytes) -> int | None:
+    """Bytes of a member by its header in a tar file (POSIX 1003.1, ustar); None where there is no header."""
+    try:
+        return tarfile.nti(header[124:136])  # type: ignore[attr-defined,no-any-return]
+    except (tarfile.HeaderError, ValueError):
+        return None
 
 
 def json_object(content: bytes) -> dict[str, Any]:

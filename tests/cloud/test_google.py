@@ -114,6 +114,13 @@ def test_a_bucket_that_lists_and_does_not_read_is_refused(bucket):
         read_whole(found.url)
 
 
+def test_a_service_that_is_down_is_named_without_messages_of_the_library(bucket, no_waits, caplog):
+    bucket.fault = lambda method, name: 503
+    with pytest.raises(CloudError, match=r"^gs://speech/a\.wav: cannot be read: .*\(2 tries\)$"):
+        read_whole("gs://speech/a.wav")
+    assert not [record for record in caplog.records if record.name.startswith("gcsfs")]
+
+
 def test_errors_that_pass_lose_nothing(bucket, no_waits):
     rng, failed = random.Random(0), Counter()
 

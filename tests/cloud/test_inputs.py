@@ -282,8 +282,25 @@ def test_wrong_keys_are_refused_without_showing_them(monkeypatch):
 
 
 def test_an_unknown_scheme_is_named_with_those_that_there_are():
-    with pytest.raises(CloudError, match=r"ftp://h/a: expected one of s3://, gs://.*, got ftp://"):
-        open_input("ftp://h/a")
+    with pytest.raises(CloudError, match=r"ftp://h/a: expected one of s3://, gs://.*, got ftp://; copy the files"):
+        open_input("ftp://me:geheim@h/a")
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///a.wav", "gs:///a.wav"])
+def test_a_url_without_a_bucket_is_refused_before_any_request(url):
+    with pytest.raises(CloudError, match=r"expected the name of a bucket, as in (s3|gs)://bucket/a\.wav"):
+        open_input(url)
+
+
+def test_a_bucket_that_is_not_there_is_named_for_reading_listing_and_writing(bucket):
+    for ask in (open_input, lambda url: list(list_inputs(url)), lambda url: write_whole(url, b"1")):
+        with pytest.raises(CloudError, match=r"^s3://elsewhere/a: no such bucket"):
+            ask("s3://elsewhere/a")
+
+
+def test_a_pattern_at_a_url_is_not_expanded_and_the_message_says_so(bucket):
+    with pytest.raises(CloudError, match=r"a\*\.wav: no such object; patterns are not expanded at URLs"):
+        open_input(f"{bucket}/a*.wav")
 
 
 @pytest.mark.parametrize(

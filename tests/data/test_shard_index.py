@@ -115,3 +115,13 @@ def test_a_shard_that_was_replaced_under_its_index_is_noticed(tmp_path):
     write_tar(one, {"two.wav": wav(), "two.json": b'{"text": "A", "id": "two"}'})
     with pytest.raises(ShardError, match="changed since its index was made: expected one, got two"):
         ShardReader().read(index.member(0))
+
+
+@pytest.mark.parametrize("text", [b"A LONGER TEXT", b"B" * 600], ids=["in its place", "elsewhere"])
+def test_a_shard_whose_texts_were_corrected_gives_no_parts_of_the_new_ones(tmp_path, text):
+    members = {"one.txt": b"A TEXT", "one.wav": wav(), "two.txt": b"OTHER", "two.wav": wav()}
+    shard = write_tar(tmp_path / "a.tar", members)
+    index = make_index(str(shard))
+    write_tar(shard, members | {"one.txt": text})
+    with pytest.raises(ShardError, match=r"a\.tar: changed since its index was made, at one"):
+        ShardReader().read(index.member(0))
