@@ -16,12 +16,13 @@ ORDER = """
 errors terminal files transcript subtitles formats plotting
 cloud: addresses retries filesystems remote_objects range_reader inputs input_cache
 config: arguments child_processes cpus ranks loader ranges keys training_sections sections language
-audio: headers pyav tar_headers archive_index archive_members find samples pipes sound_files read levels noise sources
+audio: headers pyav tar_headers archive_index archive_members find samples pipes plain_wav sound_files
+audio: read levels noise sources
 text: normalisation language_tables written_out number_words written_tags prose tokenizer bpe word_tokens phones
 text: user_words tokenizer_files templates
 scoring: alternatives rules bootstrap score_report transcript_files pairing wer comparison
-data: distort manifest splice sample_cache remote_files remote_shards shard_members shard_index shard_set source_shares
-data: shard_shares
+data: block_convolution distort manifest splice sample_cache remote_files remote_shards shard_members shard_index
+data: shard_set source_shares shard_shares
 data: archived_utterances
 data: shard_writer
 data: manifest_lines manifest_table

@@ -160,7 +160,10 @@ def _load(audio: OpenAudio, to_hz: int, part: _Part) -> Samples:
         # Reached only where the header gives no length; one sample more than allowed is enough to know.
         stop = math.floor((part.start_s + part.max_duration_s) * from_hz) + 1
     blocks = list(mono_blocks(audio, start, stop))
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if len(blocks) == 1 and audio.array is None:  # a caller's array is copied
+        samples = blocks[0]
+    else:
+        samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if audio.samples is None and part.end_s is None and part.max_duration_s is not None:
         raise too_long(audio.name, f"more than {part.max_duration_s:g} s", part.max_duration_s)
     part.check(audio)  # again, now that the end may have been met

@@ -1,6 +1,6 @@
 """An audio file, file object or array, opened and checked; its samples in mono blocks.
 
-libsndfile decodes. It hides some damage, which this module finds: see ``asr.audio.read``.
+libsndfile decodes all but plain WAV files. It hides some damage, which this module finds: see ``asr.audio.read``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from asr.audio.archive_index import MemberPath, find_member
 from asr.audio.archive_members import is_streamed, open_member
 from asr.audio.headers import Reader, argument, check_header, check_rate, mpeg_sync, truncated
 from asr.audio.pipes import in_memory
+from asr.audio.plain_wav import open_plain_wav
 from asr.audio.samples import Array, Samples, as_columns, mono_block, scaled
 from asr.cloud.addresses import is_url, without_secrets
 from asr.errors import AudioError, CloudError, ForeignError
@@ -102,8 +103,10 @@ def open_file(source: Any, name: str, max_duration_s: float | None = None) -> It
         promised = None
         try:
             with _naming(name, raw):
-                raw, promised = check_header(raw, name)
-                sound: Any = _SoundFile(raw)
+                sound: Any = open_plain_wav(raw)
+                if sound is None:
+                    raw, promised = check_header(raw, name)
+                    sound = _SoundFile(raw)
         except ForeignError:
             if not pyav.pyav_is_installed():
                 raise

@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -128,6 +128,8 @@ class MadeBatch:
     """Of the kind ``check``: why each row cannot be used, or an empty text."""
 
 
+_Kept: TypeAlias = dict[int, np.ndarray] | None
+"""Decoded audio of a batch's rows, by ``id(row)``; None where none is kept."""
 Allocator = Callable[[int], np.ndarray]
 """Gives ``(n,)`` uint8, not set to anything."""
 
@@ -205,10 +207,15 @@ class BatchMaker:
             self.cache.put(place, samples)
         return samples
 
-    def _sound(self, row: Row) -> np.ndarray:
-        if row.sound is None:
-            return self.read(row.utterance, row.place)
-        return read.load_audio(row.sound, self.rate_hz)
+    def _sound(self, row: Row, kept: _Kept = None) -> np.ndarray:
+        if kept is not None and id(row) in kept:
+            return kept[id(row)]
+        shard = row.sound
+        samples = self.read(row.utterance, row.place) if shard is None else read.load_audio(shard, self.rate_hz)
+        if kept is not None:
+            samples.flags.writeable = False
+            kept[id(row)] = samples
+        return samples
 
     def _found(self, row: Row | StoredRow) -> Row:
         """The row of an utterance; reads its text and audio where it lies in a shard."""
@@ -252,12 +259,15 @@ class BatchMaker:
         reasons: list[str] = []
         rows = self._found_rows(order.rows, failures)
         order = replace(order, rows=tuple(rows))
+        # Babble is made of the batch's other utterances. So that none is decoded twice, all are kept until the end.
+        setting = self.config.augment
+        kept: _Kept = {} if order.kind == "train" and setting.babble_prob and not setting.babble_dir else None
         for row in rows:
             try:
                 if order.kind == "check":
                     reasons.append(self._fault(row, training=not order.held_out))
                 else:
-                    good.append(self._prepared(row, order))
+                    good.append(self._prepared(row, order, kept))
             except AudioError as error:
                 failures.append((row.id, error))
             except Exception as error:
@@ -283,14 +293,14 @@ class BatchMaker:
         # The manifest may be wrong about the duration.
         return misfit(len(samples) / self.rate_hz, min_frames(row.label), self.config, training=training)
 
-    def _prepared(self, row: Row, order: BatchOrder) -> _Good:
+    def _prepared(self, row: Row, order: BatchOrder, kept: _Kept) -> _Good:
         training = order.kind == "train"
         spliced = self._spliced(row, order.epoch) if training and self.splicer is not None else None
-        samples, label = spliced or (self._sound(row), row.label)
+        samples, label = spliced or (self._sound(row, kept), row.label)
         needed = min_frames(label)
         samples = distort.change_speed(samples, self.rate_hz, row.speed)
         if training:
-            voices = functools.partial(self._voices, row, order)
+            voices = functools.partial(self._voices, row, order, kept=kept)
             distorted = self.distort(samples, self.rng(order.epoch, DISTORT_STREAM, row), voices)
             # Cut off at the ends, an utterance may be too short for its label: then it stays as it is.
             if not misfit(len(distorted) / self.rate_hz, needed, self.config, training=True):
@@ -308,7 +318,9 @@ class BatchMaker:
             colours = distort.draw_colour(setting, self.rng(order.epoch, COLOUR_STREAM, row))
         return _Good(row.utterance.id, samples, label, masks, colours)
 
-    def _voices(self, row: Row, order: BatchOrder, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def _voices(
+        self, row: Row, order: BatchOrder, count: int, rng: np.random.Generator, kept: _Kept = None
+    ) -> list[np.ndarray]:
         """Up to ``count`` waveforms of the batch's other speakers, for babble; of other utterances where the speaker is
         not known."""
         mine = row.utterance
@@ -322,7 +334,7 @@ class BatchMaker:
         found = []
         for at in rng.permutation(len(others))[:count]:
             with contextlib.suppress(AudioError):  # its own row names it
-                found.append(self._sound(others[at]))
+                found.append(self._sound(others[at], kept))
         return found
 
     def _spliced(self, row: Row, epoch: int) -> tuple[np.ndarray, list[int]] | None:

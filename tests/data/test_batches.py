@@ -436,6 +436,23 @@ def test_babble_is_other_speakers_of_the_batch(tmp_path):
     assert maker._voices(rows[0], BatchOrder("train", 1, tuple(rows[:2])), 4, np.random.default_rng(0)) == []
 
 
+def test_babble_decodes_no_utterance_twice(tmp_path):
+    config = make_config(tmp_path, augment={"babble_prob": 1.0, "babble_voices": [4, 4]})
+    rows = [Row(Utterance(f"{place}", f"{place}.wav", "A", 1.0), [2], place) for place in range(6)]
+    maker = BatchMaker(config, None, SampleCache(8000, 0))
+    decoded = []
+
+    def read(item, place):
+        decoded.append(place)
+        return np.random.default_rng(place).standard_normal(8000).astype(np.float32)
+
+    maker.read = read
+    for _ in range(2):
+        decoded.clear()
+        assert len(maker.make(BatchOrder("train", 1, tuple(rows))).layout.ids) == 6
+        assert sorted(decoded) == list(range(6))
+
+
 def test_a_talker_that_cannot_be_read_is_left_out_of_the_babble(tmp_path):
     config = make_config(tmp_path, augment={"babble_prob": 1.0})
     maker = BatchMaker(config, None, SampleCache(8000, 0))
