@@ -4,7 +4,8 @@
     python tools/bench.py train CONF [key=value ...] [--threads N] [--repeat N]
     python tools/bench.py stream FILE... [--model DIR|NAME] [--threads N] [--streams N]
     python tools/bench.py serve FILE... [--model NAME] [--streams N] [--overload N] [--vanish N] [--short N]
-    python tools/bench.py loader MANIFEST [--workers 0 1 2] [--threads 2] [--formats wav flac opus]
+    python tools/bench.py loader MANIFEST [--workers 0 1 2] [--threads 2] [--formats wav flac opus] [--conf CONF]
+    python tools/bench.py loader MANIFEST --steps [--conf CONF]
     python tools/bench.py lm-open [--words N] [--ngrams N] [--repeat N]
     python tools/bench.py decode MANIFEST [--model DIR|NAME] [--arpa FILE] [--lm DIR] [--peers-python PYTHON]
 
@@ -23,7 +24,8 @@ machine affects them equally. A large matrix product takes turns with them too: 
 processor's limit.
 
 ``loader`` gives audio seconds per CPU second, and per second, of making batches: by format, with and without noise and
-rooms, for numbers of loader processes and, with ``--threads``, for threads of one process.
+rooms, for numbers of loader processes and, with ``--threads``, for threads of one process. With ``--conf`` it adds the
+distortions of a training configuration. ``--steps`` prints where the CPU time goes.
 
 ``lm-open`` gives seconds and anonymous memory until a search with a large word n-gram is ready.
 

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import bench_loader_steps
 import soundfile
 import torch
 
 from asr.audio import read
-from asr.config.sections import Config
+from asr.config.sections import Config, load_config
 from asr.config.training_sections import AugmentConfig, DataConfig
 from asr.data import manifest
 from asr.data.batches import Dataset
@@ -46,10 +47,15 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, default=0, help="compare with so many threads, as it was before")
     command.add_argument("--repeat", type=int, default=3, help="turns of each setting, after one that is not timed")
     command.add_argument("--epochs", type=int, default=3, help="epochs of a turn, each begun while the last one ends")
+    command.add_argument("--conf", help="training configuration whose augment section is measured too")
+    command.add_argument("--steps", action="store_true", help="print where the CPU time goes, and no more")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each format and distortion. Nothing is cached: every epoch decodes."""
+    kinds = {"plain": PLAIN, "noise and rooms": DISTORTED}
+    if args.conf:
+        kinds[Path(args.conf).name] = load_config(args.conf).augment
     print(
         "audio seconds per CPU second (per second; CPU microseconds of the training process per audio second), median "
         f"of {args.repeat} turns of {args.epochs} epochs"
@@ -57,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for form in args.formats:
             utterances = convert(args.manifest, args.minutes, Path(folder), form)
-            for name, augment in (("plain", PLAIN), ("noise and rooms", DISTORTED)):
+            for name, augment in kinds.items():
                 print(f"{form:>5}, {name:>15}: {compare(utterances, augment, args)}", flush=True)
     return 0
 
@@ -80,6 +86,10 @@ def compare(utterances: list[Utterance], augment: AugmentConfig, args: argparse.
     """One turn of each setting after the other, ``--repeat`` times."""
     config = Config(augment=augment, data=DataConfig(cache_s=0.0, batch_s=args.batch_s))
     tokenizer = tokenizer_files.tokenizer_from_texts([u.text for u in utterances], config.text)
+    if args.steps:
+        print()
+        bench_loader_steps.print_steps(utterances, tokenizer, config, args.epochs)
+        return ""
     settings: dict[str, Callable[[range], float]] = {}
     feeders: dict[int, Feeder] = {}
     for count in args.workers:

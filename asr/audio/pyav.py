@@ -1,8 +1,10 @@
-"""Sound of films and of formats that libsndfile does not know, through PyAV (extra ``media``)."""
+"""Sound of films and of formats that libsndfile does not know, and quick Opus, through PyAV (extra ``media``)."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,38 @@ _OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "non
 def pyav_is_installed() -> bool:
     """Whether PyAV is installed."""
     return importlib.util.find_spec("av") is not None
+
+
+@functools.cache
+def pyav_writes_opus() -> bool:
+    """Whether PyAV is installed and has the encoder of libopus."""
+    if not pyav_is_installed():
+        return False
+    import av
+
+    return "libopus" in av.codecs_available
+
+
+def opus_file(samples: npt.NDArray[np.float32], rate_hz: int, bits_per_second: float) -> io.BytesIO:
+    """Ogg Opus of ``samples`` ``(S,)`` float32 at 8, 12, 16, 24 or 48 kHz, where ``pyav_writes_opus``.
+
+    It is 2 s long at least, with silence at its end. FFmpeg puts a second into each Ogg page, and libsndfile takes some
+    files of a single page for damaged.
+    """
+    import av
+    import numpy as np
+
+    samples = np.pad(samples, (0, max(0, 2 * rate_hz - len(samples))))
+    content = io.BytesIO()
+    with av.open(content, "w", format="ogg") as container:
+        stream = container.add_stream("libopus", rate=rate_hz, layout="mono", format="flt")
+        stream.bit_rate = round(bits_per_second)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate = rate_hz
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    content.seek(0)
+    return content
 
 
 def is_film(raw: Any) -> bool:

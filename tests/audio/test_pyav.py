@@ -177,3 +177,15 @@ def test_lists_that_name_other_files_or_sockets_are_not_opened(tmp_path, monkeyp
         read.load_audio("list.wav")
     with open("list.wav", "rb") as raw, pytest.raises(AudioError, match=r"Invalid (data|argument)"):
         pyav.MediaSound(raw, "list.wav", 1)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 48000])
+def test_opus_of_any_length_is_read_back_whole(rate_hz):
+    if not pyav.pyav_writes_opus():
+        pytest.skip("needs PyAV with libopus")
+    tone = np.sin(np.arange(2.6 * rate_hz) * 0.1).astype(np.float32)
+    for length in (0, 1, 149, 445, 2 * rate_hz - 1, 2 * rate_hz + 105, len(tone)):
+        sound, found_hz = soundfile.read(pyav.opus_file(tone[:length], rate_hz, 32e3))
+        assert found_hz == rate_hz
+        assert len(sound) == max(length, 2 * rate_hz)
+        assert np.abs(sound[length + rate_hz // 10 :]).max(initial=0) < 0.01, "silence follows"

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr.audio import pyav
 from asr.audio.read import load_audio
 from asr.audio.samples import resample
 from asr.config.sections import FeatureConfig
@@ -205,8 +206,16 @@ def test_one_distortion_does_not_change_the_draws_of_another():
     assert 8 < sum(same) < 32
 
 
+@pytest.fixture(params=["pyav", "libsndfile"])
+def opus_encoder(request, monkeypatch):
+    """Each encoder of Opus that there may be."""
+    if request.param == "pyav" and not pyav.pyav_writes_opus():
+        pytest.skip("needs PyAV with libopus")
+    monkeypatch.setattr(pyav, "pyav_writes_opus", lambda: request.param == "pyav")
+
+
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 22050, 44100, 96000])
-def test_opus_keeps_speech_and_its_place_and_loses_more_at_fewer_bits(rate_hz):
+def test_opus_keeps_speech_and_its_place_and_loses_more_at_fewer_bits(rate_hz, opus_encoder):
     samples = resample(speech_like(1.0), RATE_HZ, rate_hz)
     poor, good = (opus(samples, rate_hz, bits) for bits in (8e3, 64e3))
     assert len(poor) == len(good) == len(samples)
@@ -216,6 +225,16 @@ def test_opus_keeps_speech_and_its_place_and_loses_more_at_fewer_bits(rate_hz):
     levels = [np.square(x[: len(x) // size * size].reshape(-1, size)).mean(axis=1) for x in (samples, good)]
     assert np.corrcoef(*np.log(np.array(levels) + 1e-6))[0, 1] > 0.9
     assert np.abs(poor - samples).mean() > np.abs(good - samples).mean()
+
+
+@pytest.mark.parametrize("bits", [8e3, 16e3, 32e3])
+def test_both_encoders_of_opus_are_equally_good(bits, monkeypatch):
+    pytest.importorskip("av")
+    samples = speech_like(2.0)
+    quick = opus(samples, RATE_HZ, bits)
+    monkeypatch.setattr(pyav, "pyav_writes_opus", lambda: False)
+    errors = [np.square(heard - samples).sum() for heard in (quick, opus(samples, RATE_HZ, bits))]
+    assert 10 * np.log10(errors[0] / errors[1]) == pytest.approx(0, abs=2)
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
