@@ -70,7 +70,7 @@ def save_calibration(
     threshold = load_threshold(folder) if threshold is None else threshold
     judge = load_judge(folder) if judge is None else judge
     tree: dict[str, Any] = {} if threshold is None else {THRESHOLD: threshold}
-    tree |= {} if judge is None else {RELIABILITY: asdict(judge)}
+    tree |= {} if judge is None else {RELIABILITY: _plain(judge)}
     tree |= {
         name: {key: value for key, value in asdict(calibration).items() if value is not None}
         for name, calibration in calibrations.items()
@@ -80,6 +80,12 @@ def save_calibration(
             path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{folder / CONFIDENCE_FILE}: cannot write: {error}") from error
+
+
+def _plain(judge: Judge) -> dict[str, Any]:
+    """Without what it has not, as files of before have it."""
+    tree = {key: value for key, value in asdict(judge).items() if value is not None}
+    return tree if judge.decoded is None else tree | {"decoded": _plain(judge.decoded)}
 
 
 def load_confidences(folder: Path) -> tuple[dict[str, Calibration], float | None, Judge | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from asr.data.archived_utterances import read_utterances
 from asr.decode.judgement import EVIDENCE, FrameSums, Judge, fit_weights, frame_sums
 from asr.errors import AudioError, ManifestError
 from asr.evaluation.calibration import FOLDS
+from asr.recognize.option_sources import text_conditions
 from asr.recognize.recognizer import Recognizer
 from asr.recognize.recording import Recording
 from asr.scoring import wer
@@ -78,11 +79,14 @@ class JudgeFit:
     alarms: int
     utterances: int
     kinds: tuple[KindFigures, ...] = field(default=())
+    decoded: JudgeFit | None = None
+    """The fit of ``judge.decoded``, which knows the text as well."""
 
     def summary(self) -> str:
         """Lines for people."""
+        kind = "reliability" if self.judge.fitted_for is None else "reliability with the text"
         head = (
-            f"reliability: {self.good} of {self.utterances} utterances (as they are, by telephone, clipped) with WER "
+            f"{kind}: {self.good} of {self.utterances} utterances (as they are, by telephone, clipped) with WER "
             f"up to {100 * GOOD_WER:g} %, {100 * self.alarms / self.good:.1f} % of them called unreliable; threshold "
             f"{self.judge.threshold:.3f}, words dropped below {self.judge.silence:.4f}"
         )
@@ -91,7 +95,7 @@ class JudgeFit:
             f"{k.words_per_h:.0f} words an hour, {k.left_per_h:.0f} after dropping"
             for k in self.kinds
         ]
-        return "\n".join([head, *lines])
+        return "\n".join([head, *lines, *([self.decoded.summary()] if self.decoded else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -121,11 +125,16 @@ def fit_judge(
     lengths_s = [e.duration_s for e in examples]
     sounds = [*sound_pieces(recognizer, foreign, lengths_s, rng), *made_sounds(recognizer.sample_rate_hz, rng)]
     examples += _recognised(recognizer, sounds)
-    return judge_examples(examples)
+    fit = judge_examples(examples)
+    if recognizer.decoder.options.beam == 1:
+        return fit
+    other = judge_examples(examples, fitted_for=text_conditions(recognizer.decoder.options))
+    return replace(fit, judge=replace(fit.judge, decoded=other.judge), decoded=other)
 
 
-def judge_examples(examples: Sequence[HeardSound]) -> JudgeFit:
-    """Fit a judge to examples that were recognised. Raises ``ManifestError`` where there are too few of a kind."""
+def judge_examples(examples: Sequence[HeardSound], fitted_for: Mapping[str, Any] | None = None) -> JudgeFit:
+    """Fit a judge to examples that were recognised, to their posteriors alone, or also to the gaps of texts that were
+    decoded with the options ``fitted_for``. Raises ``ManifestError`` where there are too few of a kind."""
     known = [e for e in examples if e.words]
     good = np.array([e.errors is not None and e.errors <= GOOD_WER for e in known])
     strange = np.array([e.errors is None for e in known])
@@ -134,17 +143,19 @@ def judge_examples(examples: Sequence[HeardSound]) -> JudgeFit:
             f"expected at least {LEAST} utterances with a WER up to {100 * GOOD_WER:g} %, and {LEAST} pieces of other "
             f"sound with words, got {good.sum()} and {strange.sum()}; use more speech, or more languages and music"
         )
-    features = np.stack([e.sums.features() for e in known])
+    # Without gaps: a judge of posteriors holds for every search.
+    features = np.stack([e.sums.features() for e in known])[:, : len(EVIDENCE) - (fitted_for is None)]
     # Speech that is recognised badly is neither: it must not pull the border to the good.
     shares = good / good.sum() + strange / strange.sum()
     shares *= min(good.sum(), strange.sum())
     folds = np.array([e.fold for e in known])
     used = shares > 0
     weights, bias = fit_weights(features[used], good[used], shares[used])
-    if weights["spoken"] > 0:
-        # Length must never speak for a text: a long piece of music is not more reliable than a short one.
-        features[:, EVIDENCE.index("spoken")] = 0.0
-        weights, bias = fit_weights(features[used], good[used], shares[used])
+    for name in ("spoken", "gap"):
+        if weights.get(name, 0.0) > 0:
+            # Length must never speak for a text: a long piece of music is not more reliable than a short one.
+            features[:, EVIDENCE.index(name)] = 0.0
+            weights, bias = fit_weights(features[used], good[used], shares[used])
     crossed = np.zeros(len(known))
     for fold in range(FOLDS):
         other = (folds != fold) & used
@@ -157,7 +168,7 @@ def judge_examples(examples: Sequence[HeardSound]) -> JudgeFit:
     threshold = float(np.sort(crossed[good])[math.floor(FALSE_ALARMS * good.sum())])
     least = float(crossed[good].min())
     silence = least / (least + (1 - least) * math.exp(MARGIN))
-    judge = Judge(weights, bias, threshold, min(silence, threshold))
+    judge = Judge(weights, bias, threshold, min(silence, threshold), fitted_for)
     alarms = int((crossed[good] < threshold).sum())
     judged = dict(zip(map(id, known), crossed.tolist(), strict=True))
     utterances = sum(e.errors is not None for e in examples)
@@ -240,8 +251,11 @@ def _recognised(recognizer: Recognizer, sounds: Iterator[_Sound] | Sequence[_Sou
     """Decode one sound after the other, so that little memory is needed for any number of sounds."""
     for kind, fold, samples, reference in sounds:
         log_probs, frames = recognizer.log_probs([samples])
-        text = recognizer.decoder.text(recognizer.decoder.decode(log_probs, frames)[0].tokens)
-        sums = frame_sums(log_probs, frames)[0]
+        best = recognizer.decoder.decode(log_probs, frames)[0]
+        text = recognizer.decoder.text(best.tokens)
+        sums = frame_sums(log_probs, frames, recognizer.decoder.options.blank_penalty)[0]
+        if math.isfinite(best.score):
+            sums = replace(sums, gap=sums.best - (best.score - best.lm_score))
         errors = None
         if reference is not None:
             report = wer.score({"u": reference}, {"u": text}, LITERAL_RULES)

@@ -195,8 +195,9 @@ class Engine:
         if self.judge is None or sums is None:
             reliable = None if self.threshold is None else not made.doubt
             return dataclasses.replace(made, reliable=reliable)
-        found, least = self.judge.apply(sums), self.judge.threshold
-        if drop and found < self.judge.silence:
+        judge = self.judge.of(sums)
+        found, least = judge.apply(sums), judge.threshold
+        if drop and found < judge.silence:
             made = dataclasses.replace(made, text="", words=(), spoken=())
         return dataclasses.replace(made, reliable=found >= least, reliability=found, least_reliability=least)
 
@@ -208,7 +209,7 @@ class Engine:
             made = dataclasses.replace(made, acoustic_score=sum(acoustic), lm_score=sum(language))
         if made.words:
             found = [sums for part, sums in parts if part.words and sums is not None]
-            return self.judged(made, sum(found, FrameSums()) if found else None, drop=False)
+            return self.judged(made, sum(found[1:], found[0]) if found else None, drop=False)
         dropped = [part for part, _ in parts if part.reliability is not None]
         if not dropped:
             return made
@@ -221,7 +222,24 @@ class Engine:
         """What ``judged`` needs of each row of posteriors ``(B, T, V)``, or of one ``(T, V)``; None without a judge."""
         if self.judge is None:
             return [None] * (len(log_probs) if log_probs.ndim == 3 else 1)
-        return list(frame_sums(log_probs, lengths))
+        return list(frame_sums(log_probs, lengths, self.decoder.options.blank_penalty))
+
+    def with_gap(
+        self,
+        sums: FrameSums | None,
+        best: Hypothesis,
+        vocabulary: Vocabulary | None = None,
+        decoder: Decoder | None = None,
+    ) -> FrameSums | None:
+        """``sums`` with the gap of what was decoded from the same rows, where the judge has a fit for it.
+
+        Arguments as for ``transcript``: a search with other hot words or phrases has none.
+        """
+        if sums is None or self.judge is None or self.judge.decoded is None or not math.isfinite(best.score):
+            return sums
+        if decoder not in (None, self.decoder) or not (vocabulary is None or vocabulary is self.decoder.vocabulary):
+            return sums
+        return dataclasses.replace(sums, gap=sums.best - (best.score - best.lm_score))
 
     def _calibrated(
         self,

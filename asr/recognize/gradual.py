@@ -124,6 +124,7 @@ class _Work:
         sums = self.recognizer.sums(rows)[0]
         duration_s = len(samples) / self.recognizer.sample_rate_hz
         hypotheses, _ = self.decoded(rows, Context())
+        sums = self.recognizer.with_gap(sums, hypotheses[0], self.vocabulary, self.decoder)
         made = self.recognizer.transcript(hypotheses, duration_s, name, self.vocabulary, sums, self.decoder)
         made = with_written(made, self.recognizer.readable)
         if made.words:
@@ -140,7 +141,7 @@ class _Work:
         for start, rows in long_audio.utterances(self.broken(parts), recognizer.frame_s):
             hypotheses, context = self.decoded(rows, context)
             shifted = [h.shifted(start) for h in hypotheses]
-            sums = recognizer.sums(rows)[0]
+            sums = recognizer.with_gap(recognizer.sums(rows)[0], hypotheses[0], self.vocabulary, self.decoder)
             made = recognizer.transcript(shifted, math.inf, name, self.vocabulary, sums, self.decoder)
             found.append((made, sums))
             words += made.words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,11 +97,11 @@ def choose(folder: Path, **given: Any) -> Decoding:
     return merge(folder, **given).options
 
 
-def conditions(options: Decoding) -> dict[str, Any]:
+def conditions(options: Decoding, named: Callable[[Any], Any] | None = None) -> dict[str, Any]:
     """What the confidences of words depend on beside the model: every option that is in force and more than pruning.
 
-    Language models and lexicons are named by the checksum of their content, so that a copy is the same. Plain values
-    for JSON; infinite numbers are None.
+    Language models and lexicons are named by the checksum of their content, so that a copy is the same, or by
+    ``named``. Plain values for JSON; infinite numbers are None.
     """
     if options.beam == 1:
         return {"beam": 1}
@@ -116,10 +116,29 @@ def conditions(options: Decoding) -> dict[str, Any]:
         if value == getattr(Decoding(), name) and name not in ("lm_weight", "rescore_weight"):
             continue
         if name in ("lm", "rescore", "lexicon"):
-            value = _fingerprint(value)
+            value = (named or _fingerprint)(value)
         value = list(value) if isinstance(value, tuple) else value
         found[name] = value if not isinstance(value, float) or math.isfinite(value) else None
     return found
+
+
+def text_conditions(options: Decoding) -> dict[str, Any]:
+    """``conditions`` of a fit to decoded text. Language models and lexicons are named by their size in bytes: a start
+    has no time for checksums of them."""
+    return conditions(options, _size)
+
+
+def _size(place: Any) -> Any:
+    """Bytes of a file, or of the files in a directory; anything else is like nothing else."""
+    if isinstance(place, tuple):
+        return [_size(one) for one in place]
+    if isinstance(place, lm_directory.LanguageDirectory):
+        place = place.path
+    if not isinstance(place, str | Path):
+        return f"{name_of(place)} {id(place)}"
+    if os.path.isdir(place):
+        return sum(os.path.getsize(one.path) for one in os.scandir(place) if one.is_file())
+    return os.path.getsize(place) if os.path.isfile(place) else f"no size: {place}"
 
 
 def _fingerprint(place: Any) -> Any:
@@ -154,7 +173,7 @@ class Confidences(NamedTuple):
         """A line for people, as those of ``Choice.describe``."""
         doubt = "" if self.threshold is None else f", doubtful below {self.threshold:.2f}"
         if self.judge is not None:
-            doubt = f", texts reliable from {self.judge.threshold:.3f}"
+            doubt = f", texts reliable from {(self.judge.decoded or self.judge).threshold:.3f}"
         source = "the model's own" if self.calibration is None else "fitted to held-out speech"
         return f"{'confidences':<17}{source}{doubt}"
 
@@ -170,6 +189,8 @@ def confidences(folder: Path, options: Decoding) -> Confidences:
         return Confidences()
     folder = model_file(folder, confidence.CONFIDENCE_FILE).parent
     calibrations, threshold, judge = confidence.load_confidences(folder)
+    if judge is not None and judge.decoded is not None and judge.decoded.fitted_for != text_conditions(options):
+        judge = dataclasses.replace(judge, decoded=None)
     found = calibrations.get("greedy" if options.beam == 1 else "beam")
     if found is None or found.fitted_for is None:
         return Confidences(found, threshold, judge=judge)

@@ -322,7 +322,7 @@ class Recognizer(Engine):
             found = self.decoder.lists(padded, np.array([len(rows) for _, rows in group]), self.depth)
         parts: list[Part] = []
         for (start, rows), hypotheses in zip(group, found, strict=True):
-            sums = self.sums(rows)[0]
+            sums = self.with_gap(self.sums(rows)[0], hypotheses[0])
             parts.append((self.transcript([h.shifted(start) for h in hypotheses], math.inf, sums=sums), sums))
         return parts, context
 
@@ -337,10 +337,8 @@ class Recognizer(Engine):
         else:
             found = self.decoder.lists(log_probs, frames, self.depth)
         made = [
-            self.transcript(hypotheses, len(waveform) / self.sample_rate_hz, name, sums=sums)
-            for hypotheses, waveform, name, sums in zip(
-                found, waveforms, names, self.sums(log_probs, frames), strict=True
-            )
+            self.transcript(h, len(waveform) / self.sample_rate_hz, name, sums=self.with_gap(sums, h[0]))
+            for h, waveform, name, sums in zip(found, waveforms, names, self.sums(log_probs, frames), strict=True)
         ]
         return all_with_written(made, self.readable)
 

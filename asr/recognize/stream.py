@@ -255,7 +255,8 @@ class Stream:
         duration_s = min(self.received_s, self._offset * recognizer.frame_s)
         if self._waiting.closed:
             duration_s = self.received_s
-        sums, self._sums = self._sums, None
+        sums = recognizer.with_gap(self._sums, found[0], vocabulary, decoder)
+        self._sums = None
         made = recognizer.transcript(found[: recognizer.depth], duration_s, self.source, vocabulary, sums, decoder)
         self._ended.append((made, sums))
         made = with_written(made, recognizer.readable)

@@ -116,6 +116,20 @@ def test_the_command_fits_a_judge_that_tells_speech_from_tones(material, capsys)
     assert kinds == {"speech", "telephone", "clipped", "tones", "noise", "hum", "silence"}
 
 
+def test_a_search_gets_a_judge_of_its_texts_as_well(material, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(material / "model", folder)
+    command = ["calibrate", str(material / "held_out.jsonl"), "--model", str(folder), "--words", "keep"]
+    assert main.run_command([*command, "--beam", "4", "--foreign", str(material / "other")]) == 0
+    judge = confidence.load_judge(folder)
+    assert judge is not None
+    assert judge.decoded is not None
+    assert "gap" not in judge.weights
+    assert judge.decoded.weights["gap"] <= 0
+    assert asr.load(folder, device="cpu", beam=4).transcribe(SAMPLE).least_reliability == judge.decoded.threshold
+    assert asr.load(folder, device="cpu").transcribe(SAMPLE).least_reliability == judge.threshold
+
+
 def test_an_empty_folder_of_other_sound_is_named(material, tmp_path, capsys):
     assert calibrate(material, "--foreign", str(tmp_path)) == 2
     assert f"{tmp_path}: no audio file in this folder" in capsys.readouterr().err

@@ -15,9 +15,11 @@ from asr import formats
 from asr.cli import main
 from asr.decode import confidence
 from asr.decode.endpoint import Endpoint
-from asr.decode.judgement import Judge
+from asr.decode.judgement import GAP_FRAMES, Judge
 from asr.models import bundled
 from asr.recognize.batch import transcribe_files
+from asr.recognize.option_sources import text_conditions
+from asr.recognize.options import load_options
 from asr.recognize.stream import Stream
 from asr.recognize.stream_batch import StreamBatch
 from asr.transcript import Transcript, Word
@@ -158,9 +160,54 @@ def test_processes_say_the_same(music, tmp_path):
     assert outcomes[0] == outcomes[1] != []
 
 
+def model_with_a_judge_of_texts(tmp_path: Path, name: str = "an4") -> Path:
+    """A copy of a bundled model with a judge that looks at nothing but how far a text is from the posteriors."""
+    options = text_conditions(load_options(bundled.locate_model(name)))
+    return model_with(tmp_path, name, decoded=Judge({"gap": -5.0}, 2.0, 0.3, 0.0, options))
+
+
+def test_a_text_is_judged_by_its_distance_from_the_posteriors(tmp_path):
+    recognizer = asr.load(model_with_a_judge_of_texts(tmp_path), device="cpu")
+    samples = asr.audio.read.load_audio(SAMPLE, 16000)
+    log_probs, frames = recognizer.log_probs([samples])
+    best = recognizer.decoder.decode(log_probs, frames)[0]
+    rows = log_probs[0, : frames[0]]
+    free = np.maximum(rows[:, 0] - recognizer.decoder.options.blank_penalty, rows[:, 1:].max(axis=1)).sum()
+    spoken = np.count_nonzero(rows.argmax(axis=1))
+    gap = (free - best.score + best.lm_score) / (spoken + GAP_FRAMES)
+    heard = recognizer.transcribe(samples)
+    assert heard.reliability == pytest.approx(1 / (1 + np.exp(5.0 * gap - 2.0)), rel=1e-4)
+    assert heard.least_reliability == 0.3
+
+
+@pytest.mark.parametrize("change", [{"beam": 1}, {"beam": 8}, {"hotwords": {"GO": 1.0}}, {"lm": ""}])
+def test_other_options_are_judged_by_the_posteriors_alone(change, tmp_path):
+    changed = asr.load(model_with_a_judge_of_texts(tmp_path), device="cpu", **change).transcribe(SAMPLE)
+    plain = asr.load("an4", device="cpu", beam=1).transcribe(SAMPLE)
+    assert (changed.reliability, changed.least_reliability) == pytest.approx(
+        (plain.reliability, plain.least_reliability)
+    )
+
+
+def test_a_stream_with_hot_words_of_its_own_is_judged_by_the_posteriors_alone(tmp_path):
+    recognizer = asr.load(model_with_a_judge_of_texts(tmp_path, "stream"), device="cpu")
+    stream = Stream(recognizer, hotwords={"GO": 1.0})
+    stream.accept(asr.audio.read.load_audio(SAMPLE, 16000))
+    assert stream.finish().least_reliability == JUDGE.threshold
+
+
+def test_a_long_recording_is_judged_by_all_of_its_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.recognize.long_audio.LONG_S", 3.0)
+    recognizer = asr.load(model_with_a_judge_of_texts(tmp_path), device="cpu")
+    heard = recognizer.transcribe(np.tile(asr.audio.read.load_audio(SAMPLE, 16000), 3))
+    assert (heard.reliable, heard.least_reliability) == (True, 0.3)
+
+
 @pytest.mark.parametrize("block_s", [0.04, 0.5])
-def test_a_stream_is_as_reliable_as_the_recording(block_s, tmp_path):
-    recognizer = asr.load(model_with(tmp_path, "stream"), device="cpu")
+@pytest.mark.parametrize("judge", ["posteriors", "texts"])
+def test_a_stream_is_as_reliable_as_the_recording(block_s, judge, tmp_path):
+    make = model_with if judge == "posteriors" else model_with_a_judge_of_texts
+    recognizer = asr.load(make(tmp_path, "stream"), device="cpu")
     for samples in (asr.audio.read.load_audio(SAMPLE, 16000), tones()):
         stream = Stream(recognizer)
         size = int(block_s * 16000)
