@@ -137,7 +137,7 @@ def _size(place: Any) -> Any:
     if not isinstance(place, str | Path):
         return f"{name_of(place)} {id(place)}"
     if os.path.isdir(place):
-        return sum(os.path.getsize(one.path) for one in os.scandir(place) if one.is_file())
+        return sum(os.path.getsize(one.path) for one in os.scandir(place) if os.path.isfile(one.path))
     return os.path.getsize(place) if os.path.isfile(place) else f"no size: {place}"
 
 

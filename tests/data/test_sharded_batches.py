@@ -169,9 +169,9 @@ def test_a_label_that_only_just_fits_is_not_played_faster(config, tmp_path, monk
     data = sharded(make_shards(tmp_path / "out", tmp_path / "set.jsonl"), fast)
     played, prepared = {}, BatchMaker._prepared
 
-    def play(self, row, order):
+    def play(self, row, order, kept):
         played[row.id] = row.speed
-        return prepared(self, row, order)
+        return prepared(self, row, order, kept)
 
     monkeypatch.setattr(BatchMaker, "_prepared", play)
     for part in data.plan(0):
