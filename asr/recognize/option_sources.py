@@ -97,7 +97,7 @@ def choose(folder: Path, **given: Any) -> Decoding:
     return merge(folder, **given).options
 
 
-def conditions(options: Decoding, named: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+def conditions(options: Decoding, named: Callable[[str | Path], Any] = lm_directory.fingerprint) -> dict[str, Any]:
     """What the confidences of words depend on beside the model: every option that is in force and more than pruning.
 
     Language models and lexicons are named by the checksum of their content, so that a copy is the same, or by
@@ -116,7 +116,7 @@ def conditions(options: Decoding, named: Callable[[Any], Any] | None = None) -> 
         if value == getattr(Decoding(), name) and name not in ("lm_weight", "rescore_weight"):
             continue
         if name in ("lm", "rescore", "lexicon"):
-            value = (named or _fingerprint)(value)
+            value = _named(value, named)
         value = list(value) if isinstance(value, tuple) else value
         found[name] = value if not isinstance(value, float) or math.isfinite(value) else None
     return found
@@ -128,31 +128,25 @@ def text_conditions(options: Decoding) -> dict[str, Any]:
     return conditions(options, _size)
 
 
-def _size(place: Any) -> Any:
-    """Bytes of a file, or of the files in a directory; anything else is like nothing else."""
-    if isinstance(place, tuple):
-        return [_size(one) for one in place]
-    if isinstance(place, lm_directory.LanguageDirectory):
-        place = place.path
-    if not isinstance(place, str | Path):
-        return f"{name_of(place)} {id(place)}"
+def _size(place: str | Path) -> int:
+    """Bytes of a file, or of the files in a directory."""
     if os.path.isdir(place):
         return sum(os.path.getsize(one.path) for one in os.scandir(place) if os.path.isfile(one.path))
-    return os.path.getsize(place) if os.path.isfile(place) else f"no size: {place}"
+    return os.path.getsize(place)
 
 
-def _fingerprint(place: Any) -> Any:
-    """The checksum of a file or directory, of each of several; anything else, also what is missing or a pipe, which can
+def _named(place: Any, name: Callable[[str | Path], Any]) -> Any:
+    """The name of a file or directory, or of each of several; anything else, also what is missing or a pipe, which can
     be read once, has none and is like nothing else."""
     if isinstance(place, tuple):
-        return [_fingerprint(one) for one in place]
+        return [_named(one, name) for one in place]
     if isinstance(place, lm_directory.LanguageDirectory):
         place = place.path
     if not isinstance(place, str | Path):
         return f"{name_of(place)} {id(place)}"
     if not (os.path.isfile(place) or os.path.isdir(place)):
         return f"no checksum: {place}"
-    return lm_directory.fingerprint(place)
+    return name(place)
 
 
 class Confidences(NamedTuple):
